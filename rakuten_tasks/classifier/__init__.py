@@ -1,0 +1,1 @@
+"""Flyte-free: everything that changes an answer, for training, evaluation, batch prediction and serving alike."""

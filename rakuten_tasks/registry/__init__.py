@@ -1,0 +1,1 @@
+"""Flyte-free: MLflow runs, registered versions, the gate, promotion and rollback."""

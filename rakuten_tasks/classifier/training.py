@@ -54,7 +54,8 @@ def half_precision(device: torch.device) -> bool:
     """Whether bf16 is done by the hardware; emulated, it is eight times slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu.is_avx512_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -159,5 +160,5 @@ def _validate(
 ) -> tuple[float, float]:
     logits = predict_logits(model, examples, rows, schedule.batch_size, device)
     labels = examples.labels[rows]
-    loss = functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+    loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
     return loss, float(f1_score(labels, logits.argmax(1), average="weighted", zero_division=0))

@@ -79,7 +79,7 @@ class SplitConfig(Strict):
     def __post_init__(self) -> None:
         for name in ("validation_a", "validation_b", "test"):
             _require(0 < getattr(self, name) < 1, name, getattr(self, name), "a share, above 0 and under 1")
-        held_out = self.validation_a + self.validation_b + self.test
+        held_out = round(self.validation_a + self.validation_b + self.test, 6)
         _require(
             held_out < 0.9, "validation_a + validation_b + test", held_out, "under 0.9, or too little is trained on"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +55,9 @@ class ShardArrays:
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         slices = {int(owner): self._shards[owner].get_slice(name) for owner in np.unique(owners)}
         return [(slices[int(o)], int(r - self._starts[o])) for o, r in zip(owners, rows, strict=True)]
+
+
+def class_index(codes: Iterable, classes: Sequence[int]) -> NDArray:
+    """Codes (N,), null where unknown -> positions in `classes` (ascending), -1 where unknown. int64 (N,)"""
+    positions = {code: i for i, code in enumerate(classes)}
+    return np.array([positions.get(code, -1) for code in codes], dtype=np.int64)

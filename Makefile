@@ -1,0 +1,75 @@
+# The index of commands: `make help` lists them. What they generate lies under var/, deletable at any time.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VAR ?= $(CURDIR)/var
+PYTHON ?= python3.11
+SOURCE ?= sample
+CONFIG ?= configs/default.yaml
+MODEL ?=
+
+BIN := $(VAR)/venv/bin
+READY := $(VAR)/venv/ready
+export RAKUTEN_VAR := $(VAR)
+export PYTHONPYCACHEPREFIX := $(VAR)/cache/python
+export MLFLOW_DISABLE_TELEMETRY := true
+# Flyte keeps the outputs of local tasks under TMPDIR.
+PYFLYTE = mkdir -p $(VAR)/flyte && TMPDIR=$(VAR)/flyte $(BIN)/pyflyte run
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "SOURCE= a catalogue's folder or address, CONFIG= a configuration, MODEL= a registered model's name"
+
+.PHONY: setup
+setup: $(READY) ## install into var/venv, alone
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it with PYTHON="; exit 1; }
+	@echo "installing into $(VAR)/venv: once, about four minutes"
+	@$(PYTHON) -m venv $(VAR)/venv
+	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: train
+train: $(READY) ## from catalogue to registered champion (SOURCE=, CONFIG=, MODEL=)
+	@$(PYFLYTE) workflows/training.py train_classifier --source '$(SOURCE)' --config '$(CONFIG)' --model '$(MODEL)' \
+	  --report $(VAR)/reports/training.json
+
+.PHONY: predict
+predict: $(READY) ## label the catalogue's unlabelled products with the champion (SOURCE=, MODEL=)
+	@$(PYFLYTE) workflows/prediction.py predict_catalogue --source '$(SOURCE)' --model '$(MODEL)' \
+	  --output $(VAR)/predictions
+
+.PHONY: mlflow
+mlflow: $(READY) ## MLflow's pages on port 5001
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --port 5001 --workers 1 \
+	  --backend-store-uri "$$($(BIN)/python -m rakuten_tasks.registry address)"
+
+.PHONY: versions
+versions: $(READY) ## registered versions, their aliases and the audit trail (MODEL=)
+	@$(BIN)/python -m rakuten_tasks.registry versions --model '$(MODEL)'
+
+.PHONY: promote
+promote: $(READY) ## make VERSION= the champion by hand (MODEL=, REASON=)
+	@$(BIN)/python -m rakuten_tasks.registry promote '$(VERSION)' --model '$(MODEL)' --reason '$(REASON)'
+
+.PHONY: rollback
+rollback: $(READY) ## back to the champion before this one (MODEL=, REASON=)
+	@$(BIN)/python -m rakuten_tasks.registry rollback --model '$(MODEL)' --reason '$(REASON)'
+
+.PHONY: test
+test: $(READY) ## the quick tests
+	@$(BIN)/python -m pytest -m "not slow"
+
+.PHONY: test-all
+test-all: $(READY) ## all tests
+	@$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(READY) ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+.PHONY: format
+format: $(READY) ## ruff's formatter
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -1,0 +1,74 @@
+"""The bundle: one folder that holds everything a prediction needs, and what it was made of.
+
+bundle.json         schema version, label order, names, fusion, configuration, lineage
+text/, photo/       one folder a branch: safetensors, tokenizer, JSON
+ledger.parquet      title hash -> side, of every product this model and its ancestors were split on
+reference.parquet   the scored validation rows: what drift is measured against
+test.parquet        predictions on the test rows
+evaluation.json     metrics on the test rows
+README.md           the model card
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rakuten_tasks.classifier.fusion import Fusion
+from rakuten_tasks.config import Strict, TrainingConfig
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+LEDGER = "ledger.parquet"
+REFERENCE = "reference.parquet"
+TEST = "test.parquet"
+EVALUATION = "evaluation.json"
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Lineage(Strict):
+    """Where a bundle comes from."""
+
+    catalogue: str
+    catalogue_hash: str
+    synthetic: bool
+    git_commit: str
+    image: str
+    execution: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Manifest(Strict):
+    """What bundle.json says."""
+
+    codes: list[int]  # ascending; a class index is a position in it
+    names: dict[str, str]  # code -> name for people
+    branches: list[str]
+    fusion: Fusion
+    config: TrainingConfig
+    lineage: Lineage
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    def write(self, folder: Path) -> None:
+        """Write bundle.json, which makes the folder a bundle: last, when all else is there."""
+        (folder / MANIFEST).write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What the bundle says of itself.
+
+    Raises FileNotFoundError if the folder is no bundle, ValueError if its schema version is not this code's.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {MANIFEST}: it is not a bundle of this package, train one anew")
+    manifest = json.loads(path.read_text())
+    if (found := manifest.get("schema_version")) != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}: "
+            "use the package version that wrote it, or train anew"
+        )
+    return Manifest.from_dict(manifest)

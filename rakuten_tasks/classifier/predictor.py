@@ -1,0 +1,75 @@
+"""The one Predictor: evaluation, batch prediction and serving all ask it, with the bundle's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rakuten_tasks.classifier.branches import Branch, Logits, Product, branch_logits, load_branches
+from rakuten_tasks.classifier.bundle import Manifest, read_manifest
+from rakuten_tasks.classifier.fusion import Fusion
+from rakuten_tasks.classifier.training import choose_device
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Answers for N products.
+
+    probabilities: (N, K), calibrated and fused. by_branch: (N, K) for each branch alone, the class prior where it
+    saw nothing. seen: (N,) bool for each branch; where all are False the answer is the class prior's.
+    """
+
+    codes: NDArray  # (K,)
+    probabilities: NDArray
+    by_branch: dict[str, NDArray]
+    seen: dict[str, NDArray]
+
+    @property
+    def predicted(self) -> NDArray:
+        """The most probable code. (N,)"""
+        return self.codes[self.probabilities.argmax(1)]
+
+    @property
+    def confidence(self) -> NDArray:
+        """The probability of that code. (N,)"""
+        return self.probabilities.max(1)
+
+    def top(self, k: int) -> tuple[NDArray, NDArray]:
+        """The k most probable codes and their probabilities, best first. (N, k) each; k is cut to K."""
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return self.codes[order], np.take_along_axis(self.probabilities, order, axis=1)
+
+
+def fuse_logits(logits: Logits, fusion: Fusion, codes: Sequence[int]) -> Scores:
+    """Each branch's logits -> fused scores."""
+    alone = {
+        name: fusion.probabilities({name: scores}, {name: logits.seen[name]})
+        for name, scores in logits.by_branch.items()
+    }
+    return Scores(np.asarray(codes), fusion.probabilities(logits.by_branch, logits.seen), alone, logits.seen)
+
+
+class Predictor:
+    """Products -> scores. The same label for a product alone, in a batch, and after saving and loading."""
+
+    def __init__(self, manifest: Manifest, branches: Sequence[Branch]) -> None:
+        self.manifest = manifest
+        self.branches = branches
+
+    @classmethod
+    def load(cls, bundle: Path, device: torch.device | None = None) -> Self:
+        """Raises FileNotFoundError or ValueError where the folder is no bundle that this code reads."""
+        manifest = read_manifest(bundle)
+        folders = {name: bundle / name for name in manifest.branches}
+        return cls(manifest, load_branches(folders, device or choose_device()))
+
+    def score(self, products: Sequence[Product]) -> Scores:
+        """(N,) products -> scores. Raises photos.PhotoError on bytes that are no photo."""
+        codes = self.manifest.codes
+        return fuse_logits(branch_logits(self.branches, products, len(codes)), self.manifest.fusion, codes)

@@ -1,0 +1,49 @@
+"""Stage 7: temperatures on validation A, the exact weight and the mix's temperature on validation B."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flytekit import current_context, task
+from flytekit.types.file import FlyteFile
+
+from rakuten_tasks import pods
+from rakuten_tasks.artifacts import Branch, Catalogue, Fused, Run, Shard, local
+from rakuten_tasks.catalogue.ledger import VALIDATION_A, VALIDATION_B, Ledger
+from rakuten_tasks.classifier.branches import load_branches
+from rakuten_tasks.classifier.bundle import REFERENCE
+from rakuten_tasks.classifier.fusion import fit_fusion
+from rakuten_tasks.classifier.plots import fusion_curve
+from rakuten_tasks.classifier.predictor import fuse_logits
+from rakuten_tasks.classifier.scoring import score_sides
+from rakuten_tasks.classifier.training import choose_device
+from rakuten_tasks.registry import tracking
+
+
+@task(**pods.GPU)
+def fuse(
+    shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue, text: Branch, photo: Branch, run: Run
+) -> Fused:
+    """Choose how the branches are mixed, on validation rows alone; those rows become the drift reference."""
+    with tracking.child_run(run.run_id, "fuse") as log:
+        branches = load_branches({"text": local(text.folder), "photo": local(photo.folder)}, choose_device())
+        validation = score_sides(
+            [local(shard.products) for shard in shards],
+            Ledger.load(local(ledger)),
+            (VALIDATION_A, VALIDATION_B),
+            branches,
+            catalogue.codes,
+        )
+        a, b = validation.on(VALIDATION_A), validation.on(VALIDATION_B)
+        fusion, search = fit_fusion(a.logits, a.labels, b.logits, b.labels)
+        log.metrics({f"temperature_{name}": value for name, value in fusion.temperatures.items()})
+        log.metrics({f"weight_{name}": value for name, value in fusion.weights.items()})
+        log.metrics({"temperature_fused": fusion.fused_temperature, "validation_b_f1": search.optimum})
+        log.figure(fusion_curve(search), "fusion_curve")
+    work = Path(current_context().working_directory)
+    (work / "fusion.json").write_text(json.dumps(fusion.to_dict()))
+    scores = fuse_logits(validation.logits, fusion, catalogue.codes)
+    reference = validation.rows.assign(predicted=scores.predicted, confidence=scores.confidence)
+    reference.to_parquet(work / REFERENCE, index=False)
+    return Fused(FlyteFile(str(work / "fusion.json")), FlyteFile(str(work / REFERENCE)))

@@ -1,0 +1,43 @@
+"""Stage 4: photos decoded, cropped and resized once, and what a frozen network sees in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from flytekit import current_context, task
+from flytekit.types.file import FlyteFile
+
+from rakuten_tasks import pods
+from rakuten_tasks.artifacts import Arrays, Catalogue, Shard, local
+from rakuten_tasks.catalogue.ingest import read_shard
+from rakuten_tasks.catalogue.ledger import Ledger
+from rakuten_tasks.classifier import photos, vgg16
+from rakuten_tasks.classifier.arrays import class_index, write_shard
+from rakuten_tasks.config import PhotoConfig, Weights
+
+
+@task(**pods.CPU)
+def prepare_photos(shard: Shard, config: PhotoConfig, ledger: FlyteFile, catalogue: Catalogue) -> Arrays:
+    """One shard's photos as uint8 (n, side, side, 3); products without one are left out."""
+    rows = read_shard(local(shard.products), ["row", "designation", "prdtypecode", "photo"])
+    rows = rows[rows["photo"].notna()]
+    path = Path(current_context().working_directory) / "pixels.safetensors"
+    arrays = {
+        "row": rows["row"].to_numpy(np.int64),
+        "label": class_index(rows["prdtypecode"], catalogue.codes),
+        "side": Ledger.load(local(ledger)).sides(rows["designation"]),
+        "pixels": photos.prepare_photos(rows["photo"].tolist(), config.pixels),
+    }
+    write_shard(path, arrays)
+    return Arrays(FlyteFile(str(path)))
+
+
+@task(**pods.GPU)
+def photo_features(photos: Arrays, config: PhotoConfig) -> Arrays:
+    """What the frozen convolutions see, once per photo; the photos themselves where nothing is frozen."""
+    if config.weights is Weights.RANDOM:
+        return photos
+    path = Path(current_context().working_directory) / "features.safetensors"
+    vgg16.write_features(local(photos.file), path, config)
+    return Arrays(FlyteFile(str(path)))

@@ -1,0 +1,105 @@
+"""Stage 10: the champion labels the products that have no label yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pandas as pd
+from flytekit import current_context, task
+from flytekit.types.directory import FlyteDirectory
+from flytekit.types.file import FlyteFile
+from rich.console import Console
+
+from rakuten_tasks import pods
+from rakuten_tasks.artifacts import Shard, local
+from rakuten_tasks.catalogue.ingest import is_synthetic, read_shard
+from rakuten_tasks.catalogue.layout import test_labels
+from rakuten_tasks.catalogue.sample import SAMPLE
+from rakuten_tasks.classifier.evaluation import submission_scores
+from rakuten_tasks.classifier.predictor import Predictor, Scores
+from rakuten_tasks.classifier.scoring import products_of
+from rakuten_tasks.registry import champion, tracking
+
+TOP = 3
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The bundle that answers. notice: empty, or why it is not the model one would expect."""
+
+    folder: FlyteDirectory
+    model: str
+    version: int
+    notice: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """submission: the challenge's CSV. details: Parquet with confidence, the top three and what was looked at."""
+
+    submission: FlyteFile
+    details: FlyteFile
+
+
+@task(**pods.SMALL)
+def fetch_champion(source: str, model: str) -> Champion:
+    """The champion of the asked model, or of the one that fits the catalogue."""
+    client = tracking.connect()
+    synthetic = source == SAMPLE or is_synthetic(source)
+    name, notice = champion.resolve_model(client, model, synthetic)
+    version = champion.champion_version(client, name)
+    if notice:
+        Console(stderr=True).print(f"[yellow]{notice}[/]")
+    return Champion(FlyteDirectory(str(champion.fetch(client, name, "champion"))), name, version, notice)
+
+
+@task(**pods.GPU)
+def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
+    """One shard's answers. Parquet: see `_details`."""
+    rows = read_shard(local(shard.products))
+    scores = Predictor.load(local(champion.folder)).score(products_of(rows))
+    path = Path(current_context().working_directory) / "predictions.parquet"
+    _details(rows, scores).to_parquet(path, index=False)
+    return FlyteFile(str(path))
+
+
+def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
+    codes, probabilities = scores.top(TOP)
+    used = np.array([[name if mask[i] else "" for name, mask in scores.seen.items()] for i in range(len(rows))])
+    details = pd.DataFrame(
+        {
+            "row": rows["row"].to_numpy(),
+            "productid": rows["productid"].to_numpy(),
+            "prdtypecode": scores.predicted,
+            "confidence": scores.confidence,
+            # "none": neither text nor photo could be used, and the answer is the class prior's
+            "used": ["+".join(filter(None, names)) or "none" for names in used],
+            "issue": rows["issue"].to_numpy(),
+            "photo_status": rows["photo_status"].to_numpy(),
+        }
+    )
+    for k in range(codes.shape[1]):
+        details[f"code_{k + 1}"], details[f"probability_{k + 1}"] = codes[:, k], probabilities[:, k]
+    return details
+
+
+@task(**pods.CPU)
+def write_submission(parts: list[FlyteFile], champion: Champion, source: str, output: str) -> Predictions:
+    """One row for each product, in the file's order; copied to the folder `output`, unless that is empty."""
+    work = Path(current_context().working_directory)
+    details = pd.concat([pd.read_parquet(local(part)) for part in parts], ignore_index=True)
+    details.to_parquet(work / "details.parquet", index=False)
+    details.set_index("row")["prdtypecode"].rename_axis(None).to_csv(work / "submission.csv")
+    console = Console()
+    console.print(f"{len(details)} products labelled by {champion.model} version {champion.version}")
+    console.print(details["used"].value_counts().to_string())
+    if (answers := test_labels(source)) is not None:
+        console.print(submission_scores(details, answers))
+    for name in ("submission.csv", "details.parquet") if output else ():
+        with fsspec.open(f"{output.rstrip('/')}/{name}", "wb", auto_mkdir=True) as file:
+            file.write((work / name).read_bytes())
+        console.print(f"written to {output.rstrip('/')}/{name}")
+    return Predictions(FlyteFile(str(work / "submission.csv")), FlyteFile(str(work / "details.parquet")))

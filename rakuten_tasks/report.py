@@ -1,0 +1,49 @@
+"""The last page of a training: one table, where everything lies, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import fsspec
+from flytekit import task
+from rich.console import Console
+
+from rakuten_tasks import pods
+from rakuten_tasks.artifacts import Catalogue, Evaluated, Registered, local
+from rakuten_tasks.classifier.evaluation import Evaluation, table
+from rakuten_tasks.registry import tracking
+
+
+@task(**pods.SMALL)
+def report_training(catalogue: Catalogue, evaluated: Evaluated, registered: Registered, report: str) -> Registered:
+    """Print the result; write it as JSON to `report`, a path or fsspec address, unless that is empty."""
+    evaluation = Evaluation.load(local(evaluated.evaluation))
+    console = Console()
+    console.print(table(evaluation, title=_title(catalogue)))
+    console.print(
+        f"registered [bold]{registered.model}[/] version {registered.version}, alias [bold]{registered.alias}[/]: "
+        f"{registered.reason}\nMLflow run {registered.run_id} in {tracking.tracking_uri()}; `make mlflow` shows it"
+    )
+    if report:
+        content = {
+            "model": registered.model,
+            "version": registered.version,
+            "alias": registered.alias,
+            "reason": registered.reason,
+            "mlflow_run": registered.run_id,
+            "tracking_uri": tracking.tracking_uri(),
+            "source": catalogue.source,
+            "catalogue_hash": catalogue.content_hash,
+            "synthetic": catalogue.synthetic,
+            "ingest": json.loads(local(catalogue.summary).read_text()),
+            "evaluation": evaluation.to_dict(),
+        }
+        with fsspec.open(report, "w", auto_mkdir=True) as file:
+            json.dump(content, file, indent=1)
+        console.print(f"written to {report}")
+    return registered
+
+
+def _title(catalogue: Catalogue) -> str:
+    kind = "SYNTHETIC sample" if catalogue.synthetic else catalogue.source
+    return f"{kind}: test rows, with 95 % bootstrap intervals"

@@ -1,0 +1,40 @@
+"""Stage 2: every title gets a side, for ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from flytekit import current_context, task
+from flytekit.types.file import FlyteFile
+
+from rakuten_tasks import pods
+from rakuten_tasks.artifacts import Run, Shard, local
+from rakuten_tasks.catalogue.ingest import read_shard
+from rakuten_tasks.catalogue.ledger import SIDES, Ledger
+from rakuten_tasks.classifier.bundle import LEDGER
+from rakuten_tasks.config import SplitConfig
+from rakuten_tasks.registry import champion, tracking
+
+
+@task(**pods.CPU)
+def split(shards: list[Shard], config: SplitConfig, run: Run) -> FlyteFile:
+    """Extend the ledger of the model's latest version by the titles that it has not seen. Parquet."""
+    with tracking.child_run(run.run_id, "split") as log:
+        rows = pd.concat([read_shard(local(s.products), ["designation", "prdtypecode"]) for s in shards])
+        before = _known_sides(run.model)
+        ledger = before.extended(rows["designation"], rows["prdtypecode"], config)
+        sides = pd.Series(ledger.sides(rows["designation"])).value_counts()
+        log.metrics({f"rows_{name}": int(sides.get(i, 0)) for i, name in enumerate(SIDES)})
+        log.metrics({"titles_known_before": len(before), "titles": len(ledger)})
+    path = Path(current_context().working_directory) / LEDGER
+    ledger.save(path)
+    return FlyteFile(str(path))
+
+
+def _known_sides(model: str) -> Ledger:
+    client = tracking.connect()
+    version = champion.latest_version(client, model)
+    if version is None:
+        return Ledger.empty()
+    return Ledger.load(champion.fetch(client, model, str(version)) / LEDGER)

@@ -1,0 +1,61 @@
+import json
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from rakuten_tasks.config import PhotoConfig, SplitConfig, TextConfig, TrainingConfig, Weights
+
+
+def test_a_partial_file_keeps_the_defaults_of_what_it_leaves_out():
+    config = TrainingConfig.from_json('{"seed": 3, "photo": {"weights": "imagenet"}}')
+    assert (config.seed, config.photo.weights, config.text) == (3, Weights.IMAGENET, TextConfig())
+
+
+@pytest.mark.parametrize("where", [{"epoch": 3}, {"text": {"epoch": 3}}])
+def test_an_unknown_key_is_refused_by_name(where):
+    with pytest.raises(click.BadParameter, match=r"unknown key 'epoch': remove it, or use one of \["):
+        TrainingConfig.from_json(json.dumps(where))
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"seed": -1}, r"seed=-1: from 0 to 2147483647"),
+        ({"split": {"test": 0.95}}, r"validation_a \+ validation_b \+ test=1.11"),
+        ({"ingest": {"max_bad_share": 5}}, r"max_bad_share=5.0: a share, from 0 to 1"),
+        ({"photo": {"side": 8}}, r"side=8: 0 \(chosen\), or from 32 to 1024 pixels"),
+        ({"photo": {"fine_tune_epochs": 2}}, r"fine_tune_epochs=2: needs pretrained weights"),
+        ({"gate": {"min_probability": 1.0}}, r"min_probability=1.0: above 0 and under 1"),
+        ({"text": {"batch_size": 0}}, r"batch_size=0: at least 1"),
+    ],
+)
+def test_nonsense_is_refused_with_the_field_the_value_and_the_rule(where, message):
+    with pytest.raises(click.BadParameter, match=message):
+        TrainingConfig.from_json(json.dumps(where))
+
+
+def test_a_weights_file_goes_with_weights_file_only():
+    with pytest.raises(ValueError, match=r"weights_file='x\.pth': goes with weights: file, and only with it"):
+        PhotoConfig(weights_file="x.pth")
+    with pytest.raises(ValueError, match=r"weights_file='': goes with weights: file"):
+        PhotoConfig(weights=Weights.FILE)
+
+
+def test_the_side_is_chosen_by_the_weights_unless_it_is_given():
+    assert PhotoConfig(weights=Weights.IMAGENET).pixels == 224
+    assert PhotoConfig(side=64).pixels == 64
+    assert PhotoConfig().pixels < 224
+
+
+def test_every_shipped_configuration_is_accepted():
+    files = sorted(Path("configs").glob("*.yaml"))
+    assert len(files) >= 2
+    for file in files:
+        TrainingConfig.from_json(json.dumps(yaml.safe_load(file.read_text())))
+
+
+def test_training_is_left_most_of_the_titles():
+    split = SplitConfig()
+    assert 1 - split.validation_a - split.validation_b - split.test > 0.7

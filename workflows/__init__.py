@@ -1,0 +1,1 @@
+"""The pipelines, each on one screen."""

@@ -1,0 +1,33 @@
+"""The champion labels a catalogue's unlabelled products.
+
+pyflyte run workflows/prediction.py predict_catalogue --source FOLDER --output FOLDER
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from flytekit import map_task, workflow
+
+from rakuten_tasks import pods
+from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.ingest import ingest_unlabelled
+from rakuten_tasks.prediction import Predictions, fetch_champion, predict_shard, write_submission
+
+
+@workflow
+def predict_catalogue(
+    source: str = "sample", config: IngestConfig = IngestConfig(), model: str = "", output: str = ""
+) -> Predictions:
+    """Label X_test_update.csv with the champion and write the challenge's submission file.
+
+    Args:
+        source: folder of the catalogue in the challenge's layout, local or remote; "sample" for the built-in one.
+        config: YAML or JSON of rakuten_tasks/config.py's IngestConfig.
+        model: name of the registered model; empty for the one that fits the catalogue.
+        output: folder or fsspec address for submission.csv and details.parquet; empty for nowhere.
+    """
+    champion = fetch_champion(source=source, model=model)
+    _, _, unlabelled = ingest_unlabelled(source=source, config=config)
+    predict = map_task(partial(predict_shard, champion=champion), concurrency=pods.CONCURRENCY)
+    return write_submission(parts=predict(shard=unlabelled), champion=champion, source=source, output=output)

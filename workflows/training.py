@@ -1,0 +1,83 @@
+"""From a catalogue to a registered champion.
+
+pyflyte run workflows/training.py train_classifier --source FOLDER --config configs/default.yaml
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from flytekit import map_task, workflow
+
+from rakuten_tasks import pods
+from rakuten_tasks.artifacts import Registered
+from rakuten_tasks.config import TrainingConfig
+from rakuten_tasks.evaluation import evaluate_test, score_baseline
+from rakuten_tasks.fusion import fuse
+from rakuten_tasks.ingest import ingest, open_run
+from rakuten_tasks.lstm import train_lstm
+from rakuten_tasks.photos import photo_features, prepare_photos
+from rakuten_tasks.registration import assemble, register
+from rakuten_tasks.report import report_training
+from rakuten_tasks.split import split
+from rakuten_tasks.text import encode_text, fit_vocabulary
+from rakuten_tasks.vgg16 import train_vgg16
+
+each_shard = partial(map_task, concurrency=pods.CONCURRENCY)
+
+
+@workflow
+def train_classifier(
+    source: str = "sample", config: TrainingConfig = TrainingConfig(), model: str = "", report: str = ""
+) -> Registered:
+    """Train both branches, fuse them, evaluate once and register.
+
+    Args:
+        source: folder of the catalogue in the challenge's layout, local or remote; "sample" for the built-in one.
+        config: YAML or JSON of rakuten_tasks/config.py's TrainingConfig; what it leaves out keeps its default.
+        model: name of the registered model; empty for rakuten-classifier (rakuten-classifier-sample for the sample).
+        report: where to write the result as JSON, local or remote; empty for nowhere.
+    """
+    run = open_run(source=source, model=model, config=config)
+    catalogue, labelled, _ = ingest(source=source, config=config.ingest, run=run)
+    ledger = split(shards=labelled, config=config.split, run=run)
+
+    vocabulary = fit_vocabulary(shards=labelled, ledger=ledger, config=config.text, run=run)
+    encode = partial(encode_text, vocabulary=vocabulary, ledger=ledger, catalogue=catalogue)
+    texts = each_shard(encode)(shard=labelled)
+    text = train_lstm(
+        shards=texts, vocabulary=vocabulary, catalogue=catalogue, config=config.text, seed=config.seed, run=run
+    )
+
+    prepare = partial(prepare_photos, config=config.photo, ledger=ledger, catalogue=catalogue)
+    photos = each_shard(prepare)(shard=labelled)
+    features = each_shard(partial(photo_features, config=config.photo))(photos=photos)
+    photo = train_vgg16(shards=features, catalogue=catalogue, config=config.photo, seed=config.seed, run=run)
+
+    fused = fuse(shards=labelled, ledger=ledger, catalogue=catalogue, text=text, photo=photo, run=run)
+    baseline = score_baseline(shards=labelled, ledger=ledger, catalogue=catalogue, seed=config.seed, run=run)
+    evaluated = evaluate_test(
+        shards=labelled,
+        ledger=ledger,
+        catalogue=catalogue,
+        text=text,
+        photo=photo,
+        fused=fused,
+        baseline=baseline,
+        seed=config.seed,
+        run=run,
+    )
+    bundle = assemble(
+        catalogue=catalogue,
+        ledger=ledger,
+        text=text,
+        photo=photo,
+        fused=fused,
+        evaluated=evaluated,
+        config=config,
+        run=run,
+    )
+    registered = register(
+        folder=bundle, shards=labelled, catalogue=catalogue, config=config.gate, seed=config.seed, run=run
+    )
+    return report_training(catalogue=catalogue, evaluated=evaluated, registered=registered, report=report)

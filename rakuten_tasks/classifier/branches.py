@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rakuten_tasks.classifier.fusion import Logits
 from rakuten_tasks.classifier.lstm import TextBranch, text_logits
 from rakuten_tasks.classifier.ngrams import Vocabulary
 from rakuten_tasks.classifier.photos import prepare_photos
@@ -89,14 +90,6 @@ class Photo:
 
 
 BRANCHES: dict[str, type[Branch]] = {branch.name: branch for branch in (Text, Photo)}
-
-
-@dataclass(frozen=True)
-class Logits:
-    """What each branch said. by_branch: (N, K) fp32, zeros where not seen; seen: (N,) bool."""
-
-    by_branch: dict[str, NDArray]
-    seen: dict[str, NDArray]
 
 
 def load_branches(folders: Mapping[str, Path], device: torch.device) -> list[Branch]:

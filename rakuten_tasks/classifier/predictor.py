@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rakuten_tasks.classifier.branches import Branch, Logits, Product, branch_logits, load_branches
+from rakuten_tasks.classifier.branches import Branch, Product, branch_logits, load_branches
 from rakuten_tasks.classifier.bundle import Manifest, read_manifest
-from rakuten_tasks.classifier.fusion import Fusion
+from rakuten_tasks.classifier.fusion import Fusion, Logits
 from rakuten_tasks.classifier.training import choose_device
 
 

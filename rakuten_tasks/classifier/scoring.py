@@ -14,7 +14,8 @@ from tqdm import tqdm
 from rakuten_tasks.catalogue.ingest import read_shard
 from rakuten_tasks.catalogue.ledger import Ledger
 from rakuten_tasks.classifier.arrays import class_index
-from rakuten_tasks.classifier.branches import Branch, Logits, Product, branch_logits
+from rakuten_tasks.classifier.branches import Branch, Product, branch_logits
+from rakuten_tasks.classifier.fusion import Logits
 
 
 @dataclass(frozen=True)

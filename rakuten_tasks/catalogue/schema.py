@@ -1,0 +1,78 @@
+"""What a catalogue must look like: the columns of its CSV files, and of the Parquet shards made from them."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pandera.pandas as pandera
+import pyarrow as pa
+from pandera.errors import SchemaErrors
+
+# 18 digits always fit an int64; "3.0" is what pandas writes once a column of whole numbers holds a blank
+WHOLE_NUMBER = r"[+-]?[0-9]{1,18}(?:\.0*)?"
+
+
+class CatalogueError(ValueError):
+    """The catalogue cannot be used as it is; the message says what is wrong, where, and how to mend it."""
+
+
+def whole_numbers(texts: pd.Series) -> pd.Series:
+    """Texts -> Int64; what is blank or not a whole number becomes <NA>."""
+    texts = texts.astype(str).str.strip()
+    digits = texts.where(texts.str.fullmatch(WHOLE_NUMBER)).str.replace(r"\.0*$", "", regex=True)
+    return pd.to_numeric(digits, dtype_backend="numpy_nullable").astype("Int64")
+
+
+def _number() -> pandera.Column:
+    return pandera.Column("Int64", parsers=pandera.Parser(whole_numbers), nullable=True)
+
+
+def _table(columns: dict[str, pandera.Column]) -> pandera.DataFrameSchema:
+    return pandera.DataFrameSchema(columns, strict="filter")  # columns not named here are ignored
+
+
+# The first column of each file is its index. A bad number becomes <NA> and is judged row by row.
+PRODUCTS = _table(
+    {
+        "designation": pandera.Column(str),
+        "description": pandera.Column(str),
+        "productid": _number(),
+        "imageid": _number(),
+    }
+)
+LABELS = _table({"prdtypecode": _number()})
+CLASSES = _table({"name": pandera.Column(str)})
+
+# One row of a Parquet shard is one product. Only unlabelled rows have an issue or lack a productid or prdtypecode.
+SHARD = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),  # the CSV's own index: the submission needs it
+        pa.field("productid", pa.int64()),
+        pa.field("imageid", pa.int64()),  # null: the catalogue names no photo
+        pa.field("designation", pa.string(), nullable=False),
+        pa.field("description", pa.string(), nullable=False),
+        pa.field("prdtypecode", pa.int64()),  # null: to be predicted
+        pa.field("photo", pa.binary()),  # the photo file's bytes as they are; null unless photo_status is ok
+        pa.field("photo_status", pa.string(), nullable=False),  # ok, none, missing, truncated, not_an_image, too_large
+        pa.field("issue", pa.string()),
+    ]
+)
+
+# Rows that were not kept, as they stand in the CSV.
+QUARANTINE = pa.schema(
+    [pa.field("part", pa.string()), pa.field("row", pa.int64())]
+    + [pa.field(name, pa.string()) for name in ("productid", "imageid", "designation", "description", "prdtypecode")]
+    + [pa.field("reason", pa.string())]
+)
+
+
+def checked(table: pd.DataFrame, schema: pandera.DataFrameSchema, file: str) -> pd.DataFrame:
+    """The schema's columns and types only. CatalogueError names the file and the columns that are missing."""
+    try:
+        return schema.validate(table, lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases
+        missing = ", ".join(cases.loc[cases["check"] == "column_in_dataframe", "failure_case"])
+        raise CatalogueError(
+            f"{file}: column {missing} is missing (found: {', '.join(map(str, table.columns))}): "
+            f"the first line must name an index column and {', '.join(schema.columns)}, separated by commas"
+        ) from error

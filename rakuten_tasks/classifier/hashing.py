@@ -1,0 +1,78 @@
+"""Words and characters of texts, counted into hashed buckets. A distinct word is hashed once, however often it stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+WORD = re.compile(r"\w+")
+CHARACTERS = (2, 3, 4, 5)  # lengths of character n-grams, within a word and the spaces around it
+STEP = np.uint64(6364136223846793005)  # Knuth's multiplier
+MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
+
+
+class Words:
+    """The words of a batch of texts.
+
+    text: (W,) the text that each word stands in, ascending; word: (W,) which distinct word it is.
+    characters: (C,) code points of the distinct words, each between two spaces; owner: (C,) whose they are.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        found = [WORD.findall(text.lower()) for text in texts]
+        numbers: dict[str, int] = {}
+        self.texts = len(texts)
+        self.text = np.repeat(np.arange(len(texts)), [len(words) for words in found])
+        self.word = np.array([numbers.setdefault(w, len(numbers)) for words in found for w in words], dtype=np.int64)
+        self.distinct = len(numbers)
+        padded = "".join(f" {word} " for word in numbers)
+        self.characters = np.frombuffer(padded.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+        self.lengths = np.array([len(word) + 2 for word in numbers], dtype=np.int64)
+        self.owner = np.repeat(np.arange(self.distinct), self.lengths)
+
+
+def word_counts(words: Words, bits: int, field: int) -> sparse.csr_array:
+    """Words and pairs of neighbouring words in each text. (N, 2**bits)"""
+    starts = np.cumsum(words.lengths) - words.lengths
+    place = (np.arange(len(words.owner)) - starts[words.owner]).astype(np.uint64)
+    hashes = np.zeros(words.distinct, dtype=np.uint64)
+    np.add.at(hashes, words.owner, _mix(words.characters + place * MIX))
+    single = hashes[words.word]
+    neighbours = words.text[1:] == words.text[:-1]
+    pairs = _mix(single[:-1] * STEP + single[1:])[neighbours]
+    texts = np.concatenate((words.text, words.text[1:][neighbours]))
+    return _count(texts, _bucket(np.concatenate((single, pairs)), bits, 2 * field), (words.texts, 2**bits))
+
+
+def character_counts(words: Words, bits: int, field: int) -> sparse.csr_array:
+    """Character n-grams in each text. (N, 2**bits)"""
+    owners, hashes = [], []
+    rolling = words.characters
+    for length in CHARACTERS:
+        rolling = rolling[:-1] * STEP + words.characters[length - 1 :]
+        owner = words.owner[: len(rolling)]
+        inside = owner == words.owner[length - 1 :]
+        owners.append(owner[inside])
+        hashes.append(rolling[inside])
+    buckets = _bucket(np.concatenate(hashes), bits, 2 * field + 1)
+    of_word = _count(np.concatenate(owners), buckets, (words.distinct, 2**bits))
+    return _count(words.text, words.word, (words.texts, words.distinct)) @ of_word
+
+
+def _mix(values: NDArray) -> NDArray:
+    values = (values ^ (values >> np.uint64(31))) * MIX
+    return values ^ (values >> np.uint64(29))
+
+
+def _bucket(hashes: NDArray, bits: int, block: int) -> NDArray:
+    return _mix(_mix(hashes + np.uint64(block) * STEP)) >> np.uint64(64 - bits)
+
+
+def _count(rows: NDArray, columns: NDArray, shape: tuple[int, int]) -> sparse.csr_array:
+    places = (rows.astype(np.int32), columns.astype(np.int32))
+    # what meets in one place is summed
+    return sparse.coo_array((np.ones(len(rows), dtype=np.float32), places), shape=shape).tocsr()

@@ -1,0 +1,109 @@
+"""A photo file's bytes -> uint8 pixels: the one function that training, batch prediction and serving share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageChops
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+MAX_PIXELS = 50_000_000  # 200 MB decoded
+WHITE = 240  # JPEG leaves noise of up to 15 levels in a white border
+MARGIN = 0.02  # of the longer side of what is kept: an object that touches the edge looks cut off
+
+UPRIGHT = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PhotoError(ValueError):
+    """Bytes that are no usable photo. The message says what is wrong and never repeats the input."""
+
+
+def prepare_photo(data: bytes, side: int) -> NDArray[np.uint8]:
+    """Decode, turn upright, flatten on white, crop the white border, fit into a white square.
+
+    Gives (side, side, 3). The same bytes and side give the same pixels everywhere.
+    Raises PhotoError if the bytes are not an image of FORMATS, are truncated, or have over MAX_PIXELS pixels.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            _refuse_large(image.width * image.height)
+            # A JPEG is decoded at half, a quarter or an eighth of its size while that leaves four times the side.
+            image.draft("RGB", (4 * side, 4 * side))
+            return np.asarray(_fit(_crop(_on_white(_upright(image))), side))
+    except PhotoError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PhotoError(f"the photo has over {MAX_PIXELS:,} pixels: send a smaller one") from error
+    except Image.UnidentifiedImageError as error:
+        raise PhotoError(f"not a photo: send one of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow names no closed set of errors for hostile bytes
+        raise PhotoError("the photo is truncated or damaged: send the whole file") from error
+
+
+def prepare_photos(photos: Sequence[bytes], side: int) -> NDArray[np.uint8]:
+    """`prepare_photo` of each, several at once, in order. (n, side, side, 3)"""
+    pixels = np.empty((len(photos), side, side, 3), dtype=np.uint8)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter lock
+        for i, photo in enumerate(pool.map(lambda data: prepare_photo(data, side), photos)):
+            pixels[i] = photo
+    return pixels
+
+
+def _refuse_large(pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        raise PhotoError(f"the photo has {pixels:,} pixels, over the limit of {MAX_PIXELS:,}: send a smaller one")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # an unreadable EXIF block spoils no photo
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Any mode -> RGB. Without this, transparent pixels would show whatever colour hides in them."""
+    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _crop(image: Image.Image) -> Image.Image:
+    """Without the white border, but for a small margin; an all-white photo is left as it is."""
+    red, green, blue = image.split()
+    darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
+    box = darkest.point([255 * (level < WHITE) for level in range(256)]).getbbox()
+    if box is None:
+        return image
+    left, upper, right, lower = box
+    margin = round(MARGIN * max(right - left, lower - upper))
+    width, height = image.size
+    return image.crop(
+        (max(0, left - margin), max(0, upper - margin), min(width, right + margin), min(height, lower + margin))
+    )
+
+
+def _fit(image: Image.Image, side: int) -> Image.Image:
+    """Scaled, with antialiasing, to fit into a white square of this side, in its middle."""
+    scale = side / max(image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((side - width) // 2, (side - height) // 2))
+    return square

@@ -1,0 +1,75 @@
+"""The registry's commands, for the Makefile: address, versions, promote, rollback."""
+
+from __future__ import annotations
+
+import getpass
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from rakuten_tasks.registry import audit, champion, tracking
+
+MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
+REASON = click.option("--reason", default="", help="why, for the audit trail")
+
+
+@click.group()
+def registry() -> None:
+    """Registered models, their versions and who is the champion."""
+
+
+@registry.command()
+def address() -> None:
+    """Make sure that the MLflow store is there, and print its address."""
+    tracking.connect()
+    click.echo(tracking.tracking_uri())
+
+
+@registry.command()
+@MODEL
+def versions(model: str) -> None:
+    """The versions of a model, and who moved its champion when and why."""
+    client = tracking.connect()
+    name = _resolve(model)
+    table = Table("version", "aliases", "weighted F1", "why", title=name)
+    for version in champion.versions(client, name):
+        table.add_row(str(version.number), ", ".join(version.aliases), version.weighted_f1, version.reason)
+    trail = Table("when (UTC)", "action", "from", "to", "by", "why", title="audit trail")
+    for event in audit.history(client, name):
+        trail.add_row(event.time, event.action, str(event.before or ""), str(event.after), event.by, event.reason)
+    console = Console()
+    console.print(table)
+    console.print(trail)
+
+
+@registry.command()
+@click.argument("version", type=int)
+@MODEL
+@REASON
+def promote(version: int, model: str, reason: str) -> None:
+    """Make a version the champion by hand."""
+    name = _resolve(model)
+    champion.promote(tracking.connect(), name, version, getpass.getuser(), reason)
+    click.echo(f"{name}: version {version} is the champion")
+
+
+@registry.command()
+@MODEL
+@REASON
+def rollback(model: str, reason: str) -> None:
+    """Back to the champion before this one."""
+    name = _resolve(model)
+    version = champion.rollback(tracking.connect(), name, getpass.getuser(), reason)
+    click.echo(f"{name}: version {version} is the champion again")
+
+
+def _resolve(model: str) -> str:
+    name, notice = champion.resolve_model(tracking.connect(), model, synthetic=False)
+    if notice:
+        click.echo(notice, err=True)
+    return name
+
+
+if __name__ == "__main__":
+    registry()

@@ -1,0 +1,110 @@
+"""The gate: may a new version become the champion by itself? Figures in, a reasoned verdict out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+from rakuten_tasks.classifier.evaluation import paired_bootstrap
+from rakuten_tasks.config import GateConfig, Strict
+
+
+@dataclass(frozen=True)
+class Verdict(Strict):
+    """The decision, a sentence for people, and the figures behind it, all of the same test rows.
+
+    None stands where there was nothing to compare with. worst_class: the code that lost most F1 against the incumbent
+    among the classes with enough test rows; worst_class_loss: how much, negative if even that class gained.
+    """
+
+    passed: bool
+    reason: str
+    new_f1: float
+    incumbent_f1: float | None = None
+    best_f1: float | None = None
+    probability: float | None = None  # that the new one is no more than max_f1_loss below both rivals
+    worst_class: int | None = None
+    worst_class_loss: float | None = None
+
+
+def decide(
+    labels: NDArray,
+    predicted_new: NDArray,
+    predicted_incumbent: NDArray | None,
+    predicted_best: NDArray | None,
+    codes_new: Sequence[int],
+    codes_incumbent: Sequence[int] | None,
+    config: GateConfig,
+    seed: int,
+) -> Verdict:
+    """Compare a new version with the champion (incumbent) and the best champion so far, on the same test rows.
+
+    labels and predictions: codes (N,), int64; a prediction is None where there is no such rival, or its label set is
+    another one. codes_incumbent: None if there is no champion yet. seed: of the bootstrap; same seed, same verdict.
+    """
+    new_f1 = _weighted_f1(labels, predicted_new)
+    if codes_incumbent is None:
+        return Verdict(True, f"first version: weighted F1 {new_f1:.4f}, no champion to compare with", new_f1)
+    if set(codes_new) != set(codes_incumbent):
+        return Verdict(False, _other_labels(codes_new, codes_incumbent), new_f1)
+    if predicted_incumbent is None:
+        raise ValueError("no predictions of the incumbent, whose label set is the same: score it on the test rows")
+    rivals = {"the champion": predicted_incumbent, "the best champion so far": predicted_best}
+    present = {name: predicted for name, predicted in rivals.items() if predicted is not None}
+    f1 = {name: _weighted_f1(labels, predicted) for name, predicted in present.items()}
+    probabilities = {
+        name: paired_bootstrap(labels, predicted_new, predicted, config.max_f1_loss, seed)
+        for name, predicted in present.items()
+    }
+    strictest = min(probabilities, key=lambda name: probabilities[name])
+    losses = _class_losses(labels, predicted_new, predicted_incumbent, config.min_class_rows)
+    faults = _faults(probabilities[strictest], losses, config)
+    figures = (
+        f"weighted F1 {new_f1:.4f} against {f1[strictest]:.4f} of {strictest}, "
+        f"no more than {config.max_f1_loss} below it with probability {probabilities[strictest]:.3f}"
+    )
+    worst = max(losses, key=lambda code: losses[code], default=None)
+    return Verdict(
+        passed=not faults,
+        reason=f"refused: {figures}; {'; '.join(faults)}" if faults else f"passed: {figures}",
+        new_f1=new_f1,
+        incumbent_f1=f1["the champion"],
+        best_f1=f1.get("the best champion so far"),
+        probability=probabilities[strictest],
+        worst_class=worst,
+        worst_class_loss=None if worst is None else losses[worst],
+    )
+
+
+def _faults(probability: float, losses: dict[int, float], config: GateConfig) -> list[str]:
+    faults = []
+    if probability < config.min_probability:
+        faults.append(f"the probability must be {config.min_probability} or more")
+    for code, loss in losses.items():
+        if loss > config.max_class_loss:
+            faults.append(f"class {code} loses {loss:.3f} F1 against the champion, {config.max_class_loss} is allowed")
+    return faults
+
+
+def _weighted_f1(labels: NDArray, predicted: NDArray) -> float:
+    return float(f1_score(labels, predicted, average="weighted", zero_division=0))
+
+
+def _class_losses(labels: NDArray, new: NDArray, incumbent: NDArray, min_rows: int) -> dict[int, float]:
+    """F1 lost, by code, of the classes with at least min_rows test rows."""
+    codes, rows = np.unique(labels, return_counts=True)
+    judged = codes[rows >= min_rows]
+    if not len(judged):
+        return {}
+    before, after = (f1_score(labels, p, labels=judged, average=None, zero_division=0) for p in (incumbent, new))
+    return {int(code): float(loss) for code, loss in zip(judged, before - after, strict=True)}
+
+
+def _other_labels(new: Sequence[int], incumbent: Sequence[int]) -> str:
+    added, gone = sorted(set(new) - set(incumbent)), sorted(set(incumbent) - set(new))
+    changes = [f"{word} {', '.join(map(str, codes))}" for word, codes in (("new", added), ("gone", gone)) if codes]
+    return f"refused: other classes than the champion's ({'; '.join(changes)}): promote it by hand if that is meant"

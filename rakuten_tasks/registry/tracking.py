@@ -1,0 +1,179 @@
+"""MLflow runs: one parent a training, one child a task. Run ids are passed on, as tasks may sit in different pods."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
+from plotly.graph_objects import Figure
+from sqlalchemy.exc import SADeprecationWarning
+
+EXPERIMENT = "rakuten-classifier"
+SQLITE = "sqlite:///"
+PNG_SCALE = 2  # pixels of a PNG per pixel of the figure: sharp on today's screens
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or else a sqlite store under the folder RAKUTEN_VAR (default: var/ where this runs)."""
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    folder = Path(os.environ.get("RAKUTEN_VAR") or "var").resolve()
+    return f"{SQLITE}{folder / 'mlflow' / 'mlflow.db'}"
+
+
+def connect() -> MlflowClient:
+    """A client of the tracking store, which is made if it is a sqlite file that is not there yet (8 s).
+
+    Sets MLflow's process-wide tracking address too: parts of MLflow look only there.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for chatty in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    return _open(uri)
+
+
+@cache
+def _open(uri: str) -> MlflowClient:
+    with warnings.catch_warnings():
+        # MLflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates
+        warnings.simplefilter("ignore", SADeprecationWarning)
+        if not uri.startswith(SQLITE):
+            return _with_experiment(MlflowClient(uri), artifacts=None)
+        database = Path(uri.removeprefix(SQLITE)).resolve()
+        database.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that create the same sqlite store at once destroy it
+        with FileLock(f"{database}.lock"):
+            if not database.exists():
+                _create(database)
+            return _with_experiment(MlflowClient(uri), artifacts=database.parent / "artifacts")
+
+
+def _create(database: Path) -> None:
+    """Create the tables beside the final place first: an interrupted creation must leave no half-made store."""
+    draft = database.with_name(f"{database.name}.draft")
+    draft.unlink(missing_ok=True)
+    MlflowClient(f"{SQLITE}{draft}").search_experiments()
+    draft.rename(database)
+
+
+def _with_experiment(client: MlflowClient, artifacts: Path | None) -> MlflowClient:
+    """artifacts: where they go; None leaves it to the tracking server."""
+    if client.get_experiment_by_name(EXPERIMENT) is None:
+        try:
+            client.create_experiment(EXPERIMENT, artifact_location=artifacts and artifacts.as_uri())
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another client of the server was quicker
+                raise
+    return client
+
+
+def start_parent(name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Open the run of one training. parameters: a nested configuration. -> run id"""
+    client = connect()
+    cut = {key: value[:MAX_TAG_VAL_LENGTH] for key, value in tags.items()}
+    run_id = client.create_run(experiment_id(client), run_name=name, tags=cut).info.run_id
+    values = flattened(parameters)
+    client.log_batch(run_id, params=[Param(key, str(value)[:MAX_PARAM_VAL_LENGTH]) for key, value in values.items()])
+    return run_id
+
+
+def finish_parent(run_id: str, status: str = "FINISHED") -> None:
+    """Close the run of a training."""
+    connect().set_terminated(run_id, status)
+
+
+def log_to_parent(run_id: str, metrics: Mapping[str, float]) -> None:
+    """Metrics of the whole training, one number each."""
+    ChildRun(connect(), run_id).metrics(metrics)
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """The experiment that all runs and models belong to."""
+    return client.get_experiment_by_name(EXPERIMENT).experiment_id
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"photo": {"side": 48}} -> {"photo.side": 48}"""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value.value if isinstance(value, Enum) else value
+    return flat
+
+
+@dataclass(frozen=True)
+class ChildRun:
+    """What a task can tell MLflow. Each call is one request, so pass many metrics at once."""
+
+    client: MlflowClient
+    run_id: str
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Numbers by name, at most 1000, at one step of a training."""
+        now = round(time.time() * 1000)
+        self.client.log_batch(self.run_id, [Metric(key, float(value), now, step) for key, value in values.items()])
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """The figure as name.html, which can be explored, and as name.png."""
+        self.client.log_figure(self.run_id, figure, f"{name}.html")
+        self.client.log_figure(self.run_id, figure, f"{name}.png", save_kwargs={"scale": PNG_SCALE})
+
+    def artifact(self, path: Path) -> None:
+        """A file, or a folder with all that is in it, under its own name."""
+        self.client.log_artifact(self.run_id, str(path))
+
+    def dictionary(self, values: Mapping[str, Any], name: str) -> None:
+        """A JSON or YAML file, by the name's ending."""
+        self.client.log_dict(self.run_id, dict(values), name)
+
+
+@contextmanager
+def child_run(parent_id: str, name: str) -> Iterator[ChildRun]:
+    """The run of one task. If the block raises, it and its parent are marked FAILED; a retry is a new child."""
+    client = connect()
+    tags = {MLFLOW_PARENT_RUN_ID: parent_id}
+    run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
+    try:
+        yield ChildRun(client, run_id)
+    except BaseException as error:
+        message = f"{type(error).__name__}: {error}"[:MAX_TAG_VAL_LENGTH]
+        client.set_tag(run_id, "error", message)
+        client.set_terminated(run_id, "FAILED")
+        client.set_terminated(parent_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
+
+
+def git_commit() -> str:
+    """The commit of this code, with -dirty if files differ; in an image, which has no git, what GIT_COMMIT says."""
+    if commit := os.environ.get("GIT_COMMIT"):
+        return commit
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

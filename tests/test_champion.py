@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from rakuten_tasks.registry import audit, champion
+from rakuten_tasks.registry.gate import Verdict
+from rakuten_tasks.registry.tracking import start_parent
+
+
+@pytest.fixture
+def model(mlflow_store: MlflowClient, request: pytest.FixtureRequest) -> str:
+    return request.node.name
+
+
+@pytest.fixture(scope="module")
+def run_id(mlflow_store: MlflowClient) -> str:
+    return start_parent("training", {}, {})
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    folder = tmp_path / "bundle"
+    (folder / "text").mkdir(parents=True)
+    (folder / "bundle.json").write_text('{"codes": [10, 40]}')
+    (folder / "text" / "model.safetensors").write_bytes(bytes(range(256)))
+    return folder
+
+
+@pytest.fixture
+def add(mlflow_store: MlflowClient, model: str, run_id: str, bundle: Path):
+    """Register another version, different from those before, and settle it as one says."""
+    count = 0
+
+    def register(verdict: Verdict | None = None) -> int:
+        nonlocal count
+        count += 1
+        (bundle / "number").write_text(str(count))
+        version = champion.register(mlflow_store, model, bundle, run_id, {})
+        if verdict:
+            champion.settle(mlflow_store, model, version, verdict)
+        return version
+
+    return register
+
+
+def passed(new: float, incumbent: float | None = None, best: float | None = None) -> Verdict:
+    return Verdict(True, f"passed with {new}", new, incumbent, best)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_fetched_bundle_is_byte_for_byte_what_was_registered(mlflow_store, model, run_id, bundle, tmp_path) -> None:
+    lineage = {"catalogue_hash": "abc", "synthetic": True}
+    version = champion.register(mlflow_store, model, bundle, run_id, lineage)
+    assert version == 1
+    assert files(champion.fetch(mlflow_store, model, "1")) == files(bundle)
+    out = champion.fetch(mlflow_store, model, "1", tmp_path / "out")
+    assert out.is_relative_to(tmp_path / "out")
+    assert files(out) == files(bundle)
+    found = mlflow_store.get_model_version(model, "1")
+    assert found.run_id == run_id
+    assert found.tags["catalogue_hash"] == "abc"
+    assert found.tags["synthetic"] == "True"
+
+
+def test_registering_again_after_a_retry_makes_no_second_version(mlflow_store, model, run_id, bundle) -> None:
+    assert champion.register(mlflow_store, model, bundle, run_id, {}) == 1
+    assert champion.register(mlflow_store, model, bundle, run_id, {}) == 1
+    other_run = start_parent("training", {}, {})
+    assert champion.register(mlflow_store, model, bundle, other_run, {}) == 2
+    (bundle / "text" / "model.safetensors").rename(bundle / "model.safetensors")
+    assert champion.register(mlflow_store, model, bundle, run_id, {}) == 3
+    assert champion.latest_version(mlflow_store, model) == 3
+
+
+def test_a_model_that_does_not_exist_has_no_champion(mlflow_store) -> None:
+    assert champion.champion_version(mlflow_store, "nothing") is None
+    assert champion.best_version(mlflow_store, "nothing") is None
+    assert champion.latest_version(mlflow_store, "nothing") is None
+    assert champion.versions(mlflow_store, "nothing") == []
+
+
+def test_a_passing_version_becomes_champion_and_a_refused_one_challenger(mlflow_store, model, add, bundle) -> None:
+    first, second = add(), add()
+    assert champion.champion_version(mlflow_store, model) is None
+    assert champion.settle(mlflow_store, model, first, passed(0.8)) == "champion"
+    refused = Verdict(False, "refused: worse", 0.7, 0.8, 0.8, 0.01, 10, 0.2)
+    assert champion.settle(mlflow_store, model, second, refused) == "challenger"
+    assert champion.versions(mlflow_store, model) == [
+        champion.Version(1, ("best", "champion"), "0.8000", "passed with 0.8"),
+        champion.Version(2, ("challenger",), "0.7000", "refused: worse"),
+    ]
+    assert champion.settled(mlflow_store, model, second) == refused
+    assert mlflow_store.get_model_version(model, "2").description == "refused: worse"
+    (bundle / "number").write_text("1")
+    assert files(champion.fetch(mlflow_store, model, "champion")) == files(bundle)
+
+
+def test_the_trail_tells_who_moved_the_champion_when_and_why(mlflow_store, model, add) -> None:
+    add(passed(0.8))
+    add(Verdict(False, "refused", 0.7, 0.8, 0.8))
+    champion.promote(mlflow_store, model, 2, "ana", "customers asked")
+    assert champion.aliases(mlflow_store, model) == {"champion": 2, "best": 1}
+    champion.rollback(mlflow_store, model, "ben", "they changed their mind")
+    events = champion.history(mlflow_store, model)
+    assert [(e.action, e.before, e.after, e.by, e.reason) for e in events] == [
+        ("gate", None, 1, "the gate", "passed with 0.8"),
+        ("promote", 1, 2, "ana", "customers asked"),
+        ("rollback", 2, 1, "ben", "they changed their mind"),
+    ]
+    times = [datetime.fromisoformat(e.time) for e in events]
+    assert times == sorted(times)
+    assert (datetime.now(UTC) - times[0]).total_seconds() < 300
+
+
+def test_rolling_back_twice_goes_back_twice_and_then_says_that_there_is_no_more(mlflow_store, model, add) -> None:
+    add(passed(0.8))
+    add(passed(0.81, 0.8, 0.8))
+    add(passed(0.82, 0.81, 0.81))
+    assert champion.rollback(mlflow_store, model, "ana", "") == 2
+    assert champion.rollback(mlflow_store, model, "ana", "") == 1
+    with pytest.raises(LookupError, match="version 1 is the first champion of .*: promote one of its versions by hand"):
+        champion.rollback(mlflow_store, model, "ana", "")
+    assert champion.champion_version(mlflow_store, model) == 1
+    champion.promote(mlflow_store, model, 3, "ana", "")
+    assert champion.rollback(mlflow_store, model, "ana", "") == 1
+
+
+def test_rolling_back_passes_over_what_was_rolled_back_before(mlflow_store, model, add) -> None:
+    for score in (0.8, 0.81, 0.82):
+        add(passed(score))
+    champion.rollback(mlflow_store, model, "ana", "")
+    champion.promote(mlflow_store, model, 1, "ana", "")
+    assert [champion.rollback(mlflow_store, model, "ana", "") for _ in range(2)] == [2, 1]
+
+
+@pytest.mark.parametrize("call", ["set_registered_model_tag", "set_registered_model_alias", "update_model_version"])
+def test_a_retry_completes_a_settlement_cut_short(mlflow_store, model, add, monkeypatch, call) -> None:
+    add(passed(0.8))
+    second = add()
+    real, calls = getattr(mlflow_store, call), []
+
+    def cut_short(*arguments: object, **options: object) -> object:
+        calls.append(arguments)
+        if len(calls) > 1 or call != "set_registered_model_alias":  # the second alias to move is the champion
+            raise ConnectionError("gone")
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow_store, call, cut_short)
+        with pytest.raises(ConnectionError):
+            champion.settle(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
+    assert champion.champion_version(mlflow_store, model) == 1
+    # scored again, now against itself: the first verdict stands
+    for _ in range(2):
+        assert champion.settle(mlflow_store, model, second, passed(0.85, 0.85, 0.85)) == "champion"
+    assert champion.aliases(mlflow_store, model) == {"champion": 2, "best": 2}
+    assert champion.settled(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
+    assert [(e.before, e.after) for e in champion.history(mlflow_store, model)] == [(None, 1), (1, 2)]
+
+
+def test_best_is_the_champion_with_the_highest_score_on_the_same_test_rows(mlflow_store, model, add) -> None:
+    add(passed(0.80))
+    add(passed(0.798, 0.80, 0.80))
+    assert champion.best_version(mlflow_store, model) == 1
+    # a test side that has grown: the old best is scored anew, and the new one is better on it
+    add(passed(0.79, 0.77, 0.78))
+    assert champion.best_version(mlflow_store, model) == 3
+    # other classes, promoted by hand: the best of the old classes cannot be scored any more
+    other = add(Verdict(False, "refused: other classes", 0.6))
+    champion.promote(mlflow_store, model, other, "ana", "more classes")
+    assert champion.best_version(mlflow_store, model) == 3
+    add(passed(0.59, incumbent=0.6))
+    assert champion.best_version(mlflow_store, model) == other
+
+
+def test_promoting_the_challenger_ends_its_challenge_and_promoting_the_champion_does_nothing(
+    mlflow_store, model, add
+) -> None:
+    add(passed(0.8))
+    add(Verdict(False, "refused", 0.7, 0.8, 0.8))
+    for _ in range(2):
+        champion.promote(mlflow_store, model, 2, "ana", "")
+    assert champion.aliases(mlflow_store, model) == {"champion": 2, "best": 1}
+    assert len(champion.history(mlflow_store, model)) == 2
+
+
+def test_what_does_not_exist_is_named_beside_what_does(mlflow_store, model, add) -> None:
+    add(passed(0.8))
+    add()
+    exists = r"its versions are 1 \(best, champion\), 2$"
+    with pytest.raises(LookupError, match=rf"{model} has no version 7: {exists}"):
+        champion.promote(mlflow_store, model, 7, "ana", "")
+    with pytest.raises(LookupError, match=rf"has no version 7: {exists}"):
+        champion.fetch(mlflow_store, model, "7")
+    with pytest.raises(LookupError, match=rf"has no alias hero: {exists}"):
+        champion.fetch(mlflow_store, model, "hero")
+    with pytest.raises(LookupError, match="has no version 1: the registered models are .*" + model):
+        champion.promote(mlflow_store, "nothing", 1, "ana", "")
+    with pytest.raises(LookupError, match="nothing has no champion to roll back"):
+        champion.rollback(mlflow_store, "nothing", "ana", "")
+
+
+def event(action: str, before: int | None, after: int) -> audit.Event:
+    return audit.Event("", action, before, after, "", "")
+
+
+@pytest.mark.parametrize(
+    ("events", "now", "line"),
+    [
+        ([event("gate", None, 1)], 1, []),
+        ([event("gate", None, 1), event("gate", 1, 2)], 2, [1]),
+        ([event("gate", None, 1), event("gate", 1, 2), event("promote", 2, 1)], 1, [1, 2]),
+        # the promotion of 2 was cut short before the alias moved
+        ([event("gate", None, 1), event("gate", 1, 2)], 1, []),
+        # the rollback to 1 was cut short
+        ([event("gate", None, 1), event("gate", 1, 2), event("rollback", 2, 1)], 2, [1]),
+        # 5 was made the champion in MLflow's own pages, before and after 2
+        ([event("gate", None, 1), event("gate", 5, 2)], 2, [1, 5]),
+        ([event("gate", None, 1), event("gate", 1, 2)], 5, [1, 2]),
+    ],
+)
+def test_the_line_of_champions_follows_the_trail_and_believes_the_alias(events, now, line) -> None:
+    assert audit.champions_before(events, now) == line
+
+
+def test_the_models_name_is_the_asked_one_or_the_default_or_the_sample_with_a_notice(
+    mlflow_store, bundle, run_id, monkeypatch
+) -> None:
+    monkeypatch.setattr(champion, "DEFAULT_MODEL", "resolve-real")
+    monkeypatch.setattr(champion, "SAMPLE_MODEL", "resolve-sample")
+
+    def add_champion(name: str) -> None:
+        version = champion.register(mlflow_store, name, bundle, run_id, {})
+        champion.settle(mlflow_store, name, version, passed(0.8))
+
+    for synthetic in (True, False):
+        with pytest.raises(LookupError, match="run `make train`"):
+            champion.resolve_model(mlflow_store, "", synthetic)
+    add_champion("resolve-sample")
+    assert champion.resolve_model(mlflow_store, None, True) == ("resolve-sample", "")
+    notice = "resolve-real has no champion yet: using resolve-sample, which was trained on the synthetic sample"
+    assert champion.resolve_model(mlflow_store, "", False) == ("resolve-sample", notice)
+    add_champion("resolve-real")
+    assert champion.resolve_model(mlflow_store, "", False) == ("resolve-real", "")
+    assert champion.resolve_model(mlflow_store, "", True) == ("resolve-sample", "")
+    assert champion.resolve_model(mlflow_store, "resolve-sample", False) == ("resolve-sample", "")
+    with pytest.raises(LookupError, match="model typo has no champion: the registered models are .*resolve-real"):
+        champion.resolve_model(mlflow_store, "typo", False)

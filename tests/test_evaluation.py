@@ -1,0 +1,189 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score
+
+from rakuten_tasks.classifier.evaluation import (
+    Evaluation,
+    evaluate,
+    f1_standard_error,
+    paired_bootstrap,
+    reliability,
+    submission_scores,
+    table,
+)
+
+CODES = [10, 40, 2583, 2905]
+
+
+def guesses(labels, right, classes, seed):
+    """Predictions of which a share `right` is right."""
+    random = np.random.default_rng(seed)
+    return np.where(random.random(len(labels)) < right, labels, random.integers(0, classes, size=len(labels)))
+
+
+def probabilities(predicted, classes, confidence=0.7):
+    rest = (1 - confidence) / (classes - 1)
+    return np.where(np.eye(classes)[predicted] > 0, confidence, rest)
+
+
+@pytest.fixture(scope="module")
+def labels():
+    # class 3, code 2905, has no test row
+    return np.random.default_rng(0).integers(0, 3, size=300)
+
+
+@pytest.fixture(scope="module")
+def predicted(labels):
+    return {
+        name: guesses(labels, right, 4, seed)
+        for seed, (name, right) in enumerate({"text": 0.7, "photo": 0.3, "fused": 0.8, "baseline": 0.7}.items())
+    }
+
+
+@pytest.fixture(scope="module")
+def evaluation(labels, predicted):
+    return evaluate({name: probabilities(p, 4) for name, p in predicted.items()}, labels, CODES, seed=0)
+
+
+@pytest.mark.parametrize("name", ["text", "photo", "fused", "baseline"])
+def test_each_metric_is_the_one_of_sklearn(evaluation, labels, predicted, name):
+    system = evaluation.systems[name]
+    present = np.unique(labels)
+    assert system.weighted_f1.value == pytest.approx(f1_score(labels, predicted[name], average="weighted"))
+    assert system.accuracy.value == pytest.approx(accuracy_score(labels, predicted[name]))
+    macro = f1_score(labels, predicted[name], average="macro", labels=present)
+    assert system.macro_f1.value == pytest.approx(macro)
+
+
+def test_macro_f1_leaves_out_classes_without_a_test_row(evaluation):
+    f1 = [score.f1 for score in evaluation.systems["text"].classes if score.support]
+    assert len(f1) == 3
+    assert evaluation.systems["text"].macro_f1.value == pytest.approx(np.mean(f1))
+
+
+def test_each_class_has_its_scores_and_its_support(evaluation, labels, predicted):
+    scores = evaluation.systems["fused"].classes
+    assert [score.code for score in scores] == CODES
+    assert [score.support for score in scores] == np.bincount(labels, minlength=4).tolist()
+    expected = precision_score(labels, predicted["fused"], average=None)
+    assert [score.precision for score in scores] == pytest.approx(expected)
+    assert (scores[3].f1, scores[3].recall) == (0, 0)
+
+
+def test_the_confusion_matrix_is_of_the_fused_system(evaluation, labels, predicted):
+    assert evaluation.confusion == confusion_matrix(labels, predicted["fused"], labels=range(4)).tolist()
+
+
+def test_the_interval_is_the_one_of_resampling_rows(evaluation, labels, predicted):
+    random = np.random.default_rng(5)
+    rows = random.integers(0, len(labels), size=(1000, len(labels)))
+    right = (labels == predicted["text"])[rows].mean(1)
+    accuracy = evaluation.systems["text"].accuracy
+    assert (accuracy.low, accuracy.high) == pytest.approx(np.quantile(right, (0.025, 0.975)), abs=0.008)
+    f1 = [f1_score(labels[r], predicted["text"][r], average="weighted") for r in rows[:150]]
+    assert f1_standard_error(labels, predicted["text"], seed=0) == pytest.approx(np.std(f1), rel=0.2)
+
+
+def test_an_interval_holds_its_value_and_more_rows_make_it_narrower(evaluation, labels, predicted):
+    for metric in evaluation.systems["photo"].metrics:
+        assert metric.low < metric.value < metric.high
+    more = evaluate({"fused": probabilities(np.tile(predicted["photo"], 9), 4)}, np.tile(labels, 9), CODES, seed=0)
+    wide, narrow = evaluation.systems["photo"].accuracy, more.systems["fused"].accuracy
+    assert (narrow.high - narrow.low) == pytest.approx((wide.high - wide.low) / 3, rel=0.15)
+
+
+def test_a_perfect_system_scores_one_without_doubt(labels):
+    perfect = evaluate({"fused": probabilities(labels, 4, confidence=1.0)}, labels, CODES, seed=0)
+    assert [str(metric) for metric in perfect.systems["fused"].metrics] == ["1.000 [1.000, 1.000]"] * 3
+    assert perfect.ece == 0
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy():
+    labels = np.array([0] * 6 + [1] * 4)
+    always_first = probabilities(np.zeros(10, int), 2, confidence=0.9)
+    curve = reliability(always_first, labels)
+    assert curve.ece == pytest.approx(0.3)
+    assert [(part.count, part.accuracy) for part in curve.bins] == [(10, pytest.approx(0.6))]
+    assert curve.bins[0].confidence == pytest.approx(0.9)
+
+
+def test_rows_fall_into_fifteen_bins_of_equal_width():
+    confidence = np.array([0.51, 0.53, 0.54, 0.99, 1.0])
+    curve = reliability(np.stack([confidence, 1 - confidence], 1), np.zeros(5, int))
+    assert [part.count for part in curve.bins] == [2, 1, 2]
+
+
+def test_an_evaluation_survives_json(evaluation, tmp_path):
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(evaluation.to_dict()))
+    assert Evaluation.load(path) == evaluation
+
+
+def test_the_same_seed_gives_the_same_intervals(evaluation, labels, predicted):
+    again = evaluate({name: probabilities(p, 4) for name, p in predicted.items()}, labels, CODES, seed=0)
+    assert again == evaluation
+
+
+def test_the_summary_is_flat_numbers(evaluation):
+    summary = evaluation.summary()
+    assert summary["text_weighted_f1"] == evaluation.systems["text"].weighted_f1.value
+    assert summary["fused_ece"] == evaluation.ece
+    assert summary["test_rows"] == 300
+    assert len(summary) == 4 * 3 + 2
+
+
+def test_no_test_rows_are_refused_with_the_way_out():
+    with pytest.raises(ValueError, match="give the catalogue more titles, or the test side a larger share"):
+        evaluate({"fused": np.zeros((0, 4))}, np.zeros(0, int), CODES, seed=0)
+
+
+def test_the_table_shows_every_system_on_one_line_of_eighty_columns(evaluation):
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table(evaluation, title="stamps"))
+    lines = capture.get().splitlines()
+    assert "stamps" in lines[0]
+    for name, system in evaluation.systems.items():
+        (line,) = [line for line in lines if line.startswith(name)]
+        assert all(str(metric) in line for metric in system.metrics)
+
+
+def test_the_same_predictions_are_surely_no_worse(labels, predicted):
+    assert paired_bootstrap(labels, predicted["text"], predicted["text"], margin=0.0, seed=0) == 1.0
+
+
+def test_a_far_better_model_passes_and_a_far_worse_one_does_not(labels, predicted):
+    assert paired_bootstrap(labels, predicted["fused"], predicted["photo"], margin=0.005, seed=0) == 1.0
+    assert paired_bootstrap(labels, predicted["photo"], predicted["fused"], margin=0.005, seed=0) == 0.0
+
+
+def test_the_paired_probability_is_that_of_resampling_rows_jointly(labels, predicted):
+    new, old = predicted["text"], predicted["baseline"]
+    rows = np.random.default_rng(7).integers(0, len(labels), size=(100, len(labels)))
+    f1 = [[f1_score(labels[r], p[r], average="weighted", zero_division=0) for p in (new, old)] for r in rows]
+    expected = np.mean([a >= b - 0.01 for a, b in f1])
+    assert paired_bootstrap(labels, new, old, margin=0.01, seed=0) == pytest.approx(expected, abs=0.12)
+
+
+def test_the_paired_bootstrap_takes_codes_as_well_as_class_indices(labels, predicted):
+    codes = np.array(CODES)
+    indices = labels, predicted["text"], predicted["baseline"]
+    by_index, by_code = (paired_bootstrap(*rows, margin=0.0, seed=3) for rows in (indices, [codes[i] for i in indices]))
+    assert by_code == by_index
+
+
+def test_a_wider_margin_never_lowers_the_probability(labels, predicted):
+    chances = [paired_bootstrap(labels, predicted["text"], predicted["baseline"], m, seed=0) for m in (0, 0.02, 0.1)]
+    assert chances == sorted(chances)
+
+
+def test_a_submission_is_scored_where_there_are_answers():
+    details = pd.DataFrame({"row": [7, 8, 9], "prdtypecode": [10, 40, 40]})
+    line = submission_scores(details, pd.Series([40, 10, 10], index=[9, 7, 99]))
+    assert line.startswith(
+        "against the catalogue's own answers to 2 of them: weighted F1 1.000 [1.000, 1.000], macro F1"
+    )

@@ -1,6 +1,6 @@
 """What text preparation costs: cleaning, tokens and n-grams together, against the tokenizer alone.
 
-    python benchmarks/text_preparation.py
+python benchmarks/text_preparation.py
 """
 
 from __future__ import annotations
@@ -10,32 +10,13 @@ import time
 from collections.abc import Callable
 
 import click
-import numpy as np
 
+from rakuten_tasks.catalogue.sample import make_products
 from rakuten_tasks.classifier.ngrams import Vocabulary
 from rakuten_tasks.config import TextConfig
 
 LIMIT = 3.0
 ROUNDS = 5
-
-
-def products(count: int, seed: int) -> list[tuple[str, str]]:
-    """Made-up products: words by Zipf's law, 35 % without description, half of the descriptions with HTML."""
-    random = np.random.default_rng(seed)
-    letters = np.array(list("eeeaaiissnnrrttoolluudcmpévqfbghàjxyèêzw"))
-    words = ["".join(random.choice(letters, random.integers(2, 12))) for _ in range(30_000)]
-
-    def text(low: int, high: int) -> str:
-        ranks = random.zipf(1.3, random.integers(low, high)) % len(words)
-        return " ".join(words[rank] for rank in ranks)
-
-    def description() -> str:
-        if random.random() < 0.35:
-            return ""
-        body = text(20, 180)
-        return f"<p>{body}&amp;nbsp;:</p><br/>{text(5, 40)}" if random.random() < 0.5 else body
-
-    return [(text(4, 18), description()) for _ in range(count)]
 
 
 def fastest(work: Callable[[], object]) -> float:
@@ -53,7 +34,7 @@ def fastest(work: Callable[[], object]) -> float:
 def main(count: int) -> None:
     """Print both times and their ratio, with its limit. Exits with 1 above the limit."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core for both
-    catalogue = products(count, seed=0)
+    catalogue = [(made.text.designation, made.text.description) for made in make_products(count, 0, seed=0)]
     vocabulary = Vocabulary.fit(lambda: catalogue, TextConfig())
     titles, descriptions = (list(column) for column in zip(*catalogue, strict=True))
     alone = fastest(lambda: vocabulary.tokenizer(titles, descriptions))

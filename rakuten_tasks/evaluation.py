@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from flytekit import current_context, task
 from flytekit.types.file import FlyteFile

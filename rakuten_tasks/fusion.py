@@ -22,9 +22,7 @@ from rakuten_tasks.registry import tracking
 
 
 @task(**pods.GPU)
-def fuse(
-    shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue, text: Branch, photo: Branch, run: Run
-) -> Fused:
+def fuse(shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue, text: Branch, photo: Branch, run: Run) -> Fused:
     """Choose how the branches are mixed, on validation rows alone; those rows become the drift reference."""
     with tracking.child_run(run.run_id, "fuse") as log:
         branches = load_branches({"text": local(text.folder), "photo": local(photo.folder)}, choose_device())

@@ -12,8 +12,9 @@ from rakuten_tasks import pods
 from rakuten_tasks.artifacts import Arrays, Catalogue, Shard, local
 from rakuten_tasks.catalogue.ingest import read_shard
 from rakuten_tasks.catalogue.ledger import Ledger
-from rakuten_tasks.classifier import photos, vgg16
+from rakuten_tasks.classifier import photos as photo
 from rakuten_tasks.classifier.arrays import class_index, write_shard
+from rakuten_tasks.classifier.photo_training import write_features
 from rakuten_tasks.config import PhotoConfig, Weights
 
 
@@ -27,7 +28,7 @@ def prepare_photos(shard: Shard, config: PhotoConfig, ledger: FlyteFile, catalog
         "row": rows["row"].to_numpy(np.int64),
         "label": class_index(rows["prdtypecode"], catalogue.codes),
         "side": Ledger.load(local(ledger)).sides(rows["designation"]),
-        "pixels": photos.prepare_photos(rows["photo"].tolist(), config.pixels),
+        "pixels": photo.prepare_photos(rows["photo"].tolist(), config.pixels),
     }
     write_shard(path, arrays)
     return Arrays(FlyteFile(str(path)))
@@ -39,5 +40,5 @@ def photo_features(photos: Arrays, config: PhotoConfig) -> Arrays:
     if config.weights is Weights.RANDOM:
         return photos
     path = Path(current_context().working_directory) / "features.safetensors"
-    vgg16.write_features(local(photos.file), path, config)
+    write_features(local(photos.file), path, config)
     return Arrays(FlyteFile(str(path)))

@@ -18,7 +18,7 @@ from rakuten_tasks.artifacts import Shard, local
 from rakuten_tasks.catalogue.ingest import is_synthetic, read_shard
 from rakuten_tasks.catalogue.layout import test_labels
 from rakuten_tasks.catalogue.sample import SAMPLE
-from rakuten_tasks.classifier.evaluation import submission_scores
+from rakuten_tasks.classifier.evaluation import against_answers
 from rakuten_tasks.classifier.predictor import Predictor, Scores
 from rakuten_tasks.classifier.scoring import products_of
 from rakuten_tasks.registry import champion, tracking
@@ -50,10 +50,10 @@ def fetch_champion(source: str, model: str) -> Champion:
     client = tracking.connect()
     synthetic = source == SAMPLE or is_synthetic(source)
     name, notice = champion.resolve_model(client, model, synthetic)
-    version = champion.champion_version(client, name)
+    version = champion.aliases(client, name)[champion.CHAMPION]
     if notice:
         Console(stderr=True).print(f"[yellow]{notice}[/]")
-    return Champion(FlyteDirectory(str(champion.fetch(client, name, "champion"))), name, version, notice)
+    return Champion(FlyteDirectory(str(champion.fetch(client, name, str(version)))), name, version, notice)
 
 
 @task(**pods.GPU)
@@ -81,6 +81,9 @@ def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
             "photo_status": rows["photo_status"].to_numpy(),
         }
     )
+    for name, alone in scores.by_branch.items():
+        details[f"{name}_code"] = pd.array(scores.codes[alone.argmax(1)], "Int64")
+        details.loc[~scores.seen[name], f"{name}_code"] = pd.NA
     for k in range(codes.shape[1]):
         details[f"code_{k + 1}"], details[f"probability_{k + 1}"] = codes[:, k], probabilities[:, k]
     return details
@@ -96,8 +99,11 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
     console = Console()
     console.print(f"{len(details)} products labelled by {champion.model} version {champion.version}")
     console.print(details["used"].value_counts().to_string())
-    if (answers := test_labels(source)) is not None:
-        console.print(submission_scores(details, answers))
+    if source != SAMPLE and (answers := test_labels(source)) is not None:
+        by_row = details.set_index("row")
+        branches = [name for name in by_row.columns if name.endswith("_code")]
+        answered = {name.removesuffix("_code"): by_row[name] for name in branches} | {"fused": by_row["prdtypecode"]}
+        console.print(against_answers(answered, answers))
     for name in ("submission.csv", "details.parquet") if output else ():
         with fsspec.open(f"{output.rstrip('/')}/{name}", "wb", auto_mkdir=True) as file:
             file.write((work / name).read_bytes())

@@ -65,16 +65,17 @@ def assemble(
 
 
 @task(**pods.GPU)
-def register(
-    folder: FlyteDirectory, shards: list[Shard], catalogue: Catalogue, config: GateConfig, seed: int, run: Run
-) -> Registered:
+def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, seed: int, run: Run) -> Registered:
     """Register the bundle and let the gate decide whether it becomes the champion."""
     path = local(folder)
     client = tracking.connect()
     with tracking.child_run(run.run_id, "register") as log:
-        verdict = _verdict(client, path, [local(shard.products) for shard in shards], config, seed, run.model)
         lineage = bundle.read_manifest(path).lineage
         version = champion.register(client, run.model, path, run.run_id, lineage.to_dict())
+        # A retry must not judge the version against itself.
+        verdict = champion.settled(client, run.model, version) or _verdict(
+            client, path, [local(shard.products) for shard in shards], config, seed, run.model
+        )
         alias = champion.settle(client, run.model, version, verdict)
         log.dictionary(verdict.to_dict(), "verdict.json")
     tracking.finish_parent(run.run_id)

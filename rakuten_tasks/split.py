@@ -23,7 +23,7 @@ def split(shards: list[Shard], config: SplitConfig, run: Run) -> FlyteFile:
     with tracking.child_run(run.run_id, "split") as log:
         rows = pd.concat([read_shard(local(s.products), ["designation", "prdtypecode"]) for s in shards])
         before = _known_sides(run.model)
-        ledger = before.extended(rows["designation"], rows["prdtypecode"], config)
+        ledger = before.extended(rows["designation"].tolist(), rows["prdtypecode"].tolist(), config)
         sides = pd.Series(ledger.sides(rows["designation"])).value_counts()
         log.metrics({f"rows_{name}": int(sides.get(i, 0)) for i, name in enumerate(SIDES)})
         log.metrics({"titles_known_before": len(before), "titles": len(ledger)})

@@ -9,8 +9,8 @@ from flytekit.types.directory import FlyteDirectory
 
 from rakuten_tasks import pods
 from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run, local
+from rakuten_tasks.classifier.photo_training import train_photo_branch
 from rakuten_tasks.classifier.training import choose_device
-from rakuten_tasks.classifier.vgg16 import train_photo_branch
 from rakuten_tasks.config import PhotoConfig
 from rakuten_tasks.registry import tracking
 from rakuten_tasks.training_log import log_epoch, write_epochs

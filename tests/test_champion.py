@@ -125,7 +125,9 @@ def test_rolling_back_twice_goes_back_twice_and_then_says_that_there_is_no_more(
     add(passed(0.82, 0.81, 0.81))
     assert champion.rollback(mlflow_store, model, "ana", "") == 2
     assert champion.rollback(mlflow_store, model, "ana", "") == 1
-    with pytest.raises(LookupError, match="version 1 is the first champion of .*: promote one of its versions by hand"):
+    with pytest.raises(
+        LookupError, match=r"version 1 is the first champion of .*: promote one of its versions by hand"
+    ):
         champion.rollback(mlflow_store, model, "ana", "")
     assert champion.champion_version(mlflow_store, model) == 1
     champion.promote(mlflow_store, model, 3, "ana", "")
@@ -251,5 +253,8 @@ def test_the_models_name_is_the_asked_one_or_the_default_or_the_sample_with_a_no
     assert champion.resolve_model(mlflow_store, "", False) == ("resolve-real", "")
     assert champion.resolve_model(mlflow_store, "", True) == ("resolve-sample", "")
     assert champion.resolve_model(mlflow_store, "resolve-sample", False) == ("resolve-sample", "")
-    with pytest.raises(LookupError, match="model typo has no champion: the registered models are .*resolve-real"):
+    with pytest.raises(
+        LookupError,
+        match=r"model typo has no champion: train it, or name another one; the registered models are .*resolve-real",
+    ):
         champion.resolve_model(mlflow_store, "typo", False)

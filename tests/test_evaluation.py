@@ -9,10 +9,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from rakuten_tasks.classifier.evaluation import (
     Evaluation,
     evaluate,
+    against_answers,
     f1_standard_error,
     paired_bootstrap,
     reliability,
-    submission_scores,
     table,
 )
 
@@ -181,9 +181,9 @@ def test_a_wider_margin_never_lowers_the_probability(labels, predicted):
     assert chances == sorted(chances)
 
 
-def test_a_submission_is_scored_where_there_are_answers():
-    details = pd.DataFrame({"row": [7, 8, 9], "prdtypecode": [10, 40, 40]})
-    line = submission_scores(details, pd.Series([40, 10, 10], index=[9, 7, 99]))
-    assert line.startswith(
-        "against the catalogue's own answers to 2 of them: weighted F1 1.000 [1.000, 1.000], macro F1"
-    )
+def test_answers_are_scored_where_there_are_both_and_a_branch_where_it_saw_something():
+    answered = {"fused": pd.Series([10, 40, 40], index=[7, 8, 9]), "photo": pd.Series([40, None], index=[7, 9])}
+    scores = against_answers(answered, pd.Series([40, 10, 10], index=[9, 7, 99]))
+    names, weighted_f1, *_ = (list(column.cells) for column in scores.columns)
+    assert names == ["fused, 2 rows", "photo, 1 rows"]
+    assert weighted_f1 == ["1.000 [1.000, 1.000]", "0.000 [0.000, 0.000]"]

@@ -105,6 +105,16 @@ def test_identical_branches_share_the_weight():
     assert search.optimum == pytest.approx(weighted_f1(labels, scores.argmax(1)))
 
 
+def test_a_perfect_score_by_luck_does_not_decide_the_weight_alone():
+    labels = np.arange(40) % 2
+    first, second = calibrate(np.eye(2)[labels] * 4, 1), np.full((40, 2), 0.5)
+    # the first branch errs on one row, which the second mends if its weight is large
+    first[0], second[0] = [0.1, 0.9], [0.6, 0.4]
+    search = best_weight(first, second, labels)
+    assert search.optimum == 1.0
+    assert (search.low, search.high) == (0.0, 1.0)
+
+
 def test_without_rows_the_first_branch_has_all_the_weight():
     assert best_weight(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, int)).weight == 1.0
 

@@ -77,7 +77,5 @@ def train_classifier(
         config=config,
         run=run,
     )
-    registered = register(
-        folder=bundle, shards=labelled, catalogue=catalogue, config=config.gate, seed=config.seed, run=run
-    )
+    registered = register(folder=bundle, shards=labelled, config=config.gate, seed=config.seed, run=run)
     return report_training(catalogue=catalogue, evaluated=evaluated, registered=registered, report=report)

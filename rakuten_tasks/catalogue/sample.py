@@ -1,4 +1,4 @@
-"""The built-in synthetic sample: made-up products in the challenge's layout, for trying the pipeline without its data."""
+"""The built-in synthetic sample: made-up products in the challenge's layout, to try the pipeline without its data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Figures measured on it say nothing about the real challenge, nor about real prod
 
 @dataclass(frozen=True)
 class Product:
-    """One made-up product: its class (what text and photo show), the label that the catalogue gives it, and its text."""
+    """One made-up product. code: what text and photo show; label: what the catalogue says, now and then wrongly."""
 
     code: int
     label: int

@@ -19,8 +19,8 @@ FINE = 2  # drawn this many times larger, then averaged: smooth edges
 INKS = {"k": "#1b1b1e", "w": "#fdfdfd", "g": "#9a9aa2"}
 
 # what a product's photo shows: its class, a class that looks alike, any class, or the shop's placeholder
-OWN, LOOKALIKE, MISLEADING, PLACEHOLDER = 0.76, 0.13, 0.06, 0.05
-ODD_COLOURS, COLOURED_BACKDROP, CLUTTER, DIM_LIGHT = 0.12, 0.4, 0.35, 0.5
+OWN, LOOKALIKE, MISLEADING, PLACEHOLDER = 0.80, 0.11, 0.05, 0.04
+ODD_COLOURS, COLOURED_BACKDROP, CLUTTER, DIM_LIGHT = 0.06, 0.25, 0.25, 0.3
 
 Colour = tuple[int, ...]
 
@@ -49,7 +49,7 @@ def _scene(code: int, size: tuple[int, int], random: Random) -> Image.Image:
     drawing = _drawings()[_subject(code, random)]
     Pen(scene, _colours(drawing["palettes"], random), random).draw(drawing["steps"])
     if random.random() < DIM_LIGHT:
-        scene = ImageEnhance.Brightness(scene).enhance(random.uniform(0.7, 1.0))
+        scene = ImageEnhance.Brightness(scene).enhance(random.uniform(0.75, 1.0))
     return scene
 
 
@@ -61,7 +61,7 @@ def _subject(code: int, random: Random) -> int | str:
 
 def _backdrop(random: Random) -> Colour:
     if random.random() < COLOURED_BACKDROP:
-        return tuple(random.randint(150, 250) for _ in range(3))
+        return tuple(random.randint(190, 250) for _ in range(3))
     return (255, 255, 255)
 
 
@@ -77,7 +77,7 @@ def _scribble(scene: Image.Image, random: Random) -> None:
 
 def _colours(palettes: Sequence[Sequence[str]], random: Random) -> dict[str, Colour]:
     """The inks of a drawing: a palette of its class with every colour a little off, or now and then any colours."""
-    palette = [ImageColor.getrgb(colour) for colour in random.choice(palettes)]
+    palette: list[Colour] = [ImageColor.getrgb(colour) for colour in random.choice(palettes)]
     if random.random() < ODD_COLOURS:
         palette = [tuple(random.randint(0, 255) for _ in range(3)) for _ in palette]
     off = [tuple(min(255, max(0, c + random.randint(-22, 22))) for c in colour) for colour in palette]
@@ -90,10 +90,10 @@ class Pen:
     def __init__(self, scene: Image.Image, inks: dict[str, Colour], random: Random) -> None:
         self._paint, self._inks = ImageDraw.Draw(scene), inks
         width, height = scene.size
-        unit = min(width, height) / 100 * random.uniform(0.62, 0.95)
+        unit = min(width, height) / 100 * random.uniform(0.78, 0.96)
         mirror = random.choice((-1, 1))
         self._scale = (mirror * unit * random.uniform(0.9, 1.1), unit * random.uniform(0.9, 1.1))
-        angle = math.radians(random.gauss(0, 9))
+        angle = math.radians(random.gauss(0, 6))
         self._cos, self._sin = math.cos(angle), math.sin(angle)
         spare = [(extent - 100 * unit) / 2 for extent in (width, height)]
         self._centre = [

@@ -24,8 +24,11 @@ BROKEN_CHARACTERS = 0.03
 TYPOS, NO_ACCENTS, CAPITALS = 0.10, 0.06, 0.05
 
 # how often a text says what only its class says, rather than what its whole group says
-CLEAR, VAGUE = 0.85, 0.20
-VAGUE_SHARE, BLANK_SHARE = 0.22, 0.10  # of products; a blank one names a brand and a reference only
+CLEAR, VAGUE = 0.92, 0.25
+VAGUE_SHARE, BLANK_SHARE = 0.15, 0.07  # of products; a blank one names a brand and a reference only
+
+# chosen once for a product, so that its description speaks of what its title names
+SETTLED = {"thing", "brand", "reference", "colour", "work", "author"}
 
 Rules = dict[str, list[str]]
 
@@ -81,13 +84,16 @@ def _levels(code: int, language: str) -> list[Rules]:
 
 
 class Grammar:
-    """Rules on several levels, the most specific first; the first is the class's own and used with a share `clarity`."""
+    """Texts about one product, from levels of rules: its class's own, used with a share `clarity`, then wider ones."""
 
     def __init__(self, levels: Sequence[Rules], clarity: float, random: Random) -> None:
         self._levels, self._clarity, self._random = levels, clarity, random
+        self._settled: dict[str, str] = {}
+        self._said: set[str] = set()
 
     def text(self, rule: str) -> str:
         """One of the texts of a rule with every slot filled; each sentence starts with a capital letter."""
+        self._said.clear()
         text = self._filled(f"{{{rule}}}")
         return re.sub(r"(^|\. )(\w)", lambda start: start[1] + start[2].upper(), text)
 
@@ -97,12 +103,23 @@ class Grammar:
     def _slot(self, low: str | None, high: str | None, rule: str) -> str:
         if low and high:
             return str(self._random.randint(int(low), int(high)))
+        if rule in self._settled:
+            return self._settled[rule]
+        text = self._filled(self._choice(rule))
+        if rule in SETTLED:
+            self._settled[rule] = text
+        return text
+
+    def _choice(self, rule: str) -> str:
+        """One of a rule's texts, where there is one that this title or description does not have yet."""
         clear = self._random.random() < self._clarity
         own, *shared = self._levels
         # a rule that only the class has is taken from there all the same
         levels = (own, *shared) if clear else (*shared, own)
         texts = next(level[rule] for level in levels if rule in level)
-        return self._filled(self._random.choice(texts))
+        text = self._random.choice([text for text in texts if text not in self._said] or texts)
+        self._said.add(text)
+        return text
 
 
 def _mistyped(text: str, random: Random) -> str:

@@ -33,8 +33,8 @@ def _sums(table: Tensor, indices: Tensor, weights: Tensor, starts: Tensor) -> Te
 def fit_bag(bag: Bag, rows: sparse.csr_array, labels: NDArray) -> None:
     """Least squared hinge loss of each class against the rest, on (N, buckets) rows of labels (N,), by L-BFGS.
 
-    On short texts the squared hinge beats cross-entropy by 2 to 3 points (CONTRIBUTING: measured), and like every
-    loss here it needs the n-grams' table only as two sparse products a step, never as a dense update for each batch.
+    The squared hinge beats cross-entropy by 1 to 3 points of weighted F1 on short French texts. A step is two sparse
+    products over all rows, where a step of AdamW for each batch would update the whole table.
     """
     device = bag.table.device
     used = np.unique(rows.indices)  # a bucket outside the training rows keeps weight 0
@@ -61,5 +61,12 @@ def fit_bag(bag: Bag, rows: sparse.csr_array, labels: NDArray) -> None:
 
 def _operand(matrix: sparse.csr_array, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """A sparse matrix as the indices, weights and starts that `_sums` multiplies with."""
-    arrays = (matrix.indices.astype(np.int64), matrix.data.astype(np.float32), matrix.indptr[:-1].astype(np.int64))
-    return tuple(torch.from_numpy(array).to(device) for array in arrays)
+    indices, weights, starts = (
+        torch.from_numpy(array).to(device)
+        for array in (
+            matrix.indices.astype(np.int64),
+            matrix.data.astype(np.float32),
+            matrix.indptr[:-1].astype(np.int64),
+        )
+    )
+    return indices, weights, starts

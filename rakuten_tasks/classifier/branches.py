@@ -51,7 +51,7 @@ class Branch(Protocol):
 class Text:
     """Title and description, by the LSTM and the bag of n-grams."""
 
-    name = "text"
+    name: ClassVar[str] = "text"
 
     def __init__(self, vocabulary: Vocabulary, network: TextBranch) -> None:
         self.vocabulary = vocabulary
@@ -72,7 +72,7 @@ class Text:
 class Photo:
     """The photo, by VGG16. Raises photos.PhotoError on bytes that are no photo."""
 
-    name = "photo"
+    name: ClassVar[str] = "photo"
 
     def __init__(self, network: PhotoBranch) -> None:
         self.network = network

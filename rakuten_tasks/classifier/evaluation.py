@@ -206,12 +206,13 @@ def table(evaluation: Evaluation, title: str = "Test rows, with 95 % bootstrap i
     return result
 
 
-def submission_scores(details: pd.DataFrame, answers: pd.Series) -> str:
-    """One line: the predictions (columns row, prdtypecode) against answers (code by row) where there are both."""
-    predicted = details.set_index("row")["prdtypecode"]
-    both = predicted.index.intersection(answers.index)
-    codes, indices = np.unique([answers[both], predicted[both]], return_inverse=True)
-    labels, guesses = indices.reshape(2, -1)
-    metrics = _intervals(labels, guesses, len(codes), seed=0)
-    figures = ", ".join(f"{name.replace('_f1', ' F1')} {interval}" for name, interval in metrics.items())
-    return f"against the catalogue's own answers to {len(both)} of them: {figures}"
+def against_answers(answered: Mapping[str, pd.Series], answers: pd.Series) -> Table:
+    """Codes by row, of each system, against the catalogue's own answers (code by row) where there are both."""
+    result = Table("", "weighted F1", "macro F1", "accuracy", title="against the catalogue's own answers")
+    for name, predicted in answered.items():
+        both = predicted.dropna().index.intersection(answers.index)
+        codes, indices = np.unique([answers[both], predicted[both]], return_inverse=True)
+        labels, guesses = indices.reshape(2, -1)
+        metrics = _intervals(labels, guesses, len(codes), seed=0)
+        result.add_row(f"{name}, {len(both)} rows", *map(str, metrics.values()))
+    return result

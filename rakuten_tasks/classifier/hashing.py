@@ -1,4 +1,4 @@
-"""Words and characters of texts, counted into hashed buckets. A distinct word is hashed once, however often it stands."""
+"""Words and characters of texts counted into hashed buckets; a word is hashed once a batch, however frequent."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 WORD = re.compile(r"\w+")
-CHARACTERS = (2, 3, 4, 5)  # lengths of character n-grams, within a word and the spaces around it
+CHARACTERS = (2, 3, 4, 5)  # lengths of character n-grams, a space before and after the word included
 STEP = np.uint64(6364136223846793005)  # Knuth's multiplier
 MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
 
 
 class Words:
-    """The words of a batch of texts.
+    """The words of a batch of texts, given as one list for each text.
 
     text: (W,) the text that each word stands in, ascending; word: (W,) which distinct word it is.
     characters: (C,) code points of the distinct words, each between two spaces; owner: (C,) whose they are.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        found = [WORD.findall(text.lower()) for text in texts]
+    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
         numbers: dict[str, int] = {}
         self.texts = len(texts)
-        self.text = np.repeat(np.arange(len(texts)), [len(words) for words in found])
-        self.word = np.array([numbers.setdefault(w, len(numbers)) for words in found for w in words], dtype=np.int64)
+        self.text = np.repeat(np.arange(len(texts)), [len(words) for words in texts])
+        self.word = np.array([numbers.setdefault(w, len(numbers)) for words in texts for w in words], dtype=np.int64)
         self.distinct = len(numbers)
         padded = "".join(f" {word} " for word in numbers)
         self.characters = np.frombuffer(padded.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
@@ -35,8 +34,9 @@ class Words:
         self.owner = np.repeat(np.arange(self.distinct), self.lengths)
 
 
-def word_counts(words: Words, bits: int, field: int) -> sparse.csr_array:
-    """Words and pairs of neighbouring words in each text. (N, 2**bits)"""
+def word_counts(texts: Sequence[str], bits: int, field: int) -> sparse.csr_array:
+    """Words and pairs of neighbouring words in each text, whatever stands between them. (N, 2**bits)"""
+    words = Words([WORD.findall(text.lower()) for text in texts])
     starts = np.cumsum(words.lengths) - words.lengths
     place = (np.arange(len(words.owner)) - starts[words.owner]).astype(np.uint64)
     hashes = np.zeros(words.distinct, dtype=np.uint64)
@@ -48,8 +48,10 @@ def word_counts(words: Words, bits: int, field: int) -> sparse.csr_array:
     return _count(texts, _bucket(np.concatenate((single, pairs)), bits, 2 * field), (words.texts, 2**bits))
 
 
-def character_counts(words: Words, bits: int, field: int) -> sparse.csr_array:
-    """Character n-grams in each text. (N, 2**bits)"""
+def character_counts(texts: Sequence[str], bits: int, field: int) -> sparse.csr_array:
+    """Character n-grams in each text, within what stands between two spaces. (N, 2**bits)"""
+    # punctuation stays: on short captions n-grams without it lost 1.5 points of weighted F1
+    words = Words([text.lower().split() for text in texts])
     owners, hashes = [], []
     rolling = words.characters
     for length in CHARACTERS:
@@ -69,7 +71,8 @@ def _mix(values: NDArray) -> NDArray:
 
 
 def _bucket(hashes: NDArray, bits: int, block: int) -> NDArray:
-    return _mix(_mix(hashes + np.uint64(block) * STEP)) >> np.uint64(64 - bits)
+    salt = np.full(1, block, dtype=np.uint64) * STEP  # arrays wrap around in silence, scalars warn
+    return _mix(_mix(hashes + salt)) >> np.uint64(64 - bits)
 
 
 def _count(rows: NDArray, columns: NDArray, shape: tuple[int, int]) -> sparse.csr_array:

@@ -16,7 +16,7 @@ from sklearn.preprocessing import normalize
 from transformers import PreTrainedTokenizerFast
 
 from rakuten_tasks.classifier.arrays import OFFSETS, ragged
-from rakuten_tasks.classifier.hashing import Words, character_counts, word_counts
+from rakuten_tasks.classifier.hashing import character_counts, word_counts
 from rakuten_tasks.classifier.text import clean, train_tokenizer
 from rakuten_tasks.config import TextConfig
 
@@ -69,7 +69,6 @@ class Vocabulary:
 
     def encode(self, titles: Sequence[str], descriptions: Sequence[str]) -> dict[str, NDArray]:
         """Ragged arrays of N products: tokens (int32), ngrams (int32 buckets) and weights (fp32) of the n-grams."""
-        encoded: list[tuple[NDArray, sparse.csr_array]] = []
         tokens, ngrams, weights = [], [], []
         for batch in _batches(zip(titles, descriptions, strict=True)):
             tokens += self._tokens(*batch)
@@ -120,5 +119,5 @@ def _batches(products: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], l
 
 def _blocks(titles: list[str], descriptions: list[str], bits: int) -> list[sparse.csr_array]:
     """Counts of words and of characters, of titles and of descriptions. (N, 2**bits) each"""
-    fields = [Words(titles), Words(descriptions)]
-    return [count(words, bits, field) for field, words in enumerate(fields) for count in (word_counts, character_counts)]
+    kinds = (word_counts, character_counts)
+    return [count(texts, bits, field) for field, texts in enumerate((titles, descriptions)) for count in kinds]

@@ -72,4 +72,7 @@ def _resolve(model: str) -> str:
 
 
 if __name__ == "__main__":
-    registry()
+    try:
+        registry()
+    except LookupError as error:
+        raise SystemExit(f"Error: {error}") from error

@@ -70,9 +70,8 @@ def fetch(client: MlflowClient, model: str, version_or_alias: str, out: Path | N
 
     version_or_alias: "3", or "champion". Raises LookupError if there is no such version, alias or model.
     """
-    if version_or_alias.isdecimal():
-        number = int(version_or_alias)
-    elif (number := aliases(client, model).get(version_or_alias)) is None:
+    number = int(version_or_alias) if version_or_alias.isdecimal() else aliases(client, model).get(version_or_alias)
+    if number is None:
         raise LookupError(f"model {model} has no alias {version_or_alias}: {_what_exists(client, model)}")
     require_version(client, model, number)
     target = str(out) if out else None
@@ -192,14 +191,16 @@ def resolve_model(client: MlflowClient, asked: str | None, synthetic: bool) -> t
     """
     if asked:
         if champion_version(client, asked) is None:
-            raise LookupError(f"model {asked} has no champion: {_what_exists(client, asked)}")
+            raise LookupError(
+                f"model {asked} has no champion: train it, or name another one; {_what_exists(client, asked)}"
+            )
         return asked, ""
     own = SAMPLE_MODEL if synthetic else DEFAULT_MODEL
     for model in dict.fromkeys((own, SAMPLE_MODEL)):
         if champion_version(client, model) is not None:
             notice = f"{own} has no champion yet: using {model}, which was trained on the synthetic sample"
             return model, "" if model == own else notice
-    raise LookupError(f"no champion of {own} yet: run `make train`, or name a model; {_what_exists(client, own)}")
+    raise LookupError(f"no champion of {own} yet: run `make train`, or name another model; {_what_exists(client, own)}")
 
 
 def require_version(client: MlflowClient, model: str, version: int) -> None:
@@ -213,4 +214,4 @@ def _what_exists(client: MlflowClient, model: str) -> str:
         names = [f"{v.number} ({', '.join(v.aliases)})" if v.aliases else str(v.number) for v in found]
         return f"its versions are {', '.join(names)}"
     models = [found.name for found in client.search_registered_models()]
-    return f"the registered models are {', '.join(models)}" if models else "no model is registered, run `make train`"
+    return f"the registered models are {', '.join(models)}" if models else "no model is registered"

@@ -53,31 +53,45 @@ def decide(
         return Verdict(False, _other_labels(codes_new, codes_incumbent), new_f1)
     if predicted_incumbent is None:
         raise ValueError("no predictions of the incumbent, whose label set is the same: score it on the test rows")
-    rivals = {"the champion": predicted_incumbent, "the best champion so far": predicted_best}
-    present = {name: predicted for name, predicted in rivals.items() if predicted is not None}
-    f1 = {name: _weighted_f1(labels, predicted) for name, predicted in present.items()}
-    probabilities = {
-        name: paired_bootstrap(labels, predicted_new, predicted, config.max_f1_loss, seed)
-        for name, predicted in present.items()
-    }
-    strictest = min(probabilities, key=lambda name: probabilities[name])
+    champion = _compare("the champion", labels, predicted_new, predicted_incumbent, config, seed)
+    best = champion
+    if predicted_best is not None:
+        best = _compare("the best champion so far", labels, predicted_new, predicted_best, config, seed)
     losses = _class_losses(labels, predicted_new, predicted_incumbent, config.min_class_rows)
-    faults = _faults(probabilities[strictest], losses, config)
-    figures = (
-        f"weighted F1 {new_f1:.4f} against {f1[strictest]:.4f} of {strictest}, "
-        f"no more than {config.max_f1_loss} below it with probability {probabilities[strictest]:.3f}"
-    )
+    stricter = min(champion, best, key=lambda rival: rival.probability)
+    faults = _faults(stricter.probability, losses, config)
     worst = max(losses, key=lambda code: losses[code], default=None)
     return Verdict(
         passed=not faults,
-        reason=f"refused: {figures}; {'; '.join(faults)}" if faults else f"passed: {figures}",
+        reason=_reason(new_f1, stricter, faults, config),
         new_f1=new_f1,
-        incumbent_f1=f1["the champion"],
-        best_f1=f1.get("the best champion so far"),
-        probability=probabilities[strictest],
+        incumbent_f1=champion.f1,
+        best_f1=None if predicted_best is None else best.f1,
+        probability=stricter.probability,
         worst_class=worst,
         worst_class_loss=None if worst is None else losses[worst],
     )
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """Who the new version is compared with. probability: that the new one is no more than max_f1_loss below."""
+
+    name: str
+    f1: float
+    probability: float
+
+
+def _compare(name: str, labels: NDArray, new: NDArray, old: NDArray, config: GateConfig, seed: int) -> _Rival:
+    return _Rival(name, _weighted_f1(labels, old), paired_bootstrap(labels, new, old, config.max_f1_loss, seed))
+
+
+def _reason(new_f1: float, rival: _Rival, faults: Sequence[str], config: GateConfig) -> str:
+    figures = (
+        f"weighted F1 {new_f1:.4f} against {rival.f1:.4f} of {rival.name}, "
+        f"no more than {config.max_f1_loss} below it with probability {rival.probability:.3f}"
+    )
+    return "; ".join([f"{'refused' if faults else 'passed'}: {figures}", *faults])
 
 
 def _faults(probability: float, losses: dict[int, float], config: GateConfig) -> list[str]:

@@ -23,10 +23,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 from plotly.graph_objects import Figure
-from sqlalchemy.exc import SADeprecationWarning
 
 EXPERIMENT = "rakuten-classifier"
 SQLITE = "sqlite:///"
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 PNG_SCALE = 2  # pixels of a PNG per pixel of the figure: sharp on today's screens
 
 
@@ -43,9 +47,9 @@ def connect() -> MlflowClient:
 
     Sets MLflow's process-wide tracking address too: parts of MLflow look only there.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for chatty in ("mlflow.store.db.utils", "alembic"):
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for chatty in ("mlflow.store", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
@@ -55,8 +59,8 @@ def connect() -> MlflowClient:
 @cache
 def _open(uri: str) -> MlflowClient:
     with warnings.catch_warnings():
-        # MLflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates
-        warnings.simplefilter("ignore", SADeprecationWarning)
+        # MLflow 3.17 still uses a loader that SQLAlchemy 2.1 deprecates
+        warnings.filterwarnings("ignore", "The ``noload`` loader", DeprecationWarning)
         if not uri.startswith(SQLITE):
             return _with_experiment(MlflowClient(uri), artifacts=None)
         database = Path(uri.removeprefix(SQLITE)).resolve()
@@ -65,7 +69,7 @@ def _open(uri: str) -> MlflowClient:
         with FileLock(f"{database}.lock"):
             if not database.exists():
                 _create(database)
-            return _with_experiment(MlflowClient(uri), artifacts=database.parent / "artifacts")
+            return _with_experiment(MlflowClient(uri), artifacts=(database.parent / "artifacts").as_uri())
 
 
 def _create(database: Path) -> None:
@@ -76,11 +80,11 @@ def _create(database: Path) -> None:
     draft.rename(database)
 
 
-def _with_experiment(client: MlflowClient, artifacts: Path | None) -> MlflowClient:
-    """artifacts: where they go; None leaves it to the tracking server."""
+def _with_experiment(client: MlflowClient, artifacts: str | None) -> MlflowClient:
+    """artifacts: the address where they go; None leaves it to the tracking server."""
     if client.get_experiment_by_name(EXPERIMENT) is None:
         try:
-            client.create_experiment(EXPERIMENT, artifact_location=artifacts and artifacts.as_uri())
+            client.create_experiment(EXPERIMENT, artifact_location=artifacts)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another client of the server was quicker
                 raise
@@ -109,7 +113,10 @@ def log_to_parent(run_id: str, metrics: Mapping[str, float]) -> None:
 
 def experiment_id(client: MlflowClient) -> str:
     """The experiment that all runs and models belong to."""
-    return client.get_experiment_by_name(EXPERIMENT).experiment_id
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        raise LookupError(f"{client.tracking_uri} has no experiment {EXPERIMENT}: get the client from connect()")
+    return experiment.experiment_id
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -138,7 +145,9 @@ class ChildRun:
     def figure(self, figure: Figure, name: str) -> None:
         """The figure as name.html, which can be explored, and as name.png."""
         self.client.log_figure(self.run_id, figure, f"{name}.html")
-        self.client.log_figure(self.run_id, figure, f"{name}.png", save_kwargs={"scale": PNG_SCALE})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "setDaemon", DeprecationWarning)  # kaleido 0.2.1, when it starts
+            self.client.log_figure(self.run_id, figure, f"{name}.png", save_kwargs={"scale": PNG_SCALE})
 
     def artifact(self, path: Path) -> None:
         """A file, or a folder with all that is in it, under its own name."""

@@ -1,0 +1,74 @@
+"""Frozen VGG16 features from prepared photos beside the bare forward pass: python benchmarks/photo_features.py
+
+The bare pass is the same convolutions in the same dtype and batch, over a tensor that lies ready on the device.
+The weights are random: they take as long as any others.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
+from rakuten_tasks.classifier.photo_training import new_branch, photo_features
+from rakuten_tasks.classifier.training import autocast, choose_device, half_precision
+from rakuten_tasks.classifier.vgg16 import batch_size
+from rakuten_tasks.classifier.vgg16_weights import random_convolutions
+from rakuten_tasks.config import PhotoConfig
+
+SIDE, REPEATS, LIMIT = 224, 3, 0.9
+
+
+def write_photos(folder: Path, count: int) -> ShardArrays:
+    """A shard of `count` prepared photos."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    write_shard(folder / "photos", {"row": np.arange(count), "pixels": pixels})
+    return ShardArrays([folder / "photos"])
+
+
+@torch.inference_mode()
+def bare_pass(layers: torch.nn.Sequential, batch: torch.Tensor, count: int) -> None:
+    """`count` photos through the convolutions, nothing read and nothing kept."""
+    for _ in range(0, count, len(batch)):
+        with autocast(batch.device):
+            layers(batch)
+    if batch.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """One run's time."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    device = choose_device()
+    size = batch_size(device)
+    count = size * (32 if device.type == "cuda" else 3)
+    layers = random_convolutions()[:-1].to(device).to(memory_format=torch.channels_last).eval()
+    branch = new_branch(PhotoConfig(side=SIDE), classes=27).to(device)
+    batch = torch.randn(size, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
+    with tempfile.TemporaryDirectory() as folder:
+        photos = write_photos(Path(folder), count)
+        bare_pass(layers, batch, size)
+        # in turn, so that whatever else the machine does slows both
+        pairs = [
+            (seconds(lambda: bare_pass(layers, batch, count)), seconds(lambda: photo_features(branch, photos, False)))
+            for _ in range(REPEATS)
+        ]
+    bare, features = (count / min(times) for times in zip(*pairs, strict=True))
+    dtype = "bf16" if half_precision(device) else "fp32"
+    print(f"{count} photos of {SIDE} pixels in batches of {size} on {device} in {dtype}, best of {REPEATS} runs")
+    print(f"bare forward pass {bare:.2f} photos/s, features from shards {features:.2f} photos/s")
+    print(f"features / bare: {features / bare:.3f} (limit {LIMIT})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The photo branch: torchvision's VGG16 without its 4096-wide head, pooled after every block, and a linear head.
+
+The convolutions are cut after their fourth block: `Lower` is what fine-tuning leaves as it is, `Upper` is the fifth
+block and the head. Outside training both round what they hand on to fp16, as the cache of frozen features keeps it,
+so a live photo meets the same numbers as a cached one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rakuten_tasks.classifier.training import autocast
+from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
+
+WEIGHTS = "photo.safetensors"
+SHAPE = "photo.json"
+EARLY = 2 * (64 + 128 + 256 + 512)  # mean and maximum of each channel of blocks 1 to 4
+LATE = 2 * 512  # of block 5
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB from 0 to 1
+
+
+@dataclass(frozen=True)
+class PhotoShape:
+    """batch_norm: vgg16_bn, else vgg16. side: of a prepared photo, in pixels."""
+
+    batch_norm: bool
+    side: int
+    classes: int
+
+
+def pooled(maps: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 2C): each channel's mean, then its maximum."""
+    return torch.cat((maps.mean((2, 3)), maps.amax((2, 3))), 1)
+
+
+def _blocks(layers: nn.Sequential) -> Iterator[nn.Sequential]:
+    """VGG16's five blocks, each without the max pooling that ends it."""
+    start = 0
+    for end, layer in enumerate(layers):
+        if isinstance(layer, nn.MaxPool2d):
+            yield layers[start:end]
+            start = end + 1
+
+
+class Lower(nn.Module):
+    """Pixels -> pooled features of blocks 1 to 4, and what block 5 reads."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, blocks: list[nn.Sequential]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.halve = nn.MaxPool2d(2)
+        self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", 255 * torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, S, 3) uint8 -> (B, EARLY), (B, 512, S / 16, S / 16)"""
+        maps = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last as it lies in memory
+        maps = (maps - self.mean) / self.deviation
+        early = []
+        for block in self.blocks:
+            maps = block(maps)  # (B, C, H, W)
+            early.append(pooled(maps))
+            maps = self.halve(maps)  # (B, C, H / 2, W / 2)
+        features = torch.cat(early, 1)
+        return (features, maps) if self.training else (features.half(), maps.half())
+
+
+class Head(nn.Module):
+    """Features -> logits."""
+
+    def __init__(self, classes: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.scale = nn.BatchNorm1d(EARLY + LATE)  # the blocks' features differ in size
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(EARLY + LATE, classes)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, early: Tensor, late: Tensor) -> Tensor:
+        """(B, EARLY), (B, LATE) -> (B, K)"""
+        return self.linear(self.dropout(self.scale(torch.cat((early, late), 1).float())))
+
+
+class Upper(nn.Module):
+    """Block 5 and the head."""
+
+    def __init__(self, block: nn.Sequential, classes: int) -> None:
+        super().__init__()
+        self.block = block
+        self.head = Head(classes)
+
+    def late(self, maps: Tensor) -> Tensor:
+        """(B, 512, H, W) -> (B, LATE)"""
+        features = pooled(self.block(maps.float()))
+        return features if self.training else features.half()
+
+    def forward(self, early: Tensor, maps: Tensor) -> Tensor:
+        """(B, EARLY), (B, 512, H, W) -> (B, K)"""
+        return self.head(early, self.late(maps))
+
+
+class PhotoBranch(nn.Module):
+    """Prepared photos -> logits."""
+
+    def __init__(self, shape: PhotoShape, layers: nn.Sequential) -> None:
+        super().__init__()
+        *lower, block5 = _blocks(layers)
+        self.shape = shape
+        self.lower = Lower(lower)
+        self.upper = Upper(block5, shape.classes)
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def side(self) -> int:
+        """Of a prepared photo, in pixels."""
+        return self.shape.side
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 -> (B, EARLY + LATE), fp16 outside training."""
+        early, maps = self.lower(pixels)
+        return torch.cat((early, self.upper.late(maps)), 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 -> (B, K)"""
+        return self.upper(*self.lower(pixels))
+
+    def save(self, folder: Path) -> None:
+        """Write photo.safetensors and photo.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS)
+        (folder / SHAPE).write_text(json.dumps(asdict(self.shape)))
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device) -> Self:
+        """What `save` wrote, ready to predict."""
+        shape = PhotoShape(**json.loads((folder / SHAPE).read_text()))
+        branch = cls(shape, empty_convolutions(shape.batch_norm))
+        branch.load_state_dict(load_file(folder / WEIGHTS))
+        return branch.to(device).eval()
+
+
+def batch_size(device: torch.device) -> int:
+    """Photos at once when nothing is trained: 16 of 224 pixels take 0.6 GB in fp32."""
+    return 128 if device.type == "cuda" else 16
+
+
+def photo_logits(branch: PhotoBranch, pixels: NDArray) -> NDArray:
+    """(N, S, S, 3) prepared photos -> (N, K) fp32"""
+    return _in_batches(branch, branch, pixels)
+
+
+def photo_embedding(branch: PhotoBranch, pixels: NDArray) -> NDArray:
+    """What the head reads, for watching drift. (N, S, S, 3) prepared photos -> (N, EARLY + LATE) fp32"""
+    return _in_batches(branch, branch.features, pixels)
+
+
+@torch.inference_mode()
+def _in_batches(branch: PhotoBranch, answer: Callable[[Tensor], Tensor], pixels: NDArray) -> NDArray:
+    branch.eval()
+    device = next(branch.parameters()).device
+    parts = []
+    for batch in torch.from_numpy(pixels).split(batch_size(device)):
+        with autocast(device):
+            parts.append(answer(batch.to(device)).float().cpu())
+    return torch.cat(parts).numpy()

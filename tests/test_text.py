@@ -1,0 +1,44 @@
+import pytest
+
+from rakuten_tasks.classifier.text import PAD, SEPARATOR, clean, train_tokenizer
+
+TEXTS = ["Figurine de collection en résine", "Figurines peintes à la main", "Piscine gonflable", "Pompe de piscine"] * 5
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("Caf&amp;eacute; &lt;b&gt;noir&lt;/b&gt;", "Café noir"),
+        ("Prix&amp;nbsp;: 5&nbsp;€", "Prix : 5 €"),
+        ("<p>Bleu<br/>Rouge</p>", "Bleu Rouge"),
+        ("l¿été \ufffd ﬁn", "l été fin"),
+        ("de 3 < 5 ans", "de 3 < 5 ans"),
+        ("  deux \n\t lignes ", "deux lignes"),
+        ("", ""),
+    ],
+)
+def test_what_sellers_write_becomes_plain_text(written, plain):
+    assert clean(written) == plain
+
+
+def test_the_same_texts_give_the_same_tokenizer():
+    first, second = (train_tokenizer(iter(TEXTS), 300).backend_tokenizer.to_str() for _ in range(2))
+    assert first == second
+
+
+def test_case_and_accents_do_not_change_the_tokens():
+    tokenizer = train_tokenizer(TEXTS, 300)
+    assert tokenizer("RÉSINE")["input_ids"] == tokenizer("resine")["input_ids"]
+
+
+def test_frequent_words_are_one_token_and_title_and_description_are_kept_apart():
+    tokenizer = train_tokenizer(TEXTS, 400)
+    tokens = tokenizer(["piscine", ""], ["figurine", ""])["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(tokens[0]) == ["Ġpiscine", SEPARATOR, "Ġfigurine"]
+    assert tokenizer.convert_ids_to_tokens(tokens[1]) == [SEPARATOR]
+
+
+def test_no_character_is_unknown():
+    tokenizer = train_tokenizer(TEXTS, 300)
+    assert len(tokenizer("😀")["input_ids"]) == 5  # a space and four bytes
+    assert tokenizer.convert_tokens_to_ids([PAD, SEPARATOR]) == [0, 1]

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rakuten_tasks.classifier.training import Schedule, fit, predict_logits
+
+CPU = torch.device("cpu")
+
+
+class Points:
+    """Two clouds of points; what was asked for is kept in `asked`."""
+
+    def __init__(self, count=64):
+        random = np.random.default_rng(0)
+        self.labels = np.arange(count) % 2
+        self.points = (random.normal(size=(count, 3)) + 2 * self.labels[:, None]).astype(np.float32)
+        self.asked = []
+
+    def batch(self, rows, augment):
+        self.asked.append((rows.tolist(), augment is not None))
+        return (torch.from_numpy(self.points[rows]),)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
+
+
+def train(model, examples, schedule, on_epoch=lambda epoch: None, lr=0.05, seed=0):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    return fit(model, examples, np.arange(40), np.arange(40, 64), schedule, optimizer, seed, on_epoch)
+
+
+def test_training_learns_and_tells_of_each_epoch(model):
+    told = []
+    epochs = train(model, Points(), Schedule(epochs=8, batch_size=16, patience=8), told.append)
+    assert told == epochs
+    assert [epoch.number for epoch in epochs] == list(range(1, 9))
+    assert epochs[-1].valid_loss < epochs[0].valid_loss
+    assert epochs[-1].valid_f1 > 0.9
+
+
+def test_the_weights_kept_are_those_of_the_epoch_with_the_least_validation_loss(model):
+    examples = Points()
+    epochs = train(model, examples, Schedule(epochs=8, batch_size=16, patience=8), lr=2.0)
+    logits = torch.from_numpy(predict_logits(model, examples, np.arange(40, 64), 16, CPU))
+    loss = float(nn.functional.cross_entropy(logits, torch.from_numpy(examples.labels[40:])))
+    assert loss == pytest.approx(min(epoch.valid_loss for epoch in epochs))
+
+
+def test_training_stops_when_patience_runs_out(model):
+    examples = Points()
+    examples.labels[40:] = 1 - examples.labels[40:]  # whatever is learned makes validation worse
+    epochs = train(model, examples, Schedule(epochs=20, batch_size=16, patience=3))
+    best = min(epochs, key=lambda epoch: epoch.valid_loss).number
+    assert len(epochs) == best + 3 < 20
+
+
+def test_the_learning_rate_ends_near_zero(model):
+    epochs = train(model, Points(), Schedule(epochs=5, batch_size=16, patience=5))
+    assert max(epoch.learning_rate for epoch in epochs) > 0.01
+    assert epochs[-1].learning_rate < 1e-5
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(model):
+    start = {name: weight.clone() for name, weight in model.state_dict().items()}
+    weights = []
+    for seed in (3, 3, 4):
+        model.load_state_dict(start)
+        train(model, Points(), Schedule(epochs=2, batch_size=16, patience=2), seed=seed)
+        weights.append(torch.cat([weight.flatten() for weight in model.state_dict().values()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_only_training_rows_are_augmented_and_only_the_rows_given_are_read(model):
+    examples = Points()
+    train(model, examples, Schedule(epochs=2, batch_size=16, patience=2))
+    augmented = {row for rows, augment in examples.asked if augment for row in rows}
+    plain = {row for rows, augment in examples.asked if not augment for row in rows}
+    assert augmented == set(range(40))
+    assert plain == set(range(40, 64))
+
+
+def test_logits_do_not_depend_on_the_batch_size(model):
+    examples = Points()
+    one, many = (predict_logits(model, examples, np.arange(10), size, CPU) for size in (1, 10))
+    np.testing.assert_allclose(one, many, atol=1e-6)

@@ -1,0 +1,25 @@
+import subprocess
+import sys
+
+import pytest
+
+FLYTE_FREE = [
+    "rakuten_tasks.classifier.predictor",
+    "rakuten_tasks.classifier.photo_training",
+    "rakuten_tasks.catalogue.ingest",
+    "rakuten_tasks.catalogue.sample",
+    "rakuten_tasks.registry.champion",
+]
+
+
+@pytest.mark.parametrize("module", FLYTE_FREE)
+def test_importing_the_classifier_does_not_import_flytekit(module):
+    code = f"import sys, {module}; print('flytekit' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_predictor_does_not_import_mlflow():
+    code = "import sys, rakuten_tasks.classifier.predictor; print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,164 @@
+"""The whole way, from a folder to a registered champion to a submission, on a few products."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from rakuten_tasks.artifacts import Registered
+from rakuten_tasks.catalogue.ledger import TEST, Ledger, title_hash
+from rakuten_tasks.classifier import bundle
+from rakuten_tasks.classifier.branches import Product
+from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.config import IngestConfig, PhotoConfig, SplitConfig, TextConfig, TrainingConfig
+from rakuten_tasks.registry import champion
+from tests.catalogues import photo_bytes, photo_path, set_cell, write_catalogue
+from workflows.prediction import predict_catalogue
+from workflows.training import train_classifier
+
+MODEL = "whole-way"
+# two shards of a small catalogue, one epoch: enough to go every step of the way
+CONFIG = TrainingConfig(
+    ingest=IngestConfig(rows_per_shard=25),
+    split=SplitConfig(validation_a=0.15, validation_b=0.15, test=0.2),
+    text=TextConfig(epochs=1, ngram_bits=12),
+    photo=PhotoConfig(side=32, epochs=1),
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    source: Path
+    registered: Registered
+    bundle: Path
+    report: Path
+
+
+@pytest.fixture(scope="module")
+def trained(mlflow_store: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    source, report = write_catalogue(folder / "catalogue", labelled=45, unlabelled=6), folder / "reports/training.json"
+    registered = train_classifier(source=str(source), config=CONFIG, model=MODEL, report=str(report))
+    return Trained(source, registered, champion.fetch(mlflow_store, MODEL, str(registered.version)), report)
+
+
+def catalogue_rows(trained: Trained) -> tuple[pd.DataFrame, list[Product]]:
+    rows = pd.read_csv(trained.source / "X_train_update.csv", index_col=0, keep_default_na=False)
+    photos = [photo_path(trained.source, i).read_bytes() for i in rows.index]
+    return rows, [Product(*p) for p in zip(rows["designation"], rows["description"], photos, strict=True)]
+
+
+def test_a_catalogue_becomes_a_registered_champion(trained, mlflow_store):
+    assert (trained.registered.model, trained.registered.alias) == (MODEL, "champion")
+    assert champion.champion_version(mlflow_store, MODEL) == trained.registered.version
+    assert mlflow_store.get_run(trained.registered.run_id).info.status == "FINISHED"
+    report = json.loads(trained.report.read_text())
+    assert list(report["evaluation"]["systems"]) == ["text", "photo", "fused", "baseline"]
+    assert report["ingest"]["counts"]["labelled"] == {
+        "read": 45, "kept": 45, "quarantined": 0, "reasons": {}, "photos": {"ok": 45}, "issues": {}
+    }  # fmt: skip
+
+
+def test_a_bundle_holds_no_pickle_and_all_that_is_promised(trained):
+    files = {path.relative_to(trained.bundle).as_posix() for path in trained.bundle.rglob("*") if path.is_file()}
+    promised = {"bundle.json", "ledger.parquet", "reference.parquet", "test.parquet", "evaluation.json", "README.md"}
+    assert promised | {"text/text.safetensors", "photo/photo.safetensors", "text/tokenizer.json"} <= files
+    assert {Path(file).suffix for file in files} <= {".json", ".parquet", ".safetensors", ".md"}
+
+
+def test_a_product_gets_the_same_answer_alone_in_a_batch_and_in_evaluation(trained):
+    test = pd.read_parquet(trained.bundle / bundle.TEST).set_index("row")
+    predictor = Predictor.load(trained.bundle)
+    rows, products = catalogue_rows(trained)
+    batch = predictor.score(products)
+    for row, evaluated in test.iterrows():
+        alone = predictor.score([products[rows.index.get_loc(row)]])
+        at = rows.index.get_loc(row)
+        assert alone.predicted[0] == batch.predicted[at] == evaluated["predicted"]
+        assert alone.confidence[0] == pytest.approx(evaluated["confidence"], abs=1e-3)
+        assert batch.confidence[at] == pytest.approx(evaluated["confidence"], abs=1e-3)
+
+
+def test_each_row_was_evaluated_or_calibrated_on_its_own_side_only(trained):
+    ledger = Ledger.load(trained.bundle / bundle.LEDGER)
+    test = pd.read_parquet(trained.bundle / bundle.TEST)
+    reference = pd.read_parquet(trained.bundle / bundle.REFERENCE)
+    assert set(ledger.sides(test["designation"])) == {TEST}
+    assert set(ledger.sides(reference["designation"])) == {1, 2}
+    assert not set(map(title_hash, test["designation"])) & set(map(title_hash, reference["designation"]))
+
+
+def test_another_run_on_other_test_rows_gives_the_same_weights_bit_for_bit(trained, tmp_path):
+    source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=6)
+    for row in pd.read_parquet(trained.bundle / bundle.TEST)["row"]:
+        set_cell(source / "X_train_update.csv", row, "description", f"tout autre chose {row * 7919}")
+        photo_path(source, row).write_bytes(photo_bytes(200 + row))
+    again = train_classifier(source=str(source), config=CONFIG, model=MODEL, report="")
+    from rakuten_tasks.registry.tracking import connect
+
+    other = champion.fetch(connect(), MODEL, str(again.version))
+    for file in ("text/text.safetensors", "text/tokenizer.json", "photo/photo.safetensors"):
+        assert (trained.bundle / file).read_bytes() == (other / file).read_bytes(), file
+    fusions = [bundle.read_manifest(folder).fusion for folder in (trained.bundle, other)]
+    assert fusions[0] == fusions[1]
+
+
+def test_every_product_to_predict_gets_one_row_whatever_is_wrong_with_it(trained, tmp_path, capsys):
+    source = write_catalogue(tmp_path / "catalogue", labelled=3, unlabelled=6)
+    rows = source / "X_test_update.csv"
+    set_cell(rows, 4, "designation", "")
+    set_cell(rows, 4, "description", "")
+    photo_path(source, 4, "test").write_bytes(b"no photo at all")
+    photo_path(source, 5, "test").unlink()
+    set_cell(rows, 6, "productid", "none")
+    predict_catalogue(source=str(source), model=MODEL, output=str(tmp_path / "out"))
+    submission = pd.read_csv(tmp_path / "out/submission.csv", index_col=0)
+    details = pd.read_parquet(tmp_path / "out/details.parquet").set_index("row")
+    assert submission.columns.tolist() == ["prdtypecode"]
+    assert submission.index.tolist() == [3, 4, 5, 6, 7, 8]
+    assert details["used"].to_dict() == {
+        3: "text+photo", 4: "none", 5: "text", 6: "text", 7: "text+photo", 8: "text+photo"
+    }  # fmt: skip
+    prior = bundle.read_manifest(trained.bundle).fusion.prior
+    assert details.loc[4, "confidence"] == pytest.approx(max(prior))
+    assert (details["probability_1"] == details["confidence"]).all()
+    assert "6 products labelled by whole-way version" in capsys.readouterr().out
+
+
+def test_a_catalogue_with_another_label_set_never_replaces_the_champion(trained, mlflow_store, tmp_path):
+    source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=0)
+    labels = pd.read_csv(source / "Y_train_CVw08PX.csv", index_col=0)
+    labels.replace({10: 11}).to_csv(source / "Y_train_CVw08PX.csv")
+    before = champion.champion_version(mlflow_store, MODEL)
+    registered = train_classifier(source=str(source), config=CONFIG, model=MODEL, report="")
+    assert registered.alias == "challenger"
+    assert registered.reason.startswith("refused: other classes than the champion's (new 11; gone 10)")
+    assert champion.champion_version(mlflow_store, MODEL) == before
+
+
+def test_a_bundle_of_another_schema_is_refused_with_the_reason(trained, tmp_path):
+    manifest = json.loads((trained.bundle / bundle.MANIFEST).read_text())
+    (tmp_path / bundle.MANIFEST).write_text(json.dumps(manifest | {"schema_version": 99}))
+    with pytest.raises(ValueError, match=r"has schema version 99, this code reads 1: use the package version"):
+        Predictor.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no bundle\.json: it is not a bundle"):
+        Predictor.load(tmp_path / "nowhere")
+
+
+def test_scores_name_the_most_probable_codes_best_first(trained):
+    predictor = Predictor.load(trained.bundle)
+    scores = predictor.score([Product("Produit, livres"), Product()])
+    codes, probabilities = scores.top(99)
+    assert codes.shape == (2, 3)
+    assert (np.diff(probabilities, axis=1) <= 0).all()
+    assert codes[:, 0].tolist() == scores.predicted.tolist()
+    assert [mask.tolist() for mask in scores.seen.values()] == [[True, False], [False, False]]
+    np.testing.assert_allclose(scores.probabilities.sum(1), 1)
+    assert dataclasses.asdict(predictor.manifest.lineage)["synthetic"] is False

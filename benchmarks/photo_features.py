@@ -21,7 +21,7 @@ from rakuten_tasks.classifier.vgg16 import batch_size
 from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 from rakuten_tasks.config import PhotoConfig
 
-SIDE, REPEATS, LIMIT = 224, 3, 0.9
+SIDE, REPEATS, LIMIT = 224, 2, 0.9
 
 
 def write_photos(folder: Path, count: int) -> ShardArrays:

@@ -65,7 +65,8 @@ class IngestConfig(Strict):
         _require(self.rows_per_shard >= 1, "rows_per_shard", self.rows_per_shard, "at least 1")
         _require(0 <= self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "a share, from 0 to 1")
         _require(self.max_photo_bytes >= 1, "max_photo_bytes", self.max_photo_bytes, "at least 1")
-        _require(self.max_photo_pixels >= 1, "max_photo_pixels", self.max_photo_pixels, "at least 1")
+        # what classifier/photos.py decodes at most
+        _require(1 <= self.max_photo_pixels <= 50_000_000, "max_photo_pixels", self.max_photo_pixels, "1 to 50000000")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class TextConfig(Strict):
 
 @dataclass(frozen=True)
 class PhotoConfig(Strict):
-    """The photo branch. side: pixels; zero means 224 with pretrained weights, 48 with random ones.
+    """The photo branch. side: pixels; zero means 224 with pretrained weights, 32 with random ones.
 
     weights_file: a .pth or .safetensors of torchvision's vgg16 or vgg16_bn, for weights: file.
     """
@@ -136,7 +137,7 @@ class PhotoConfig(Strict):
     @property
     def pixels(self) -> int:
         """The side of a prepared photo, in pixels."""
-        return self.side or (48 if self.weights is Weights.RANDOM else 224)
+        return self.side or (32 if self.weights is Weights.RANDOM else 224)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rakuten_tasks import pods
 from rakuten_tasks.artifacts import Shard, local
 from rakuten_tasks.catalogue.ingest import is_synthetic, read_shard
 from rakuten_tasks.catalogue.layout import test_labels
-from rakuten_tasks.catalogue.sample import SAMPLE
+from rakuten_tasks.catalogue.sample import SAMPLE, sample_answers
 from rakuten_tasks.classifier.evaluation import against_answers
 from rakuten_tasks.classifier.predictor import Predictor, Scores
 from rakuten_tasks.classifier.scoring import products_of
@@ -99,7 +99,7 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
     console = Console()
     console.print(f"{len(details)} products labelled by {champion.model} version {champion.version}")
     console.print(details["used"].value_counts().to_string())
-    if source != SAMPLE and (answers := test_labels(source)) is not None:
+    if (answers := sample_answers() if source == SAMPLE else test_labels(source)) is not None:
         by_row = details.set_index("row")
         branches = [name for name in by_row.columns if name.endswith("_code")]
         answered = {name.removesuffix("_code"): by_row[name] for name in branches} | {"fused": by_row["prdtypecode"]}

@@ -83,10 +83,10 @@ def test_word_weights_are_those_of_scikit_learn():
     np.testing.assert_allclose(ours, sorted(reference[-1].data), rtol=1e-5)
 
 
-def test_each_block_is_of_unit_length_and_an_unseen_n_gram_is_left_out(vocabulary):
+def test_words_weigh_one_and_characters_three_and_an_unseen_n_gram_is_left_out(vocabulary):
     encoded = vocabulary.encode(["Piscine ronde éçûœ", "éçûœ"], ["", ""])
     first, second = np.split(encoded["weights"], encoded["weights" + OFFSETS][1:-1])
-    assert np.square(first).sum() == pytest.approx(2, rel=1e-5)  # the words and the characters of the title
+    assert np.square(first).sum() == pytest.approx(1 + 3, rel=1e-5)
     assert len(second) == 0
 
 

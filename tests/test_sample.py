@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from rakuten_tasks.catalogue.layout import find_layout
-from rakuten_tasks.catalogue.sample import Product, make_products, write_sample
+from rakuten_tasks.catalogue.sample import Product, make_products, sample_answers, write_sample
 from rakuten_tasks.catalogue.sample_photos import SIDE, draw_photo
 from rakuten_tasks.catalogue.sample_text import class_names, write_text
 
@@ -93,8 +93,9 @@ def test_the_same_arguments_write_the_same_bytes_and_another_seed_does_not(folde
     assert [product.text for product in first] != [product.text for product in other]
 
 
-def test_the_smallest_sample_has_four_titles_of_each_of_the_27_classes() -> None:
-    smallest = make_products(products=27 * 4, unlabelled=0, seed=0)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_smallest_sample_has_four_titles_of_each_of_the_27_classes(seed: int) -> None:
+    smallest = make_products(products=27 * 4, unlabelled=0, seed=seed)
     titles = {(product.label, product.text.designation) for product in smallest}
     assert Counter(label for label, _ in titles) == dict.fromkeys(class_names(), 4)
 
@@ -178,3 +179,8 @@ def test_text_can_be_learned_but_not_wholly(products: list[Product]) -> None:
     score = f1_score(labels[2000:], model.predict(vectors.transform(texts[2000:])), average="weighted")
     # always answering the largest class scores 0.02
     assert 0.55 < score < 0.9
+
+
+def test_the_answers_are_known_without_writing_the_catalogue(folder):
+    written = table(folder, "Y_test.csv")["prdtypecode"]
+    assert sample_answers(products=110, unlabelled=10, seed=3).to_dict() == written.to_dict()

@@ -133,7 +133,7 @@ def test_every_product_to_predict_gets_one_row_whatever_is_wrong_with_it(trained
 
 
 def test_a_catalogue_with_another_label_set_never_replaces_the_champion(trained, mlflow_store, tmp_path):
-    source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=0)
+    source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=1)
     labels = pd.read_csv(source / "Y_train_CVw08PX.csv", index_col=0)
     labels.replace({10: 11}).to_csv(source / "Y_train_CVw08PX.csv")
     before = champion.champion_version(mlflow_store, MODEL)

@@ -14,9 +14,9 @@ from fsspec import AbstractFileSystem
 from PIL import Image
 
 from rakuten_tasks.catalogue.layout import photo_name
+from rakuten_tasks.classifier.photos import FORMATS
 from rakuten_tasks.config import IngestConfig
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 THREADS = 8  # most of the time they wait for a remote store
 # a photo of max_photo_pixels takes 200 MB decoded, so the threads take turns
 DECODING = BoundedSemaphore(2)

@@ -67,6 +67,12 @@ def write_sample(folder: Path, products: int = 2400, unlabelled: int = 400, seed
         photo.save(folder / "images" / part / name, quality=JPEG_QUALITY)
 
 
+def sample_answers(products: int = 2400, unlabelled: int = 400, seed: int = 0) -> pd.Series:
+    """The answers that `write_sample` of the same arguments writes to Y_test.csv: code by row."""
+    made = make_products(products, unlabelled, seed)[products:]
+    return pd.Series([product.label for product in made], index=range(products, products + unlabelled))
+
+
 def make_products(products: int, unlabelled: int, seed: int) -> list[Product]:
     """The labelled products, then the unlabelled ones. Raises ValueError as write_sample does."""
     sizes = class_sizes()

@@ -9,7 +9,7 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
-PENALTY = 5e-4  # of the squared weights, for rows of unit length
+PENALTY = 3e-4  # of the squared weights, for rows of unit length
 ITERATIONS = 100
 
 
@@ -33,8 +33,8 @@ def _sums(table: Tensor, indices: Tensor, weights: Tensor, starts: Tensor) -> Te
 def fit_bag(bag: Bag, rows: sparse.csr_array, labels: NDArray) -> None:
     """Least squared hinge loss of each class against the rest, on (N, buckets) rows of labels (N,), by L-BFGS.
 
-    The squared hinge beats cross-entropy by 1 to 3 points of weighted F1 on short French texts. A step is two sparse
-    products over all rows, where a step of AdamW for each batch would update the whole table.
+    The squared hinge beats cross-entropy, each at its best penalty, by 0.4 to 1.2 points of weighted F1 on French
+    texts. A step is two sparse products over all rows; a step of AdamW for each batch would update the whole table.
     """
     device = bag.table.device
     used = np.unique(rows.indices)  # a bucket outside the training rows keeps weight 0

@@ -192,7 +192,7 @@ def fit_scales(bag: NDArray, lstm: NDArray, labels: NDArray) -> tuple[float, flo
     """What to multiply the bag's and the LSTM's logits with, from unseen rows: (N, K), (N, K), (N,).
 
     Both are calibrated first. Of all shares of the LSTM the smallest whose cross-entropy is within one standard error
-    of the best: with 60 rows the best share itself is mostly luck, and it cost 1.6 points of weighted F1.
+    of the best. Scales fitted freely cost 1.2 to 1.6 points of weighted F1 against the bag alone, 270 rows.
     """
     bag_scale, lstm_scale = 1 / fit_temperature(bag, labels), 1 / fit_temperature(lstm, labels)
     losses = np.stack(

@@ -21,6 +21,7 @@ from rakuten_tasks.classifier.text import clean, train_tokenizer
 from rakuten_tasks.config import TextConfig
 
 BATCH = 512  # products whose n-grams are counted together: enough for words to repeat, little memory
+CHARACTERS = np.float32(3**0.5)  # against words; 2 points of weighted F1 over equal lengths, 570 captions
 IDF = "ngrams.safetensors"
 SETTINGS = "vocabulary.json"
 
@@ -98,11 +99,14 @@ class Vocabulary:
         return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 
     def _bag(self, titles: list[str], descriptions: list[str]) -> sparse.csr_array:
-        """Log-tf x idf; each block of unit length. (N, 2**ngram_bits)"""
+        """Log-tf x idf; a block of words is scaled to length 1, of characters to CHARACTERS. (N, 2**ngram_bits)"""
         blocks = _blocks(titles, descriptions, self.buckets.bit_length() - 1)
         for block in blocks:
             block.data = (1 + np.log(block.data)) * self.idf[block.indices]
-        return sum(normalize(block, copy=False) for block in blocks)
+        # titles' words and characters, then the descriptions'
+        return sum(
+            scale * normalize(block) for scale, block in zip((1, CHARACTERS, 1, CHARACTERS), blocks, strict=True)
+        )
 
 
 def vocabulary_size(words: int) -> int:

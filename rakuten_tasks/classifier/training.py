@@ -102,7 +102,8 @@ def fit(
     torch.manual_seed(seed)  # dropout
     steps = -(-len(train_rows) // schedule.batch_size)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peaks, total_steps=schedule.epochs * steps)
+    # one more: the cycle steps after the last batch too, and past its end the rate rises again
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peaks, total_steps=schedule.epochs * steps + 1)
     best: tuple[float, dict[str, Tensor]] = (float("inf"), {})
     epochs: list[Epoch] = []
     for number in range(1, schedule.epochs + 1):
@@ -120,7 +121,7 @@ def fit(
                 number,
                 sum(losses) / len(order),
                 *_validate(model, examples, valid_rows, schedule, device),
-                cycle.get_last_lr()[0],
+                float(cycle.get_last_lr()[0]),
                 time.perf_counter() - started,
             )
         )

@@ -8,8 +8,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from rakuten_tasks.classifier.evaluation import (
     Evaluation,
-    evaluate,
     against_answers,
+    evaluate,
     f1_standard_error,
     paired_bootstrap,
     reliability,

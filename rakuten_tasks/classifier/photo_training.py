@@ -21,7 +21,7 @@ from rakuten_tasks.classifier.vgg16_weights import convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
 
 TRAIN, VALIDATION_A = 0, 1  # sides, by their index in catalogue.ledger.SIDES
-PATIENCE = 6
+PATIENCE = 10  # at the peak of the learning rate validation gets worse for several epochs
 LABEL_SMOOTHING = 0.1
 WEIGHT_DECAY = 0.05
 PASSES = 3600  # photos, forward and backward: what two cores do in about 110 s at 32 pixels

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from flytekit import current_context
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
+
+
+def workspace() -> Path:
+    """A new folder for a task's outputs. Its own: run locally, the items of a map task share one working directory."""
+    return Path(tempfile.mkdtemp(dir=current_context().working_directory))
 
 
 def local(file: FlyteFile | FlyteDirectory) -> Path:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pandas as pd
-from flytekit import current_context, task
+from flytekit import task
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Branch, Catalogue, Evaluated, Fused, Run, Shard, local
+from rakuten_tasks.artifacts import Branch, Catalogue, Evaluated, Fused, Run, Shard, local, workspace
 from rakuten_tasks.catalogue.ingest import read_shard
 from rakuten_tasks.catalogue.ledger import TEST, TRAIN, Ledger
 from rakuten_tasks.classifier import bundle, plots
@@ -38,7 +37,7 @@ def score_baseline(shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue,
             train["designation"].tolist(), train["description"].tolist(), labels, len(catalogue.codes), seed
         )
         probabilities = baseline.probabilities(test["designation"].tolist(), test["description"].tolist())
-    path = Path(current_context().working_directory) / "baseline.parquet"
+    path = workspace() / "baseline.parquet"
     scores = pd.DataFrame(probabilities, columns=[str(code) for code in catalogue.codes])
     scores.assign(row=test["row"].to_numpy()).to_parquet(path, index=False)
     return FlyteFile(str(path))
@@ -57,7 +56,7 @@ def evaluate_test(
     run: Run,
 ) -> Evaluated:
     """Score the test rows from raw text and photo bytes, by the code that serves."""
-    work = Path(current_context().working_directory)
+    work = workspace()
     with tracking.child_run(run.run_id, "evaluate_test") as log:
         branches = load_branches({"text": local(text.folder), "photo": local(photo.folder)}, choose_device())
         paths = [local(shard.products) for shard in shards]

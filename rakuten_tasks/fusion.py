@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from flytekit import current_context, task
+from flytekit import task
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Branch, Catalogue, Fused, Run, Shard, local
+from rakuten_tasks.artifacts import Branch, Catalogue, Fused, Run, Shard, local, workspace
 from rakuten_tasks.catalogue.ledger import VALIDATION_A, VALIDATION_B, Ledger
 from rakuten_tasks.classifier.branches import load_branches
 from rakuten_tasks.classifier.bundle import REFERENCE
@@ -39,7 +38,7 @@ def fuse(shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue, text: Bra
         log.metrics({f"weight_{name}": value for name, value in fusion.weights.items()})
         log.metrics({"temperature_fused": fusion.fused_temperature, "validation_b_f1": search.optimum})
         log.figure(fusion_curve(search), "fusion_curve")
-    work = Path(current_context().working_directory)
+    work = workspace()
     (work / "fusion.json").write_text(json.dumps(fusion.to_dict()))
     scores = fuse_logits(validation.logits, fusion, catalogue.codes)
     reference = validation.rows.assign(predicted=scores.predicted, confidence=scores.confidence)

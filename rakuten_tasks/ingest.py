@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from flytekit import current_context, task
+from flytekit import task
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Catalogue, Run, Shard
+from rakuten_tasks.artifacts import Catalogue, Run, Shard, workspace
 from rakuten_tasks.catalogue import ingest as catalogue
 from rakuten_tasks.catalogue.sample import SAMPLE, write_sample
 from rakuten_tasks.config import IngestConfig, TrainingConfig
@@ -48,7 +48,7 @@ def ingest_unlabelled(source: str, config: IngestConfig) -> Ingested:
 
 
 def _ingest(source: str, config: IngestConfig, labelled: bool) -> Ingested:
-    work = Path(current_context().working_directory)
+    work = workspace()
     if source == SAMPLE:
         source = str(work / SAMPLE)
         write_sample(Path(source))

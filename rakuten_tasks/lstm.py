@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from flytekit import current_context, task
+from flytekit import task
 from flytekit.types.directory import FlyteDirectory
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run, local
+from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run, local, workspace
 from rakuten_tasks.classifier.lstm import train_text_branch
 from rakuten_tasks.classifier.ngrams import Vocabulary
 from rakuten_tasks.classifier.training import choose_device
@@ -33,7 +31,7 @@ def train_lstm(
             choose_device(),
             log_epoch(log),
         )
-        work = Path(current_context().working_directory)
+        work = workspace()
         words.save(work / "text")
         branch.save(work / "text")
         return Branch(FlyteDirectory(str(work / "text")), write_epochs(epochs, work, log))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from flytekit import current_context, task
+from flytekit import task
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Arrays, Catalogue, Shard, local
+from rakuten_tasks.artifacts import Arrays, Catalogue, Shard, local, workspace
 from rakuten_tasks.catalogue.ingest import read_shard
 from rakuten_tasks.catalogue.ledger import Ledger
 from rakuten_tasks.classifier import photos as photo
@@ -23,7 +21,7 @@ def prepare_photos(shard: Shard, config: PhotoConfig, ledger: FlyteFile, catalog
     """One shard's photos as uint8 (n, side, side, 3); products without one are left out."""
     rows = read_shard(local(shard.products), ["row", "designation", "prdtypecode", "photo"])
     rows = rows[rows["photo"].notna()]
-    path = Path(current_context().working_directory) / "pixels.safetensors"
+    path = workspace() / "pixels.safetensors"
     arrays = {
         "row": rows["row"].to_numpy(np.int64),
         "label": class_index(rows["prdtypecode"], catalogue.codes),
@@ -39,6 +37,6 @@ def photo_features(photos: Arrays, config: PhotoConfig) -> Arrays:
     """What the frozen convolutions see, once per photo; the photos themselves where nothing is frozen."""
     if config.weights is Weights.RANDOM:
         return photos
-    path = Path(current_context().working_directory) / "features.safetensors"
+    path = workspace() / "features.safetensors"
     write_features(local(photos.file), path, config)
     return Arrays(FlyteFile(str(path)))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import fsspec
 import numpy as np
 import pandas as pd
-from flytekit import current_context, task
+from flytekit import task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Shard, local
+from rakuten_tasks.artifacts import Shard, local, workspace
 from rakuten_tasks.catalogue.ingest import is_synthetic, read_shard
 from rakuten_tasks.catalogue.layout import test_labels
 from rakuten_tasks.catalogue.sample import SAMPLE, sample_answers
@@ -61,7 +60,7 @@ def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
     """One shard's answers. Parquet: see `_details`."""
     rows = read_shard(local(shard.products))
     scores = Predictor.load(local(champion.folder)).score(products_of(rows))
-    path = Path(current_context().working_directory) / "predictions.parquet"
+    path = workspace() / "predictions.parquet"
     _details(rows, scores).to_parquet(path, index=False)
     return FlyteFile(str(path))
 
@@ -92,7 +91,7 @@ def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
 @task(**pods.CPU)
 def write_submission(parts: list[FlyteFile], champion: Champion, source: str, output: str) -> Predictions:
     """One row for each product, in the file's order; copied to the folder `output`, unless that is empty."""
-    work = Path(current_context().working_directory)
+    work = workspace()
     details = pd.concat([pd.read_parquet(local(part)) for part in parts], ignore_index=True)
     details.to_parquet(work / "details.parquet", index=False)
     details.set_index("row")["prdtypecode"].rename_axis(None).to_csv(work / "submission.csv")

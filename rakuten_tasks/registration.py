@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from numpy.typing import NDArray
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Branch, Catalogue, Evaluated, Fused, Registered, Run, Shard, local
+from rakuten_tasks.artifacts import Branch, Catalogue, Evaluated, Fused, Registered, Run, Shard, local, workspace
 from rakuten_tasks.catalogue.ledger import TEST, Ledger
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.card import model_card
@@ -40,7 +40,7 @@ def assemble(
     run: Run,
 ) -> FlyteDirectory:
     """Everything that a prediction needs, and what it was made of, in one folder."""
-    folder = Path(current_context().working_directory) / "bundle"
+    folder = workspace() / "bundle"
     branches = {"text": text.folder, "photo": photo.folder}
     for name, branch in branches.items():
         shutil.copytree(local(branch), folder / name)

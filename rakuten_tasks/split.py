@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
-from flytekit import current_context, task
+from flytekit import task
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Run, Shard, local
+from rakuten_tasks.artifacts import Run, Shard, local, workspace
 from rakuten_tasks.catalogue.ingest import read_shard
 from rakuten_tasks.catalogue.ledger import SIDES, Ledger
 from rakuten_tasks.classifier.bundle import LEDGER
@@ -27,7 +25,7 @@ def split(shards: list[Shard], config: SplitConfig, run: Run) -> FlyteFile:
         sides = pd.Series(ledger.sides(rows["designation"])).value_counts()
         log.metrics({f"rows_{name}": int(sides.get(i, 0)) for i, name in enumerate(SIDES)})
         log.metrics({"titles_known_before": len(before), "titles": len(ledger)})
-    path = Path(current_context().working_directory) / LEDGER
+    path = workspace() / LEDGER
     ledger.save(path)
     return FlyteFile(str(path))
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from flytekit import current_context, task
+from flytekit import task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Arrays, Catalogue, Run, Shard, local
+from rakuten_tasks.artifacts import Arrays, Catalogue, Run, Shard, local, workspace
 from rakuten_tasks.catalogue.ingest import read_shard
 from rakuten_tasks.catalogue.ledger import TRAIN, Ledger
 from rakuten_tasks.classifier.arrays import class_index, write_shard
@@ -36,7 +35,7 @@ def fit_vocabulary(shards: list[Shard], ledger: FlyteFile, config: TextConfig, r
     with tracking.child_run(run.run_id, "fit_vocabulary") as log:
         vocabulary = Vocabulary.fit(training_rows, config)
         log.metrics({"tokens": vocabulary.size})
-    folder = Path(current_context().working_directory) / "vocabulary"
+    folder = workspace() / "vocabulary"
     vocabulary.save(folder)
     return FlyteDirectory(str(folder))
 
@@ -46,7 +45,7 @@ def encode_text(shard: Shard, vocabulary: FlyteDirectory, ledger: FlyteFile, cat
     """One shard's tokens and n-grams."""
     rows = read_shard(local(shard.products), TEXT)
     encoded = Vocabulary.load(local(vocabulary)).encode(rows["designation"].tolist(), rows["description"].tolist())
-    path = Path(current_context().working_directory) / "text.safetensors"
+    path = workspace() / "text.safetensors"
     keys = {
         "row": rows["row"].to_numpy(np.int64),
         "label": class_index(rows["prdtypecode"], catalogue.codes),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from flytekit import current_context, task
+from flytekit import task
 from flytekit.types.directory import FlyteDirectory
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run, local
+from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run, local, workspace
 from rakuten_tasks.classifier.photo_training import train_photo_branch
 from rakuten_tasks.classifier.training import choose_device
 from rakuten_tasks.config import PhotoConfig
@@ -23,6 +21,6 @@ def train_vgg16(shards: list[Arrays], catalogue: Catalogue, config: PhotoConfig,
         branch, epochs = train_photo_branch(
             [local(shard.file) for shard in shards], catalogue.codes, config, seed, choose_device(), log_epoch(log)
         )
-        work = Path(current_context().working_directory)
+        work = workspace()
         branch.save(work / "photo")
         return Branch(FlyteDirectory(str(work / "photo")), write_epochs(epochs, work, log))

@@ -5,20 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from flytekit import map_task
+from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
 
-from rakuten_tasks.artifacts import Registered
+from rakuten_tasks.artifacts import Registered, local
 from rakuten_tasks.catalogue.ledger import TEST, Ledger, title_hash
 from rakuten_tasks.classifier import bundle
+from rakuten_tasks.classifier.arrays import ShardArrays
 from rakuten_tasks.classifier.branches import Product
 from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.config import IngestConfig, PhotoConfig, SplitConfig, TextConfig, TrainingConfig
+from rakuten_tasks.ingest import ingest, open_run
+from rakuten_tasks.photos import prepare_photos
 from rakuten_tasks.registry import champion
+from rakuten_tasks.registry.tracking import connect
 from tests.catalogues import photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.prediction import predict_catalogue
 from workflows.training import train_classifier
@@ -101,8 +108,6 @@ def test_another_run_on_other_test_rows_gives_the_same_weights_bit_for_bit(train
         set_cell(source / "X_train_update.csv", row, "description", f"tout autre chose {row * 7919}")
         photo_path(source, row).write_bytes(photo_bytes(200 + row))
     again = train_classifier(source=str(source), config=CONFIG, model=MODEL, report="")
-    from rakuten_tasks.registry.tracking import connect
-
     other = champion.fetch(connect(), MODEL, str(again.version))
     for file in ("text/text.safetensors", "text/tokenizer.json", "photo/photo.safetensors"):
         assert (trained.bundle / file).read_bytes() == (other / file).read_bytes(), file
@@ -162,3 +167,13 @@ def test_scores_name_the_most_probable_codes_best_first(trained):
     assert [mask.tolist() for mask in scores.seen.values()] == [[True, False], [False, False]]
     np.testing.assert_allclose(scores.probabilities.sum(1), 1)
     assert dataclasses.asdict(predictor.manifest.lineage)["synthetic"] is False
+
+
+def test_the_items_of_a_map_task_do_not_overwrite_each_other(trained, mlflow_store):
+    run = open_run(source=str(trained.source), model="unused", config=CONFIG)
+    catalogue, labelled, _ = ingest(source=str(trained.source), config=CONFIG.ingest, run=run)
+    ledger = FlyteFile(str(trained.bundle / bundle.LEDGER))
+    prepare = partial(prepare_photos, config=CONFIG.photo, ledger=ledger, catalogue=catalogue)
+    shards = map_task(prepare)(shard=labelled)
+    rows = [ShardArrays([local(shard.file)]).column("row").tolist() for shard in shards]
+    assert rows == [list(range(25)), list(range(25, 45))]

@@ -21,7 +21,9 @@ from rakuten_tasks.classifier.text import clean, train_tokenizer
 from rakuten_tasks.config import TextConfig
 
 BATCH = 512  # products whose n-grams are counted together: enough for words to repeat, little memory
-CHARACTERS = np.float32(3**0.5)  # against words; 2 points of weighted F1 over equal lengths, 570 captions
+# Length of a character block against a word block. 3 ** 0.5 gains 1.8 points of weighted F1 on 570 short captions and
+# loses 0.6 on 1,300 products with long descriptions, against equal lengths; this lies between.
+CHARACTERS = np.float32(2**0.5)
 IDF = "ngrams.safetensors"
 SETTINGS = "vocabulary.json"
 
@@ -103,7 +105,7 @@ class Vocabulary:
         blocks = _blocks(titles, descriptions, self.buckets.bit_length() - 1)
         for block in blocks:
             block.data = (1 + np.log(block.data)) * self.idf[block.indices]
-        # titles' words and characters, then the descriptions'
+        # titles' words and characters, then the whole texts'
         return sum(
             scale * normalize(block) for scale, block in zip((1, CHARACTERS, 1, CHARACTERS), blocks, strict=True)
         )
@@ -122,6 +124,11 @@ def _batches(products: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], l
 
 
 def _blocks(titles: list[str], descriptions: list[str], bits: int) -> list[sparse.csr_array]:
-    """Counts of words and of characters, of titles and of descriptions. (N, 2**bits) each"""
+    """Counts of words and of characters, of titles and of the whole texts. (N, 2**bits) each
+
+    Whole texts, not descriptions: a word then counts wherever it stands, and once more in a title. 2.9 points of
+    weighted F1 over separate fields on 1,300 products with long descriptions.
+    """
+    whole = [f"{title} {description}" for title, description in zip(titles, descriptions, strict=True)]
     kinds = (word_counts, character_counts)
-    return [count(texts, bits, field) for field, texts in enumerate((titles, descriptions)) for count in kinds]
+    return [count(texts, bits, field) for field, texts in enumerate((titles, whole)) for count in kinds]

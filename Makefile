@@ -12,7 +12,8 @@ MODEL ?=
 BIN := $(VAR)/venv/bin
 READY := $(VAR)/venv/ready
 export RAKUTEN_VAR := $(VAR)
-export PYTHONPYCACHEPREFIX := $(VAR)/cache/python
+# No __pycache__ in the tree; what is installed was compiled by pip.
+export PYTHONDONTWRITEBYTECODE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 # Flyte keeps the outputs of local tasks under TMPDIR.
 PYFLYTE = mkdir -p $(VAR)/flyte && TMPDIR=$(VAR)/flyte $(BIN)/pyflyte run

@@ -8,7 +8,6 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pytest
-from catalogues import NAMES, drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
 from moto.server import ThreadedMotoServer
 from PIL import Image
 from s3fs import S3FileSystem
@@ -17,6 +16,7 @@ from rakuten_tasks.catalogue.ingest import Counts, ingest, iter_shards, read_sha
 from rakuten_tasks.catalogue.photo_files import photo_status
 from rakuten_tasks.catalogue.schema import SHARD, CatalogueError
 from rakuten_tasks.config import IngestConfig
+from tests.catalogues import NAMES, drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
 
 LENIENT = IngestConfig(max_bad_share=1.0)
 X_TRAIN, Y_TRAIN, X_TEST = "X_train_update.csv", "Y_train_CVw08PX.csv", "X_test_update.csv"

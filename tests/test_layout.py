@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import fsspec
 import pytest
-from catalogues import write_catalogue
 
 from rakuten_tasks.catalogue.layout import find_layout, is_synthetic, photo_name
 from rakuten_tasks.catalogue.layout import test_labels as answers
+from tests.catalogues import write_catalogue
 
 
 def test_the_challenges_own_names_are_found(tmp_path):

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 
 import fsspec
 import numpy as np
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
-from s3fs import S3FileSystem
 
 from rakuten_tasks.catalogue.ingest import Counts, ingest, iter_shards, read_shard
 from rakuten_tasks.catalogue.photo_files import photo_status
@@ -388,22 +385,6 @@ def test_a_catalogue_in_memory_gives_the_same_as_on_disk(source, out, tmp_path):
     fsspec.filesystem("memory").put(str(source), "/ingest/catalogue", recursive=True)
     remote = ingest("memory://ingest/catalogue", tmp_path / "remote", IngestConfig())
     assert remote.content_hash == ingest(str(source), out, IngestConfig()).content_hash
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    S3FileSystem.clear_instance_cache()
-    fsspec.filesystem("s3").mkdir("catalogues")
-    yield "s3://catalogues"
-    S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 def test_a_catalogue_on_s3_gives_the_same_as_on_disk(source, out, tmp_path, bucket):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -177,3 +178,12 @@ def test_the_items_of_a_map_task_do_not_overwrite_each_other(trained, mlflow_sto
     shards = map_task(prepare)(shard=labelled)
     rows = [ShardArrays([local(shard.file)]).column("row").tolist() for shard in shards]
     assert rows == [list(range(25)), list(range(25, 45))]
+
+
+def test_source_and_outputs_may_lie_on_s3(trained, bucket):
+    fsspec.filesystem("s3").put(str(trained.source), f"{bucket}/mine", recursive=True)
+    predict_catalogue(source=f"{bucket}/mine", model=MODEL, output=f"{bucket}/out")
+    submission = pd.read_csv(f"{bucket}/out/submission.csv", index_col=0)
+    assert submission.index.tolist() == [45, 46, 47, 48, 49, 50]
+    details = pd.read_parquet(f"{bucket}/out/details.parquet")
+    assert details["used"].unique().tolist() == ["text+photo"]

@@ -20,7 +20,7 @@ PYFLYTE = mkdir -p $(VAR)/flyte && TMPDIR=$(VAR)/flyte $(BIN)/pyflyte run
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "SOURCE= a catalogue's folder or address, CONFIG= a configuration, MODEL= a registered model's name"
 
 .PHONY: setup
@@ -58,6 +58,14 @@ promote: $(READY) ## make VERSION= the champion by hand (MODEL=, REASON=)
 .PHONY: rollback
 rollback: $(READY) ## back to the champion before this one (MODEL=, REASON=)
 	@$(BIN)/python -m rakuten_tasks.registry rollback --model '$(MODEL)' --reason '$(REASON)'
+
+.PHONY: bench
+bench: $(READY) ## speeds, each as a ratio to something measured in the same run
+	@for name in fusion_search text_preparation photo_features; do $(BIN)/python -m benchmarks.$$name; done
+
+.PHONY: bench-seeds
+bench-seeds: $(READY) ## three seeds on a catalogue that holds Y_test.csv (SOURCE=)
+	@mkdir -p $(VAR)/flyte && TMPDIR=$(VAR)/flyte $(BIN)/python -m benchmarks.seeds --source '$(SOURCE)'
 
 .PHONY: test
 test: $(READY) ## the quick tests

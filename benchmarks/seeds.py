@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score
 
 from rakuten_tasks.catalogue.layout import test_labels
 from rakuten_tasks.catalogue.ledger import TRAIN, Ledger
-from rakuten_tasks.catalogue.sample import write_sample
+from rakuten_tasks.catalogue.sample import SAMPLE, write_sample
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.baseline import fit_baseline
 from rakuten_tasks.config import TrainingConfig
@@ -27,16 +27,19 @@ from workflows.training import train_classifier
 
 
 @click.command()
-@click.option("--source", default="", help="the catalogue; empty for the built-in sample")
+@click.option("--source", default=SAMPLE, help="the catalogue's folder; sample for the built-in one")
 @click.option("--seeds", default=3)
 def seeds(source: str, seeds: int) -> None:
     """Train with each seed as a model of its own, predict, and score against Y_test.csv."""
     with tempfile.TemporaryDirectory() as folder:
-        if not source:
+        name = source
+        if source == SAMPLE:
             source = f"{folder}/sample"
             write_sample(Path(source))
         scores = pd.DataFrame([_score(source, seed, Path(folder)) for seed in range(seeds)])
-    table = Table("", "mean", "sd", *(f"seed {seed}" for seed in range(seeds)), title=f"{source}: weighted F1")
+    table = Table(
+        "", "mean", "sd", *(f"seed {seed}" for seed in range(seeds)), title=f"{name}: weighted F1 on Y_test.csv"
+    )
     for name, values in scores.items():
         table.add_row(str(name), f"{values.mean():.4f}", f"{values.std():.4f}", *(f"{value:.4f}" for value in values))
     Console().print(table)

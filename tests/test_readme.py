@@ -1,0 +1,59 @@
+"""What the README promises can be run."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def make(target: str, var: Path, *options: str) -> str:
+    command = ["make", "--no-print-directory", target, f"VAR={var}", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def var(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A var/ of its own, with the environment that these tests run in."""
+    folder = tmp_path_factory.mktemp("var")
+    (folder / "venv").symlink_to(sys.prefix)
+    return folder
+
+
+def test_every_make_command_in_the_readme_is_in_the_makefile():
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)(?= |`|\n)", README))
+    assert {"train", "predict", "test"} <= named
+    assert {name for name in named if f"`make {name}" in README or f"\nmake {name}" in README} <= targets
+
+
+def test_every_file_in_the_readme_is_there():
+    paths = re.findall(r"`((?:workflows|rakuten_tasks|configs|benchmarks|tests|docs)/[\w./]*)`", README)
+    paths += re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    assert len(paths) > 5
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_two_commands_of_the_first_screen_train_and_predict_the_sample(var):
+    printed = make("train", var)
+    assert "SYNTHETIC sample: test rows, with 95 % bootstrap intervals" in printed
+    assert "registered rakuten-classifier-sample version 1, alias champion" in printed
+    report = json.loads((var / "reports/training.json").read_text())
+    f1 = {name: system["weighted_f1"]["value"] for name, system in report["evaluation"]["systems"].items()}
+    assert f1["fused"] > max(f1["text"], f1["photo"]) > 0.5
+    assert "400 products labelled by rakuten-classifier-sample version 1" in make("predict", var)
+    submission = pd.read_csv(var / "predictions/submission.csv", index_col=0)
+    assert submission.index.tolist() == list(range(2400, 2800))
+    assert "champion" in make("versions", var, "MODEL=rakuten-classifier-sample")

@@ -185,5 +185,5 @@ def test_answers_are_scored_where_there_are_both_and_a_branch_where_it_saw_somet
     answered = {"fused": pd.Series([10, 40, 40], index=[7, 8, 9]), "photo": pd.Series([40, None], index=[7, 9])}
     scores = against_answers(answered, pd.Series([40, 10, 10], index=[9, 7, 99]))
     names, weighted_f1, *_ = (list(column.cells) for column in scores.columns)
-    assert names == ["fused, 2 rows", "photo, 1 rows"]
+    assert names == ["fused (2)", "photo (1)"]
     assert weighted_f1 == ["1.000 [1.000, 1.000]", "0.000 [0.000, 0.000]"]

@@ -197,22 +197,31 @@ def paired_bootstrap(
 
 def table(evaluation: Evaluation, title: str = "Test rows, with 95 % bootstrap intervals") -> Table:
     """The one table of a training: a row a system, a column a metric."""
-    # Without a frame, or the intervals wrap on 80 columns.
-    result = Table(title=title, caption=f"{evaluation.n} rows", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("", "weighted F1", "macro F1", "accuracy"):
-        result.add_column(heading)
+    result = _table(title, caption=f"{evaluation.n} rows")
     for name, system in evaluation.systems.items():
         result.add_row(name, *map(str, system.metrics))
     return result
 
 
+def _table(title: str, caption: str) -> Table:
+    # Without a frame, or the intervals wrap on 80 columns.
+    result = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("", "weighted F1", "macro F1", "accuracy"):
+        result.add_column(heading)
+    return result
+
+
 def against_answers(answered: Mapping[str, pd.Series], answers: pd.Series) -> Table:
-    """Codes by row, of each system, against the catalogue's own answers (code by row) where there are both."""
-    result = Table("", "weighted F1", "macro F1", "accuracy", title="against the catalogue's own answers")
+    """Codes by row, of each system, against the catalogue's own answers (code by row) where there are both.
+
+    A number behind a name: how many rows it answered, where that is not all.
+    """
+    result = _table("against the catalogue's own answers", caption=f"{len(answers)} answers")
     for name, predicted in answered.items():
         both = predicted.dropna().index.intersection(answers.index)
         codes, indices = np.unique([answers[both], predicted[both]], return_inverse=True)
         labels, guesses = indices.reshape(2, -1)
         metrics = _intervals(labels, guesses, len(codes), seed=0)
-        result.add_row(f"{name}, {len(both)} rows", *map(str, metrics.values()))
+        rows = "" if len(both) == len(answers) else f" ({len(both)})"
+        result.add_row(f"{name}{rows}", *map(str, metrics.values()))
     return result

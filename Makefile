@@ -15,8 +15,10 @@ export RAKUTEN_VAR := $(VAR)
 # No __pycache__ in the tree; what is installed was compiled by pip.
 export PYTHONDONTWRITEBYTECODE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
-# Flyte keeps the outputs of local tasks under TMPDIR.
-PYFLYTE = mkdir -p $(VAR)/flyte && TMPDIR=$(VAR)/flyte $(BIN)/pyflyte run
+export HYPOTHESIS_STORAGE_DIRECTORY := $(VAR)/cache/hypothesis
+# Flyte keeps the outputs of local tasks under TMPDIR: a folder for each run, of which the last five stay.
+PYFLYTE = mkdir -p $(VAR)/flyte && { ls -dt $(VAR)/flyte/*/ 2>/dev/null || true; } | tail -n +5 | xargs -r rm -rf \
+  && TMPDIR=$$(mktemp -d $(VAR)/flyte/XXXXXX) $(BIN)/pyflyte run
 
 .PHONY: help
 help: ## list the commands

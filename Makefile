@@ -8,6 +8,10 @@ PYTHON ?= python3.11
 SOURCE ?= sample
 CONFIG ?= configs/default.yaml
 MODEL ?=
+VERSION ?=
+REASON ?=
+# Read by the recipes from their environment, so that quotes and spaces in them do no harm.
+export SOURCE CONFIG MODEL VERSION REASON
 
 BIN := $(VAR)/venv/bin
 READY := $(VAR)/venv/ready
@@ -36,12 +40,13 @@ $(READY): pyproject.toml constraints.txt
 
 .PHONY: train
 train: $(READY) ## from catalogue to registered champion (SOURCE=, CONFIG=, MODEL=)
-	@$(PYFLYTE) workflows/training.py train_classifier --source '$(SOURCE)' --config '$(CONFIG)' --model '$(MODEL)' \
+	@test -f "$$CONFIG" || { echo "CONFIG=$$CONFIG: no such file, see configs/"; exit 1; }
+	@$(PYFLYTE) workflows/training.py train_classifier --source "$$SOURCE" --config "$$CONFIG" --model "$$MODEL" \
 	  --report $(VAR)/reports/training.json
 
 .PHONY: predict
 predict: $(READY) ## label the catalogue's unlabelled products with the champion (SOURCE=, MODEL=)
-	@$(PYFLYTE) workflows/prediction.py predict_catalogue --source '$(SOURCE)' --model '$(MODEL)' \
+	@$(PYFLYTE) workflows/prediction.py predict_catalogue --source "$$SOURCE" --model "$$MODEL" \
 	  --output $(VAR)/predictions
 
 .PHONY: mlflow
@@ -51,15 +56,15 @@ mlflow: $(READY) ## MLflow's pages on port 5001
 
 .PHONY: versions
 versions: $(READY) ## registered versions, their aliases and the audit trail (MODEL=)
-	@$(BIN)/python -m rakuten_tasks.registry versions --model '$(MODEL)'
+	@$(BIN)/python -m rakuten_tasks.registry versions --model "$$MODEL"
 
 .PHONY: promote
 promote: $(READY) ## make VERSION= the champion by hand (MODEL=, REASON=)
-	@$(BIN)/python -m rakuten_tasks.registry promote '$(VERSION)' --model '$(MODEL)' --reason '$(REASON)'
+	@$(BIN)/python -m rakuten_tasks.registry promote "$$VERSION" --model "$$MODEL" --reason "$$REASON"
 
 .PHONY: rollback
 rollback: $(READY) ## back to the champion before this one (MODEL=, REASON=)
-	@$(BIN)/python -m rakuten_tasks.registry rollback --model '$(MODEL)' --reason '$(REASON)'
+	@$(BIN)/python -m rakuten_tasks.registry rollback --model "$$MODEL" --reason "$$REASON"
 
 .PHONY: bench
 bench: $(READY) ## speeds, each as a ratio to something measured in the same run
@@ -67,7 +72,7 @@ bench: $(READY) ## speeds, each as a ratio to something measured in the same run
 
 .PHONY: bench-seeds
 bench-seeds: $(READY) ## three seeds on a catalogue that holds Y_test.csv (SOURCE=)
-	@mkdir -p $(VAR)/flyte && TMPDIR=$(VAR)/flyte $(BIN)/python -m benchmarks.seeds --source '$(SOURCE)'
+	@mkdir -p $(VAR)/flyte && TMPDIR=$(VAR)/flyte $(BIN)/python -m benchmarks.seeds --source "$$SOURCE"
 
 .PHONY: test
 test: $(READY) ## the quick tests

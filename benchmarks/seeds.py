@@ -40,8 +40,8 @@ def seeds(source: str, seeds: int) -> None:
     table = Table(
         "", "mean", "sd", *(f"seed {seed}" for seed in range(seeds)), title=f"{name}: weighted F1 on Y_test.csv"
     )
-    for name, values in scores.items():
-        table.add_row(str(name), f"{values.mean():.4f}", f"{values.std():.4f}", *(f"{value:.4f}" for value in values))
+    for system, values in scores.items():
+        table.add_row(str(system), f"{values.mean():.4f}", f"{values.std():.4f}", *(f"{value:.4f}" for value in values))
     Console().print(table)
 
 

@@ -16,7 +16,11 @@ class Strict(DataClassJSONMixin):
     """A dataclass that refuses unknown keys: flytekit alone drops them silently."""
 
     @classmethod
-    def __pre_deserialize__(cls, d: dict[Any, Any]) -> dict[Any, Any]:
+    def __pre_deserialize__(cls, d: Any) -> dict[Any, Any]:
+        if d is None:  # an empty file: every key keeps its default
+            return {}
+        if not isinstance(d, dict):
+            raise ValueError(f"{cls.__name__}: {d!r} is no mapping of keys to values")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(d) - known):
             raise ValueError(
@@ -36,7 +40,10 @@ class Strict(DataClassJSONMixin):
 def _innermost(error: BaseException) -> str:
     # mashumaro wraps the cause once per nesting level and leaves the cause out of its own message
     cause = error.__cause__ or error.__context__
-    return _innermost(cause) if isinstance(error, InvalidFieldValue) and cause else str(error)
+    if not isinstance(error, InvalidFieldValue) or cause is None:
+        return str(error)
+    separator = "." if isinstance(cause, InvalidFieldValue) else ": "
+    return f"{error.field_name}{separator}{_innermost(cause)}"
 
 
 def _require(ok: bool, field_name: str, value: object, rule: str) -> None:

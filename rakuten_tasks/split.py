@@ -9,7 +9,7 @@ from flytekit.types.file import FlyteFile
 from rakuten_tasks import pods
 from rakuten_tasks.artifacts import Run, Shard, local, workspace
 from rakuten_tasks.catalogue.ingest import read_shard
-from rakuten_tasks.catalogue.ledger import SIDES, Ledger
+from rakuten_tasks.catalogue.ledger import SIDES, Ledger, require_every_side
 from rakuten_tasks.classifier.bundle import LEDGER
 from rakuten_tasks.config import SplitConfig
 from rakuten_tasks.registry import champion, tracking
@@ -21,9 +21,11 @@ def split(shards: list[Shard], config: SplitConfig, run: Run) -> FlyteFile:
     with tracking.child_run(run.run_id, "split") as log:
         rows = pd.concat([read_shard(local(s.products), ["designation", "prdtypecode"]) for s in shards])
         before = _known_sides(run.model)
-        ledger = before.extended(rows["designation"].tolist(), rows["prdtypecode"].tolist(), config)
-        sides = pd.Series(ledger.sides(rows["designation"])).value_counts()
-        log.metrics({f"rows_{name}": int(sides.get(i, 0)) for i, name in enumerate(SIDES)})
+        titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
+        ledger = before.extended(titles, codes, config)
+        sides = ledger.sides(titles)
+        require_every_side(sides, codes)
+        log.metrics({f"rows_{name}": int((sides == side).sum()) for side, name in enumerate(SIDES)})
         log.metrics({"titles_known_before": len(before), "titles": len(ledger)})
     path = workspace() / LEDGER
     ledger.save(path)

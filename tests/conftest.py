@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     S3FileSystem.clear_instance_cache()
-    fsspec.filesystem("s3").mkdir("catalogues")
-    yield "s3://catalogues"
+    name = uuid.uuid4().hex  # moto's servers of one process share their buckets
+    fsspec.filesystem("s3").mkdir(name)
+    yield f"s3://{name}"
     S3FileSystem.clear_instance_cache()
     server.stop()

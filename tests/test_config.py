@@ -59,3 +59,14 @@ def test_every_shipped_configuration_is_accepted():
 def test_training_is_left_most_of_the_titles():
     split = SplitConfig()
     assert 1 - split.validation_a - split.validation_b - split.test > 0.7
+
+
+def test_an_empty_file_keeps_every_default_and_what_is_no_mapping_is_refused():
+    assert TrainingConfig.from_json("null") == TrainingConfig()
+    with pytest.raises(click.BadParameter, match=r"TrainingConfig: \[1\] is no mapping of keys to values"):
+        TrainingConfig.from_json("[1]")
+
+
+def test_a_value_of_the_wrong_type_is_refused_with_the_way_to_its_key():
+    with pytest.raises(click.BadParameter, match=r"text\.epochs: .*'two'"):
+        TrainingConfig.from_json('{"text": {"epochs": "two"}}')

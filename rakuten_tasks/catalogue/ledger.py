@@ -97,6 +97,18 @@ class Ledger:
         return Ledger(self._sides | _Placement(classes_of, self._sides, shares).placed())
 
 
+def require_every_side(sides: NDArray[np.uint8], codes: Sequence[int]) -> None:
+    """Raises ValueError unless each side has a row and training has two classes. (N,) positions in SIDES, (N,)"""
+    empty = [name for side, name in enumerate(SIDES) if side not in sides]
+    trained_on = len({code for code, side in zip(codes, sides, strict=True) if side == TRAIN})
+    if empty or trained_on < 2:
+        lack = f"no product on {', '.join(empty)}" if empty else f"{trained_on} class in training"
+        raise ValueError(
+            f"{lack}: {len(codes)} labelled products of {len(set(codes))} classes are too few to split; "
+            "add products until two classes have four different titles each"
+        )
+
+
 class _Placement:
     """Sides for the unseen titles of a catalogue; counts[code][side] follows each move."""
 

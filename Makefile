@@ -60,6 +60,7 @@ versions: $(READY) ## registered versions, their aliases and the audit trail (MO
 
 .PHONY: promote
 promote: $(READY) ## make VERSION= the champion by hand (MODEL=, REASON=)
+	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
 	@$(BIN)/python -m rakuten_tasks.registry promote "$$VERSION" --model "$$MODEL" --reason "$$REASON"
 
 .PHONY: rollback

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Self
@@ -9,6 +10,19 @@ from typing import Any, Self
 import click
 from mashumaro.exceptions import InvalidFieldValue
 from mashumaro.mixins.json import DataClassJSONMixin
+
+
+def _whole(value: object) -> bool:
+    # some of Flyte's transports turn 3 into 3.0
+    return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
+
+
+# mashumaro alone takes 2.7 for 2 and true for 1
+SCALARS: dict[str, Callable[[object], bool]] = {
+    "int": _whole,
+    "float": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "str": lambda value: isinstance(value, str),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,9 @@ class Strict(DataClassJSONMixin):
             raise ValueError(
                 f"{cls.__name__}: unknown key {', '.join(map(repr, unknown))}: remove it, or use one of {sorted(known)}"
             )
+        for f in fields(cls):
+            if f.type in SCALARS and f.name in d and not SCALARS[str(f.type)](d[f.name]):
+                raise ValueError(f"{f.name}={d[f.name]!r}: must be of type {f.type}")
         return d
 
     @classmethod

@@ -12,7 +12,8 @@ from rakuten_tasks import pods
 from rakuten_tasks.artifacts import Catalogue, Run, Shard, workspace
 from rakuten_tasks.catalogue import ingest as catalogue
 from rakuten_tasks.catalogue.sample import SAMPLE, write_sample
-from rakuten_tasks.config import IngestConfig, TrainingConfig
+from rakuten_tasks.classifier.vgg16_weights import convolutions
+from rakuten_tasks.config import IngestConfig, TrainingConfig, Weights
 from rakuten_tasks.registry import champion, tracking
 
 
@@ -25,6 +26,8 @@ class Ingested(NamedTuple):
 @task(**pods.SMALL)
 def open_run(source: str, model: str, config: TrainingConfig) -> Run:
     """Open the parent run in MLflow, and settle which registered model this training works for."""
+    if config.photo.weights is not Weights.RANDOM:
+        convolutions(config.photo)  # weights that cannot be had are told before anything is read
     synthetic = source == SAMPLE or catalogue.is_synthetic(source)
     name = model or (champion.SAMPLE_MODEL if synthetic else champion.DEFAULT_MODEL)
     run_id = tracking.start_parent(name, config.to_dict(), {"source": source, "synthetic": str(synthetic)})

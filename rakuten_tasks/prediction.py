@@ -71,7 +71,7 @@ def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
     details = pd.DataFrame(
         {
             "row": rows["row"].to_numpy(),
-            "productid": rows["productid"].to_numpy(),
+            "productid": rows["productid"].array,
             "prdtypecode": scores.predicted,
             "confidence": scores.confidence,
             # "none": neither text nor photo could be used, and the answer is the class prior's

@@ -94,3 +94,9 @@ def test_only_a_catalogue_that_says_so_is_synthetic(tmp_path):
 
 def test_a_photo_is_named_as_in_the_challenge():
     assert photo_name(1263597046, 3804725264) == "image_1263597046_product_3804725264.jpg"
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    source = write_catalogue(tmp_path / "catalogue")
+    with pytest.raises(FileNotFoundError, match=r"X_train_update\.csv is a file: give the folder that holds"):
+        find_layout(str(source / "X_train_update.csv"))

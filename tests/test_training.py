@@ -88,3 +88,8 @@ def test_logits_do_not_depend_on_the_batch_size(model):
     examples = Points()
     one, many = (predict_logits(model, examples, np.arange(10), size, CPU) for size in (1, 10))
     np.testing.assert_allclose(one, many, atol=1e-6)
+
+
+def test_a_training_that_diverges_says_so_and_names_the_learning_rate(model):
+    with pytest.raises(ValueError, match=r"training diverged at learning rate 1e\+20: the loss is no number"):
+        train(model, Points(), Schedule(epochs=2, batch_size=16, patience=2), lr=1e20)

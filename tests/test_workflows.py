@@ -187,3 +187,12 @@ def test_source_and_outputs_may_lie_on_s3(trained, bucket):
     assert submission.index.tolist() == [45, 46, 47, 48, 49, 50]
     details = pd.read_parquet(f"{bucket}/out/details.parquet")
     assert details["used"].unique().tolist() == ["text+photo"]
+
+
+def test_a_catalogue_without_photos_is_trained_on_text_alone(tmp_path, mlflow_store):
+    source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=1)
+    for row in range(45):
+        set_cell(source / "X_train_update.csv", row, "imageid", "")
+    registered = train_classifier(source=str(source), config=CONFIG, model="text-alone")
+    folder = champion.fetch(mlflow_store, "text-alone", str(registered.version))
+    assert bundle.read_manifest(folder).fusion.weights == {"text": 1.0, "photo": 0.0}

@@ -41,10 +41,12 @@ class Layout:
 def find_layout(source: str) -> Layout:
     """The catalogue in a local folder or an fsspec URL (file://, s3://, memory:// ...).
 
-    Raises FileNotFoundError if there is neither a training nor a test file, or if several files fit one name.
+    Raises FileNotFoundError if it is a file, holds neither training nor test rows, or several files fit one name.
     """
     filesystem, root = fsspec.url_to_fs(source)
     root = root.rstrip("/")
+    if filesystem.isfile(root):
+        raise FileNotFoundError(f"{source} is a file: give the folder that holds the challenge's CSV files")
     try:
         files = sorted(filesystem.ls(root, detail=False))
     except (FileNotFoundError, NotADirectoryError):

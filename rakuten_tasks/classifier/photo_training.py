@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from rakuten_tasks.classifier.training import Epoch, Examples, Schedule, autocas
 from rakuten_tasks.classifier.vgg16 import EARLY, LATE, PhotoBranch, PhotoShape, batch_size
 from rakuten_tasks.classifier.vgg16_weights import convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
+
+log = logging.getLogger(__name__)
 
 TRAIN, VALIDATION_A = 0, 1  # sides, by their index in catalogue.ledger.SIDES
 PATIENCE = 10  # at the peak of the learning rate validation gets worse for several epochs
@@ -132,18 +135,18 @@ def train_photo_branch(
     """Trained on the training side, stopped early by validation A; the other sides are not looked at.
 
     shards: prepared photos where all is trained (weights: random), else what `write_features` made of them.
-    Raises ValueError if one of the two sides has no photo.
+    Where there are too few photos to train on, its head stays as it was born and gives every class alike.
     """
     arrays = ShardArrays(shards)
     known = arrays.column("label") >= 0
     train, valid = (np.flatnonzero(known & (arrays.column("side") == side)) for side in (TRAIN, VALIDATION_A))
-    if not len(train) or not len(valid):
-        raise ValueError(
-            f"{len(train)} labelled photos to train on and {len(valid)} in validation A: both need at least one, "
-            "so add photos to the catalogue"
-        )
     torch.manual_seed(seed)
     branch = new_branch(config, len(codes)).to(device)
+    if len(train) < 2 or not len(valid):
+        log.warning(
+            "%d photos to train on, %d in validation A: the photo branch stays untrained", len(train), len(valid)
+        )
+        return branch.eval(), []
     # batch norm cannot train on a batch of one
     size = next(size for size in count(config.batch_size) if len(train) % size != 1)
     epochs: list[Epoch] = []

@@ -96,7 +96,7 @@ def fit(
     """Train `model` in place and leave it with the weights of its best epoch, by validation loss.
 
     The learning rate of each of the optimizer's groups is the peak of its one-cycle (arXiv 1708.07120).
-    Same seed, rows and machine type: same weights, bit for bit.
+    Same seed, rows and machine type: same weights, bit for bit. Raises ValueError if the loss is never a number.
     """
     device = next(model.parameters()).device
     torch.manual_seed(seed)  # dropout
@@ -130,6 +130,9 @@ def fit(
             best = (epochs[-1].valid_loss, copy.deepcopy(model.state_dict()))
         elif number - min(epochs, key=lambda epoch: epoch.valid_loss).number >= schedule.patience:
             break
+    if not best[1]:
+        peak = max(peaks)
+        raise ValueError(f"{name} diverged at learning rate {peak:g}: the loss is no number; lower learning_rate")
     model.load_state_dict(best[1])
     return epochs
 

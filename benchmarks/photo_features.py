@@ -21,7 +21,7 @@ from rakuten_tasks.classifier.vgg16 import batch_size
 from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 from rakuten_tasks.config import PhotoConfig
 
-SIDE, REPEATS, LIMIT = 224, 2, 0.9
+SIDE, REPEATS, LIMIT = 224, 4, 0.9
 
 
 def write_photos(folder: Path, count: int) -> ShardArrays:
@@ -51,7 +51,7 @@ def seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     device = choose_device()
     size = batch_size(device)
-    count = size * (32 if device.type == "cuda" else 3)
+    count = size * (32 if device.type == "cuda" else 2)
     layers = random_convolutions()[:-1].to(device).to(memory_format=torch.channels_last).eval()
     branch = new_branch(PhotoConfig(side=SIDE), classes=27).to(device)
     batch = torch.randn(size, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)

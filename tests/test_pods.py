@@ -5,7 +5,15 @@ from flytekit.core.python_function_task import PythonFunctionTask
 from workflows.prediction import predict_catalogue
 from workflows.training import train_classifier
 
-TRAINING = {"train_lstm", "train_vgg16", "photo_features"}
+NETWORKS = {
+    "train_lstm",
+    "train_vgg16",
+    "photo_features",
+    "fuse",
+    "evaluate_test",
+    "register",
+    "predict_shard",
+}
 
 
 def every_task() -> list:
@@ -29,7 +37,7 @@ def test_every_task_asks_for_memory_and_is_retried_within_a_time_limit(task):
 
 
 @pytest.mark.parametrize("task", every_task())
-def test_training_and_photo_features_request_and_are_granted_a_gpu(task):
-    if task.name.rsplit(".", 1)[-1] in TRAINING:
-        assert task.resources.requests.gpu == task.resources.limits.gpu == "1"
-        assert task.metadata.interruptible
+def test_the_tasks_that_run_networks_request_and_are_granted_a_gpu_and_no_other_does(task):
+    gpu = "1" if task.name.rsplit(".", 1)[-1] in NETWORKS else None
+    assert task.resources.requests.gpu == task.resources.limits.gpu == gpu
+    assert bool(task.metadata.interruptible) == (gpu is not None)

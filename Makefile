@@ -10,6 +10,9 @@ CONFIG ?= configs/default.yaml
 MODEL ?=
 VERSION ?=
 REASON ?=
+# What is kept of outputs, cached features and checkpoints of local runs: used within so many days, and so much in all.
+KEEP_DAYS ?= 30
+KEEP_GB ?= 10
 # Read by the recipes from their environment, so that quotes and spaces in them do no harm.
 export SOURCE CONFIG MODEL VERSION REASON
 
@@ -20,9 +23,9 @@ export RAKUTEN_VAR := $(VAR)
 export PYTHONDONTWRITEBYTECODE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export HYPOTHESIS_STORAGE_DIRECTORY := $(VAR)/cache/hypothesis
-# Flyte keeps the outputs of local tasks under TMPDIR: a folder for each run, of which the last five stay.
-PYFLYTE = mkdir -p $(VAR)/flyte && { ls -dt $(VAR)/flyte/*/ 2>/dev/null || true; } | tail -n +5 | xargs -r rm -rf \
-  && TMPDIR=$$(mktemp -d $(VAR)/flyte/XXXXXX) $(BIN)/pyflyte run
+# Flyte keeps the outputs of local tasks under TMPDIR: each run gets a folder of its own, and old ones are swept.
+RUN = $(BIN)/python -m rakuten_tasks.housekeeping run --days $(KEEP_DAYS) --gigabytes $(KEEP_GB) --
+PYFLYTE = $(RUN) $(BIN)/pyflyte run
 
 .PHONY: help
 help: ## list the commands
@@ -33,10 +36,13 @@ help: ## list the commands
 setup: $(READY) ## install into var/venv, alone
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it with PYTHON="; exit 1; }
-	@echo "installing into $(VAR)/venv: once, about four minutes"
-	@$(PYTHON) -m venv $(VAR)/venv
-	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	@mkdir -p $(VAR)
+	@exec 9> $(VAR)/setup.lock; if command -v flock > /dev/null; then flock 9; fi; \
+	if [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit; fi; \
+	echo "installing into $(VAR)/venv: once, about four minutes"; \
+	$(PYTHON) -m venv $(VAR)/venv; \
+	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev]'; \
+	touch $@
 
 .PHONY: train
 train: $(READY) ## from catalogue to registered champion (SOURCE=, CONFIG=, MODEL=)
@@ -58,6 +64,23 @@ mlflow: $(READY) ## MLflow's pages on port 5001
 versions: $(READY) ## registered versions, their aliases and the audit trail (MODEL=)
 	@$(BIN)/python -m rakuten_tasks.registry versions --model "$$MODEL"
 
+.PHONY: lineage
+lineage: $(READY) ## what VERSION= was made from: run, decks, configuration, catalogue, quarantine, code (MODEL=)
+	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
+	@$(BIN)/python -m rakuten_tasks.registry lineage "$$VERSION" --model "$$MODEL"
+
+.PHONY: reproduce
+reproduce: $(READY) ## train VERSION= again from what it says of itself, and compare (MODEL=)
+	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
+	@FLYTE_LOCAL_CACHE_ENABLED=false $(PYFLYTE) workflows/training.py reproduce_version --version "$$VERSION" \
+	  --model "$$MODEL" --report $(VAR)/reports/reproduction.json
+
+.PHONY: deck
+deck: $(READY) ## open the pages of the last training
+	@test -f $(VAR)/reports/decks/index.html || { echo "no pages yet: \`make train\` writes them"; exit 1; }
+	@echo $(VAR)/reports/decks/index.html
+	@$(BIN)/python -m webbrowser -t "file://$(VAR)/reports/decks/index.html" > /dev/null 2>&1 || true
+
 .PHONY: promote
 promote: $(READY) ## make VERSION= the champion by hand (MODEL=, REASON=)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
@@ -73,7 +96,11 @@ bench: $(READY) ## speeds, each as a ratio to something measured in the same run
 
 .PHONY: bench-seeds
 bench-seeds: $(READY) ## three seeds on a catalogue that holds Y_test.csv (SOURCE=)
-	@mkdir -p $(VAR)/flyte && TMPDIR=$(VAR)/flyte $(BIN)/python -m benchmarks.seeds --source "$$SOURCE"
+	@$(RUN) $(BIN)/python -m benchmarks.seeds --source "$$SOURCE"
+
+.PHONY: clean
+clean: $(READY) ## delete outputs, cached results and checkpoints of local runs; models, reports, predictions stay
+	@$(BIN)/python -m rakuten_tasks.housekeeping clean
 
 .PHONY: test
 test: $(READY) ## the quick tests

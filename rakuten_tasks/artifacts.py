@@ -1,12 +1,19 @@
-"""What passes from one Flyte task to the next: frozen dataclasses of files and the facts about them."""
+"""What passes from one Flyte task to the next: frozen dataclasses of files and the facts about them.
+
+Tasks return the types named Keyed...: Flyte then knows them by what they hold, so what depends on them is cached by content,
+wherever the files lie and whichever run wrote them.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
 
-from flytekit import current_context
+from flytekit import HashMethod, current_context
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
@@ -21,12 +28,40 @@ def local(file: FlyteFile | FlyteDirectory) -> Path:
     return Path(file.download())
 
 
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a folder's files."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted(inside for inside in path.rglob("*") if inside.is_file())
+    return key_of({file.relative_to(path).as_posix(): content_hash(file) for file in files})
+
+
+def key_of(value: object) -> str:
+    """SHA-256 of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+KeyedFile = Annotated[FlyteFile, HashMethod(lambda file: content_hash(local(file)))]
+KeyedFolder = Annotated[FlyteDirectory, HashMethod(lambda folder: content_hash(local(folder)))]
+
+
 @dataclass(frozen=True)
 class Run:
-    """One training: its parent run in MLflow and the registered model that it works for."""
+    """One training: its parent run in MLflow, the registered model that it works for, the catalogue's address."""
 
     run_id: str
     model: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A catalogue that was looked at but not read yet; see catalogue/fingerprint.py."""
+
+    address: str
+    content: str
+    listing: str
 
 
 @dataclass(frozen=True)
@@ -42,13 +77,18 @@ class Shard:
 class Catalogue:
     """What was read of a catalogue. kept + quarantined = read."""
 
-    source: str
     content_hash: str
     codes: list[int]  # ascending; a class index is a position in it
     names: dict[str, str]  # code -> name for people; may be empty
     synthetic: bool
     quarantine: FlyteFile  # Parquet: each row that was not kept, with its reason
     summary: FlyteFile  # JSON: counts
+    deck: FlyteFile
+
+    @property
+    def key(self) -> str:
+        """What later stages read here: the rows have keys of their own."""
+        return key_of([self.codes, self.names, self.synthetic])
 
 
 @dataclass(frozen=True)
@@ -56,6 +96,12 @@ class Arrays:
     """One shard's model inputs: safetensors with row, label, side and the payload."""
 
     file: FlyteFile
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The shard that lies there."""
+        return cls(FlyteFile(str(path)), content_hash(path))
 
 
 @dataclass(frozen=True)
@@ -63,7 +109,14 @@ class Branch:
     """A trained branch, ready for the bundle, and its epochs."""
 
     folder: FlyteDirectory
+    sha256: str  # of the folder
     epochs: FlyteFile  # JSON list of training.Epoch
+    deck: FlyteFile
+
+    @classmethod
+    def of(cls, folder: Path, epochs: FlyteFile, deck: FlyteFile) -> Self:
+        """The branch that was saved there."""
+        return cls(FlyteDirectory(str(folder)), content_hash(folder), epochs, deck)
 
 
 @dataclass(frozen=True)
@@ -72,6 +125,8 @@ class Fused:
 
     fusion: FlyteFile  # JSON of fusion.Fusion
     reference: FlyteFile  # Parquet: validation rows with their scores
+    sha256: str  # of both
+    deck: FlyteFile
 
 
 @dataclass(frozen=True)
@@ -80,6 +135,7 @@ class Evaluated:
 
     evaluation: FlyteFile  # JSON of evaluation.Evaluation
     predictions: FlyteFile  # Parquet: row, productid, prdtypecode, predicted, confidence
+    deck: FlyteFile
 
 
 @dataclass(frozen=True)
@@ -91,3 +147,12 @@ class Registered:
     alias: str
     reason: str
     run_id: str
+    deck: FlyteFile
+
+
+KeyedSource = Annotated[Source, HashMethod(lambda source: source.content)]
+KeyedShard = Annotated[Shard, HashMethod(lambda shard: shard.sha256)]
+KeyedCatalogue = Annotated[Catalogue, HashMethod(lambda catalogue: catalogue.key)]
+KeyedArrays = Annotated[Arrays, HashMethod(lambda arrays: arrays.sha256)]
+KeyedBranch = Annotated[Branch, HashMethod(lambda branch: branch.sha256)]
+KeyedFused = Annotated[Fused, HashMethod(lambda fused: fused.sha256)]

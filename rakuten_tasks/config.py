@@ -129,6 +129,10 @@ class TextConfig(Strict):
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "0 (chosen) or above")
 
+    def for_encoding(self) -> TextConfig:
+        """Only what tokens and n-grams depend on; the rest as it is by default."""
+        return TextConfig(self.vocabulary_size, self.max_tokens, self.ngram_bits)
+
 
 @dataclass(frozen=True)
 class PhotoConfig(Strict):
@@ -162,6 +166,11 @@ class PhotoConfig(Strict):
     def pixels(self) -> int:
         """The side of a prepared photo, in pixels."""
         return self.side or (32 if self.weights is Weights.RANDOM else 224)
+
+    def for_features(self) -> PhotoConfig:
+        """Only what frozen features depend on; the rest as it is by default."""
+        maps = min(self.fine_tune_epochs, 1)  # what block 5 reads is kept for as many epochs as will be
+        return PhotoConfig(self.weights, self.weights_file, self.pixels, fine_tune_epochs=maps)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import pandas as pd
-from flytekit import task
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Branch, Catalogue, Evaluated, Fused, Run, Shard, local, workspace
+from rakuten_tasks.artifacts import Branch, Catalogue, Evaluated, Fused, KeyedFile, Run, Shard, local, workspace
 from rakuten_tasks.catalogue.ingest import read_shard
 from rakuten_tasks.catalogue.ledger import TEST, TRAIN, Ledger
 from rakuten_tasks.classifier import bundle, plots
@@ -21,13 +20,17 @@ from rakuten_tasks.classifier.fusion import Fusion
 from rakuten_tasks.classifier.predictor import fuse_logits
 from rakuten_tasks.classifier.scoring import score_sides
 from rakuten_tasks.classifier.training import choose_device
-from rakuten_tasks.registry import tracking
+from rakuten_tasks.console import show
+from rakuten_tasks.decks.evaluation import evaluation_deck, reliability_before
+from rakuten_tasks.decks.mistakes import most_confident_mistakes, surest_mistakes, with_photos
+from rakuten_tasks.registry import runs
+from rakuten_tasks.stage import stage
 
 
-@task(**pods.CPU)
-def score_baseline(shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue, seed: int, run: Run) -> FlyteFile:
+@stage(pods.CPU, cached=True)
+def score_baseline(shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue, seed: int, run: Run) -> KeyedFile:
     """TF-IDF + linear classifier, trained on the training side: its probabilities of the test rows. Parquet."""
-    with tracking.child_run(run.run_id, "score_baseline"):
+    with runs.child_run(run.run_id, "score_baseline"):
         columns = ["row", "designation", "description", "prdtypecode"]
         rows = pd.concat([read_shard(local(s.products), columns) for s in shards], ignore_index=True)
         side = Ledger.load(local(ledger)).sides(rows["designation"])
@@ -43,7 +46,7 @@ def score_baseline(shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue,
     return FlyteFile(str(path))
 
 
-@task(**pods.GPU)
+@stage(pods.GPU, cached=True, deck=True)
 def evaluate_test(
     shards: list[Shard],
     ledger: FlyteFile,
@@ -57,7 +60,7 @@ def evaluate_test(
 ) -> Evaluated:
     """Score the test rows from raw text and photo bytes, by the code that serves."""
     work = workspace()
-    with tracking.child_run(run.run_id, "evaluate_test") as log:
+    with runs.child_run(run.run_id, "evaluate_test") as log:
         branches = load_branches({"text": local(text.folder), "photo": local(photo.folder)}, choose_device())
         paths = [local(shard.products) for shard in shards]
         test = score_sides(paths, Ledger.load(local(ledger)), (TEST,), branches, catalogue.codes)
@@ -70,7 +73,10 @@ def evaluate_test(
             log.metrics({f"{name}_{metric}": getattr(system, metric).value for metric in evaluation.METRICS})
         for figure_name, figure in plots.evaluation_figures(evaluation, catalogue.names).items():
             log.figure(figure, figure_name)
-        tracking.log_to_parent(run.run_id, evaluation.summary())
+        at = surest_mistakes(scores, test.labels)
+        mistakes = most_confident_mistakes(with_photos(test.rows, at, paths), scores, test.labels)
+        before = reliability_before(test.logits, fusion, test.labels)
+        deck = show("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, before, mistakes), log)
     (work / bundle.EVALUATION).write_text(json.dumps(evaluation.to_dict()))
     test.rows.assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(work / bundle.TEST)
-    return Evaluated(FlyteFile(str(work / bundle.EVALUATION)), FlyteFile(str(work / bundle.TEST)))
+    return Evaluated(FlyteFile(str(work / bundle.EVALUATION)), FlyteFile(str(work / bundle.TEST)), deck)

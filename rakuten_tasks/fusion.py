@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-from flytekit import task
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Branch, Catalogue, Fused, Run, Shard, local, workspace
+from rakuten_tasks.artifacts import Branch, Catalogue, Fused, KeyedFused, Run, Shard, content_hash, local, workspace
 from rakuten_tasks.catalogue.ledger import VALIDATION_A, VALIDATION_B, Ledger
 from rakuten_tasks.classifier.branches import load_branches
 from rakuten_tasks.classifier.bundle import REFERENCE
@@ -17,13 +16,19 @@ from rakuten_tasks.classifier.plots import fusion_curve
 from rakuten_tasks.classifier.predictor import fuse_logits
 from rakuten_tasks.classifier.scoring import score_sides
 from rakuten_tasks.classifier.training import choose_device
-from rakuten_tasks.registry import tracking
+from rakuten_tasks.console import show
+from rakuten_tasks.decks.fusion import fusion_deck
+from rakuten_tasks.registry import runs
+from rakuten_tasks.stage import stage
 
 
-@task(**pods.GPU)
-def fuse(shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue, text: Branch, photo: Branch, run: Run) -> Fused:
+@stage(pods.GPU, cached=True, deck=True)
+def fuse(
+    shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue, text: Branch, photo: Branch, run: Run
+) -> KeyedFused:
     """Choose how the branches are mixed, on validation rows alone; those rows become the drift reference."""
-    with tracking.child_run(run.run_id, "fuse") as log:
+    work = workspace()
+    with runs.child_run(run.run_id, "fuse") as log:
         branches = load_branches({"text": local(text.folder), "photo": local(photo.folder)}, choose_device())
         validation = score_sides(
             [local(shard.products) for shard in shards],
@@ -38,9 +43,10 @@ def fuse(shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue, text: Bra
         log.metrics({f"weight_{name}": value for name, value in fusion.weights.items()})
         log.metrics({"temperature_fused": fusion.fused_temperature, "validation_b_f1": search.optimum})
         log.figure(fusion_curve(search), "fusion_curve")
-    work = workspace()
-    (work / "fusion.json").write_text(json.dumps(fusion.to_dict()))
-    scores = fuse_logits(validation.logits, fusion, catalogue.codes)
-    reference = validation.rows.assign(predicted=scores.predicted, confidence=scores.confidence)
-    reference.to_parquet(work / REFERENCE, index=False)
-    return Fused(FlyteFile(str(work / "fusion.json")), FlyteFile(str(work / REFERENCE)))
+        scores = fuse_logits(validation.logits, fusion, catalogue.codes)
+        reference = validation.rows.assign(predicted=scores.predicted, confidence=scores.confidence)
+        reference.to_parquet(work / REFERENCE, index=False)
+        (work / "fusion.json").write_text(json.dumps(fusion.to_dict()))
+        key = content_hash(work)
+        deck = show("fuse", "Fusion", fusion_deck(search, fusion), log)
+    return Fused(FlyteFile(str(work / "fusion.json")), FlyteFile(str(work / REFERENCE)), key, deck)

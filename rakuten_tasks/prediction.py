@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import fsspec
 import numpy as np
 import pandas as pd
-from flytekit import task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from rich.console import Console
@@ -21,6 +20,7 @@ from rakuten_tasks.classifier.evaluation import against_answers
 from rakuten_tasks.classifier.predictor import Predictor, Scores
 from rakuten_tasks.classifier.scoring import products_of
 from rakuten_tasks.registry import champion, tracking
+from rakuten_tasks.stage import stage
 
 TOP = 3
 
@@ -43,7 +43,7 @@ class Predictions:
     details: FlyteFile
 
 
-@task(**pods.SMALL)
+@stage(pods.SMALL)
 def fetch_champion(source: str, model: str) -> Champion:
     """The champion of the asked model, or of the one that fits the catalogue."""
     client = tracking.connect()
@@ -55,7 +55,7 @@ def fetch_champion(source: str, model: str) -> Champion:
     return Champion(FlyteDirectory(str(champion.fetch(client, name, str(version)))), name, version, notice)
 
 
-@task(**pods.GPU)
+@stage(pods.GPU)
 def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
     """One shard's answers. Parquet: see `_details`."""
     rows = read_shard(local(shard.products))
@@ -88,7 +88,7 @@ def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
     return details
 
 
-@task(**pods.CPU)
+@stage(pods.CPU)
 def write_submission(parts: list[FlyteFile], champion: Champion, source: str, output: str) -> Predictions:
     """One row for each product, in the file's order; copied to the folder `output`, unless that is empty."""
     work = workspace()

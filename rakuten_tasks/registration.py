@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from flytekit import current_context, task
+from flytekit import current_context
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
@@ -19,16 +22,29 @@ from rakuten_tasks.artifacts import Branch, Catalogue, Evaluated, Fused, Registe
 from rakuten_tasks.catalogue.ledger import TEST, Ledger
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.card import model_card
-from rakuten_tasks.classifier.evaluation import Evaluation
+from rakuten_tasks.classifier.evaluation import Evaluation, paired_differences
 from rakuten_tasks.classifier.fusion import Fusion
 from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.classifier.scoring import products_of, rows_on
+from rakuten_tasks.classifier.machine import machine
 from rakuten_tasks.config import GateConfig, TrainingConfig
-from rakuten_tasks.registry import champion, tracking
-from rakuten_tasks.registry.gate import Verdict, decide
+from rakuten_tasks.console import show
+from rakuten_tasks.decks.registration import registration_deck
+from rakuten_tasks.registry import champion, runs, tracking
+from rakuten_tasks.registry.gate import Verdict, class_losses, decide
+from rakuten_tasks.registry.tracking import RunLog
+from rakuten_tasks.stage import stage
 
 
-@task(**pods.CPU)
+DECKS = "decks"
+CONFIGURATION = "configuration.json"
+
+
+class _Shown(Protocol):
+    deck: FlyteFile
+
+
+@stage(pods.CPU)
 def assemble(
     catalogue: Catalogue,
     ledger: FlyteFile,
@@ -39,7 +55,7 @@ def assemble(
     config: TrainingConfig,
     run: Run,
 ) -> FlyteDirectory:
-    """Everything that a prediction needs, and what it was made of, in one folder."""
+    """Everything that a prediction needs, and what it was made of, in one folder; what it was made from, in the run."""
     folder = workspace() / "bundle"
     branches = {"text": text.folder, "photo": photo.folder}
     for name, branch in branches.items():
@@ -61,48 +77,113 @@ def assemble(
     )
     (folder / bundle.CARD).write_text(model_card(manifest, Evaluation.load(folder / bundle.EVALUATION)))
     manifest.write(folder)
+    log = runs.log_to_parent(run.run_id)
+    log.metrics(Evaluation.load(folder / bundle.EVALUATION).summary())
+    _record(log, catalogue, [catalogue, text, photo, fused, evaluated], config)
     return FlyteDirectory(str(folder))
 
 
-@task(**pods.GPU)
+def _record(log: RunLog, catalogue: Catalogue, shown: Sequence[_Shown], config: TrainingConfig) -> None:
+    """Into the parent run, also what was computed for an earlier run and taken from Flyte's cache."""
+    for stage_shown in shown:
+        log.artifact(local(stage_shown.deck), DECKS)
+    log.artifact(local(catalogue.quarantine))
+    log.artifact(local(catalogue.summary))
+    log.dictionary(config.to_dict(), CONFIGURATION)
+
+
+def _tags(lineage: bundle.Lineage) -> dict[str, object]:
+    """What a version says of its origin: each value is a fact, or the address of a file of its run."""
+    artifacts = f"runs:/{lineage.run_id}"
+    return {
+        **lineage.to_dict(),
+        "run": artifacts,
+        "decks": f"{artifacts}/{DECKS}",
+        "configuration": f"{artifacts}/{CONFIGURATION}",
+        "quarantine": f"{artifacts}/quarantine.parquet",
+    }
+
+
+@stage(pods.GPU, deck=True)
 def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, seed: int, run: Run) -> Registered:
     """Register the bundle and let the gate decide whether it becomes the champion."""
     path = local(folder)
     client = tracking.connect()
-    with tracking.child_run(run.run_id, "register") as log:
-        lineage = bundle.read_manifest(path).lineage
-        version = champion.register(client, run.model, path, run.run_id, lineage.to_dict())
+    with runs.child_run(run.run_id, "register") as log:
+        version = champion.register(client, run.model, path, run.run_id, _tags(bundle.read_manifest(path).lineage))
+        paths = [local(shard.products) for shard in shards]
         # A retry must not judge the version against itself.
-        verdict = champion.settled(client, run.model, version) or _verdict(
-            client, path, [local(shard.products) for shard in shards], config, seed, run.model
+        settled = champion.settled(client, run.model, version)
+        judged = Judged(settled, {}, {}) if settled else _verdict(client, path, paths, config, seed, run.model)
+        alias = champion.settle(client, run.model, version, judged.verdict)
+        log.dictionary(judged.verdict.to_dict(), "verdict.json")
+        names = bundle.read_manifest(path).names
+        page = registration_deck(
+            run.model, version, alias, judged.verdict, judged.differences, config, judged.losses, names
         )
-        alias = champion.settle(client, run.model, version, verdict)
-        log.dictionary(verdict.to_dict(), "verdict.json")
-    tracking.finish_parent(run.run_id)
-    return Registered(run.model, version, alias, verdict.reason, run.run_id)
+        deck = show("register", "Registration", page, log)
+    runs.log_to_parent(run.run_id).artifact(local(deck), DECKS)
+    runs.finish_parent(run.run_id)
+    return Registered(run.model, version, alias, judged.verdict.reason, run.run_id, deck)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The gate's verdict and the figures that its page draws; see decks/registration.py."""
+
+    verdict: Verdict
+    differences: dict[str, NDArray]
+    losses: dict[int, float]
 
 
 def _verdict(
     client: MlflowClient, path: Path, shards: list[Path], config: GateConfig, seed: int, model: str
-) -> Verdict:
+) -> Judged:
+    """Of the gate, on the rivals as they are when it is done: another training may register at the same time."""
+    judged: tuple[int | None, int | None] | None = None
+    while judged != (rivals := (champion.champion_version(client, model), champion.best_version(client, model))):
+        answer = _judge(client, path, shards, config, seed, model, *rivals)
+        judged = rivals
+    return answer
+
+
+def _judge(
+    client: MlflowClient,
+    path: Path,
+    shards: list[Path],
+    config: GateConfig,
+    seed: int,
+    model: str,
+    incumbent: int | None,
+    best: int | None,
+) -> Judged:
     manifest = bundle.read_manifest(path)
     test = pd.read_parquet(path / bundle.TEST)
-    incumbent = champion.champion_version(client, model)
-    best = champion.best_version(client, model)
+    labels, new = (test[name].to_numpy(np.int64) for name in ("prdtypecode", "predicted"))
     # Both have kept their hands off these rows: the ledger, handed from version to version, holds them back for ever.
-    rivals = {version: champion.fetch(client, model, str(version)) for version in {incumbent, best} - {None}}
+    rivals = {version: champion.fetch(client, model, str(version)) for version in (incumbent, best) if version}
     ledger = Ledger.load(path / bundle.LEDGER)
     same = {v: r for v, r in rivals.items() if bundle.read_manifest(r).codes == manifest.codes}
     predicted = {v: _predict_test(r, shards, ledger) for v, r in same.items()}
-    return decide(
-        labels=test["prdtypecode"].to_numpy(np.int64),
-        predicted_new=test["predicted"].to_numpy(np.int64),
+    verdict = decide(
+        labels=labels,
+        predicted_new=new,
         predicted_incumbent=predicted.get(incumbent),
         predicted_best=predicted.get(best),
         codes_new=manifest.codes,
         codes_incumbent=bundle.read_manifest(rivals[incumbent]).codes if incumbent else None,
         config=config,
         seed=seed,
+    )
+    named = {"champion": incumbent, "best champion so far": best if best != incumbent else None}
+    return Judged(
+        verdict,
+        {
+            f"{name}, version {number}": paired_differences(labels, new, predicted[number], seed)
+            for name, number in named.items()
+            if number in predicted
+        },
+        class_losses(labels, new, predicted[incumbent], config.min_class_rows) if incumbent in predicted else {},
     )
 
 
@@ -114,11 +195,12 @@ def _predict_test(rival: Path, shards: list[Path], ledger: Ledger) -> NDArray:
 
 def _lineage(catalogue: Catalogue, run: Run) -> bundle.Lineage:
     return bundle.Lineage(
-        catalogue=catalogue.source,
+        catalogue=run.source,
         catalogue_hash=catalogue.content_hash,
         synthetic=catalogue.synthetic,
         git_commit=tracking.git_commit(),
         image=os.environ.get("FLYTE_INTERNAL_IMAGE", "none: run locally"),
         execution=current_context().execution_id.name,
         run_id=run.run_id,
+        machine=machine(),
     )

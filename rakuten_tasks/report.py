@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 
 import fsspec
-from flytekit import task
 from rich.console import Console
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Catalogue, Evaluated, Registered, local
+from rakuten_tasks.artifacts import Catalogue, Evaluated, Registered, Source, local
 from rakuten_tasks.classifier.evaluation import Evaluation, table
 from rakuten_tasks.registry import tracking
+from rakuten_tasks.stage import stage
 
 
-@task(**pods.SMALL)
-def report_training(catalogue: Catalogue, evaluated: Evaluated, registered: Registered, report: str) -> Registered:
+@stage(pods.SMALL)
+def report_training(
+    source: Source, catalogue: Catalogue, evaluated: Evaluated, registered: Registered, report: str
+) -> Registered:
     """Print the result; write it as JSON to `report`, a path or fsspec address, unless that is empty."""
     evaluation = Evaluation.load(local(evaluated.evaluation))
     console = Console()
-    console.print(table(evaluation, title=_title(catalogue)))
+    kind = "SYNTHETIC sample" if catalogue.synthetic else source.address
+    console.print(table(evaluation, title=f"{kind}: test rows, with 95 % bootstrap intervals"))
     console.print(
         f"registered [bold]{registered.model}[/] version {registered.version}, alias [bold]{registered.alias}[/]: "
         f"{registered.reason}\nMLflow run {registered.run_id} in {tracking.tracking_uri()}; `make mlflow` shows it"
@@ -32,7 +35,7 @@ def report_training(catalogue: Catalogue, evaluated: Evaluated, registered: Regi
             "reason": registered.reason,
             "mlflow_run": registered.run_id,
             "tracking_uri": tracking.tracking_uri(),
-            "source": catalogue.source,
+            "source": source.address,
             "catalogue_hash": catalogue.content_hash,
             "synthetic": catalogue.synthetic,
             "ingest": json.loads(local(catalogue.summary).read_text()),
@@ -42,8 +45,3 @@ def report_training(catalogue: Catalogue, evaluated: Evaluated, registered: Regi
             json.dump(content, file, indent=1)
         console.print(f"written to {report}")
     return registered
-
-
-def _title(catalogue: Catalogue) -> str:
-    kind = "SYNTHETIC sample" if catalogue.synthetic else catalogue.source
-    return f"{kind}: test rows, with 95 % bootstrap intervals"

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import pandas as pd
-from flytekit import task
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Run, Shard, local, workspace
+from rakuten_tasks.artifacts import KeyedFile, Run, Shard, local, workspace
 from rakuten_tasks.catalogue.ingest import read_shard
 from rakuten_tasks.catalogue.ledger import SIDES, Ledger, require_every_side
 from rakuten_tasks.classifier.bundle import LEDGER
 from rakuten_tasks.config import SplitConfig
-from rakuten_tasks.registry import champion, tracking
+from rakuten_tasks.registry import runs
+from rakuten_tasks.stage import stage
 
 
-@task(**pods.CPU)
-def split(shards: list[Shard], config: SplitConfig, run: Run) -> FlyteFile:
-    """Extend the ledger of the model's latest version by the titles that it has not seen. Parquet."""
-    with tracking.child_run(run.run_id, "split") as log:
+@stage(pods.CPU, cached=True)
+def split(shards: list[Shard], known: FlyteFile, config: SplitConfig, run: Run) -> KeyedFile:
+    """Extend the known ledger by the titles that it has not seen. Parquet."""
+    with runs.child_run(run.run_id, "split") as log:
         rows = pd.concat([read_shard(local(s.products), ["designation", "prdtypecode"]) for s in shards])
-        before = _known_sides(run.model)
+        before = Ledger.load(local(known))
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
         ledger = before.extended(titles, codes, config)
         sides = ledger.sides(titles)
@@ -30,11 +30,3 @@ def split(shards: list[Shard], config: SplitConfig, run: Run) -> FlyteFile:
     path = workspace() / LEDGER
     ledger.save(path)
     return FlyteFile(str(path))
-
-
-def _known_sides(model: str) -> Ledger:
-    client = tracking.connect()
-    version = champion.latest_version(client, model)
-    if version is None:
-        return Ledger.empty()
-    return Ledger.load(champion.fetch(client, model, str(version)) / LEDGER)

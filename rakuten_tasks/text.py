@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from flytekit import task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Arrays, Catalogue, Run, Shard, local, workspace
+from rakuten_tasks.artifacts import Arrays, Catalogue, KeyedArrays, KeyedFolder, Run, Shard, local, workspace
 from rakuten_tasks.catalogue.ingest import read_shard
 from rakuten_tasks.catalogue.ledger import TRAIN, Ledger
 from rakuten_tasks.classifier.arrays import class_index, write_shard
 from rakuten_tasks.classifier.ngrams import Vocabulary
 from rakuten_tasks.config import TextConfig
-from rakuten_tasks.registry import tracking
+from rakuten_tasks.registry import runs
+from rakuten_tasks.stage import stage
 
 TEXT = ["row", "designation", "description", "prdtypecode"]
 
 
-@task(**pods.CPU)
-def fit_vocabulary(shards: list[Shard], ledger: FlyteFile, config: TextConfig, run: Run) -> FlyteDirectory:
+@stage(pods.CPU, cached=True)
+def fit_vocabulary(shards: list[Shard], ledger: FlyteFile, config: TextConfig, run: Run) -> KeyedFolder:
     """Train the tokenizer and weigh the n-grams, on training rows alone."""
     sides = Ledger.load(local(ledger))
 
@@ -32,7 +32,7 @@ def fit_vocabulary(shards: list[Shard], ledger: FlyteFile, config: TextConfig, r
             rows = rows[sides.sides(rows["designation"]) == TRAIN]
             yield from zip(rows["designation"], rows["description"], strict=True)
 
-    with tracking.child_run(run.run_id, "fit_vocabulary") as log:
+    with runs.child_run(run.run_id, "fit_vocabulary") as log:
         vocabulary = Vocabulary.fit(training_rows, config)
         log.metrics({"tokens": vocabulary.size})
     folder = workspace() / "vocabulary"
@@ -40,8 +40,8 @@ def fit_vocabulary(shards: list[Shard], ledger: FlyteFile, config: TextConfig, r
     return FlyteDirectory(str(folder))
 
 
-@task(**pods.CPU)
-def encode_text(shard: Shard, vocabulary: FlyteDirectory, ledger: FlyteFile, catalogue: Catalogue) -> Arrays:
+@stage(pods.CPU, cached=True)
+def encode_text(shard: Shard, vocabulary: FlyteDirectory, ledger: FlyteFile, catalogue: Catalogue) -> KeyedArrays:
     """One shard's tokens and n-grams."""
     rows = read_shard(local(shard.products), TEXT)
     encoded = Vocabulary.load(local(vocabulary)).encode(rows["designation"].tolist(), rows["description"].tolist())
@@ -52,4 +52,4 @@ def encode_text(shard: Shard, vocabulary: FlyteDirectory, ledger: FlyteFile, cat
         "side": Ledger.load(local(ledger)).sides(rows["designation"]),
     }
     write_shard(path, keys | encoded)
-    return Arrays(FlyteFile(str(path)))
+    return Arrays.of(path)

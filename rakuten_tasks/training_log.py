@@ -1,4 +1,4 @@
-"""What both trainings tell MLflow: a point for every epoch, the curves as a picture."""
+"""What both trainings tell MLflow and show: a point for every epoch, the curves as a picture, a page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.classifier.plots import training_curves
 from rakuten_tasks.classifier.training import Epoch
-from rakuten_tasks.registry.tracking import ChildRun
+from rakuten_tasks.console import show
+from rakuten_tasks.decks.training import training_deck
+from rakuten_tasks.registry.tracking import RunLog
 
 
-def log_epoch(log: ChildRun) -> Callable[[Epoch], None]:
-    """A callback that sends each epoch's figures to the child run."""
+def log_epoch(log: RunLog) -> Callable[[Epoch], None]:
+    """A callback that sends each epoch's figures to the task's run."""
 
     def send(epoch: Epoch) -> None:
         figures = dataclasses.asdict(epoch)
@@ -24,9 +26,9 @@ def log_epoch(log: ChildRun) -> Callable[[Epoch], None]:
     return send
 
 
-def write_epochs(epochs: Sequence[Epoch], folder: Path, log: ChildRun) -> FlyteFile:
-    """The epochs as JSON, and their curves as a figure of the child run."""
+def record(title: str, name: str, epochs: Sequence[Epoch], folder: Path, log: RunLog) -> tuple[FlyteFile, FlyteFile]:
+    """The epochs as JSON, and their curves as a figure of the run and as a page. -> both files"""
     log.figure(training_curves(epochs), "curves")
     path = folder / "epochs.json"
     path.write_text(json.dumps([dataclasses.asdict(epoch) for epoch in epochs], indent=1))
-    return FlyteFile(str(path))
+    return FlyteFile(str(path)), show(name, title, training_deck(title, epochs, {}), log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -23,6 +24,19 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowCli
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
         yield connect()
+
+
+@pytest.fixture(scope="session")
+def local_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A var/ for workflows that are run here, so that nothing is taken from the cache of another session."""
+    from rakuten_tasks import local_cache
+    from rakuten_tasks.var import cache_folder
+
+    folder = tmp_path_factory.mktemp("runs") / "var"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAKUTEN_VAR", str(folder))
+        local_cache.use(cache_folder())
+        yield folder
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from flytekit import map_task, workflow
 
 from rakuten_tasks import pods
 from rakuten_tasks.config import IngestConfig
-from rakuten_tasks.ingest import ingest_unlabelled
+from rakuten_tasks.ingest import ingest_unlabelled, look
 from rakuten_tasks.prediction import Predictions, fetch_champion, predict_shard, write_submission
 
 
@@ -28,6 +28,6 @@ def predict_catalogue(
         output: folder or fsspec address for submission.csv and details.parquet; empty for nowhere.
     """
     champion = fetch_champion(source=source, model=model)
-    _, _, unlabelled = ingest_unlabelled(source=source, config=config)
+    _, _, unlabelled = ingest_unlabelled(source=look(source=source), config=config)
     predict = map_task(partial(predict_shard, champion=champion), concurrency=pods.CONCURRENCY)
     return write_submission(parts=predict(shard=unlabelled), champion=champion, source=source, output=output)

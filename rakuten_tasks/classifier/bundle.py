@@ -38,6 +38,7 @@ class Lineage(Strict):
     image: str
     execution: str
     run_id: str
+    machine: str = ""  # what the branches' bits depend on; empty in bundles from before it was kept
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 from urllib.error import URLError
 
 import fsspec
@@ -28,6 +31,19 @@ def convolutions(config: PhotoConfig) -> nn.Sequential:
     if config.weights is Weights.IMAGENET:
         return load_convolutions(str(imagenet_file()))
     return load_convolutions(config.weights_file)
+
+
+def weights_key(config: PhotoConfig) -> str:
+    """Tells the convolutions' weights apart by what they are, wherever their file lies.
+
+    Raises FileNotFoundError if they cannot be had.
+    """
+    if config.weights is Weights.RANDOM:
+        return "random"
+    if config.weights is Weights.IMAGENET:
+        return imagenet_file().name  # ends with its hash
+    with _opened(config.weights_file) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def empty_convolutions(batch_norm: bool) -> nn.Sequential:
@@ -79,15 +95,24 @@ def imagenet_file() -> Path:
     return path
 
 
+@contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    try:
+        with fsspec.open(path, "rb") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"weights_file {path} does not exist: name a .pth or .safetensors of vgg16") from error
+
+
 def _read(path: str) -> Mapping[str, Tensor]:
     if not path.endswith((".pth", ".safetensors")):
         raise ValueError(f"weights_file {path}: name a .pth or a .safetensors file")
-    try:
-        with fsspec.open(path, "rb") as file:
+    with _opened(path) as file:
+        try:
             if path.endswith(".safetensors"):
                 return load_safetensors(file.read())
             return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"weights_file {path} does not exist: name a .pth or .safetensors of vgg16") from error
-    except Exception as error:  # the readers name no closed set of errors for other files
-        raise ValueError(f"weights_file {path} is not a {Path(path).suffix} state dict: {error}") from error
+        except OSError:  # of the store, not of what the file holds
+            raise
+        except Exception as error:  # the readers name no closed set of errors for other files
+            raise ValueError(f"weights_file {path} is not a {Path(path).suffix} state dict: {error}") from error

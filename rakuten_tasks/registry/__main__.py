@@ -5,12 +5,14 @@ from __future__ import annotations
 import getpass
 
 import click
+from mlflow import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
 from rakuten_tasks.registry import audit, champion, tracking
 
 MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
+RUNS = "runs:/"
 REASON = click.option("--reason", default="", help="why, for the audit trail")
 
 
@@ -41,6 +43,28 @@ def versions(model: str) -> None:
     console = Console()
     console.print(table)
     console.print(trail)
+
+
+@registry.command()
+@click.argument("version", type=int)
+@MODEL
+def lineage(version: int, model: str) -> None:
+    """What a version was made from: run, decks, configuration, catalogue, quarantine, code."""
+    client = tracking.connect()
+    name = _resolve(model)
+    table = Table("", "", title=f"{name} version {version}", show_header=False)
+    for key, value in sorted(champion.tags(client, name, version).items()):
+        if key != champion.VERDICT:
+            table.add_row(key, _address(client, value))
+    Console(soft_wrap=True).print(table)
+
+
+def _address(client: MlflowClient, value: str) -> str:
+    """Where a file of a run lies in the store; any other value as it is."""
+    if not value.startswith(RUNS):
+        return value
+    run_id, _, path = value.removeprefix(RUNS).partition("/")
+    return f"{client.get_run(run_id).info.artifact_uri}/{path}".rstrip("/")
 
 
 @registry.command()

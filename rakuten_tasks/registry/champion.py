@@ -47,6 +47,7 @@ def register(client: MlflowClient, model: str, bundle: Path, run_id: str, tags: 
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    _drop_half_models(client, run_id)
     logged = client.create_logged_model(experiment_id(client), name="bundle", source_run_id=run_id)
     client.log_model_artifacts(logged.model_id, str(bundle))
     client.finalize_logged_model(logged.model_id, "READY")
@@ -54,6 +55,15 @@ def register(client: MlflowClient, model: str, bundle: Path, run_id: str, tags: 
     # The version appears last, whole and with its tags: a retry after a crash before it starts anew
     source = f"models:/{logged.model_id}"
     return int(client.create_model_version(model, source, run_id, texts, model_id=logged.model_id).version)
+
+
+def _drop_half_models(client: MlflowClient, run_id: str) -> None:
+    """An attempt that was cut short leaves a model without a version; what it uploaded stays in the store, unnamed."""
+    experiments = [experiment_id(client)]
+    registered = {found.source for found in client.search_model_versions(f"run_id='{run_id}'")}
+    for model in client.search_logged_models(experiments, filter_string=f"source_run_id = '{run_id}'"):
+        if f"models:/{model.model_id}" not in registered:
+            client.delete_logged_model(model.model_id)
 
 
 def _bundle_hash(bundle: Path) -> str:
@@ -201,6 +211,12 @@ def resolve_model(client: MlflowClient, asked: str | None, synthetic: bool) -> t
             notice = f"{own} has no champion yet: using {model}, which was trained on the synthetic sample"
             return model, "" if model == own else notice
     raise LookupError(f"no champion of {own} yet: run `make train`, or name another model; {_what_exists(client, own)}")
+
+
+def tags(client: MlflowClient, model: str, version: int) -> dict[str, str]:
+    """What a version says of itself. Raises LookupError if there is no such version."""
+    require_version(client, model, version)
+    return dict(client.get_model_version(model, str(version)).tags)
 
 
 def require_version(client: MlflowClient, model: str, version: int) -> None:

@@ -1,4 +1,4 @@
-"""MLflow runs: one parent a training, one child a task. Run ids are passed on, as tasks may sit in different pods."""
+"""The MLflow store, and what can be told to a run in it; runs.py opens and closes them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import os
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,11 @@ from typing import Any
 import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 from plotly.graph_objects import Figure
+
+from rakuten_tasks.var import var_folder
 
 EXPERIMENT = "rakuten-classifier"
 SQLITE = "sqlite:///"
@@ -38,8 +36,7 @@ def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or else a sqlite store under the folder RAKUTEN_VAR (default: var/ where this runs)."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    folder = Path(os.environ.get("RAKUTEN_VAR") or "var").resolve()
-    return f"{SQLITE}{folder / 'mlflow' / 'mlflow.db'}"
+    return f"{SQLITE}{var_folder() / 'mlflow' / 'mlflow.db'}"
 
 
 def connect() -> MlflowClient:
@@ -91,26 +88,6 @@ def _with_experiment(client: MlflowClient, artifacts: str | None) -> MlflowClien
     return client
 
 
-def start_parent(name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-    """Open the run of one training. parameters: a nested configuration. -> run id"""
-    client = connect()
-    cut = {key: value[:MAX_TAG_VAL_LENGTH] for key, value in tags.items()}
-    run_id = client.create_run(experiment_id(client), run_name=name, tags=cut).info.run_id
-    values = flattened(parameters)
-    client.log_batch(run_id, params=[Param(key, str(value)[:MAX_PARAM_VAL_LENGTH]) for key, value in values.items()])
-    return run_id
-
-
-def finish_parent(run_id: str, status: str = "FINISHED") -> None:
-    """Close the run of a training."""
-    connect().set_terminated(run_id, status)
-
-
-def log_to_parent(run_id: str, metrics: Mapping[str, float]) -> None:
-    """Metrics of the whole training, one number each."""
-    ChildRun(connect(), run_id).metrics(metrics)
-
-
 def experiment_id(client: MlflowClient) -> str:
     """The experiment that all runs and models belong to."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -119,20 +96,9 @@ def experiment_id(client: MlflowClient) -> str:
     return experiment.experiment_id
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"photo": {"side": 48}} -> {"photo.side": 48}"""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value.value if isinstance(value, Enum) else value
-    return flat
-
-
 @dataclass(frozen=True)
-class ChildRun:
-    """What a task can tell MLflow. Each call is one request, so pass many metrics at once."""
+class RunLog:
+    """What a task can tell a run. Each call is one request, so pass many metrics at once."""
 
     client: MlflowClient
     run_id: str
@@ -149,30 +115,13 @@ class ChildRun:
             warnings.filterwarnings("ignore", "setDaemon", DeprecationWarning)  # kaleido 0.2.1, when it starts
             self.client.log_figure(self.run_id, figure, f"{name}.png", save_kwargs={"scale": PNG_SCALE})
 
-    def artifact(self, path: Path) -> None:
+    def artifact(self, path: Path, folder: str | None = None) -> None:
         """A file, or a folder with all that is in it, under its own name."""
-        self.client.log_artifact(self.run_id, str(path))
+        self.client.log_artifact(self.run_id, str(path), folder)
 
     def dictionary(self, values: Mapping[str, Any], name: str) -> None:
         """A JSON or YAML file, by the name's ending."""
         self.client.log_dict(self.run_id, dict(values), name)
-
-
-@contextmanager
-def child_run(parent_id: str, name: str) -> Iterator[ChildRun]:
-    """The run of one task. If the block raises, it and its parent are marked FAILED; a retry is a new child."""
-    client = connect()
-    tags = {MLFLOW_PARENT_RUN_ID: parent_id}
-    run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
-    try:
-        yield ChildRun(client, run_id)
-    except BaseException as error:
-        message = f"{type(error).__name__}: {error}"[:MAX_TAG_VAL_LENGTH]
-        client.set_tag(run_id, "error", message)
-        client.set_terminated(run_id, "FAILED")
-        client.set_terminated(parent_id, "FAILED")
-        raise
-    client.set_terminated(run_id)
 
 
 def git_commit() -> str:

@@ -1,0 +1,20 @@
+"""What a stage shows: a Deck in Flyte's console, the same page in MLflow and in the record of the version."""
+
+from __future__ import annotations
+
+from flytekit import Deck
+from flytekit.types.file import FlyteFile
+
+from rakuten_tasks.artifacts import workspace
+from rakuten_tasks.decks.page import standalone
+from rakuten_tasks.registry.tracking import RunLog
+
+
+def show(name: str, title: str, page: str, log: RunLog | None = None) -> FlyteFile:
+    """page: what rakuten_tasks/decks made. -> the page as a file that can be opened alone"""
+    Deck(title, page)
+    path = workspace() / f"{name}.html"
+    path.write_text(standalone(title, page), encoding="utf-8")
+    if log:
+        log.artifact(path)
+    return FlyteFile(str(path))

@@ -1,0 +1,85 @@
+"""Flyte's cache of local runs, in var/ beside the outputs that it names, and believed only while they are there.
+
+flytekit keeps it under the home folder and never looks whether the outputs still exist: once they are deleted, every
+run after that fails. On a cluster Flyte's own cache is used and nothing here plays a part.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import click
+import msgpack
+from flytekit.configuration.plugin import FlytekitPlugin
+from flytekit.core import local_cache
+from flytekit.core.local_cache import LocalTaskCache
+from flytekit.models.literals import Literal, LiteralMap
+
+from rakuten_tasks.var import cache_folder, runs_folder
+
+_remembered = LocalTaskCache.get
+
+
+class Pyflyte(FlytekitPlugin):
+    """Makes every `pyflyte` of this environment use the cache in var/; named in pyproject.toml."""
+
+    @staticmethod
+    def configure_pyflyte_cli(main: click.Group) -> click.Group:
+        use(cache_folder())
+        return main
+
+
+def use(folder: Path) -> None:
+    """Keep this process's cache there, and check what it says."""
+    local_cache.CACHE_LOCATION = str(folder)
+    LocalTaskCache._initialized = False
+    LocalTaskCache.get = staticmethod(_still_there)  # type: ignore[method-assign, assignment]
+
+
+def _still_there(*key: Any) -> LiteralMap | None:
+    """What flytekit's cache gives for this key, if all files that it names exist; they count as used today."""
+    outputs = _remembered(*key)
+    if outputs is None:
+        return None
+    places = [place for literal in outputs.literals.values() for place in _places(literal)]
+    if not all(place.exists() for place in places):
+        return None
+    for run in {place.relative_to(runs_folder()).parts[0] for place in places if place.is_relative_to(runs_folder())}:
+        os.utime(runs_folder() / run)
+    return outputs
+
+
+def _places(literal: Literal) -> Iterator[Path]:
+    """Where the local files and folders of a task's output lie, those inside dataclasses too."""
+    if literal.collection:
+        for item in literal.collection.literals:
+            yield from _places(item)
+    elif literal.map:
+        for item in literal.map.literals.values():
+            yield from _places(item)
+    elif literal.scalar and literal.scalar.blob:
+        yield from _local(literal.scalar.blob.uri)
+    elif literal.scalar and literal.scalar.binary:
+        yield from _named_in(msgpack.unpackb(literal.scalar.binary.value))
+
+
+def _named_in(value: Any) -> Iterator[Path]:
+    """flytekit writes a FlyteFile or FlyteDirectory in a dataclass as {"path": address, ...}."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("path"), str):
+            yield from _local(value["path"])
+        for inner in value.values():
+            yield from _named_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _named_in(inner)
+
+
+def _local(address: str) -> Iterator[Path]:
+    url = urlparse(address)
+    if url.scheme in ("", "file"):
+        yield Path(unquote(url.path) if url.scheme else address)

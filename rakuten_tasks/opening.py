@@ -1,0 +1,80 @@
+"""Stage 0: what a training is about, looked up before anything is read: run, catalogue, sides, settings by stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from flytekit import HashMethod
+from flytekit.types.file import FlyteFile
+
+from rakuten_tasks import pods
+from rakuten_tasks.artifacts import KeyedFile, KeyedSource, Run, Source, key_of, workspace
+from rakuten_tasks.catalogue.fingerprint import fingerprint
+from rakuten_tasks.catalogue.ingest import is_synthetic
+from rakuten_tasks.catalogue.ledger import Ledger
+from rakuten_tasks.catalogue.sample import SAMPLE
+from rakuten_tasks.classifier.bundle import LEDGER
+from rakuten_tasks.classifier.vgg16_weights import convolutions, weights_key
+from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig, Weights
+from rakuten_tasks.pod_state import execution
+from rakuten_tasks.registry import champion, runs, tracking
+from rakuten_tasks.stage import stage
+
+
+def _photo_key(config: PhotoConfig) -> str:
+    return key_of([weights_key(config), {**config.to_dict(), "weights_file": ""}])
+
+
+KeyedPhotoConfig = Annotated[PhotoConfig, HashMethod(_photo_key)]
+
+
+class Opened(NamedTuple):
+    run: Run
+    source: KeyedSource
+    known: KeyedFile  # the ledger of the model's latest version
+
+
+class Settings(NamedTuple):
+    """Each with only what its stage depends on, so that a change of another one leaves the stage's results cached."""
+
+    encoding: TextConfig
+    side: int  # of a prepared photo, in pixels
+    features: KeyedPhotoConfig
+    photo: KeyedPhotoConfig
+
+
+@stage(pods.SMALL)
+def open_run(source: str, model: str, config: TrainingConfig) -> Opened:
+    """Open the parent run in MLflow, settle which registered model it works for, and see what the catalogue holds."""
+    tags = {"source": source}
+    # first, so that whatever is wrong has a run to be told in
+    run_id = runs.start_parent(model or champion.DEFAULT_MODEL, config.to_dict(), tags, execution())
+    if config.photo.weights is not Weights.RANDOM:
+        convolutions(config.photo)  # weights that cannot be had are told before anything is read
+    synthetic = source == SAMPLE or is_synthetic(source)
+    name = model or (champion.SAMPLE_MODEL if synthetic else champion.DEFAULT_MODEL)
+    runs.rename(run_id, name, {"synthetic": str(synthetic)})
+    return Opened(Run(run_id, name, source), look_at(source), known_sides(name))
+
+
+@stage(pods.SMALL)
+def stage_settings(config: TrainingConfig) -> Settings:
+    """Take the configuration apart by stage."""
+    photo = config.photo
+    return Settings(config.text.for_encoding(), photo.pixels, photo.for_features(), photo)
+
+
+def look_at(source: str) -> Source:
+    """The catalogue's address and what it holds now."""
+    found = fingerprint(source)
+    return Source(source, found.content, found.listing)
+
+
+def known_sides(model: str, version: int | None = None) -> FlyteFile:
+    """The ledger of a version, by default the model's latest; an empty one where there is none."""
+    client = tracking.connect()
+    version = version or champion.latest_version(client, model)
+    ledger = Ledger.load(champion.fetch(client, model, str(version)) / LEDGER) if version else Ledger.empty()
+    path = workspace() / LEDGER
+    ledger.save(path)
+    return FlyteFile(str(path))

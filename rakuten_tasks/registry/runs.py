@@ -1,0 +1,142 @@
+"""MLflow runs: one parent a training, one child a task. Run ids are passed on, as tasks may sit in different pods."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any
+
+import psutil
+from mlflow import MlflowClient
+from mlflow.entities import Param
+from mlflow.entities import Run as MlflowRun
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
+
+from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
+
+EXECUTION = "execution"  # tag of a parent: the Flyte execution, or the local process, that it belongs to
+LOCAL = "local"
+ERROR = "error"
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+
+
+def local_execution() -> str:
+    """The name of this process, told apart from those of other hosts and of a later process of the same number."""
+    return f"{LOCAL}/{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
+def start_parent(name: str, parameters: Mapping[str, Any], tags: Mapping[str, str], execution: str = "") -> str:
+    """Open the run of one training. parameters: a nested configuration. -> run id
+
+    execution: Flyte's name of it; what an earlier attempt of the same execution opened is gone on with. Empty: this
+    process is the execution. Runs that dead processes of this machine left open are closed.
+    """
+    client = connect()
+    earlier = _open_runs(client, execution) if execution else []
+    if not execution:
+        _close_the_dead(client)
+    cut = {key: value[:MAX_TAG_VAL_LENGTH] for key, value in {**tags, EXECUTION: execution or local_execution()}.items()}
+    run = earlier[0] if earlier else client.create_run(experiment_id(client), run_name=name, tags=cut)
+    values = flattened(parameters)
+    params = [Param(key, str(value)[:MAX_PARAM_VAL_LENGTH]) for key, value in values.items()]
+    client.log_batch(run.info.run_id, params=params)
+    return run.info.run_id
+
+
+def rename(run_id: str, name: str, tags: Mapping[str, str]) -> None:
+    """Give a run another name and more tags."""
+    client = connect()
+    for key, value in {MLFLOW_RUN_NAME: name, **tags}.items():
+        client.set_tag(run_id, key, value[:MAX_TAG_VAL_LENGTH])
+
+
+def finish_parent(run_id: str) -> None:
+    """Close the run of a training that has succeeded, and what lost attempts at its tasks left open."""
+    client = connect()
+    _close_children(client, run_id)
+    client.set_terminated(run_id, FINISHED)
+
+
+def fail(reason: str, execution: str = "") -> list[str]:
+    """Close the open runs of an execution (empty: of this process) as failed, each with the reason. -> their ids"""
+    client = connect()
+    failed = []
+    for run in _open_runs(client, execution or local_execution()):
+        _close_children(client, run.info.run_id)
+        client.set_tag(run.info.run_id, ERROR, reason[:MAX_TAG_VAL_LENGTH])
+        client.set_terminated(run.info.run_id, FAILED)
+        failed.append(run.info.run_id)
+    return failed
+
+
+def log_to_parent(run_id: str) -> RunLog:
+    """What concerns the whole training."""
+    return RunLog(connect(), run_id)
+
+
+@contextmanager
+def child_run(parent_id: str, name: str) -> Iterator[RunLog]:
+    """The run of one task, FAILED with the error if the block raises; an earlier attempt's, left open, is closed.
+
+    Whether the parent has failed is not known here: Flyte may try the task again.
+    """
+    client = connect()
+    _close_children(client, parent_id, name)
+    tags = {MLFLOW_PARENT_RUN_ID: parent_id}
+    run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
+    try:
+        yield RunLog(client, run_id)
+    except BaseException as error:
+        client.set_tag(run_id, ERROR, f"{type(error).__name__}: {error}"[:MAX_TAG_VAL_LENGTH])
+        client.set_terminated(run_id, FAILED)
+        raise
+    client.set_terminated(run_id, FINISHED)
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"photo": {"side": 48}} -> {"photo.side": 48}"""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value.value if isinstance(value, Enum) else value
+    return flat
+
+
+def _search(client: MlflowClient, condition: str) -> list[MlflowRun]:
+    condition = f"{condition} and attributes.status = '{RUNNING}'"
+    return list(client.search_runs([experiment_id(client)], condition, max_results=1000))
+
+
+def _open_runs(client: MlflowClient, execution: str) -> list[MlflowRun]:
+    return _search(client, f"tags.{EXECUTION} = '{execution}'")
+
+
+def _close_children(client: MlflowClient, parent_id: str, name: str | None = None) -> None:
+    for run in _search(client, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"):
+        if name in (None, run.info.run_name):
+            client.set_terminated(run.info.run_id, KILLED)
+
+
+def _close_the_dead(client: MlflowClient) -> None:
+    """A process that is killed closes nothing. This one's own open runs are of a workflow that was broken off."""
+    own = local_execution()
+    for run in _search(client, f"tags.{EXECUTION} LIKE '{LOCAL}/{socket.gethostname()}/%'"):
+        execution = run.data.tags[EXECUTION]
+        if execution == own or not _lives(execution):
+            _close_children(client, run.info.run_id)
+            client.set_tag(run.info.run_id, ERROR, "its process was killed")
+            client.set_terminated(run.info.run_id, KILLED)
+
+
+def _lives(execution: str) -> bool:
+    *_, pid, created = execution.split("/")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,118 @@
+"""A registered version, trained again from what it says of itself, and compared with what was registered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import fsspec
+import pandas as pd
+from flytekit.types.directory import FlyteDirectory
+from rich.console import Console
+from rich.table import Table
+
+from rakuten_tasks import pods
+from rakuten_tasks.artifacts import KeyedFile, KeyedSource, Run, content_hash, local
+from rakuten_tasks.classifier import bundle
+from rakuten_tasks.classifier.evaluation import FUSED, Evaluation
+from rakuten_tasks.config import TrainingConfig
+from rakuten_tasks.opening import known_sides, look_at
+from rakuten_tasks.pod_state import execution
+from rakuten_tasks.registry import champion, runs, tracking
+from rakuten_tasks.stage import stage
+
+
+class Reopened(NamedTuple):
+    run: Run
+    source: KeyedSource
+    known: KeyedFile  # the version's own ledger, so that every title keeps its side
+    config: TrainingConfig
+    original: FlyteDirectory
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of a version that was trained again. differences: what could explain other weights."""
+
+    model: str
+    version: int
+    same_weights: bool  # bit for bit, tokenizer and fusion included
+    same_answers: float  # share of the test rows with the same label
+    f1_then: float
+    f1_now: float
+    differences: list[str]
+
+
+@stage(pods.SMALL)
+def reopen(version: int, model: str) -> Reopened:
+    """Open a run for the reproduction and read from the version what it was made of."""
+    client = tracking.connect()
+    name = model or champion.resolve_model(client, model, synthetic=False)[0]
+    original = champion.fetch(client, name, str(version))
+    manifest = bundle.read_manifest(original)
+    source = manifest.lineage.catalogue
+    tags = {"source": source, "reproduces": f"{name} version {version}"}
+    title = f"reproduction of {name} version {version}"
+    run_id = runs.start_parent(title, manifest.config.to_dict(), tags, execution())
+    return Reopened(
+        Run(run_id, name, source),
+        look_at(source),
+        known_sides(name, version),
+        manifest.config,
+        FlyteDirectory(str(original)),
+    )
+
+
+@stage(pods.SMALL)
+def compare(
+    version: int, original: FlyteDirectory, again: FlyteDirectory, run: Run, report: str
+) -> Comparison:
+    """Print what differs, write it as JSON to `report` unless that is empty; ValueError if the answers differ."""
+    comparison = compared(run.model, version, local(original), local(again))
+    runs.log_to_parent(run.run_id).dictionary(asdict(comparison), "comparison.json")
+    Console().print(_table(comparison))
+    if report:
+        with fsspec.open(report, "w", auto_mkdir=True) as file:
+            json.dump(asdict(comparison), file, indent=1)
+    if comparison.same_answers < 1:
+        because = "; ".join(comparison.differences) or "catalogue, code and machine are the same, so this is a bug"
+        raise ValueError(
+            f"{comparison.model} version {version} was not reproduced: {1 - comparison.same_answers:.1%} of the test rows are "
+            f"answered differently: {because}"
+        )
+    runs.finish_parent(run.run_id)
+    return comparison
+
+
+def compared(model: str, version: int, original: Path, again: Path) -> Comparison:
+    """Two bundles' folders: what was registered, and what the same training gave again."""
+    then, now = (bundle.read_manifest(folder) for folder in (original, again))
+    answers = [pd.read_parquet(folder / bundle.TEST).set_index("row")["predicted"] for folder in (original, again)]
+    same = answers[0].reindex(answers[0].index.union(answers[1].index)).eq(answers[1])
+    f1 = [Evaluation.load(folder / bundle.EVALUATION).systems[FUSED].weighted_f1.value for folder in (original, again)]
+    weights = [[content_hash(folder / name) for name in then.branches] for folder in (original, again)]
+    facts = {
+        "catalogue": (then.lineage.catalogue_hash, now.lineage.catalogue_hash),
+        "code commit": (then.lineage.git_commit, now.lineage.git_commit),
+        "machine": (then.lineage.machine, now.lineage.machine),
+    }
+    return Comparison(
+        model=model,
+        version=version,
+        same_weights=weights[0] == weights[1] and then.fusion == now.fusion,
+        same_answers=float(same.mean()),
+        f1_then=f1[0],
+        f1_now=f1[1],
+        differences=[f"{name} was {old}, is {new}" for name, (old, new) in facts.items() if old != new],
+    )
+
+
+def _table(comparison: Comparison) -> Table:
+    table = Table("", "", title=f"{comparison.model} version {comparison.version}, trained again", show_header=False)
+    table.add_row("weights, tokenizer, fusion", "same, bit for bit" if comparison.same_weights else "differ")
+    table.add_row("test rows answered alike", f"{comparison.same_answers:.1%}")
+    table.add_row("weighted F1 then and now", f"{comparison.f1_then:.4f}, {comparison.f1_now:.4f}")
+    table.add_row("changed since", "\n".join(comparison.differences) or "nothing: catalogue, code and machine")
+    return table

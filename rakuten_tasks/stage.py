@@ -1,0 +1,50 @@
+"""`@stage`: a Flyte task whose results are cached by content, and whose passing faults Flyte tries again."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flytekit import Cache, task
+
+from rakuten_tasks.faults import recoverable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Their versions change numbers, so results of another version are not taken for this one's.
+NUMERIC = ("numpy", "pillow", "scikit-learn", "scipy", "tokenizers", "torch", "torchvision")
+
+
+def stage(pod: Mapping[str, Any], cached: bool = False, deck: bool = False) -> Callable[[F], F]:
+    """A task on this pod (see pods.py).
+
+    cached: the same inputs, by content, give the same outputs, so they are kept; the MLflow run is no part of them.
+    deck: it shows something in Flyte's console.
+    """
+
+    def wrap(function: F) -> F:
+        settings: dict[str, Any] = dict(pod)
+        if cached:
+            ignored = tuple(name for name in ("run",) if name in inspect.signature(function).parameters)
+            settings["cache"] = Cache(version=code_version(), serialize=True, ignored_inputs=ignored)
+        if deck:
+            settings |= {"enable_deck": True, "deck_fields": ()}
+        return task(**settings)(recoverable(function))  # type: ignore[return-value]
+
+    return wrap
+
+
+@cache
+def code_version() -> str:
+    """Of this package's source and the libraries that compute: Flyte's cache key holds the inputs, not the code."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".yaml")):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    digest.update(" ".join(f"{name}=={version(name)}" for name in NUMERIC).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+import torch
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from flytekit.exceptions.system import FlyteDownloadDataException
+from flytekit.exceptions.user import FlyteRecoverableException
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from requests.exceptions import ConnectionError as NoConnection
+from sqlalchemy.exc import OperationalError
+
+from rakuten_tasks.catalogue.schema import CatalogueError
+from rakuten_tasks.faults import passes, recoverable
+
+
+def answered(status: int) -> ClientError:
+    return ClientError({"Error": {}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
+
+
+PASSING = [
+    ConnectionResetError("the store hung up"),
+    TimeoutError("the store is slow"),
+    OSError(28, "No space left on device"),
+    EndpointConnectionError(endpoint_url="http://store"),
+    answered(503),
+    NoConnection("the tracking server is down"),
+    MlflowException("database is locked", TEMPORARILY_UNAVAILABLE),
+    OperationalError("insert", {}, sqlite3.OperationalError("database is locked")),
+    FlyteDownloadDataException("s3://a", "/b", "hung up"),
+    torch.OutOfMemoryError("another process has the memory"),
+]
+LASTING = [
+    CatalogueError("X_train_update.csv: column designation is missing"),
+    FileNotFoundError("no catalogue in /data"),
+    PermissionError("s3://a: access denied"),
+    LookupError("model a has no champion"),
+    NoCredentialsError(),
+    answered(403),
+    MlflowException("no such alias", INVALID_PARAMETER_VALUE),
+    MemoryError("not even 2 photos fit: lower photo.side"),
+    TypeError("a bug"),
+]
+
+
+def name(error: Exception) -> str:
+    return f"{type(error).__name__}"
+
+
+@pytest.mark.parametrize("error", PASSING, ids=name)
+def test_a_fault_of_store_server_or_memory_is_tried_again(error):
+    @recoverable
+    def fails() -> None:
+        raise error
+
+    with pytest.raises(FlyteRecoverableException, match="Flyte tries the task again") as raised:
+        fails()
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", LASTING, ids=name)
+def test_what_a_person_has_to_mend_is_not_tried_again_and_stays_as_it_was_said(error):
+    @recoverable
+    def fails() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        fails()
+    assert raised.value is error
+
+
+def test_the_first_known_error_of_a_chain_decides():
+    hidden, plain = RuntimeError("could not read"), CatalogueError("the file is empty")
+    hidden.__cause__ = ConnectionResetError()
+    plain.__cause__ = ConnectionResetError()
+    assert passes(hidden)
+    assert not passes(plain)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rakuten_tasks.housekeeping import Retention, clean, new_run, sweep
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RAKUTEN_VAR", str(tmp_path))
+    return tmp_path
+
+
+def folder(path: Path, size: int, hours_ago: float) -> Path:
+    path.mkdir(parents=True)
+    (path / "output").write_bytes(bytes(size))
+    then = time.time() - hours_ago * HOUR
+    os.utime(path, (then, then))
+    return path
+
+
+def test_what_was_not_used_for_so_long_goes_and_the_rest_stays(var):
+    old = folder(var / "flyte/runs/20260101-000000-aaaaaa", 10, hours_ago=50)
+    forgotten = folder(var / "checkpoints/train_lstm-1", 10, hours_ago=49)
+    recent = folder(var / "flyte/runs/20260102-000000-bbbbbb", 10, hours_ago=1)
+    assert set(sweep(Retention(days=2, gigabytes=1))) == {old, forgotten}
+    assert recent.exists()
+    assert not old.exists()
+
+
+def test_what_is_too_much_goes_longest_unused_first(var):
+    sizes = [folder(var / f"flyte/runs/20260101-00000{i}-aaaaaa", 400_000, hours_ago=10 - i) for i in range(4)]
+    assert sweep(Retention(days=30, gigabytes=0.001)) == sizes[:2]
+    assert sizes[2].exists()
+    assert sizes[3].exists()
+
+
+def test_a_run_that_goes_on_and_what_was_used_since_it_began_are_never_deleted(var):
+    before = folder(var / "flyte/runs/20260101-000000-aaaaaa", 10, hours_ago=5)
+    run, lock = new_run()
+    os.utime(run, (0, 0))
+    since = folder(var / "checkpoints/train_lstm-1", 10, hours_ago=-1)
+    assert sweep(Retention(days=0, gigabytes=0)) == [before]
+    assert run.exists()
+    assert since.exists()
+    os.close(lock)
+    assert run in sweep(Retention(days=0, gigabytes=0))
+
+
+def test_clean_takes_outputs_checkpoints_and_the_cache_and_leaves_models_and_reports(var):
+    for name in ("flyte/runs/20260101-000000-aaaaaa", "flyte/cache", "checkpoints/a-1", "mlflow/artifacts", "reports"):
+        folder(var / name, 10, hours_ago=1)
+    assert len(clean()) == 2
+    left = {str(path.relative_to(var)) for path in var.rglob("output")}
+    assert left == {"mlflow/artifacts/output", "reports/output"}
+
+
+def test_clean_leaves_the_cache_to_a_run_that_goes_on(var):
+    folder(var / "flyte/cache", 10, hours_ago=1)
+    _, lock = new_run()
+    assert clean() == []
+    assert (var / "flyte/cache/output").exists()
+    os.close(lock)
+
+
+def test_a_deletion_that_was_cut_short_is_finished(var):
+    doomed = folder(var / "flyte/runs/.deleted-20260101-000000-aaaaaa", 10, hours_ago=0)
+    assert sweep(Retention()) == []
+    assert not doomed.exists()
+
+
+def test_a_command_runs_with_a_folder_of_its_own_that_is_locked_as_long_as_it_lives(var):
+    script = (
+        "import os, pathlib, subprocess, sys; from rakuten_tasks.housekeeping import Retention, sweep;"
+        "print(os.environ['TMPDIR'], sweep(Retention(0, 0)), pathlib.Path(os.environ['TMPDIR']).exists(), sys.argv)"
+    )
+    command = [sys.executable, "-m", "rakuten_tasks.housekeeping", "run", "--days", "1", "--gigabytes", "1", "--"]
+    done = subprocess.run([*command, sys.executable, "-c", script, "--seed", "3"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tmpdir, *rest = done.stdout.split(maxsplit=1)
+    assert Path(tmpdir).parent == var / "flyte/runs"
+    assert rest == ["[] True ['-c', '--seed', '3']\n"]
+    assert sweep(Retention(days=0, gigabytes=0)) == [Path(tmpdir)]
+
+
+@pytest.mark.parametrize("values", [{"days": -1}, {"gigabytes": -0.5}, {"days": float("nan")}])
+def test_a_retention_below_zero_is_refused(values):
+    with pytest.raises(ValueError, match="KEEP_DAYS and KEEP_GB must be 0 or more"):
+        Retention(**values)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from rakuten_tasks.config import PhotoConfig, TrainingConfig, Weights
+from rakuten_tasks.registry import runs
+
+
+def train_alone(var: str, number: int) -> None:
+    """What one of several processes does: everything from the first connection on."""
+    os.environ["RAKUTEN_VAR"] = var
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    with runs.child_run(runs.start_parent(f"parent {number}", {"number": number}, {}), "child") as log:
+        for step in range(5):
+            log.metrics({"loss": number + step}, step)
+
+
+def test_four_processes_may_meet_a_fresh_store_at_once_and_nothing_is_printed(tmp_path, capfd) -> None:
+    var = tmp_path / "var"
+    draft = var / "mlflow" / "mlflow.db.draft"
+    draft.parent.mkdir(parents=True)
+    draft.write_text("left over by a creation that was cut short")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["rakuten_tasks.registry.runs"])  # MLflow is imported once, not four times
+    workers = [server.Process(target=train_alone, args=(str(var), number)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=200)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    assert capfd.readouterr() == ("", "")
+    with sqlite3.connect(var / "mlflow" / "mlflow.db") as store:
+        assert store.execute("pragma integrity_check").fetchall() == [("ok",)]
+        assert store.execute("select count(*) from runs where status = 'FINISHED'").fetchone() == (4,)
+        assert store.execute("select count(*) from metrics").fetchone() == (20,)
+        assert store.execute("select count(*) from alembic_version").fetchone() == (1,)
+        names = store.execute("select name, artifact_location from experiments where name != 'Default'").fetchall()
+    assert names == [("rakuten-classifier", (var / "mlflow" / "artifacts").as_uri())]
+    assert not draft.exists()
+
+
+def test_a_training_is_a_parent_run_with_a_child_for_each_task(mlflow_store) -> None:
+    config = TrainingConfig(seed=7, photo=PhotoConfig(weights=Weights.RANDOM, side=48))
+    parent = runs.start_parent("a training", config.to_dict(), {"source": "s" * 9000})
+    with runs.child_run(parent, "train_lstm") as log:
+        log.metrics({"valid_f1": 0.5, "seconds": 3}, step=1)
+        log.metrics({"valid_f1": 0.6, "seconds": 3}, step=2)
+    runs.log_to_parent(parent).metrics({"fused_weighted_f1": 0.9})
+
+    run = mlflow_store.get_run(parent)
+    assert run.info.status == "RUNNING"
+    assert run.data.params["photo.side"] == "48"
+    assert run.data.params["photo.weights"] == "random"
+    assert run.data.params["seed"] == "7"
+    assert run.data.metrics == {"fused_weighted_f1": 0.9}
+    assert run.data.tags["source"] == "s" * 8000
+    child = mlflow_store.get_run(log.run_id)
+    assert child.info.run_name == "train_lstm"
+    assert child.info.status == "FINISHED"
+    assert child.data.tags["mlflow.parentRunId"] == parent
+    curve = mlflow_store.get_metric_history(log.run_id, "valid_f1")
+    assert [(point.step, point.value) for point in curve] == [(1, 0.5), (2, 0.6)]
+    runs.finish_parent(parent)
+    assert mlflow_store.get_run(parent).info.status == "FINISHED"
+
+
+def test_a_value_longer_than_mlflow_takes_is_cut(mlflow_store) -> None:
+    parent = runs.start_parent("long", {"text": {"note": "x" * 7000}}, {})
+    assert mlflow_store.get_run(parent).data.params == {"text.note": "x" * 6000}
+
+
+def test_a_task_that_fails_is_marked_so_with_its_error_and_raises_it(mlflow_store) -> None:
+    parent = runs.start_parent("a training", {}, {})
+    with pytest.raises(ValueError, match="no photos"), runs.child_run(parent, "photos") as log:
+        raise ValueError("no photos in /data")
+    child = mlflow_store.get_run(log.run_id)
+    assert child.info.status == "FAILED"
+    assert child.data.tags["error"] == "ValueError: no photos in /data"
+    assert mlflow_store.get_run(parent).info.status == "RUNNING"  # Flyte may try the task again
+
+
+def test_a_failed_execution_leaves_its_reason_and_no_run_open(mlflow_store) -> None:
+    parent = runs.start_parent("a training", {}, {}, execution="abc1")
+    other = runs.start_parent("another", {}, {}, execution="abc2")
+    with pytest.raises(ValueError, match="no photos"), runs.child_run(parent, "photos"):
+        raise ValueError("no photos in /data")
+    lost = mlflow_store.create_run("1", run_name="train_lstm", tags={"mlflow.parentRunId": parent}).info.run_id
+    assert runs.fail("the pod was lost", "abc1") == [parent]
+    run = mlflow_store.get_run(parent)
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "the pod was lost")
+    assert mlflow_store.get_run(lost).info.status == "KILLED"
+    assert mlflow_store.get_run(other).info.status == "RUNNING"
+    assert runs.fail("again", "abc1") == []
+
+
+def test_a_second_attempt_goes_on_with_the_run_of_the_first(mlflow_store) -> None:
+    first = runs.start_parent("a training", {"seed": 1}, {}, execution="abc3")
+    assert runs.start_parent("a training", {"seed": 1}, {}, execution="abc3") == first
+    runs.finish_parent(first)
+    assert runs.start_parent("a training", {"seed": 1}, {}, execution="abc3") != first
+
+
+def test_a_second_attempt_at_a_task_closes_the_run_of_the_first(mlflow_store) -> None:
+    parent = runs.start_parent("a training", {}, {})
+    tags = {"mlflow.parentRunId": parent}
+    lost, other = (mlflow_store.create_run("1", run_name=name, tags=tags).info.run_id for name in ("fuse", "split"))
+    with runs.child_run(parent, "fuse"):
+        assert mlflow_store.get_run(lost).info.status == "KILLED"
+        assert mlflow_store.get_run(other).info.status == "RUNNING"
+    runs.finish_parent(parent)
+    assert mlflow_store.get_run(other).info.status == "KILLED"
+
+
+def test_what_a_killed_process_left_open_is_closed_by_the_next_training(mlflow_store) -> None:
+    alive = runs.start_parent("of this process", {}, {})
+    script = (
+        "import os, signal; from rakuten_tasks.registry import runs; print(runs.start_parent('killed', {}, {}), "
+        "flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert killed.returncode == -9
+    lost = killed.stdout.strip()
+    assert mlflow_store.get_run(lost).info.status == "RUNNING"
+    # another process is training: what is alive stays open
+    assert mlflow_store.get_run(alive).info.status == "RUNNING"
+    runs.start_parent("next", {}, {})
+    run = mlflow_store.get_run(lost)
+    assert (run.info.status, run.data.tags["error"]) == ("KILLED", "its process was killed")

@@ -141,7 +141,9 @@ def housekeeping() -> None:
 def run_command(days: float, gigabytes: float, command: tuple[str, ...]) -> None:
     """Sweep, then become COMMAND, with a folder of its own as TMPDIR, where Flyte keeps the outputs of local tasks."""
     if gone := sweep(Retention(days, gigabytes)):
-        click.echo(f"deleted {len(gone)} old folders of outputs and checkpoints (KEEP_DAYS={days:g}, KEEP_GB={gigabytes:g})")
+        click.echo(
+            f"deleted {len(gone)} old folders of outputs and checkpoints (KEEP_DAYS={days:g}, KEEP_GB={gigabytes:g})"
+        )
     folder, lock = new_run()
     os.set_inheritable(lock, True)  # the lock lives as long as the command does
     os.environ["TMPDIR"] = str(folder)

@@ -36,6 +36,7 @@ def train_lstm(
             choose_device(),
             log_epoch(log),
             store=store,
+            interval=pods.CHECKPOINT_SECONDS,
         )
         work = workspace()
         words.save(work / "text")

@@ -15,8 +15,13 @@ if PROFILE not in ("cpu", "gpu"):
     raise ValueError(f"RAKUTEN_POD_PROFILE={PROFILE!r}: set it to 'cpu' or 'gpu', or unset it for 'gpu'")
 
 # Settings that a pod needs and a laptop may have: copied from the environment in which the tasks are registered.
-SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
+SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL", "RAKUTEN_CHECKPOINT_SECONDS")
 ENVIRONMENT = {name: os.environ[name] for name in SETTINGS if name in os.environ}
+
+# How often a training writes a checkpoint, at most; a slow store is written to less often.
+CHECKPOINT_SECONDS = float(os.environ.get("RAKUTEN_CHECKPOINT_SECONDS", "30"))
+if not CHECKPOINT_SECONDS >= 0:
+    raise ValueError(f"RAKUTEN_CHECKPOINT_SECONDS={CHECKPOINT_SECONDS}: 0 (after every step) or more")
 
 
 def _pod(cpu: str, memory: str, hours: float, gpu: str | None = None, **options: Any) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.card import model_card
 from rakuten_tasks.classifier.evaluation import Evaluation, paired_differences
 from rakuten_tasks.classifier.fusion import Fusion
+from rakuten_tasks.classifier.machine import machine
 from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.classifier.scoring import products_of, rows_on
-from rakuten_tasks.classifier.machine import machine
 from rakuten_tasks.config import GateConfig, TrainingConfig
 from rakuten_tasks.console import show
 from rakuten_tasks.decks.registration import registration_deck
@@ -34,7 +34,6 @@ from rakuten_tasks.registry import champion, runs, tracking
 from rakuten_tasks.registry.gate import Verdict, class_losses, decide
 from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.stage import stage
-
 
 DECKS = "decks"
 CONFIGURATION = "configuration.json"
@@ -136,9 +135,7 @@ class Judged:
     losses: dict[int, float]
 
 
-def _verdict(
-    client: MlflowClient, path: Path, shards: list[Path], config: GateConfig, seed: int, model: str
-) -> Judged:
+def _verdict(client: MlflowClient, path: Path, shards: list[Path], config: GateConfig, seed: int, model: str) -> Judged:
     """Of the gate, on the rivals as they are when it is done: another training may register at the same time."""
     judged: tuple[int | None, int | None] | None = None
     while judged != (rivals := (champion.champion_version(client, model), champion.best_version(client, model))):

@@ -10,7 +10,9 @@ from rich.console import Console
 from rakuten_tasks import pods
 from rakuten_tasks.artifacts import Catalogue, Evaluated, Registered, Source, local
 from rakuten_tasks.classifier.evaluation import Evaluation, table
-from rakuten_tasks.registry import tracking
+from rakuten_tasks.decks.index import write_pages
+from rakuten_tasks.registration import DECKS
+from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.stage import stage
 
 
@@ -18,7 +20,7 @@ from rakuten_tasks.stage import stage
 def report_training(
     source: Source, catalogue: Catalogue, evaluated: Evaluated, registered: Registered, report: str
 ) -> Registered:
-    """Print the result; write it as JSON to `report`, a path or fsspec address, unless that is empty."""
+    """Print the result; write it as JSON to `report`, a path or fsspec address, and the pages into decks/ beside it."""
     evaluation = Evaluation.load(local(evaluated.evaluation))
     console = Console()
     kind = "SYNTHETIC sample" if catalogue.synthetic else source.address
@@ -43,5 +45,12 @@ def report_training(
         }
         with fsspec.open(report, "w", auto_mkdir=True) as file:
             json.dump(content, file, indent=1)
-        console.print(f"written to {report}")
+        pages = f"{report.rpartition('/')[0] or '.'}/decks"
+        index = write_pages(pages, runs.fetch(registered.run_id, DECKS), _facts(source, registered))
+        console.print(f"written to {report}, pages to look at to {index}; `make deck` opens them")
     return registered
+
+
+def _facts(source: Source, registered: Registered) -> dict[str, object]:
+    version = f"{registered.model} version {registered.version}, {registered.alias}"
+    return {"registered": version, "gate": registered.reason, "catalogue": source.address, "run": registered.run_id}

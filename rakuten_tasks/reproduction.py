@@ -66,9 +66,7 @@ def reopen(version: int, model: str) -> Reopened:
 
 
 @stage(pods.SMALL)
-def compare(
-    version: int, original: FlyteDirectory, again: FlyteDirectory, run: Run, report: str
-) -> Comparison:
+def compare(version: int, original: FlyteDirectory, again: FlyteDirectory, run: Run, report: str) -> Comparison:
     """Print what differs, write it as JSON to `report` unless that is empty; ValueError if the answers differ."""
     comparison = compared(run.model, version, local(original), local(again))
     runs.log_to_parent(run.run_id).dictionary(asdict(comparison), "comparison.json")
@@ -78,10 +76,8 @@ def compare(
             json.dump(asdict(comparison), file, indent=1)
     if comparison.same_answers < 1:
         because = "; ".join(comparison.differences) or "catalogue, code and machine are the same, so this is a bug"
-        raise ValueError(
-            f"{comparison.model} version {version} was not reproduced: {1 - comparison.same_answers:.1%} of the test rows are "
-            f"answered differently: {because}"
-        )
+        other = f"{1 - comparison.same_answers:.1%} of the test rows are answered differently"
+        raise ValueError(f"{comparison.model} version {version} was not reproduced: {other}: {because}")
     runs.finish_parent(run.run_id)
     return comparison
 

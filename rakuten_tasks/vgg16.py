@@ -28,6 +28,7 @@ def train_vgg16(shards: list[Arrays], catalogue: Catalogue, config: PhotoConfig,
             choose_device(),
             log_epoch(log),
             store=store,
+            interval=pods.CHECKPOINT_SECONDS,
         )
         work = workspace()
         branch.save(work / "photo")

@@ -11,16 +11,11 @@ from flytekit import current_context
 from mlflow import MlflowClient
 
 from rakuten_tasks.classifier import bundle
-from rakuten_tasks.config import GateConfig, PhotoConfig, SplitConfig, TextConfig, TrainingConfig
+from rakuten_tasks.config import GateConfig, TrainingConfig
 from rakuten_tasks.registry import champion
-from tests.catalogues import photo_bytes, photo_path, set_cell, write_catalogue
+from tests.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.training import train_classifier
 
-CONFIG = TrainingConfig(
-    split=SplitConfig(validation_a=0.15, validation_b=0.15, test=0.2),
-    text=TextConfig(epochs=1, ngram_bits=12),
-    photo=PhotoConfig(side=32, epochs=1),
-)
 TEXT, PHOTO = {"fit_vocabulary", "train_lstm"}, {"train_vgg16"}
 AFTER = {"fuse", "evaluate_test"}
 ALWAYS = {"register"}
@@ -35,7 +30,7 @@ def source(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytes
     return folder
 
 
-def computed(store: MlflowClient, source: Path, model: str, config: TrainingConfig = CONFIG) -> set[str]:
+def computed(store: MlflowClient, source: Path, model: str, config: TrainingConfig = TINY) -> set[str]:
     """The tasks that a training of a new model ran."""
     run_id = train_classifier(source=str(source), config=config, model=model).run_id
     children = store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run_id}'")
@@ -61,7 +56,7 @@ def test_an_edited_catalogue_at_the_same_place_is_read_anew(source, mlflow_store
     shutil.copytree(source, edited)
     assert computed(mlflow_store, edited, "cache-before") == ALWAYS
     set_cell(edited / "X_train_update.csv", 7, "description", "une autre description")
-    assert computed(mlflow_store, edited, "cache-after") == EVERYTHING - {"split"} | {"split"}
+    assert computed(mlflow_store, edited, "cache-after") == EVERYTHING - PHOTO  # the photos are the same
     photo_path(edited, 46, "test").write_bytes(photo_bytes(99))  # of a product that nothing is trained on
     assert computed(mlflow_store, edited, "cache-unlabelled") == {"ingest"} | ALWAYS
 
@@ -70,8 +65,8 @@ def test_an_edited_catalogue_at_the_same_place_is_read_anew(source, mlflow_store
     ("change", "expected"),
     [
         ({"seed": 1}, {"train_lstm", "score_baseline"} | PHOTO | AFTER),
-        ({"text": dataclasses.replace(CONFIG.text, learning_rate=1e-3)}, {"train_lstm"} | AFTER),
-        ({"photo": dataclasses.replace(CONFIG.photo, learning_rate=1e-3)}, PHOTO | AFTER),
+        ({"text": dataclasses.replace(TINY.text, learning_rate=1e-3)}, {"train_lstm"} | AFTER),
+        ({"photo": dataclasses.replace(TINY.photo, learning_rate=1e-3)}, PHOTO | AFTER),
         ({"gate": GateConfig(max_f1_loss=0.1)}, set()),
     ],
     ids=["seed", "learning rate of the text", "learning rate of the photos", "gate"],
@@ -79,15 +74,15 @@ def test_an_edited_catalogue_at_the_same_place_is_read_anew(source, mlflow_store
 def test_only_what_depends_on_a_changed_setting_is_computed_again(source, mlflow_store, change, expected, monkeypatch):
     prepared: list[int] = []
     monkeypatch.setattr("rakuten_tasks.classifier.photos.prepare_photos", lambda photos, side: prepared.append(side))
-    config = dataclasses.replace(CONFIG, **change)
+    config = dataclasses.replace(TINY, **change)
     assert computed(mlflow_store, source, f"cache-{'-'.join(change)}-{len(str(change))}", config) == expected | ALWAYS
     assert not prepared
 
 
 def test_outputs_may_be_deleted_at_any_time(source, mlflow_store):
-    for place in Path(current_context().working_directory).parent.glob("user_space*/*"):
-        if place.is_dir() and list(place.glob("*.safetensors")):
-            shutil.rmtree(place)
-    again = computed(mlflow_store, source, "cache-deleted")
-    assert again >= PHOTO | {"train_lstm"}
-    assert computed(mlflow_store, source, "cache-deleted-2") == ALWAYS
+    for outputs in Path(current_context().working_directory).parent.glob("user_space*/*"):
+        shutil.rmtree(outputs)
+    assert computed(mlflow_store, source, "cache-all-deleted") == EVERYTHING
+    (branch,) = Path(current_context().working_directory).parent.glob("user_space*/*/photo")
+    shutil.rmtree(branch)
+    assert computed(mlflow_store, source, "cache-one-deleted") == PHOTO | ALWAYS  # and what it gives is the same again

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from rakuten_tasks.registry import audit, champion
 from rakuten_tasks.registry.gate import Verdict
-from rakuten_tasks.registry.tracking import start_parent
+from rakuten_tasks.registry.runs import start_parent
 
 
 @pytest.fixture

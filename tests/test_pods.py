@@ -1,9 +1,14 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
 import pytest
 from flytekit.core.array_node_map_task import ArrayNodeMapTask
 from flytekit.core.python_function_task import PythonFunctionTask
+from flytekit.core.workflow import WorkflowBase
 
 from workflows.prediction import predict_catalogue
-from workflows.training import train_classifier
+from workflows.training import reproduce_version, train_classifier
 
 NETWORKS = {
     "train_lstm",
@@ -14,30 +19,74 @@ NETWORKS = {
     "register",
     "predict_shard",
 }
+# They ask or change what is outside: the catalogue as it is now, the registry, MLflow.
+NEVER_CACHED = {
+    "open_run", "reopen", "look", "stage_settings", "assemble", "register", "report_training", "compare",
+    "record_failed_training", "record_failed_reproduction", "fetch_champion", "predict_shard", "write_submission",
+}  # fmt: skip
+SHOWN = {"ingest", "ingest_unlabelled", "train_lstm", "train_vgg16", "fuse", "evaluate_test", "register"}
 
 
-def every_task() -> list:
-    return [*tasks()]
-
-
-def tasks():
-    for workflow in (train_classifier, predict_catalogue):
-        for node in workflow.nodes:
-            entity = node.flyte_entity
+def entities(workflow: WorkflowBase) -> Iterator[PythonFunctionTask]:
+    nodes = [*workflow.nodes, *([workflow.failure_node] if workflow.failure_node else [])]
+    for entity in (node.flyte_entity for node in nodes):
+        if isinstance(entity, WorkflowBase):
+            yield from entities(entity)
+        else:
             task = entity.python_function_task if isinstance(entity, ArrayNodeMapTask) else entity
             assert isinstance(task, PythonFunctionTask)
-            yield pytest.param(task, id=task.name.rsplit(".", 1)[-1])
+            yield task
 
 
-@pytest.mark.parametrize("task", every_task())
+def short(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+WORKFLOWS = (train_classifier, reproduce_version, predict_catalogue)
+EVERY_TASK = {short(task.name): task for workflow in WORKFLOWS for task in entities(workflow)}
+
+
+@pytest.fixture(params=EVERY_TASK)
+def task(request: pytest.FixtureRequest) -> PythonFunctionTask:
+    return EVERY_TASK[request.param]
+
+
+def test_all_tasks_are_looked_at():
+    assert len(EVERY_TASK) == 25
+    assert set(EVERY_TASK) >= NETWORKS | NEVER_CACHED | SHOWN
+
+
 def test_every_task_asks_for_memory_and_is_retried_within_a_time_limit(task):
     assert task.resources.requests.mem == task.resources.limits.mem is not None
     assert task.metadata.retries >= 1
     assert task.metadata.timeout.total_seconds() > 0
 
 
-@pytest.mark.parametrize("task", every_task())
 def test_the_tasks_that_run_networks_request_and_are_granted_a_gpu_and_no_other_does(task):
-    gpu = "1" if task.name.rsplit(".", 1)[-1] in NETWORKS else None
+    gpu = "1" if short(task.name) in NETWORKS else None
     assert task.resources.requests.gpu == task.resources.limits.gpu == gpu
     assert bool(task.metadata.interruptible) == (gpu is not None)
+
+
+def test_what_depends_on_its_inputs_alone_is_cached_whatever_run_asks_and_nothing_else(task):
+    cached = short(task.name) not in NEVER_CACHED
+    assert task.metadata.cache == task.metadata.cache_serialize == cached
+    takes_run = "run" in task.python_interface.inputs
+    assert task.metadata.cache_ignore_input_vars == (("run",) if cached and takes_run else ())
+
+
+def test_the_stages_that_show_something_have_a_deck(task):
+    assert task.enable_deck == (short(task.name) in SHOWN)
+
+
+def test_the_key_of_the_cache_changes_with_the_code_and_the_libraries(monkeypatch):
+    from rakuten_tasks import stage
+
+    stage.code_version.cache_clear()
+    before = stage.code_version()
+    stage.code_version.cache_clear()
+    monkeypatch.setattr(stage, "NUMERIC", (*stage.NUMERIC, "pandas"))
+    assert stage.code_version() != before
+    stage.code_version.cache_clear()
+    monkeypatch.undo()
+    assert stage.code_version() == before

@@ -12,33 +12,26 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pytest
-from flytekit import map_task
+from flytekit import map_task, workflow
 from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
 
-from rakuten_tasks.artifacts import Registered, local
+from rakuten_tasks.artifacts import Arrays, Registered, local
 from rakuten_tasks.catalogue.ledger import TEST, Ledger, title_hash
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.arrays import ShardArrays
 from rakuten_tasks.classifier.branches import Product
 from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.config import IngestConfig, PhotoConfig, SplitConfig, TextConfig, TrainingConfig
-from rakuten_tasks.ingest import ingest, open_run
+from rakuten_tasks.ingest import ingest
+from rakuten_tasks.opening import open_run
 from rakuten_tasks.photos import prepare_photos
 from rakuten_tasks.registry import champion
 from rakuten_tasks.registry.tracking import connect
-from tests.catalogues import photo_bytes, photo_path, set_cell, write_catalogue
+from tests.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.prediction import predict_catalogue
 from workflows.training import train_classifier
 
 MODEL = "whole-way"
-# two shards of a small catalogue, one epoch: enough to go every step of the way
-CONFIG = TrainingConfig(
-    ingest=IngestConfig(rows_per_shard=25),
-    split=SplitConfig(validation_a=0.15, validation_b=0.15, test=0.2),
-    text=TextConfig(epochs=1, ngram_bits=12),
-    photo=PhotoConfig(side=32, epochs=1),
-)
 
 
 @dataclass(frozen=True)
@@ -50,10 +43,10 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(mlflow_store: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     source, report = write_catalogue(folder / "catalogue", labelled=45, unlabelled=6), folder / "reports/training.json"
-    registered = train_classifier(source=str(source), config=CONFIG, model=MODEL, report=str(report))
+    registered = train_classifier(source=str(source), config=TINY, model=MODEL, report=str(report))
     return Trained(source, registered, champion.fetch(mlflow_store, MODEL, str(registered.version)), report)
 
 
@@ -108,7 +101,7 @@ def test_another_run_on_other_test_rows_gives_the_same_weights_bit_for_bit(train
     for row in pd.read_parquet(trained.bundle / bundle.TEST)["row"]:
         set_cell(source / "X_train_update.csv", row, "description", f"tout autre chose {row * 7919}")
         photo_path(source, row).write_bytes(photo_bytes(200 + row))
-    again = train_classifier(source=str(source), config=CONFIG, model=MODEL, report="")
+    again = train_classifier(source=str(source), config=TINY, model=MODEL, report="")
     other = champion.fetch(connect(), MODEL, str(again.version))
     for file in ("text/text.safetensors", "text/tokenizer.json", "photo/photo.safetensors"):
         assert (trained.bundle / file).read_bytes() == (other / file).read_bytes(), file
@@ -143,7 +136,7 @@ def test_a_catalogue_with_another_label_set_never_replaces_the_champion(trained,
     labels = pd.read_csv(source / "Y_train_CVw08PX.csv", index_col=0)
     labels.replace({10: 11}).to_csv(source / "Y_train_CVw08PX.csv")
     before = champion.champion_version(mlflow_store, MODEL)
-    registered = train_classifier(source=str(source), config=CONFIG, model=MODEL, report="")
+    registered = train_classifier(source=str(source), config=TINY, model=MODEL, report="")
     assert registered.alias == "challenger"
     assert registered.reason.startswith("refused: other classes than the champion's (new 11; gone 10)")
     assert champion.champion_version(mlflow_store, MODEL) == before
@@ -170,12 +163,16 @@ def test_scores_name_the_most_probable_codes_best_first(trained):
     assert dataclasses.asdict(predictor.manifest.lineage)["synthetic"] is False
 
 
+@workflow
+def prepare_all(source: str, ledger: FlyteFile) -> list[Arrays]:
+    run, found, _ = open_run(source=source, model="unused", config=TINY)
+    catalogue, labelled, _ = ingest(source=found, config=TINY.ingest, run=run)
+    prepare = partial(prepare_photos, side=TINY.photo.pixels, ledger=ledger, catalogue=catalogue)
+    return map_task(prepare)(shard=labelled)
+
+
 def test_the_items_of_a_map_task_do_not_overwrite_each_other(trained, mlflow_store):
-    run = open_run(source=str(trained.source), model="unused", config=CONFIG)
-    catalogue, labelled, _ = ingest(source=str(trained.source), config=CONFIG.ingest, run=run)
-    ledger = FlyteFile(str(trained.bundle / bundle.LEDGER))
-    prepare = partial(prepare_photos, config=CONFIG.photo, ledger=ledger, catalogue=catalogue)
-    shards = map_task(prepare)(shard=labelled)
+    shards = prepare_all(source=str(trained.source), ledger=FlyteFile(str(trained.bundle / bundle.LEDGER)))
     rows = [ShardArrays([local(shard.file)]).column("row").tolist() for shard in shards]
     assert rows == [list(range(25)), list(range(25, 45))]
 
@@ -189,10 +186,10 @@ def test_source_and_outputs_may_lie_on_s3(trained, bucket):
     assert details["used"].unique().tolist() == ["text+photo"]
 
 
-def test_a_catalogue_without_photos_is_trained_on_text_alone(tmp_path, mlflow_store):
+def test_a_catalogue_without_photos_is_trained_on_text_alone(tmp_path, mlflow_store, local_runs):
     source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=1)
     for row in range(45):
         set_cell(source / "X_train_update.csv", row, "imageid", "")
-    registered = train_classifier(source=str(source), config=CONFIG, model="text-alone")
+    registered = train_classifier(source=str(source), config=TINY, model="text-alone")
     folder = champion.fetch(mlflow_store, "text-alone", str(registered.version))
     assert bundle.read_manifest(folder).fusion.weights == {"text": 1.0, "photo": 0.0}

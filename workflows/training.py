@@ -106,9 +106,7 @@ def train_classifier(
     run, found, known = open_run(source=source, model=model, config=config)
     bundle, catalogue, labelled, evaluated = train_bundle(run=run, source=found, known=known, config=config)
     registered = register(folder=bundle, shards=labelled, config=config.gate, seed=config.seed, run=run)
-    return report_training(
-        source=found, catalogue=catalogue, evaluated=evaluated, registered=registered, report=report
-    )
+    return report_training(source=found, catalogue=catalogue, evaluated=evaluated, registered=registered, report=report)
 
 
 @workflow(on_failure=record_failed_reproduction)

@@ -7,8 +7,10 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
+import mlflow
 import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Param
@@ -39,7 +41,9 @@ def start_parent(name: str, parameters: Mapping[str, Any], tags: Mapping[str, st
     earlier = _open_runs(client, execution) if execution else []
     if not execution:
         _close_the_dead(client)
-    cut = {key: value[:MAX_TAG_VAL_LENGTH] for key, value in {**tags, EXECUTION: execution or local_execution()}.items()}
+    cut = {
+        key: value[:MAX_TAG_VAL_LENGTH] for key, value in {**tags, EXECUTION: execution or local_execution()}.items()
+    }
     run = earlier[0] if earlier else client.create_run(experiment_id(client), run_name=name, tags=cut)
     values = flattened(parameters)
     params = [Param(key, str(value)[:MAX_PARAM_VAL_LENGTH]) for key, value in values.items()]
@@ -76,6 +80,12 @@ def fail(reason: str, execution: str = "") -> list[str]:
 def log_to_parent(run_id: str) -> RunLog:
     """What concerns the whole training."""
     return RunLog(connect(), run_id)
+
+
+def fetch(run_id: str, path: str) -> Path:
+    """A file or folder of a run's artifacts, only for reading: it may be the store's own."""
+    connect()
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
 
 
 @contextmanager

@@ -1,0 +1,162 @@
+"""Trainings that are killed, and trainings that meet: in processes of their own, as users start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+from flytekit.types.file import FlyteFile
+from mlflow import MlflowClient
+
+from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run
+from rakuten_tasks.classifier.arrays import write_shard
+from rakuten_tasks.config import PhotoConfig
+from rakuten_tasks.registry import runs
+from rakuten_tasks.vgg16 import train_vgg16
+from tests.as_pod import Attempt, start
+from tests.catalogues import TINY, write_catalogue
+
+ROOT = Path(__file__).parents[1]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=2)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**TINY.to_dict(), "photo": {"side": 32, "epochs": 12}}))
+    return path
+
+
+def fresh(var: Path) -> Path:
+    """A var/ as on a fresh machine after the installation."""
+    var.mkdir()
+    (var / "venv").symlink_to(sys.prefix)
+    return var
+
+
+def train(source: Path, config: Path, var: Path) -> subprocess.Popen:
+    command = ["make", "train", f"SOURCE={source}", f"CONFIG={config}", f"VAR={var}", "MODEL=endures"]
+    environment = {**os.environ, "RAKUTEN_CHECKPOINT_SECONDS": "0"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    with (var / f"log-{time.time_ns()}").open("w") as log:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def said(var: Path) -> str:
+    return "\n".join(log.read_text()[-3000:] for log in sorted(var.glob("log-*")))
+
+
+def ask(var: Path, question: str) -> list[tuple]:
+    with sqlite3.connect(var / "mlflow/mlflow.db") as store:
+        return store.execute(question).fetchall()
+
+
+def weights(var: Path) -> dict[str, bytes]:
+    """The branches' files of the only version."""
+    files = [*(var / "mlflow/artifacts").rglob("*.safetensors"), *(var / "mlflow/artifacts").rglob("tokenizer.json")]
+    found = {path.name: path.read_bytes() for path in files}
+    assert set(found) == {"text.safetensors", "photo.safetensors", "tokenizer.json"}
+    return found
+
+
+def test_four_trainings_started_at_once_on_a_fresh_machine_all_finish(source, config, tmp_path):
+    var = fresh(tmp_path / "var")
+    processes = [train(source, config, var) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4, said(var)
+    assert ask(var, "pragma integrity_check") == [("ok",)]
+    assert ask(var, "select distinct status from runs") == [("FINISHED",)]
+    assert sorted(ask(var, "select version from model_versions")) == [(1,), (2,), (3,), (4,)]
+    aliases = dict(ask(var, "select alias, version from registered_model_aliases"))
+    assert {"champion", "best"} <= set(aliases)
+
+
+def test_a_training_killed_at_random_points_and_started_again_ends_with_the_same_weights(source, config, tmp_path):
+    calm = fresh(tmp_path / "calm")
+    started = time.monotonic()
+    assert train(source, config, calm).wait() == 0, said(calm)
+    whole = time.monotonic() - started
+
+    killed = fresh(tmp_path / "killed")
+    dice = random.Random(0)
+    kills = 0
+    for _ in range(6):
+        process = train(source, config, killed)
+        try:
+            process.wait(dice.uniform(0.3, 0.95) * whole)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills >= 3
+    if not list((killed / "mlflow/artifacts").rglob("bundle.json")):
+        assert train(source, config, killed).wait() == 0, said(killed)
+    assert weights(killed) == weights(calm)
+    assert ask(killed, "pragma integrity_check") == [("ok",)]
+    assert train(source, config, killed).wait() == 0, said(killed)
+    assert ask(killed, "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    reasons = ask(killed, "select distinct value from tags where key = 'error'")
+    assert reasons == [("its process was killed",)]
+
+
+@pytest.fixture
+def photo_inputs(tmp_path: Path, mlflow_store: MlflowClient) -> dict:
+    """What train_vgg16 gets: 60 small photos of three classes."""
+    dice = np.random.default_rng(0)
+    side = np.repeat([0, 1], [45, 15])
+    label = np.arange(60) % 3
+    pixels = dice.integers(0, 80, (60, 32, 32, 3)) + 80 * label[:, None, None, None]
+    path = tmp_path / "pixels.safetensors"
+    write_shard(path, {"row": np.arange(60), "label": label, "side": side, "pixels": pixels.astype(np.uint8)})
+    empty = tmp_path / "empty"
+    empty.touch()
+    file = FlyteFile(str(empty))
+    return {
+        "shards": [Arrays.of(path)],
+        "catalogue": Catalogue("hash", [1, 2, 3], {}, True, file, file, file),
+        "config": PhotoConfig(side=32, epochs=8),
+        "seed": 0,
+        "run": Run(runs.start_parent("pods", {}, {}, execution="pods"), "pods", "nowhere"),
+    }
+
+
+def photo_weights(attempt: Attempt) -> bytes:
+    literal = attempt.outputs().literals["o0"]
+    branch = TypeEngine.to_python_value(FlyteContextManager.current_context(), literal, Branch)
+    return (Path(branch.folder.path) / "photo.safetensors").read_bytes()
+
+
+def test_a_pod_that_is_killed_is_gone_on_with_by_the_next_and_that_by_the_one_after(photo_inputs, tmp_path):
+    settings = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"], "RAKUTEN_CHECKPOINT_SECONDS": "0"}
+    calm = start(train_vgg16, photo_inputs, tmp_path / "calm", **settings)
+    expected = photo_weights(calm)
+
+    before: Path | None = None
+    for number in range(2):
+        attempt = start(train_vgg16, photo_inputs, tmp_path / f"killed{number}", before, **settings)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and len(list(attempt.checkpoints.iterdir())) == 0:
+            time.sleep(0.05)
+        time.sleep(1.0)  # some steps further, and perhaps in the middle of a write
+        attempt.process.kill()
+        assert attempt.process.wait() == -signal.SIGKILL
+        before = attempt.checkpoints
+    last = start(train_vgg16, photo_inputs, tmp_path / "last", before, **settings)
+    assert photo_weights(last) == expected

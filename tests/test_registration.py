@@ -1,0 +1,125 @@
+"""Registration, cut short at every single request to MLflow and tried again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flytekit.exceptions.user import FlyteRecoverableException
+from flytekit.types.directory import FlyteDirectory
+from flytekit.types.file import FlyteFile
+from mlflow import MlflowClient
+
+from rakuten_tasks.artifacts import Registered, Run, Shard
+from rakuten_tasks.catalogue.ingest import ingest
+from rakuten_tasks.classifier import bundle
+from rakuten_tasks.config import GateConfig, IngestConfig, TrainingConfig
+from rakuten_tasks.registration import register
+from rakuten_tasks.registry import audit, champion, runs
+from tests.catalogues import TINY, write_catalogue
+from workflows.training import train_classifier
+
+CHANGES = (
+    "create_run", "set_tag", "set_terminated", "log_batch", "log_dict", "log_artifact", "create_registered_model",
+    "create_logged_model", "log_model_artifacts", "finalize_logged_model", "create_model_version",
+    "set_model_version_tag", "update_model_version", "set_registered_model_alias", "set_registered_model_tag",
+    "delete_registered_model_alias", "delete_logged_model",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Registered:
+    source = write_catalogue(tmp_path_factory.mktemp("registration") / "catalogue", labelled=45, unlabelled=1)
+    return train_classifier(source=str(source), config=TINY, model="registration")
+
+
+@pytest.fixture(scope="module")
+def made(trained: Registered, mlflow_store: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What register gets, but for the run."""
+    out = tmp_path_factory.mktemp("bundle")
+    folder = champion.fetch(mlflow_store, "registration", str(trained.version), out)
+    source = bundle.read_manifest(folder).lineage.catalogue
+    shards = ingest(source, out / "shards", IngestConfig()).labelled
+    return {
+        "folder": FlyteDirectory(str(folder)),
+        "shards": [Shard(FlyteFile(str(shard.path)), shard.rows, shard.sha256) for shard in shards],
+        "config": GateConfig(),
+        "seed": 0,
+    }
+
+
+def cut_short(monkeypatch: pytest.MonkeyPatch, at: int, before: bool) -> list[str]:
+    """Make the change number `at` to the store fail: before it is done, or after it, its answer lost."""
+    seen: list[str] = []
+
+    def failing(name: str, change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen.append(name)
+            fails = len(seen) == at
+            if fails and before:
+                raise ConnectionError("the server is away")
+            answer = change(*args, **kwargs)
+            if fails:
+                raise ConnectionError("the answer was lost")
+            return answer
+
+        return call
+
+    for name in CHANGES:
+        monkeypatch.setattr(MlflowClient, name, failing(name, getattr(MlflowClient, name)))
+    return seen
+
+
+def training(made: dict[str, Any], model: str) -> dict[str, Any]:
+    """A training of its own that comes to register."""
+    return {**made, "run": Run(runs.start_parent(model, {}, {}, execution=model), model, "somewhere")}
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["not done", "answer lost"])
+def test_cut_short_at_any_request_and_tried_again_it_registers_once_and_leaves_nothing_half_done(
+    made, mlflow_store, monkeypatch, before
+):
+    for at in range(1, 100):
+        model = f"cut-{before}-{at}"
+        inputs = training(made, model)
+        with monkeypatch.context() as patch:
+            changes = cut_short(patch, at, before)
+            try:
+                register.task_function(**inputs)
+            except FlyteRecoverableException:
+                pass
+            else:
+                assert len(changes) < at  # there is no such request any more
+                break
+        registered = register.task_function(**inputs)
+        assert (registered.version, registered.alias) == (1, "champion")
+        assert [v.number for v in champion.versions(mlflow_store, model)] == [1]
+        assert champion.aliases(mlflow_store, model) == {"champion": 1, "best": 1}
+        assert len(audit.history(mlflow_store, model)) == 1
+        assert mlflow_store.get_run(registered.run_id).info.status == "FINISHED"
+        children = mlflow_store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{registered.run_id}'")
+        assert {child.info.status for child in children} <= {"FINISHED", "FAILED", "KILLED"}
+        models = mlflow_store.search_logged_models(["1"], filter_string=f"source_run_id = '{registered.run_id}'")
+        assert [m.status.value for m in models] == ["READY"]
+    assert at > 15
+
+
+def test_a_version_leads_in_one_hop_to_all_that_it_was_made_from(trained, mlflow_store):
+    tags = champion.tags(mlflow_store, "registration", trained.version)
+    lineage = bundle.read_manifest(champion.fetch(mlflow_store, "registration", str(trained.version))).lineage
+    assert tags["run_id"] == trained.run_id
+    assert tags["catalogue_hash"] == lineage.catalogue_hash
+    assert tags["git_commit"] == lineage.git_commit != ""
+    run = mlflow_store.get_run(trained.run_id)
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    for key, file in {"decks": "ingest.html", "configuration": "", "quarantine": ""}.items():
+        path = artifacts / tags[key].removeprefix(f"runs:/{trained.run_id}/") / file
+        assert path.is_file(), key
+    decks = {path.name for path in (artifacts / "decks").iterdir()}
+    assert decks == {f"{n}.html" for n in ("ingest", "train_lstm", "train_vgg16", "fuse", "evaluate", "register")}
+    configuration = json.loads((artifacts / "configuration.json").read_text())
+    assert TrainingConfig.from_dict(configuration) == TINY
+    assert run.data.metrics["fused_weighted_f1"] >= 0

@@ -13,6 +13,7 @@ from torch import nn
 
 from rakuten_tasks.classifier import vgg16_weights
 from rakuten_tasks.classifier.photo_training import new_branch
+from rakuten_tasks.classifier.training import autocast
 from rakuten_tasks.classifier.vgg16 import EARLY, LATE, PhotoBranch, photo_embedding, photo_logits
 from rakuten_tasks.classifier.vgg16_weights import convolutions, empty_convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
@@ -51,9 +52,9 @@ def test_a_photo_scores_the_same_alone_and_in_a_batch(branch: PhotoBranch) -> No
 def test_logits_are_the_head_of_the_embedding(branch: PhotoBranch) -> None:
     embedding = torch.from_numpy(photo_embedding(branch, PHOTOS))
     assert embedding.shape == (5, EARLY + LATE)
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(torch.device("cpu")):
         logits = branch.upper.head(embedding[:, :EARLY], embedding[:, EARLY:])
-    np.testing.assert_allclose(logits.numpy(), photo_logits(branch, PHOTOS), atol=1e-5)
+    np.testing.assert_allclose(logits.float().numpy(), photo_logits(branch, PHOTOS), atol=1e-5)
 
 
 def test_pixels_are_normalised_as_torchvision_does(branch: PhotoBranch) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 FLYTE_FREE = [
     "rakuten_tasks.classifier.predictor",
+    "rakuten_tasks.classifier.lstm",
     "rakuten_tasks.classifier.photo_training",
     "rakuten_tasks.catalogue.ingest",
     "rakuten_tasks.catalogue.sample",

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from rakuten_tasks.catalogue.ledger import TRAIN, VALIDATION_A
 from rakuten_tasks.classifier.arrays import OFFSETS, ShardArrays
 from rakuten_tasks.classifier.bag import Bag, fit_bag
+from rakuten_tasks.classifier.checkpoint import INTERVAL, Checkpoints, CheckpointStore, Record, checkpoints_of
 from rakuten_tasks.classifier.fusion import fit_temperature
 from rakuten_tasks.classifier.ngrams import Vocabulary
 from rakuten_tasks.classifier.text_examples import (
@@ -169,10 +170,13 @@ def train_text_branch(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    store: CheckpointStore | None = None,
+    interval: float = INTERVAL,
 ) -> tuple[TextBranch, list[Epoch]]:
     """Bag, then LSTM, on the training side; validation A stops the LSTM and says how much of it to mix in.
 
     The epochs are the LSTM's. Same seed, shards and machine type: same weights, bit for bit.
+    store: an interrupted training goes on from what it keeps, and writes to it every `interval` seconds.
     """
     arrays = ShardArrays(shards)
     examples = TextExamples(arrays)
@@ -180,9 +184,15 @@ def train_text_branch(
     train, valid = (np.flatnonzero((labels >= 0) & (sides == side)) for side in (TRAIN, VALIDATION_A))
     torch.manual_seed(seed)
     branch = TextBranch(Shape(vocabulary.size, vocabulary.buckets, len(codes), *_sizes(len(train)))).to(device)
-    fit_bag(branch.bag, training_bags(arrays, train, vocabulary.buckets), labels[train])
-    branch.lstm.start_from(token_counts(arrays, train, vocabulary.size), seed)
-    epochs = _fit_lstm(branch.lstm, TokenExamples(arrays), train, valid, config, seed, on_epoch)
+    checkpoints = checkpoints_of(store, interval, [seed, config.to_dict(), [*codes]], shards, branch.state_dict())
+    if fitted := checkpoints.take("bag"):
+        branch.load_state_dict(fitted.tensors, strict=False)
+    else:
+        fit_bag(branch.bag, training_bags(arrays, train, vocabulary.buckets), labels[train])
+        branch.lstm.start_from(token_counts(arrays, train, vocabulary.size), seed)
+        fixed = {name: branch.state_dict()[name].clone() for name in ("bag.table", "bag.bias", "lstm.embed.weight")}
+        checkpoints.save("bag", Record(fixed, {}, finished=True))
+    epochs = _fit_lstm(branch.lstm, TokenExamples(arrays), train, valid, config, seed, on_epoch, checkpoints)
     bag, lstm = (_part(branch, part, examples, valid, config) for part in ((1.0, 0.0), (0.0, 1.0)))
     branch.scales.copy_(torch.tensor(fit_scales(bag, lstm, labels[valid])))
     return branch.eval(), epochs
@@ -221,13 +231,14 @@ def _fit_lstm(
     config: TextConfig,
     seed: int,
     on_epoch: Callable[[Epoch], None],
+    checkpoints: Checkpoints,
 ) -> list[Epoch]:
     epochs = config.epochs or int(np.clip(STEPS * config.batch_size // len(train), *EPOCHS))
     schedule = Schedule(epochs, config.batch_size, max(3, epochs // 5), LABEL_SMOOTHING)
     optimizer = torch.optim.AdamW(
         lstm.parameters(), lr=config.learning_rate or LEARNING_RATE, weight_decay=WEIGHT_DECAY
     )
-    return fit(lstm, examples, train, valid, schedule, optimizer, seed, on_epoch, "LSTM")
+    return fit(lstm, examples, train, valid, schedule, optimizer, seed, on_epoch, "LSTM", checkpoints)
 
 
 def _part(

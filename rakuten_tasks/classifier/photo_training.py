@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
+from rakuten_tasks.classifier.checkpoint import INTERVAL, CheckpointStore, checkpoints_of
+from rakuten_tasks.classifier.memory import BatchSize
 from rakuten_tasks.classifier.training import Epoch, Examples, Schedule, autocast, choose_device, fit
 from rakuten_tasks.classifier.vgg16 import EARLY, LATE, PhotoBranch, PhotoShape, batch_size
 from rakuten_tasks.classifier.vgg16_weights import convolutions
@@ -50,14 +53,21 @@ def photo_features(branch: PhotoBranch, photos: ShardArrays, keep_maps: bool) ->
         shapes["maps"] = (512, branch.side // 16, branch.side // 16)
     # kept on the device until the end: copying each batch back would make a GPU wait
     features = {n: torch.empty((len(photos), *shape), dtype=torch.half, device=device) for n, shape in shapes.items()}
-    size = batch_size(device)
-    for start, pixels in _read_ahead(photos, size, device):
-        with autocast(device):
-            early, maps = branch.lower(pixels)
-            seen = {"early": early, "late": branch.upper.late(maps), "maps": maps}
-        for name, kept in features.items():
-            kept[start : start + size] = seen[name]
+    read = batch_size(device)
+    size = BatchSize(read, "photo features")
+    for first, pixels in _read_ahead(photos, read, device):
+        there = {name: kept[first : first + read] for name, kept in features.items()}
+        list(size.parts(len(pixels), partial(_see, branch, pixels, there)))
     return {name: kept.cpu().numpy() for name, kept in features.items()}
+
+
+def _see(branch: PhotoBranch, pixels: Tensor, features: dict[str, Tensor], start: int, end: int) -> None:
+    """Fills in the features of the photos from start to end."""
+    with autocast(pixels.device):
+        early, maps = branch.lower(pixels[start:end])
+        seen = {"early": early, "late": branch.upper.late(maps), "maps": maps}
+    for name, kept in features.items():
+        kept[start:end] = seen[name]
 
 
 def _read_ahead(photos: ShardArrays, size: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
@@ -131,11 +141,14 @@ def train_photo_branch(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    store: CheckpointStore | None = None,
+    interval: float = INTERVAL,
 ) -> tuple[PhotoBranch, list[Epoch]]:
     """Trained on the training side, stopped early by validation A; the other sides are not looked at.
 
     shards: prepared photos where all is trained (weights: random), else what `write_features` made of them.
     Where there are too few photos to train on, its head stays as it was born and gives every class alike.
+    store: an interrupted training goes on from what it keeps, and writes to it every `interval` seconds.
     """
     arrays = ShardArrays(shards)
     known = arrays.column("label") >= 0
@@ -149,6 +162,7 @@ def train_photo_branch(
         return branch.eval(), []
     # batch norm cannot train on a batch of one
     size = next(size for size in count(config.batch_size) if len(train) % size != 1)
+    checkpoints = checkpoints_of(store, interval, [seed, config.to_dict(), [*codes]], shards, branch.state_dict())
     epochs: list[Epoch] = []
 
     def count_on(epoch: Epoch) -> None:
@@ -159,7 +173,7 @@ def train_photo_branch(
         schedule = Schedule(phase.epochs, size, PATIENCE, LABEL_SMOOTHING)
         optimizer = torch.optim.AdamW(phase.part.parameters(), lr=phase.learning_rate, weight_decay=WEIGHT_DECAY)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            fit(phase.part, phase.examples, train, valid, schedule, optimizer, seed, count_on, phase.name)
+            fit(phase.part, phase.examples, train, valid, schedule, optimizer, seed, count_on, phase.name, checkpoints)
     return branch.eval(), epochs
 
 

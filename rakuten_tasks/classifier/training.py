@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +15,12 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from rakuten_tasks.classifier.checkpoint import Checkpoints
+from rakuten_tasks.classifier.memory import BatchSize
+from rakuten_tasks.classifier.training_state import Epoch, TrainingState, best_of
+
+__all__ = ["Epoch", "Examples", "Schedule", "autocast", "choose_device", "fit", "half_precision", "predict_logits"]
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -26,18 +30,6 @@ class Schedule:
     batch_size: int
     patience: int
     label_smoothing: float = 0.0
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch showed. Losses are mean cross-entropies in nats; learning_rate is the last step's."""
-
-    number: int
-    train_loss: float
-    valid_loss: float
-    valid_f1: float  # weighted
-    learning_rate: float
-    seconds: float
 
 
 class Examples(Protocol):
@@ -72,14 +64,15 @@ def choose_device() -> torch.device:
 def predict_logits(
     model: nn.Module, examples: Examples, rows: NDArray, batch_size: int, device: torch.device
 ) -> NDArray:
-    """(len(rows),) -> (len(rows), K) fp32."""
+    """(len(rows),) -> (len(rows), K) fp32. A batch that does not fit into memory is halved."""
     model.eval()
-    parts = []
-    for start in range(0, len(rows), batch_size):
-        inputs = examples.batch(rows[start : start + batch_size], None)
+
+    def logits(start: int, end: int) -> Tensor:
+        inputs = examples.batch(rows[start:end], None)
         with autocast(device):
-            parts.append(model(*(t.to(device) for t in inputs)).float().cpu())
-    return torch.cat(parts).numpy()
+            return model(*(t.to(device) for t in inputs)).float().cpu()
+
+    return torch.cat(list(BatchSize(batch_size, "prediction").parts(len(rows), logits))).numpy()
 
 
 def fit(
@@ -92,71 +85,87 @@ def fit(
     seed: int,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     name: str = "training",
+    checkpoints: Checkpoints | None = None,
 ) -> list[Epoch]:
     """Train `model` in place and leave it with the weights of its best epoch, by validation loss.
 
     The learning rate of each of the optimizer's groups is the peak of its one-cycle (arXiv 1708.07120).
-    Same seed, rows and machine type: same weights, bit for bit. Raises ValueError if the loss is never a number.
+    Same seed, rows and machine type: same weights, bit for bit, however often it went on from `checkpoints`. Then
+    on_epoch is told of the former epochs too. Raises ValueError if the loss is never a number.
     """
-    device = next(model.parameters()).device
+    checkpoints = checkpoints or Checkpoints()
     torch.manual_seed(seed)  # dropout
     steps = -(-len(train_rows) // schedule.batch_size)
     peaks = [group["lr"] for group in optimizer.param_groups]
     # one more: the cycle steps after the last batch too, and past its end the rate rises again
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peaks, total_steps=schedule.epochs * steps + 1)
-    best: tuple[float, dict[str, Tensor]] = (float("inf"), {})
-    epochs: list[Epoch] = []
-    for number in range(1, schedule.epochs + 1):
-        started = time.perf_counter()
-        order = np.random.default_rng((seed, number)).permutation(train_rows)
-        bar = tqdm(range(0, len(order), schedule.batch_size), desc=f"{name}, epoch {number}", leave=False)
-        augment = np.random.default_rng((seed, number, 1)).random
-        losses = []
-        for start in bar:
-            batch = order[start : start + schedule.batch_size]
-            losses.append(_step(model, examples, batch, augment, schedule, optimizer, device) * len(batch))
-            cycle.step()
-        epochs.append(
-            Epoch(
-                number,
-                sum(losses) / len(order),
-                *_validate(model, examples, valid_rows, schedule, device),
-                float(cycle.get_last_lr()[0]),
-                time.perf_counter() - started,
-            )
-        )
-        on_epoch(epochs[-1])
-        if epochs[-1].valid_loss < best[0]:
-            best = (epochs[-1].valid_loss, copy.deepcopy(model.state_dict()))
-        elif number - min(epochs, key=lambda epoch: epoch.valid_loss).number >= schedule.patience:
-            break
-    if not best[1]:
+    # batch norm cannot train on a batch of one
+    state = TrainingState(model, optimizer, cycle, BatchSize(schedule.batch_size, name, smallest=2), seed)
+    record = checkpoints.take(name)
+    if record:
+        state.restore(record)
+    for epoch in state.epochs:
+        on_epoch(epoch)
+    while not _over(state.epochs, schedule):
+        order = np.random.default_rng((seed, state.number)).permutation(train_rows)
+        _train(state, examples, order, schedule, name, checkpoints)
+        with state.spent("validate"):
+            valid = _validate(model, examples, valid_rows, schedule, state.device)
+        on_epoch(state.end_epoch(state.loss / len(order), *valid))
+    if not state.best:
         peak = max(peaks)
         raise ValueError(f"{name} diverged at learning rate {peak:g}: the loss is no number; lower learning_rate")
-    model.load_state_dict(best[1])
-    return epochs
+    model.load_state_dict(state.best)
+    if not (record and record.finished):
+        checkpoints.save(name, state.finished())
+    return state.epochs
 
 
-def _step(
-    model: nn.Module,
-    examples: Examples,
-    batch: NDArray,
-    augment: Callable[[], float],
-    schedule: Schedule,
-    optimizer: Optimizer,
-    device: torch.device,
-) -> float:
-    model.train()
-    inputs = [tensor.to(device) for tensor in examples.batch(batch, augment)]
-    target = torch.from_numpy(examples.labels[batch]).to(device)
-    with autocast(device):
-        logits = model(*inputs)  # (B, K)
-    loss = functional.cross_entropy(logits.float(), target, label_smoothing=schedule.label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
+def _over(epochs: list[Epoch], schedule: Schedule) -> bool:
+    if not epochs:
+        return False
+    waited = len(epochs) - best_of(epochs).number
+    return len(epochs) >= schedule.epochs or waited >= max(1, schedule.patience)
+
+
+def _train(
+    state: TrainingState, examples: Examples, order: NDArray, schedule: Schedule, name: str, checkpoints: Checkpoints
+) -> None:
+    """What is left of one epoch."""
+    batches = np.split(order, range(schedule.batch_size, len(order), schedule.batch_size))
+    done, total = state.steps, len(batches)
+    for batch in tqdm(batches[done:], f"{name}, epoch {state.number}", total, leave=False, initial=done):
+        loss = _step(state, examples, batch, schedule.label_smoothing)
+        state.end_step(loss, len(batch))
+        with state.spent("save"):
+            checkpoints.save_if_due(name, state.record)
+
+
+def _step(state: TrainingState, examples: Examples, batch: NDArray, label_smoothing: float) -> float:
+    """Mean loss of the batch, which goes through in parts where memory is short: the gradients add up to the same."""
+    state.model.train()
+
+    def gradients(rows: int) -> Tensor:
+        state.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=state.device)
+        for part in np.array_split(batch, max(1, min(-(-len(batch) // rows), len(batch) // 2))):
+            with state.spent("read"):
+                inputs = [tensor.to(state.device) for tensor in examples.batch(part, state.augment.random)]
+                target = torch.from_numpy(examples.labels[part]).to(state.device)
+            with state.spent("compute"):
+                with autocast(state.device):
+                    logits = state.model(*inputs)  # (len(part), K)
+                loss = functional.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
+                loss = loss * (len(part) / len(batch))
+                loss.backward()
+                total += loss.detach()
+        return total
+
+    loss = state.size.halving(gradients, len(batch), state.way_back())
+    with state.spent("compute"):
+        nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+        state.optimizer.step()
+        return loss.item()
 
 
 def _validate(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rakuten_tasks.classifier.memory import BatchSize
 from rakuten_tasks.classifier.training import autocast
 from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
 
@@ -89,7 +90,8 @@ class Head(nn.Module):
 
     def forward(self, early: Tensor, late: Tensor) -> Tensor:
         """(B, EARLY), (B, LATE) -> (B, K)"""
-        return self.linear(self.dropout(self.scale(torch.cat((early, late), 1).float())))
+        # fp32 first: autocast on a processor with bf16 refuses to concatenate fp16
+        return self.linear(self.dropout(self.scale(torch.cat((early.float(), late.float()), 1))))
 
 
 class Upper(nn.Module):
@@ -127,9 +129,9 @@ class PhotoBranch(nn.Module):
         return self.shape.side
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, EARLY + LATE), fp16 outside training."""
+        """(B, S, S, 3) uint8 -> (B, EARLY + LATE) fp32, outside training rounded to fp16."""
         early, maps = self.lower(pixels)
-        return torch.cat((early, self.upper.late(maps)), 1)
+        return torch.cat((early.float(), self.upper.late(maps).float()), 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, K)"""
@@ -169,8 +171,9 @@ def photo_embedding(branch: PhotoBranch, pixels: NDArray) -> NDArray:
 def _in_batches(branch: PhotoBranch, answer: Callable[[Tensor], Tensor], pixels: NDArray) -> NDArray:
     branch.eval()
     device = next(branch.parameters()).device
-    parts = []
-    for batch in torch.from_numpy(pixels).split(batch_size(device)):
+
+    def part(start: int, end: int) -> Tensor:
         with autocast(device):
-            parts.append(answer(batch.to(device)).float().cpu())
-    return torch.cat(parts).numpy()
+            return answer(torch.from_numpy(pixels[start:end]).to(device)).float().cpu()
+
+    return torch.cat(list(BatchSize(batch_size(device), "photos").parts(len(pixels), part))).numpy()

@@ -38,6 +38,10 @@ class Epoch:
     valid_f1: float  # weighted
     learning_rate: float
     seconds: float
+    read_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    validate_seconds: float = 0.0
+    save_seconds: float = 0.0
 
 
 class Examples(Protocol):

@@ -24,13 +24,13 @@ _AXIS = {
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", "size": 12, "color": "#24292f"},
-        "title": {"x": 0, "xref": "paper", "font": {"size": 15}},
+        "title": {"x": 0, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 4}, "font": {"size": 15}},
         "colorway": ["#2f6fb0", "#d9822b", "#3f9b57", "#8a6bbf", GREY],
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "xaxis": _AXIS,
         "yaxis": _AXIS,
-        "margin": {"l": 60, "r": 20, "t": 70, "b": 50},
+        "margin": {"l": 60, "r": 20, "t": 66, "b": 50},
         "hoverlabel": {"align": "left"},
     }
 )

@@ -23,7 +23,7 @@ MAX_CLASSES_WITH_COUNTS = 40
 # With more, an axis label is under 10 px high on a laptop: the classes with fewest test rows are drawn as one.
 MAX_CLASSES_DRAWN = 80
 OTHERS = "all other classes"
-MAX_LABEL = 36  # letters: longer ones would leave the bars no room
+MAX_LABEL = 44  # letters: longer ones would leave the bars no room
 # An exact curve has a step for each answer that changes, up to hundreds of thousands; a screen has 1,366 columns.
 COLUMNS = 1000
 
@@ -180,7 +180,7 @@ def confusion(counts: NDArray, classes: Sequence[str]) -> go.Figure:
         # there is room for the codes alone
         codes = [label.split()[0] if label != OTHERS else "others" for label in classes]
         figure.update_xaxes(tickmode="array", tickvals=list(range(len(classes))), ticktext=codes)
-    side = 300 + (26 if few else 14) * len(classes)
+    side = 340 + (26 if few else 14) * len(classes)
     figure.update_layout(font_size=12 if few else 9)
     return sized(figure, title, side + 150, side)
 

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 GREY = "#8a8f98"
 COLOURS = {"fused": "#2f6fb0", "text": "#3f9b57", "photo": "#d9822b", "baseline": "#8a6bbf"}
-SYMBOLS = {"text": "circle", "photo": "diamond", "baseline": "line-ns-open"}
+SYMBOLS = {"text": "circle", "photo": "diamond", "baseline": "x-thin"}
+STEP_COLOURS = ("#d9822b", "#2f6fb0", "#3f9b57", "#8a6bbf", "#c4cad1")
 
 _AXIS = {
     "automargin": True,
@@ -24,7 +25,14 @@ _AXIS = {
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", "size": 12, "color": "#24292f"},
-        "title": {"x": 0, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 4}, "font": {"size": 15}},
+        "title": {
+            "x": 0,
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 12, "l": 4},
+            "font": {"size": 15},
+        },
         "colorway": ["#2f6fb0", "#d9822b", "#3f9b57", "#8a6bbf", GREY],
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
@@ -43,4 +51,7 @@ def sized(figure: go.Figure, title: str, width: int, height: int) -> go.Figure:
 
 def style_of(system: str) -> dict[str, Any]:
     """A trace's colour and mark, the same for a system in every figure; plotly's own for other names."""
-    return {"marker_color": COLOURS.get(system), "marker_symbol": SYMBOLS.get(system), "line_color": COLOURS.get(system)}
+    colour = COLOURS.get(system)
+    # a thin mark has an outline and nothing else
+    outline = {"width": 2, "color": colour} if SYMBOLS.get(system) == "x-thin" else {}
+    return {"marker": {"color": colour, "symbol": SYMBOLS.get(system), "line": outline}, "line_color": colour}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import plotly.graph_objects as go
@@ -41,7 +42,7 @@ def text_lengths(lengths: NDArray, what: str) -> go.Figure:
     longest = int(present.max()) if len(present) else 1
     edges = np.unique(np.round(np.geomspace(1, longest + 1, BINS)).astype(int)) if longest > 1 else np.array([1, 2])
     counts = np.histogram(present, edges)[0]
-    ranges = [f"{low:,}" if high == low + 1 else f"{low:,} to {high - 1:,}" for low, high in zip(edges, edges[1:])]
+    ranges = [f"{low:,}" if high == low + 1 else f"{low:,} to {high - 1:,}" for low, high in pairwise(edges)]
     bar = {"customdata": ranges, "hovertemplate": "%{customdata} characters: %{y:,} products<extra></extra>"}
     # bars as wide as their bins, on a log axis: positions and widths are of the logarithms
     places = np.log10(edges)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,8 @@ from plotly.subplots import make_subplots
 
 from rakuten_tasks.classifier.evaluation import FUSED, Evaluation, Reliability
 from rakuten_tasks.classifier.fusion import WeightSearch
-from rakuten_tasks.plot_style import COLOURS, GREY, sized, style_of
+from rakuten_tasks.labels import cut
+from rakuten_tasks.plot_style import COLOURS, GREY, STEP_COLOURS, sized, style_of
 
 if TYPE_CHECKING:
     from rakuten_tasks.classifier.training import Epoch
@@ -82,10 +84,10 @@ def training_pace(epochs: Sequence[Epoch]) -> go.Figure:
     """Learning rate and seconds by step of each epoch, as parts of the whole."""
     numbers = [epoch.number for epoch in epochs]
     figure = make_subplots(rows=1, cols=2, subplot_titles=("learning rate (last step)", "time by step (s)"))
-    rates = [epoch.learning_rate for epoch in epochs]
-    figure.add_trace(go.Scatter(x=numbers, y=rates, name="learning rate", mode="lines+markers"), row=1, col=1)
-    for name, values in seconds_by_step(epochs).items():
-        figure.add_trace(go.Bar(x=numbers, y=values, name=name), row=1, col=2)
+    rates = go.Scatter(x=numbers, y=[epoch.learning_rate for epoch in epochs], mode="lines+markers", showlegend=False)
+    figure.add_trace(rates, row=1, col=1)
+    for (name, values), colour in zip(seconds_by_step(epochs).items(), STEP_COLOURS, strict=True):
+        figure.add_trace(go.Bar(x=numbers, y=values, name=name, marker_color=colour), row=1, col=2)
     figure.update_xaxes(title="epoch")
     figure.update_yaxes(exponentformat="power", row=1, col=1)
     return sized(figure, "Learning rate and time", 1200, 400).update_layout(barmode="stack")
@@ -115,14 +117,28 @@ def evaluation_figures(evaluation: Evaluation, names: Mapping[str, str]) -> dict
 
 
 def class_label(code: int, names: Mapping[str, str]) -> str:
-    """The code, and as much of its name as an axis has room for."""
-    label = f"{code} {names.get(str(code), '')}".strip()
-    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1].rstrip()}…"
+    """The code, and as much of its name as an axis has room for; escaped, as plotly takes "<a href=...>" for a link."""
+    return escape(cut(f"{code} {names.get(str(code), '')}", MAX_LABEL), quote=False)
 
 
 def most_frequent(rows: Sequence[int] | NDArray) -> NDArray:
     """The classes that are drawn, ascending: those with most rows, at most MAX_CLASSES_DRAWN of them."""
     return np.sort(np.argsort(-np.asarray(rows), kind="stable")[:MAX_CLASSES_DRAWN])
+
+
+def intervals(evaluation: Evaluation) -> go.Figure:
+    """Each metric of each system with its interval, a panel a metric; the fused system on top."""
+    titles = [metric.replace("_", " ").replace("f1", "F1") for metric in evaluation.METRICS]
+    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, shared_yaxes=True)
+    ranked = sorted(evaluation.systems.items(), key=lambda item: item[0] != FUSED)
+    for name, system in ranked[::-1]:  # plotly's categories grow upwards
+        for column, metric in enumerate(system.metrics, start=1):
+            error = {"type": "data", "array": [metric.high - metric.value], "arrayminus": [metric.value - metric.low]}
+            point = go.Scatter(x=[metric.value], y=[name], error_x=error, marker_size=9, mode="markers", name=name)
+            point.update(hovertemplate=f"{metric}<extra>%{{y}}</extra>", **style_of(name))
+            figure.add_trace(point, row=1, col=column)
+    figure.update_yaxes(range=[-0.5, len(evaluation.systems) - 0.5])
+    return sized(figure, "", 1200, 110 + 30 * len(evaluation.systems)).update_layout(showlegend=False, margin_t=40)
 
 
 def class_f1(evaluation: Evaluation, classes: Sequence[str]) -> go.Figure:

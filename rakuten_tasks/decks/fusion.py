@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from rakuten_tasks.classifier.fusion import Fusion, WeightSearch
-from rakuten_tasks.classifier.plots import fusion_curve
+from rakuten_tasks.classifier.plots import COLUMNS, fusion_curve
 from rakuten_tasks.decks.page import deck, facts, figure, heading, note, notice, table
 
-AS_IT_IS = 0.05  # a temperature this close to 1 changes no probability by more than 0.02
+AS_IT_IS = 0.05  # a temperature closer to 1 than this is called 1
 
 
 def fusion_deck(search: WeightSearch, fusion: Fusion) -> str:
     """search: over the weight of the first of the fusion's branches."""
     first, second = fusion.weights
-    chosen = search.scores[max(0, np.searchsorted(search.edges[:-1], search.weight, side="right") - 1)]
+    chosen = search.scores[max(0, int(np.searchsorted(search.edges[:-1], search.weight, side="right")) - 1)]
+    thinned = len(search.scores) > 2 * COLUMNS
     blocks = [
         facts(
             {
@@ -37,19 +38,18 @@ def fusion_deck(search: WeightSearch, fusion: Fusion) -> str:
                 f"meet. Shaded is the plateau, from {search.low:.3f} to {search.high:.3f}: the weights around the best "
                 f"one that score at most one standard error ({search.standard_error:.4f}, by bootstrap) below it. Its "
                 "centre is the weight chosen, as the best weight itself is partly luck."
+                + (f" Drawn are the lowest and the highest step of each of {COLUMNS:,} columns." if thinned else "")
             ),
             figure(fusion_curve(search)),
         ]
     temperatures = {**fusion.temperatures, f"{first} and {second} mixed": fusion.fused_temperature}
-    return deck(
-        "Fusion",
-        [
-            *blocks,
-            heading("Temperatures"),
-            note("Logits are divided by the temperature; it changes how sure an answer is, never which one a branch gives."),
-            table(["of", "temperature", "what it means"], [(n, f"{t:.3f}", _meaning(t)) for n, t in temperatures.items()]),
-        ],
-    )
+    rows = [(name, f"{value:.3f}", _meaning(value)) for name, value in temperatures.items()]
+    blocks += [
+        heading("Temperatures"),
+        note("Logits are divided by it: a branch's answers stay what they were, how sure they are changes."),
+        table(["of", "temperature", "what it means"], rows),
+    ]
+    return deck("Fusion", blocks)
 
 
 def _meaning(temperature: float) -> str:

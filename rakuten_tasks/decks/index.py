@@ -18,7 +18,11 @@ def write_index(folder: Path, decks: Mapping[str, str], key_facts: Mapping[str, 
         title = name.replace("_", " ").capitalize()
         (folder / f"{name}.html").write_text(standalone(title, fragment), encoding="utf-8")
         links.append(Markup('<p><a href="{}.html">{}</a></p>').format(name, title))
-    blocks = [facts(key_facts or {}), note("One page for each stage of the training, all of them readable offline."), *links]
+    blocks = [
+        facts(key_facts or {}),
+        note("A page for each stage of the training, readable offline."),
+        *links,
+    ]
     index = folder / "index.html"
     index.write_text(standalone("Training", deck("Training", blocks)), encoding="utf-8")
     return index

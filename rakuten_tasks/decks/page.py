@@ -50,7 +50,8 @@ def standalone(title: str, fragment: str) -> str:
     page = Markup(
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<style>body {{ margin: 0; padding: 20px 24px; background: #fff }}</style></head>\n<body>\n{}\n</body>\n</html>\n"
+        "<style>body {{ margin: 0; padding: 20px 24px; background: #fff }}</style></head>\n"
+        "<body>\n{}\n</body>\n</html>\n"
     )
     return str(page.format(title, Markup(fragment)))
 
@@ -153,12 +154,6 @@ def shown(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def cut(text: str, length: int) -> str:
-    """The text's beginning, on one line."""
-    line = " ".join(text[: 4 * length].split())
-    return line if len(line) <= length else f"{line[: length - 1].rstrip()}…"
 
 
 def _asset(name: str) -> Markup:

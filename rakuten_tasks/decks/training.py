@@ -9,9 +9,12 @@ from markupsafe import Markup
 from rakuten_tasks.classifier.plots import seconds_by_step, training_curves, training_pace
 from rakuten_tasks.classifier.training import Epoch
 from rakuten_tasks.decks import page
-from rakuten_tasks.decks.page import cut, deck, figure, heading, notice, table
+from rakuten_tasks.decks.page import deck, figure, heading, note, notice, table
+from rakuten_tasks.labels import cut
 
 MAX_ROWS = 200  # epochs in the table
+MAX_DRAWN = 500
+MAX_FACTS = 60
 
 
 def training_deck(title: str, epochs: Sequence[Epoch], facts: Mapping[str, object]) -> str:
@@ -36,12 +39,16 @@ def _best(epochs: Sequence[Epoch]) -> Markup:
 
 
 def _facts(values: Mapping[str, object]) -> list[Markup]:
-    rows = [(name, cut(f"{value:,}" if type(value) is int else str(value), 200)) for name, value in values.items()]
+    told = list(values.items())[:MAX_FACTS]
+    rows = [(name, cut(f"{value:,}" if type(value) is int else str(value), 200)) for name, value in told]
     return [table(["setting", "value"], rows)] if rows else []
 
 
 def _figures(epochs: Sequence[Epoch]) -> list[Markup]:
-    return [heading("Curves"), figure(training_curves(epochs)), figure(training_pace(epochs))]
+    every = -(-len(epochs) // MAX_DRAWN)
+    drawn = epochs[::every]
+    thinned = [note(f"Drawn is one epoch of every {every}.")] if every > 1 else []
+    return [heading("Curves"), *thinned, figure(training_curves(drawn)), figure(training_pace(drawn))]
 
 
 def _epochs(epochs: Sequence[Epoch]) -> list[Markup]:

@@ -30,7 +30,7 @@ TEMPLATE = go.layout.Template(
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "pad": {"t": 12, "l": 4},
+            "pad": {"t": 22, "l": 4},
             "font": {"size": 15},
         },
         "colorway": ["#2f6fb0", "#d9822b", "#3f9b57", "#8a6bbf", GREY],
@@ -38,7 +38,7 @@ TEMPLATE = go.layout.Template(
         "plot_bgcolor": "white",
         "xaxis": _AXIS,
         "yaxis": _AXIS,
-        "margin": {"l": 60, "r": 20, "t": 66, "b": 50},
+        "margin": {"l": 60, "r": 20, "t": 72, "b": 50},
         "hoverlabel": {"align": "left"},
     }
 )

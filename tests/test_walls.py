@@ -10,6 +10,12 @@ FLYTE_FREE = [
     "rakuten_tasks.catalogue.ingest",
     "rakuten_tasks.catalogue.sample",
     "rakuten_tasks.registry.champion",
+    "rakuten_tasks.decks.ingest",
+    "rakuten_tasks.decks.training",
+    "rakuten_tasks.decks.fusion",
+    "rakuten_tasks.decks.evaluation",
+    "rakuten_tasks.decks.registration",
+    "rakuten_tasks.decks.index",
 ]
 
 

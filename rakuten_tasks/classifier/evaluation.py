@@ -181,10 +181,10 @@ def f1_standard_error(labels: NDArray, predicted: NDArray, seed: int, resamples:
     return float(_scores(resampled, cells[:, 0], cells[:, 1], int(cells.max()) + 1)["weighted_f1"].std())
 
 
-def paired_bootstrap(
-    labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, margin: float, seed: int, resamples: int = 2000
-) -> float:
-    """The probability that the new predictions' weighted F1 is no more than `margin` below that of the old.
+def paired_differences(
+    labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, seed: int, resamples: int = 2000
+) -> NDArray:
+    """How much the new predictions' weighted F1 is above that of the old, in each resample. (resamples,)
 
     (N,) each, N above 0: codes or class indices of the same rows, which are resampled jointly.
     """
@@ -192,7 +192,17 @@ def paired_bootstrap(
     values, indices = np.unique(rows, return_inverse=True)
     cells, _, resampled = _resample(indices.reshape(rows.shape), seed, resamples)
     new, old = (_scores(resampled, cells[:, 0], cells[:, i], len(values))["weighted_f1"] for i in (1, 2))
-    return float(np.mean(new >= old - margin))
+    return new - old
+
+
+def paired_bootstrap(
+    labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, margin: float, seed: int, resamples: int = 2000
+) -> float:
+    """The probability that the new predictions' weighted F1 is no more than `margin` below that of the old.
+
+    Rows as for paired_differences.
+    """
+    return float(np.mean(paired_differences(labels, predicted_new, predicted_old, seed, resamples) >= -margin))
 
 
 def table(evaluation: Evaluation, title: str = "Test rows, with 95 % bootstrap intervals") -> Table:

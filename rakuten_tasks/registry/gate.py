@@ -57,7 +57,7 @@ def decide(
     best = champion
     if predicted_best is not None:
         best = _compare("the best champion so far", labels, predicted_new, predicted_best, config, seed)
-    losses = _class_losses(labels, predicted_new, predicted_incumbent, config.min_class_rows)
+    losses = class_losses(labels, predicted_new, predicted_incumbent, config.min_class_rows)
     stricter = min(champion, best, key=lambda rival: rival.probability)
     faults = _faults(stricter.probability, losses, config)
     worst = max(losses, key=lambda code: losses[code], default=None)
@@ -108,7 +108,7 @@ def _weighted_f1(labels: NDArray, predicted: NDArray) -> float:
     return float(f1_score(labels, predicted, average="weighted", zero_division=0))
 
 
-def _class_losses(labels: NDArray, new: NDArray, incumbent: NDArray, min_rows: int) -> dict[int, float]:
+def class_losses(labels: NDArray, new: NDArray, incumbent: NDArray, min_rows: int) -> dict[int, float]:
     """F1 lost, by code, of the classes with at least min_rows test rows."""
     codes, rows = np.unique(labels, return_counts=True)
     judged = codes[rows >= min_rows]

@@ -1,0 +1,1 @@
+"""What a stage showed, as one self-contained page each. Knows nothing of Flyte."""

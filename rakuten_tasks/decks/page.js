@@ -1,0 +1,57 @@
+// Runs inside a deck, whatever page that deck was put into. Figures are drawn once they have a width: Flyte shows one tab
+// and hides the others, and plotly takes a hidden figure for 700 px wide.
+(() => {
+  const deck = document.currentScript.closest(".rakuten-deck");
+
+  function bytesOf(element) {
+    const digits = new Uint8Array(128);
+    [...element.dataset.alphabet].forEach((letter, value) => { digits[letter.charCodeAt(0)] = value; });
+    const text = element.textContent;
+    const words = new DataView(new ArrayBuffer((text.length / 5) * 4));
+    for (let at = 0, byte = 0; at < text.length; byte += 4) {
+      let word = 0;
+      for (const end = at + 5; at < end; at++) word = word * 85 + digits[text.charCodeAt(at)];
+      words.setUint32(byte, word);
+    }
+    return words.buffer.slice(0, Number(element.dataset.bytes)); // what follows the end of gzip's data is an error
+  }
+
+  async function inflate() {
+    const packed = new Blob([bytesOf(deck.querySelector(".rk-plotly"))]).stream();
+    const script = document.createElement("script");
+    script.textContent = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
+    document.head.append(script);
+    if (!window.Plotly) throw new Error("plotly.js did not start");
+    return window.Plotly;
+  }
+
+  async function draw(figure) {
+    const { data, layout } = JSON.parse(figure.querySelector(".rk-json").textContent);
+    const Plotly = await (window.rakutenPlotly ??= inflate()); // one copy, however many decks a page has
+    const plot = document.createElement("div");
+    plot.style.height = figure.style.height;
+    figure.querySelector(".rk-missing").replaceWith(plot);
+    await Plotly.newPlot(plot, data, layout, { responsive: true, displayModeBar: false });
+    figure.dataset.drawn = "yes";
+    return () => Plotly.Plots.resize(plot);
+  }
+
+  const drawn = new Map();
+  const observer = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      const width = target.offsetWidth;
+      if (!width || target.dataset.width === String(width)) continue;
+      target.dataset.width = width;
+      if (drawn.has(target)) {
+        drawn.get(target).then((resize) => target.offsetWidth && resize && resize());
+        continue;
+      }
+      drawn.set(target, draw(target).catch((error) => {
+        const message = target.querySelector(".rk-missing") || target;
+        message.textContent = `This figure cannot be drawn here: it needs DecompressionStream (Chrome 80, Firefox 113, `
+          + `Safari 16.4 or newer). ${error}`;
+      }));
+    }
+  });
+  deck.querySelectorAll(".rk-figure").forEach((figure) => observer.observe(figure));
+})();

@@ -20,12 +20,30 @@ from sqlalchemy.exc import OperationalError
 F = TypeVar("F", bound=Callable[..., Any])
 
 # A wrong value, path, right or setting: trying again changes nothing. Ours are sentences that say what to mend.
-LASTING = (ValueError, LookupError, FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError)
-LASTING += (NotADirectoryError, NoCredentialsError, ParamValidationError)
-# Store and network; a full disk too, as the next pod has another. Tried: flytekit's own down- and uploads.
-PASSING = (OSError, NoConnection, Timeout, HttpError, BotoCoreError, OperationalError, sqlite3.OperationalError, Tried)
-# Another process's memory may have gone by then; what never fits is a plain MemoryError that says what to do.
-PASSING += (torch.OutOfMemoryError, torch.AcceleratorError)
+LASTING: tuple[type[Exception], ...] = (
+    ValueError,
+    LookupError,
+    FileNotFoundError,
+    PermissionError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    NoCredentialsError,
+    ParamValidationError,
+)
+PASSING: tuple[type[Exception], ...] = (
+    OSError,  # store and network; a full disk too, as the next pod has another
+    NoConnection,
+    Timeout,
+    HttpError,
+    BotoCoreError,
+    OperationalError,
+    sqlite3.OperationalError,
+    Tried,  # flytekit's own down- and uploads
+    # the memory that another process holds may be free by then; what never fits is a MemoryError that says what to do
+    torch.OutOfMemoryError,
+    torch.AcceleratorError,
+)
 
 
 def recoverable(function: F) -> F:

@@ -37,7 +37,7 @@ def use(folder: Path) -> None:
     """Keep this process's cache there, and check what it says."""
     local_cache.CACHE_LOCATION = str(folder)
     LocalTaskCache._initialized = False
-    LocalTaskCache.get = staticmethod(_still_there)  # type: ignore[method-assign, assignment]
+    LocalTaskCache.get = staticmethod(_still_there)
 
 
 def _still_there(*key: Any) -> LiteralMap | None:

@@ -38,7 +38,8 @@ def train_lstm(
             store=store,
             interval=pods.CHECKPOINT_SECONDS,
         )
+        settings = {"seed": seed, **config.to_dict()}
         work = workspace()
         words.save(work / "text")
         branch.save(work / "text")
-        return Branch.of(work / "text", *record(TITLE, "train_lstm", epochs, work, log))
+        return Branch.of(work / "text", *record(TITLE, "train_lstm", epochs, settings, work, log))

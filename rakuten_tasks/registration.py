@@ -40,7 +40,8 @@ CONFIGURATION = "configuration.json"
 
 
 class _Shown(Protocol):
-    deck: FlyteFile
+    @property
+    def deck(self) -> FlyteFile: ...
 
 
 @stage(pods.CPU)
@@ -161,7 +162,7 @@ def _judge(
     rivals = {version: champion.fetch(client, model, str(version)) for version in (incumbent, best) if version}
     ledger = Ledger.load(path / bundle.LEDGER)
     same = {v: r for v, r in rivals.items() if bundle.read_manifest(r).codes == manifest.codes}
-    predicted = {v: _predict_test(r, shards, ledger) for v, r in same.items()}
+    predicted: dict[int | None, NDArray] = {v: _predict_test(r, shards, ledger) for v, r in same.items()}
     verdict = decide(
         labels=labels,
         predicted_new=new,

@@ -15,6 +15,8 @@ from rakuten_tasks.registration import DECKS
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.stage import stage
 
+STAGES = ("ingest", "train_lstm", "train_vgg16", "fuse", "evaluate", "register")  # that have a page, in their order
+
 
 @stage(pods.SMALL)
 def report_training(
@@ -46,7 +48,10 @@ def report_training(
         with fsspec.open(report, "w", auto_mkdir=True) as file:
             json.dump(content, file, indent=1)
         pages = f"{report.rpartition('/')[0] or '.'}/decks"
-        index = write_pages(pages, runs.fetch(registered.run_id, DECKS), _facts(source, registered))
+        shown = sorted(runs.fetch(registered.run_id, DECKS).glob("*.html"), key=lambda page: STAGES.index(page.stem))
+        index = write_pages(
+            pages, {page.stem: page.read_text(encoding="utf-8") for page in shown}, _facts(source, registered)
+        )
         console.print(f"written to {report}, pages to look at to {index}; `make deck` opens them")
     return registered
 

@@ -34,7 +34,7 @@ def stage(pod: Mapping[str, Any], cached: bool = False, deck: bool = False) -> C
             settings["cache"] = Cache(version=code_version(), serialize=True, ignored_inputs=ignored)
         if deck:
             settings |= {"enable_deck": True, "deck_fields": ()}
-        return task(**settings)(recoverable(function))  # type: ignore[return-value]
+        return task(**settings)(recoverable(function))
 
     return wrap
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flytekit.types.file import FlyteFile
 
+from rakuten_tasks.classifier.machine import machine
 from rakuten_tasks.classifier.plots import training_curves
 from rakuten_tasks.classifier.training import Epoch
 from rakuten_tasks.console import show
@@ -26,9 +27,13 @@ def log_epoch(log: RunLog) -> Callable[[Epoch], None]:
     return send
 
 
-def record(title: str, name: str, epochs: Sequence[Epoch], folder: Path, log: RunLog) -> tuple[FlyteFile, FlyteFile]:
-    """The epochs as JSON, and their curves as a figure of the run and as a page. -> both files"""
+def record(
+    title: str, name: str, epochs: Sequence[Epoch], settings: Mapping[str, object], folder: Path, log: RunLog
+) -> tuple[FlyteFile, FlyteFile]:
+    """The epochs as JSON, and their curves as a figure of the run and, beside the settings, a page. -> both files"""
     log.figure(training_curves(epochs), "curves")
     path = folder / "epochs.json"
     path.write_text(json.dumps([dataclasses.asdict(epoch) for epoch in epochs], indent=1))
-    return FlyteFile(str(path)), show(name, title, training_deck(title, epochs, {}), log)
+    return FlyteFile(str(path)), show(
+        name, title, training_deck(title, epochs, {**settings, "machine": machine()}), log
+    )

@@ -30,6 +30,7 @@ def train_vgg16(shards: list[Arrays], catalogue: Catalogue, config: PhotoConfig,
             store=store,
             interval=pods.CHECKPOINT_SECONDS,
         )
+        settings = {"seed": seed, **config.to_dict()}
         work = workspace()
         branch.save(work / "photo")
-        return Branch.of(work / "photo", *record(TITLE, "train_vgg16", epochs, work, log))
+        return Branch.of(work / "photo", *record(TITLE, "train_vgg16", epochs, settings, work, log))

@@ -23,7 +23,7 @@ from rakuten_tasks.config import GateConfig, IngestConfig
 from rakuten_tasks.decks import page
 from rakuten_tasks.decks.evaluation import evaluation_deck, reliability_before
 from rakuten_tasks.decks.fusion import fusion_deck
-from rakuten_tasks.decks.index import write_index
+from rakuten_tasks.decks.index import write_pages
 from rakuten_tasks.decks.ingest import ingest_deck
 from rakuten_tasks.decks.mistakes import Said, most_confident_mistakes, surest_mistakes, with_photos
 from rakuten_tasks.decks.registration import registration_deck
@@ -129,10 +129,13 @@ def test_a_standalone_page_is_one_document():
 
 
 def test_the_index_links_a_page_for_each_deck(tmp_path):
-    index = write_index(tmp_path / "new", {"ingest": page.deck("I", []), "training_text": "<p>T</p>"}, {"model": "<m>"})
-    assert re.findall('href="([^"]*)"', index.read_text()) == ["ingest.html", "training_text.html"]
-    assert "<p>T</p>" in (tmp_path / "new" / "training_text.html").read_text()
-    assert "&lt;m&gt;" in index.read_text()
+    pages = {"ingest": page.standalone("I", page.deck("I", [])), "train_lstm": "<p>T</p>"}
+    address = write_pages(str(tmp_path / "new"), pages, {"model": "<m>"})
+    assert address == str(tmp_path / "new" / "index.html")
+    index = Path(address).read_text()
+    assert re.findall('href="([^"]*)"', index) == ["ingest.html", "train_lstm.html"]
+    assert (tmp_path / "new" / "train_lstm.html").read_text() == "<p>T</p>"
+    assert "&lt;m&gt;" in index
 
 
 # thumbnails

@@ -12,7 +12,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from rakuten_tasks.decks.index import write_index
+from rakuten_tasks.decks.index import write_pages
 from tests.deck_cases import HOSTILE, extreme_decks, realistic_decks
 
 pytestmark = pytest.mark.slow  # chromium and chromium-driver of apt
@@ -60,7 +60,8 @@ def decks(tmp_path_factory):
     for kind, make in (("realistic", realistic_decks), ("extreme", extreme_decks)):
         folder = tmp_path_factory.mktemp(kind)
         made[kind] = folder, make(folder / "catalogue")
-        write_index(folder, made[kind][1], {"model": "m"})
+        pages = {stage: standalone(stage, fragment) for stage, fragment in made[kind][1].items()}
+        write_pages(str(folder), pages, {"model": "m"})
     return made
 
 

@@ -7,8 +7,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from importlib.resources import files
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -40,13 +39,15 @@ def fingerprint(source: str) -> Fingerprint:
     Raises FileNotFoundError as find_layout does.
     """
     if source == SAMPLE:
-        made_by = sorted(path for path in files("rakuten_tasks.catalogue").iterdir() if path.name.startswith("sample"))
+        made_by = sorted(Path(__file__).parent.glob("sample*"))
         digest = _digest([path.read_bytes().hex() for path in made_by])
         return Fingerprint(digest, digest)
     filesystem, found = _listed(source)
     listing = {name: [info["size"], _changed(info)] for name, info in found.items()}
     if isinstance(filesystem, LocalFileSystem):
-        content = dict(zip(found, _hashes(filesystem, [info["name"] for info in found.values()]), strict=True))
+        content: dict[str, Any] = dict(
+            zip(found, _hashes(filesystem, [info["name"] for info in found.values()]), strict=True)
+        )
     else:
         content = {name: _remote(info) for name, info in found.items()}
     return Fingerprint(_digest(content), _digest(listing))

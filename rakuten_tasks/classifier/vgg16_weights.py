@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any
 from urllib.error import URLError
 
 import fsspec
@@ -96,7 +96,7 @@ def imagenet_file() -> Path:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[IO[bytes]]:
+def _opened(path: str) -> Iterator[Any]:
     try:
         with fsspec.open(path, "rb") as file:
             yield file

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
+import fsspec
 from markupsafe import Markup
 
 from rakuten_tasks.decks.page import deck, facts, note, standalone
 
 
-def write_index(folder: Path, decks: Mapping[str, str], key_facts: Mapping[str, object] | None = None) -> Path:
-    """decks: fragment by name, a file name without its suffix ("ingest" -> ingest.html). -> index.html"""
-    folder.mkdir(parents=True, exist_ok=True)
-    links = []
-    for name, fragment in decks.items():
-        title = name.replace("_", " ").capitalize()
-        (folder / f"{name}.html").write_text(standalone(title, fragment), encoding="utf-8")
-        links.append(Markup('<p><a href="{}.html">{}</a></p>').format(name, title))
-    blocks = [
-        facts(key_facts or {}),
-        note("A page for each stage of the training, readable offline."),
-        *links,
+def write_pages(folder: str, pages: Mapping[str, str], key_facts: Mapping[str, object]) -> str:
+    """pages: what `standalone` gave, by name ("ingest" -> ingest.html). -> the address of index.html
+
+    folder: local, or any fsspec address.
+    """
+    links = [
+        Markup('<p><a href="{}.html">{}</a></p>').format(name, name.replace("_", " ").capitalize()) for name in pages
     ]
-    index = folder / "index.html"
-    index.write_text(standalone("Training", deck("Training", blocks)), encoding="utf-8")
-    return index
+    listed = [facts(key_facts), note("One page for each stage of the training, all of them readable offline."), *links]
+    for name, page in {**pages, "index": standalone("Training", deck("Training", listed))}.items():
+        with fsspec.open(f"{folder}/{name}.html", "w", encoding="utf-8", auto_mkdir=True) as file:
+            file.write(page)
+    return f"{folder}/index.html"

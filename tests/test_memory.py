@@ -12,10 +12,13 @@ from torch import nn
 
 from rakuten_tasks.classifier import training, vgg16
 from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
+from rakuten_tasks.classifier.checkpoint import Checkpoints
 from rakuten_tasks.classifier.memory import BatchSize, out_of_memory
 from rakuten_tasks.classifier.photo_training import new_branch, photo_features
 from rakuten_tasks.classifier.training import Schedule, fit, predict_logits
 from rakuten_tasks.config import PhotoConfig
+from tests.test_checkpoint import Kept
+from tests.test_resume import Cutting, PowerCut
 from tests.test_training import Points
 
 CPU = torch.device("cpu")
@@ -52,10 +55,20 @@ class Moving(Points):
         return (points + torch.tensor([augment() for _ in rows])[:, None] if augment else points,)
 
 
-def train(model, seed=0, epochs=2):
+def train(model, seed=0, epochs=2, checkpoints=None):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     schedule = Schedule(epochs, batch_size=16, patience=9, label_smoothing=0.1)
-    return fit(model, Moving(), np.arange(39), np.arange(40, 64), schedule, optimizer, seed, name="LSTM")
+    return fit(
+        model,
+        Moving(),
+        np.arange(39),
+        np.arange(40, 64),
+        schedule,
+        optimizer,
+        seed,
+        name="LSTM",
+        checkpoints=checkpoints,
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,6 +86,15 @@ def test_a_training_batch_that_does_not_fit_is_halved_with_the_same_gradient_and
         "LSTM: a batch of 16 does not fit into memory: on with 8 at once",
         "LSTM: a batch of 8 does not fit into memory: on with 4 at once",
     ]
+
+
+def test_the_size_that_fitted_is_remembered_in_the_checkpoint():
+    store = Cutting(None, 2)
+    with pytest.raises(PowerCut):  # after two of three batches
+        train(Cramped(5), checkpoints=Checkpoints(store, interval=0))
+    model = Cramped(5)
+    train(model, checkpoints=Checkpoints(Kept(store.blob), interval=0))
+    assert model.seen[:4] == [4, 3, 16, 8]  # the last seven rows of the epoch, then validation
 
 
 def test_a_halved_batch_leaves_no_part_of_one_row():

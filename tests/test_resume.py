@@ -174,12 +174,12 @@ def test_an_epoch_says_where_its_time_went_over_all_attempts(uninterrupted):
     assert first.save_seconds > uninterrupted[1][0].save_seconds
 
 
-def in_attempts(train: Callable[[Kept], tuple[nn.Module, list[Epoch]]], writes: int):
-    """Interrupted at every `writes`th checkpoint, until it ends. -> (weights, epochs, attempts)"""
+def in_attempts(train: Callable[[Kept], tuple[nn.Module, list[Epoch]]]):
+    """Interrupted at every checkpoint, until it ends. -> (weights, epochs, attempts)"""
     blob, attempts = None, 0
     while True:
         attempts += 1
-        store = Cutting(blob, writes)
+        store = Cutting(blob, 2 if blob else 1)  # what was restored is written too
         try:
             branch, epochs = train(store)
             return branch.state_dict(), epochs, attempts
@@ -195,11 +195,10 @@ def test_the_text_branch_interrupted_after_its_bag_and_after_every_step_ends_the
     def train(store):
         return train_text_branch(shards, vocabulary, texts.CODES, texts.CONFIG, 0, CPU, store=store, interval=0)
 
-    # the first attempt fits the bag and makes one step, each other one writes what it restored and makes one step
-    weights, again, attempts = in_attempts(train, 2)
+    weights, again, attempts = in_attempts(train)
     assert_same(weights, branch.state_dict())
     assert timeless(again) == timeless(epochs)
-    assert attempts == 3 * 6 + 2  # a step each; the record of the end; and the way out
+    assert attempts == 1 + 3 * 6 + 2  # the bag; a step each; the record of the end; and the way out
     assert len(fitted) == 1
 
 
@@ -226,7 +225,7 @@ def test_photos_interrupted_after_every_step_of_head_and_block_5_end_the_same(tm
         return train_photo_branch([tmp_path / "features"], [10, 20], config, 3, CPU, store=store, interval=0)
 
     branch, epochs = train()
-    weights, again, attempts = in_attempts(train, 2)
+    weights, again, attempts = in_attempts(train)
     assert_same(weights, branch.state_dict())
     assert timeless(again) == timeless(epochs)
     assert [epoch.number for epoch in again] == [1, 2, 3, 4]
@@ -240,7 +239,7 @@ def test_photos_from_random_weights_interrupted_after_every_step_end_the_same(tm
         return train_photo_branch([shard], [10, 20], photos.SCRATCH, 3, CPU, store=store, interval=0)
 
     branch, epochs = train()
-    weights, again, attempts = in_attempts(train, 2)
+    weights, again, attempts = in_attempts(train)
     assert_same(weights, branch.state_dict())
     assert timeless(again) == timeless(epochs)
     assert attempts == 2 + 2  # a step each; the record of the end; and the way out

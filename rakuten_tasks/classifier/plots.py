@@ -197,8 +197,7 @@ def confusion(counts: NDArray, classes: Sequence[str]) -> go.Figure:
         codes = [label.split()[0] if label != OTHERS else "others" for label in classes]
         figure.update_xaxes(tickmode="array", tickvals=list(range(len(classes))), ticktext=codes)
     side = 340 + (26 if few else 14) * len(classes)
-    figure.update_layout(font_size=12 if few else 9)
-    return sized(figure, title, side + 150, side)
+    return sized(figure, title, side + 150, side).update_layout(font_size=12 if few else 9)
 
 
 def reliability(curves: Mapping[str, Reliability]) -> go.Figure:
@@ -216,10 +215,9 @@ def calibration(before: Mapping[str, Reliability], after: Mapping[str, Reliabili
     titles = [f"{name}: ECE {before[name].ece:.3f}, after {after[name].ece:.3f}" for name in before]
     figure = make_subplots(rows=1, cols=len(before), subplot_titles=titles, shared_yaxes=True)
     for column, name in enumerate(before, start=1):
-        first = column == 1
-        figure.add_trace(_perfect().update(showlegend=first, legendgroup="perfect"), row=1, col=column)
+        figure.add_trace(_perfect().update(showlegend=column == 1, legendgroup="perfect"), row=1, col=column)
         for state, curve, colour in (("before", before[name], "#d9822b"), ("after", after[name], "#2f6fb0")):
-            trace = _curve(curve, state).update(line_color=colour, showlegend=first, legendgroup=state)
+            trace = _curve(curve, state).update(line_color=colour, showlegend=column == 1, legendgroup=state)
             figure.add_trace(trace, row=1, col=column)
     figure.update_xaxes(title="confidence", range=[0, 1.02])
     figure.update_yaxes(range=[-0.03, 1.03]).update_yaxes(title="accuracy", col=1)

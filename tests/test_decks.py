@@ -5,6 +5,7 @@ import html
 import json
 import re
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd

@@ -13,6 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from rakuten_tasks.decks.index import write_pages
+from rakuten_tasks.decks.page import standalone
 from tests.deck_cases import HOSTILE, extreme_decks, realistic_decks
 
 pytestmark = pytest.mark.slow  # chromium and chromium-driver of apt

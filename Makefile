@@ -22,6 +22,8 @@ export RAKUTEN_VAR := $(VAR)
 # No __pycache__ in the tree; what is installed was compiled by pip.
 export PYTHONDONTWRITEBYTECODE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+# Threads that wait for work sleep: spinning, two processes on two cores slow each other down to a third.
+export OMP_WAIT_POLICY ?= passive
 export HYPOTHESIS_STORAGE_DIRECTORY := $(VAR)/cache/hypothesis
 # Flyte keeps the outputs of local tasks under TMPDIR: each run gets a folder of its own, and old ones are swept.
 RUN = $(BIN)/python -m rakuten_tasks.housekeeping run --days $(KEEP_DAYS) --gigabytes $(KEEP_GB) --

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flytekit import FlyteContextManager, current_context
 from flytekit.core.checkpointer import Checkpoint
+from flytekit.exceptions.system import FlyteDownloadDataException
+from flytekit.exceptions.user import FlyteDataNotFoundException
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from rakuten_tasks.artifacts import key_of
 from rakuten_tasks.classifier.checkpoint import CheckpointStore, FolderStore
 from rakuten_tasks.stage import code_version
 from rakuten_tasks.var import checkpoints_folder
+
+log = logging.getLogger(__name__)
 
 
 def execution() -> str:
@@ -23,13 +29,30 @@ def execution() -> str:
 class PodStore:
     """Flyte's place for the checkpoints of a pod's attempts: read from the attempt before, written for the next."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, wait: float = 2.0) -> None:
+        """wait: seconds before the second of five tries to read; doubled each time."""
         self._checkpoint = checkpoint
+        self._patient = Retrying(
+            retry=retry_if_exception_type(FlyteDownloadDataException),
+            stop=stop_after_attempt(5),
+            wait=wait_exponential(wait),
+            reraise=True,
+        )
 
     def read(self) -> bytes | None:
+        """None where there was no attempt before, or it wrote nothing, or its checkpoint cannot be had.
+
+        Raising instead would lose it for good: the next attempt sees only what this one wrote.
+        """
         if not self._checkpoint.prev_exists():
             return None
-        return self._checkpoint.read()
+        try:
+            return self._patient(self._checkpoint.read)
+        except FlyteDataNotFoundException:
+            return None
+        except FlyteDownloadDataException as error:
+            log.warning("the checkpoint of the attempt before cannot be had, training starts anew: %s", error)
+            return None
 
     def write(self, content: bytes) -> None:
         self._checkpoint.write(content)

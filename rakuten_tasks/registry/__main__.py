@@ -52,11 +52,10 @@ def lineage(version: int, model: str) -> None:
     """What a version was made from: run, decks, configuration, catalogue, quarantine, code."""
     client = tracking.connect()
     name = _resolve(model)
-    table = Table("", "", title=f"{name} version {version}", show_header=False)
+    click.echo(f"{name} version {version}")
     for key, value in sorted(champion.tags(client, name, version).items()):
         if key != champion.VERDICT:
-            table.add_row(key, _address(client, value))
-    Console(soft_wrap=True).print(table)
+            click.echo(f"{key:<16}{_address(client, value)}")  # whole, to be copied
 
 
 def _address(client: MlflowClient, value: str) -> str:

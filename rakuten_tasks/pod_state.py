@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from flytekit import FlyteContextManager, current_context
 from flytekit.core.checkpointer import Checkpoint
+from flytekit.core.context_manager import ExecutionState
 from flytekit.exceptions.system import FlyteDownloadDataException
 from flytekit.exceptions.user import FlyteDataNotFoundException
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 def execution() -> str:
     """The Flyte execution's name; empty in a local run."""
     state = FlyteContextManager.current_context().execution_state
-    return "" if state is None or state.is_local_execution() else current_context().execution_id.name
+    in_pod = state is not None and state.mode is ExecutionState.Mode.TASK_EXECUTION
+    return current_context().execution_id.name if in_pod else ""
 
 
 class PodStore:

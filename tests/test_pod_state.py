@@ -53,9 +53,14 @@ def test_a_store_that_hangs_up_is_asked_again_and_in_the_end_training_starts_ane
 def test_locally_a_training_is_found_again_by_its_inputs_and_forgotten_once_it_is_done(tmp_path, monkeypatch):
     monkeypatch.setenv("RAKUTEN_VAR", str(tmp_path))
     assert execution() == ""
-    with pytest.raises(KeyboardInterrupt), checkpoints("train", ["data"], {"epochs": 3}) as store:
-        store.write(b"step 1")
-        raise KeyboardInterrupt
+
+    def cut_short() -> None:
+        with checkpoints("train", ["data"], {"epochs": 3}) as store:
+            store.write(b"step 1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_short()
     with checkpoints("train", ["data"], {"epochs": 4}) as store:
         assert store.read() is None
     with checkpoints("train", ["data"], {"epochs": 3}) as store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flytekit import Deck
+from flytekit import Deck, current_context
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.artifacts import workspace
@@ -12,6 +12,7 @@ from rakuten_tasks.registry.tracking import RunLog
 
 def show(name: str, title: str, page: str, log: RunLog | None = None) -> FlyteFile:
     """page: what rakuten_tasks/decks made. -> the page as a file that can be opened alone"""
+    current_context().decks.clear()  # locally all tasks share one list, and each deck.html would repeat those before it
     Deck(title, page)
     path = workspace() / f"{name}.html"
     path.write_text(standalone(title, page), encoding="utf-8")

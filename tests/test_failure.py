@@ -53,6 +53,7 @@ def test_a_training_that_fails_on_its_way_leaves_its_reason_and_the_champion_whe
     assert [version.number for version in champion.versions(mlflow_store, MODEL)] == [1]
 
 
+@pytest.mark.slow  # pods: processes of their own
 @pytest.mark.parametrize(
     ("address", "kind", "said"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pytest
-from flytekit import map_task, workflow
+from flytekit import FlyteContextManager, map_task, workflow
 from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
 
@@ -72,6 +73,24 @@ def test_a_bundle_holds_no_pickle_and_all_that_is_promised(trained):
     promised = {"bundle.json", "ledger.parquet", "reference.parquet", "test.parquet", "evaluation.json", "README.md"}
     assert promised | {"text/text.safetensors", "photo/photo.safetensors", "text/tokenizer.json"} <= files
     assert {Path(file).suffix for file in files} <= {".json", ".parquet", ".safetensors", ".md"}
+
+
+def test_every_stage_shows_one_page_in_flytes_console_under_2_mb(trained):
+    written = Path(FlyteContextManager.current_context().file_access.local_sandbox_dir).glob("*/deck.html")
+    shown = {}
+    for path in written:
+        page = path.read_text()
+        (title,) = re.findall(r"<li onclick[^>]*>([^<]+)</li>", page)  # one tab, or plotly.js would be there twice
+        shown[title] = path.stat().st_size
+    assert set(shown) == {
+        "Catalogue",
+        "Text: LSTM and bag of n-grams",
+        "Photo: VGG16",
+        "Fusion",
+        "Evaluation",
+        "Registration",
+    }
+    assert max(shown.values()) < 2_000_000
 
 
 def test_a_product_gets_the_same_answer_alone_in_a_batch_and_in_evaluation(trained):

@@ -89,7 +89,9 @@ class Head(nn.Module):
 
     def forward(self, early: Tensor, late: Tensor) -> Tensor:
         """(B, EARLY), (B, LATE) -> (B, K)"""
-        return self.linear(self.dropout(self.scale(torch.cat((early, late), 1).float())))
+        # autocast on the CPU refuses to join fp16, and a head in bf16 would round logits to three digits
+        with torch.autocast(early.device.type, enabled=False):
+            return self.linear(self.dropout(self.scale(torch.cat((early.float(), late.float()), 1))))
 
 
 class Upper(nn.Module):
@@ -129,7 +131,9 @@ class PhotoBranch(nn.Module):
     def features(self, pixels: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, EARLY + LATE), fp16 outside training."""
         early, maps = self.lower(pixels)
-        return torch.cat((early, self.upper.late(maps)), 1)
+        late = self.upper.late(maps)
+        with torch.autocast(early.device.type, enabled=False):  # on the CPU it refuses to join fp16
+            return torch.cat((early, late), 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, K)"""

@@ -56,7 +56,7 @@ def word_weights(predictor: Predictor, product: Product, code: int) -> list[tupl
     tried = list(reversed(written))[:WORDS]
     if branch is None or len(tried) < 2:
         return []
-    without = [Product(*(_leave_out(text, word) for text in (title, description))) for word in tried]
+    without = [Product(_leave_out(title, word), _leave_out(description, word)) for word in tried]
     kept = [i for i, variant in enumerate(without) if branch.sees(variant)]
     texts = [Product(title, description), *(without[i] for i in kept)]
     column = predictor.manifest.codes.index(code)

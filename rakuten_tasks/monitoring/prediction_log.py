@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import fsspec
 import pandas as pd
@@ -32,14 +33,16 @@ class OpenHour:
     def __init__(self, folder: Path, writer: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._writer = folder, writer
-        self._hour, self._file = "", None
+        self._hour = ""
+        self._file: TextIO | None = None
 
     def append(self, records: list[dict[str, Any]]) -> None:
         """Write records and hand them to the system: from here on SIGKILL loses none of them."""
         hour = f"{datetime.now(UTC):{HOUR}}"
         if self._file is None or hour != self._hour:
             self.close()
-            path = self._folder / f"{hour}.{self._writer}.jsonl"
+            # a file of its own: what a killed process has torn is never written on
+            path = self._folder / f"{hour}.{self._writer}-{uuid.uuid4().hex[:8]}.jsonl"
             self._hour, self._file = hour, path.open("a", encoding="utf-8")
         self._file.write("".join(json.dumps(record, default=str) + "\n" for record in records))
         self._file.flush()
@@ -129,7 +132,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def _table(rows: list[Mapping[str, Any]]) -> pa.Table:
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Unknown keys are dropped, missing ones null: a log may hold records of several versions of this package."""
     moments = [{**row, "time": datetime.fromisoformat(str(row["time"]))} for row in rows]
     return pa.Table.from_pylist(moments, schema=SCHEMA)

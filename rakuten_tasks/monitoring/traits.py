@@ -22,11 +22,12 @@ from rakuten_tasks.monitoring.columns import EMBEDDING, PROJECTED
 SMALL = 256  # pixels: a photo's traits are read off a small copy, 1 to 3 ms
 TOP = 5
 # The commonest words that only one of the languages has.
-LANGUAGES = {
-    "fr": set("le la les des du et un une pour avec dans sur est en au aux par ce cette vous votre sans plus".split()),
-    "en": set("the of and for with is this your from you are by it that on be can has new".split()),
-    "de": set("der die das und für mit ein eine ist von zu den im auf nicht sie oder aus bei".split()),
+COMMON = {
+    "fr": "le la les des du et un une pour avec dans sur est en au aux par ce cette vous votre sans plus",
+    "en": "the of and for with is this your from you are by it that on be can has new",
+    "de": "der die das und für mit ein eine ist von zu den im auf nicht sie oder aus bei",
 }
+LANGUAGES = {code: set(words.split()) for code, words in COMMON.items()}
 
 
 def traits(predictor: Predictor, product: Product, scores: Scores, row: int, projected: NDArray) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from litserve import LitServer
+from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.server import RegularRequestHandler
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -50,6 +51,8 @@ class ProductServer:
         # LitServe's timeout drops what has waited; ours answers it
         self.lit = LitServer(
             self.api,
+            # left to itself LitServe imports torch to find out: 480 MB in a process that needs none of it
+            accelerator="cuda" if check_cuda_with_nvidia_smi() else "cpu",
             devices=1,
             timeout=False,
             restart_workers=True,

@@ -40,12 +40,22 @@ def read_product(request: PredictRequest, request_id: str, settings: Settings) -
         if len(text) > settings.max_text:
             limit = f"over the limit of {settings.max_text:,} characters: send a shorter one"
             raise FieldError(field, "text_too_long", limit)
+        if not _is_unicode(text):
+            raise FieldError(field, "not_unicode", "half a surrogate pair is no character: send valid Unicode")
     photo = read_photo(request.image, settings) if request.image else None
     if photo is None and not any(text.strip() for text in texts.values()):
         raise FieldError(
             "description", "nothing_to_read", "neither text nor image: send a description, an image or both"
         )
     return Asked(request_id, **texts, photo=photo, top_k=request.top_k, explain=request.explain)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON's \ud800 alone
+        return False
+    return True
 
 
 def read_photo(field: str, settings: Settings) -> bytes:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +22,7 @@ def main() -> int:
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from serving.app import ProductServer  # LitServe reads the key at import
 
@@ -38,7 +40,14 @@ def main() -> int:
         )
     finally:
         shutil.rmtree(run_folder, ignore_errors=True)
+        end_helpers()
     return 0
+
+
+def end_helpers() -> None:
+    """Wait for multiprocessing's own processes, which would otherwise end a moment after this one."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 def stop_on_signals() -> None:

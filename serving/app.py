@@ -14,7 +14,6 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from litserve import LitServer
 from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.server import RegularRequestHandler
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -22,6 +21,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from rakuten_tasks.monitoring.columns import FEEDBACK, REJECTED
 from serving.board import READY, Reader
 from serving.intake import FieldError, read_product
+from serving.lit import OneWorkerServer
 from serving.messages import Answered, Fault, Feedback, Prediction, PredictRequest, Recorded, Refusal
 from serving.minutes import RequestMinutes
 from serving.recorder import Recorder
@@ -49,7 +49,7 @@ class ProductServer:
         self.settings = settings
         self.api = ProductAPI(settings, run_folder)
         # LitServe's timeout drops what has waited; ours answers it
-        self.lit = LitServer(
+        self.lit = OneWorkerServer(
             self.api,
             # left to itself LitServe imports torch to find out: 480 MB in a process that needs none of it
             accelerator="cuda" if check_cuda_with_nvidia_smi() else "cpu",
@@ -59,6 +59,7 @@ class ProductServer:
             healthcheck_path="/lit/health",
             info_path="/lit/info",
         )
+        self.lit.monitor_internal = 0.3  # seconds between looks for a killed worker
         self.board = Reader(run_folder)
         self.recorder = Recorder(settings.open_hours, "requests")
         self.minutes = RequestMinutes(settings.folder / "minutes")

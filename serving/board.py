@@ -29,12 +29,20 @@ class Status:
     bundle: dict[str, Any] = field(default_factory=dict)  # metrics, labels, lineage: for /info
 
 
+def _read(folder: Path) -> Status:
+    try:
+        return Status(**json.loads((folder / STATUS).read_text()))
+    except OSError:
+        return Status()
+
+
 class Worker:
     """The worker's side."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._status = Status(pid=os.getpid())
+        self.replaces_another = _read(folder).state == READY  # one that was killed
         self._turn = threading.Lock()
         self._lock = (folder / ALIVE).open("w")
         # the system lets go of it when the process ends, however it ends
@@ -79,8 +87,7 @@ class Reader:
         try:
             changed = (self._folder / STATUS).stat().st_mtime_ns
             if changed != self._read_at:
-                self._status = Status(**json.loads((self._folder / STATUS).read_text()))
-                self._read_at = changed
+                self._status, self._read_at = _read(self._folder), changed
         except OSError:  # not told anything yet
             return Status()
         return self._status if self.alive() else Status(problem="the worker is being restarted")

@@ -41,16 +41,21 @@ class ChampionKeeper:
         self, registry: Registry, shelf: BundleShelf, board: Worker, load: Callable[[Path], Predictor] = Predictor.load
     ) -> None:
         self.current: Loaded | None = None
+        self.tried = threading.Event()  # set once it is known whether there is a champion
         self._registry, self._shelf, self._board, self._load = registry, shelf, board, load
         self._refused: dict[Champion, float] = {}  # -> when it was tried
         self._unreachable = ""
 
     def run(self, poll_seconds: float, stop: threading.Event) -> None:
         """Until `stop`: the thread's body. Nothing that happens here ends it."""
+        if self._board.replaces_another:
+            self._last_good()  # at once: asking MLflow takes longer
+            self.tried.set()
         while not stop.is_set():
             started = time.monotonic()
             try:
                 self.poll()
+                self.tried.set()
             except Exception:
                 log.exception("looking for a champion failed: trying again")
             stop.wait(max(0.1, poll_seconds - (time.monotonic() - started)))

@@ -70,6 +70,8 @@ class ProductAPI(litserve.LitAPI):
         self._recorder.start()
         for thread in self._threads:
             thread.start()
+        if self._board.replaces_another:  # what is queued waits for the champion
+            self._keeper.tried.wait(self.time_limit)
 
     def decode_request(self, request: PredictRequest) -> Any:
         """The route in `app` has decoded it."""

@@ -32,6 +32,8 @@ from serving.watch import Watch, until_alive
 from serving.worker import ProductAPI
 
 PAGE = Path(__file__).parent / "page"
+# the page takes nothing from elsewhere, and says so to the browser
+PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refusal, "description": "The body is no JSON"},
     401: {"model": Refusal, "description": "Wrong or missing API key"},
@@ -181,7 +183,7 @@ def add_routes(server: ProductServer) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
+        return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
 
 def add_errors(app: FastAPI) -> None:

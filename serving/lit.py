@@ -1,4 +1,4 @@
-"""LitServe's server, whose worker is forked from a process that has imported everything: back in a second, not in six."""
+"""LitServe's server, whose worker is forked from a process that has imported everything: back in a second."""
 
 from __future__ import annotations
 

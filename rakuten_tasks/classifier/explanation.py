@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -50,19 +50,17 @@ def word_weights(predictor: Predictor, product: Product, code: int) -> list[tupl
 
     Each word is left out wherever it stands. Only words that speak for the code, each as it is written first.
     """
-    branch = next((branch for branch in predictor.branches if isinstance(branch, Text)), None)
     title, description = clean(product.designation), clean(product.description)
     written = {word.lower(): word for word in reversed(WORD.findall(f"{title} {description}"))}
     tried = list(reversed(written))[:WORDS]
-    if branch is None or len(tried) < 2:
+    if not tried or Text.name not in predictor.manifest.branches:
         return []
     without = [Product(_leave_out(title, word), _leave_out(description, word)) for word in tried]
-    kept = [i for i, variant in enumerate(without) if branch.sees(variant)]
-    texts = [Product(title, description), *(without[i] for i in kept)]
     column = predictor.manifest.codes.index(code)
-    scores = predictor.score([replace(text, photo=None) for text in texts])
+    # a text whose only word is left out gets the class prior
+    scores = predictor.score([Product(title, description), *without])
     chances = np.log(np.maximum(scores.by_branch[Text.name][:, column], 1e-12))
-    falls = [(written[tried[i]], float(chances[0] - chance)) for i, chance in zip(kept, chances[1:], strict=True)]
+    falls = [(written[word], float(chances[0] - chance)) for word, chance in zip(tried, chances[1:], strict=True)]
     return sorted((pair for pair in falls if pair[1] > 0), key=lambda pair: -pair[1])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.server import RegularRequestHandler
@@ -177,9 +177,9 @@ def add_routes(server: ProductServer) -> None:
             **status.bundle,
         }
 
-    @app.get("/metrics", summary="For Prometheus")
+    @app.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        return Response(server.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(server.telemetry.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:

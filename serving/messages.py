@@ -36,7 +36,10 @@ ANSWER_EXAMPLE: dict[str, Any] = {
     "model": "rakuten-classifier",
     "model_version": "3",
     "request_id": "6f1c0c9d3f8e4f0f9a53a6dbe4f7f3b1",
-    "explanation": None,
+    "explanation": {
+        "words": [{"word": "Piscine", "weight": 1.2}],
+        "heat_map": {"rows": [[0.1, 0.9], [0.0, 1.0]], "square": [0.0, 0.0, 1.0, 1.0]},
+    },
 }
 
 

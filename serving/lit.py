@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.forkserver
+import time
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from litserve import LitAPI, LitServer
 from litserve.loops import inference_worker
@@ -42,3 +44,9 @@ class OneWorkerServer(LitServer):
         )
         process.start()
         return process
+
+    def _perform_graceful_shutdown(self, *args: Any) -> None:
+        """First the watch over the worker ends: it would take the one that is told to stop for a killed one."""
+        self._shutdown_event.set()
+        time.sleep(2 * self.monitor_internal)
+        super()._perform_graceful_shutdown(*args)

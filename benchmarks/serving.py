@@ -79,7 +79,8 @@ def make_products() -> list[Product]:
 
 def bare(predictor: Predictor, products: list[Product], batch: int, seconds: float) -> Figures:
     """The predictor in a loop."""
-    times, ends, at = [], time.perf_counter() + seconds, 0
+    times: list[float] = []
+    ends, at = time.perf_counter() + seconds, 0
     started = time.perf_counter()
     while time.perf_counter() < ends or not times:
         chosen = [products[(at + i) % PRODUCTS] for i in range(batch)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.forkserver
+import threading
 import time
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -47,6 +48,9 @@ class OneWorkerServer(LitServer):
 
     def _perform_graceful_shutdown(self, *args: Any) -> None:
         """First the watch over the worker ends: it would take the one that is told to stop for a killed one."""
-        self._shutdown_event.set()
+        # in a thread, as this one's connection to the event is still held by the wait that the signal broke off
+        setting = threading.Thread(target=self._shutdown_event.set)
+        setting.start()
+        setting.join(5)
         time.sleep(2 * self.monitor_internal)
         super()._perform_graceful_shutdown(*args)

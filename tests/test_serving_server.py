@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
@@ -347,13 +352,56 @@ def test_an_api_key_guards_all_but_the_probes_and_the_page(version, tmp_path):
         assert answer["category_id"] in (10, 1300, 2583, 2705)
 
 
-def test_mlflow_may_be_down_at_the_start_and_later(version, tmp_path):
-    with serving(tmp_path, MODEL=MODEL) as server:
-        assert server.stop() == 0
-    gone = "http://127.0.0.1:9"  # nobody listens there
-    with serving(tmp_path, MODEL=MODEL, MLFLOW_TRACKING_URI=gone) as server:
-        info = server.get("/info").json()
-        assert info["model_version"] == str(version)
-        assert "MLflow cannot be reached" in info["problem"]
-        assert "serving the last good bundle on disk" in server.log.read_text()
-        assert {answer.status_code for answer in server.at_once(bodies(30))} == {200}
+@contextmanager
+def mlflow_server(store: MlflowClient, var: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+    """MLflow's own server over the session's store."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        "-m",
+        "mlflow",
+        "server",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        store.tracking_uri,
+    ]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (var / "mlflow.log").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command], env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + 90
+        while not _answers(f"http://127.0.0.1:{port}/health"):
+            assert time.monotonic() < until, (var / "mlflow.log").read_text()
+            time.sleep(0.2)
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_mlflow_may_go_down_while_serving_and_stay_down_at_the_next_start(mlflow_store, version, tmp_path):
+    with mlflow_server(mlflow_store, tmp_path) as (process, address):
+        with serving(tmp_path, MODEL=MODEL, MLFLOW_TRACKING_URI=address) as server, Load(server) as load:
+            os.killpg(process.pid, signal.SIGKILL)
+            server.wait_until(lambda: "MLflow cannot be reached" in server.get("/info").json()["problem"], 30)
+            assert server.is_ready()
+        assert {status for _, status, _ in load.answers} == {200}
+        assert len(predictions(records(server))) == len(load.answers)
+        with serving(tmp_path, MODEL=MODEL, MLFLOW_TRACKING_URI=address) as server:
+            assert server.get("/info").json()["model_version"] == str(version)
+            assert "serving the last good bundle on disk" in server.log.read_text()
+            assert {answer.status_code for answer in server.at_once(bodies(30))} == {200}

@@ -8,7 +8,7 @@ import os
 import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 STATUS, ALIVE = "status.json", "alive.lock"
 LOADING, WAITING, READY = "loading", "no champion", "ready"
@@ -44,7 +44,7 @@ class Worker:
         self._status = Status(pid=os.getpid())
         self.replaces_another = _read(folder).state == READY  # one that was killed
         self._turn = threading.Lock()
-        self._lock = (folder / ALIVE).open("w")
+        self._lock = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT)  # for as long as the process lives
         # the system lets go of it when the process ends, however it ends
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.tell()
@@ -69,12 +69,12 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read_at, self._status = 0, Status()
-        self._lock: TextIO | None = None
+        self._lock: int | None = None
 
     def alive(self) -> bool:
         """Whether a worker is running: known at once, even after SIGKILL."""
         if self._lock is None:
-            self._lock = (self._folder / ALIVE).open("w")
+            self._lock = os.open(self._folder / ALIVE, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

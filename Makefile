@@ -119,3 +119,11 @@ lint: $(READY) ## ruff and mypy
 .PHONY: format
 format: $(READY) ## ruff's formatter
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+.PHONY: api
+api: $(READY) ## serve the champion on port 8000: page, /predict, /docs (MODEL=, and SERVE_... of the README)
+	@exec $(BIN)/python -m serving
+
+.PHONY: bench-serving
+bench-serving: $(READY) ## the app beside the bare predictor and an ordinary endpoint, same bundle, same run
+	@$(BIN)/python -m benchmarks.serving

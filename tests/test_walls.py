@@ -16,6 +16,11 @@ FLYTE_FREE = [
     "rakuten_tasks.decks.evaluation",
     "rakuten_tasks.decks.registration",
     "rakuten_tasks.decks.index",
+    "rakuten_tasks.monitoring.traits",
+    "rakuten_tasks.monitoring.prediction_log",
+    "serving.app",
+    "serving.answers",
+    "serving.registry",
 ]
 
 
@@ -30,3 +35,9 @@ def test_the_predictor_does_not_import_mlflow():
     code = "import sys, rakuten_tasks.classifier.predictor; print('mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_api_process_imports_neither_torch_nor_mlflow():
+    code = "import sys, serving.app; print({'torch', 'mlflow', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

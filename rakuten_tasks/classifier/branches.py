@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from rakuten_tasks.classifier.fusion import Logits
 from rakuten_tasks.classifier.lstm import TextBranch, text_logits
@@ -47,6 +48,11 @@ class Branch(Protocol):
         """(N,) products, all of them seen -> (N, K) fp32."""
         ...
 
+    @property
+    def head(self) -> nn.Linear:
+        """The layer whose input is the embedding."""
+        ...
+
 
 class Text:
     """Title and description, by the LSTM and the bag of n-grams."""
@@ -68,6 +74,10 @@ class Text:
         encoded = self.vocabulary.encode([p.designation for p in products], [p.description for p in products])
         return text_logits(self.network, encoded)
 
+    @property
+    def head(self) -> nn.Linear:
+        return self.network.lstm.head
+
 
 class Photo:
     """The photo, by VGG16. Raises photos.PhotoError on bytes that are no photo."""
@@ -87,6 +97,10 @@ class Photo:
     def logits(self, products: Sequence[Product]) -> NDArray:
         pixels = prepare_photos([p.photo for p in products if p.photo is not None], self.network.side)
         return photo_logits(self.network, pixels)
+
+    @property
+    def head(self) -> nn.Linear:
+        return self.network.upper.head.linear
 
 
 BRANCHES: dict[str, type[Branch]] = {branch.name: branch for branch in (Text, Photo)}

@@ -42,7 +42,7 @@ def prepare_photo(data: bytes, side: int) -> NDArray[np.uint8]:
             _refuse_large(image.width * image.height)
             # A JPEG is decoded at half, a quarter or an eighth of its size while that leaves four times the side.
             image.draft("RGB", (4 * side, 4 * side))
-            return np.asarray(_fit(_crop(_on_white(_upright(image))), side))
+            return np.asarray(_fit(_cropped(image), side))
     except PhotoError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -51,6 +51,21 @@ def prepare_photo(data: bytes, side: int) -> NDArray[np.uint8]:
         raise PhotoError(f"not a photo: send one of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow names no closed set of errors for hostile bytes
         raise PhotoError("the photo is truncated or damaged: send the whole file") from error
+
+
+def square_on_photo(data: bytes, side: int) -> tuple[float, float, float, float]:
+    """Where `prepare_photo`'s square lies on the upright photo: left, upper, right, lower, as shares of its sides.
+
+    Under 0 and over 1 where the square is filled up with white.
+    """
+    with Image.open(BytesIO(data), formats=FORMATS) as image:
+        image.draft("RGB", (4 * side, 4 * side))
+        flat = on_white(_upright(image))
+    left, upper, right, lower = kept_box(flat)
+    half = max(right - left, lower - upper) / 2
+    x, y = (left + right) / 2, (upper + lower) / 2
+    width, height = flat.size
+    return (x - half) / width, (y - half) / height, (x + half) / width, (y + half) / height
 
 
 def prepare_photos(photos: Sequence[bytes], side: int) -> NDArray[np.uint8]:
@@ -75,7 +90,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
     """Any mode -> RGB. Without this, transparent pixels would show whatever colour hides in them."""
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -85,19 +100,25 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _crop(image: Image.Image) -> Image.Image:
-    """Without the white border, but for a small margin; an all-white photo is left as it is."""
+def kept_box(image: Image.Image) -> tuple[int, int, int, int]:
+    """What is left without the white border, but for a small margin: left, upper, right, lower, in pixels.
+
+    An all-white photo is left as it is.
+    """
     red, green, blue = image.split()
     darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
     box = darkest.point([255 * (level < WHITE) for level in range(256)]).getbbox()
     if box is None:
-        return image
+        return 0, 0, *image.size
     left, upper, right, lower = box
     margin = round(MARGIN * max(right - left, lower - upper))
     width, height = image.size
-    return image.crop(
-        (max(0, left - margin), max(0, upper - margin), min(width, right + margin), min(height, lower + margin))
-    )
+    return max(0, left - margin), max(0, upper - margin), min(width, right + margin), min(height, lower + margin)
+
+
+def _cropped(image: Image.Image) -> Image.Image:
+    flat = on_white(_upright(image))
+    return flat.crop(kept_box(flat))
 
 
 def _fit(image: Image.Image, side: int) -> Image.Image:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,6 +11,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from rakuten_tasks.classifier.branches import Branch, Product, branch_logits, load_branches
 from rakuten_tasks.classifier.bundle import Manifest, read_manifest
@@ -73,3 +75,27 @@ class Predictor:
         """(N,) products -> scores. Raises photos.PhotoError on bytes that are no photo."""
         codes = self.manifest.codes
         return fuse_logits(branch_logits(self.branches, products, len(codes)), self.manifest.fusion, codes)
+
+    def observe(self, products: Sequence[Product]) -> tuple[Scores, dict[str, NDArray]]:
+        """`score`, and in the same pass each branch's embedding: what its head reads. (N, E), NaN where not seen."""
+        with ExitStack() as listening:
+            heard = {branch.name: listening.enter_context(inputs_of(branch.head)) for branch in self.branches}
+            scores = self.score(products)
+        embeddings = {}
+        for branch in self.branches:
+            embedding = np.full((len(products), branch.head.in_features), np.nan, dtype=np.float32)
+            if heard[branch.name]:
+                embedding[scores.seen[branch.name]] = np.concatenate(heard[branch.name])
+            embeddings[branch.name] = embedding
+        return scores, embeddings
+
+
+@contextmanager
+def inputs_of(layer: nn.Module) -> Iterator[list[NDArray]]:
+    """What the layer is given while the context lasts, a batch an item."""
+    heard: list[NDArray] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].float().cpu().numpy()))
+    try:
+        yield heard
+    finally:
+        handle.remove()

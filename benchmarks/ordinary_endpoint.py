@@ -1,0 +1,35 @@
+"""The endpoint as people write it: FastAPI, the bundle in fp32, one request at a time. For benchmarks/serving.py."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from rakuten_tasks.classifier import vgg16
+from rakuten_tasks.classifier.branches import Product
+from rakuten_tasks.classifier.predictor import Predictor
+
+
+def build(bundle: Path) -> FastAPI:
+    """One route that does everything in its turn."""
+    vgg16.autocast = lambda device: nullcontext()  # type: ignore[assignment, return-value]
+    predictor = Predictor.load(bundle)
+    app = FastAPI()
+
+    @app.post("/predict")
+    async def predict(product: dict[str, Any]) -> dict[str, Any]:
+        photo = base64.b64decode(product["image"])
+        scores = predictor.score([Product(product["designation"], product["description"], photo)])
+        return {"category_id": int(scores.predicted[0]), "confidence": float(scores.confidence[0])}
+
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(build(Path(sys.argv[1])), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")

@@ -1,0 +1,270 @@
+"""The app beside the bare predictor and an ordinary endpoint: same bundle, same products, same run.
+
+python -m benchmarks.serving [--seconds 8] [--rounds 3]
+
+VGG16 at 224 pixels with random weights, which take as long as any others. In each round every system is measured in
+turn, so that whatever else the machine does slows all of them; the best round of each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from rakuten_tasks.classifier.branches import Product
+from rakuten_tasks.classifier.predictor import Predictor
+from tests.bundles import TEXTS, register, write_bundle
+
+SIDE, PRODUCTS, CLIENTS, BATCHES = 224, 32, (1, 8, 32), (1, 8, 16, 32)
+MODEL = "benchmark"
+WANTED = {
+    "app / bare predictor's best, 32 clients": ("at least", 0.85),
+    "app / ordinary endpoint, 32 clients": ("at least", 2.0),
+    "app's p99 / ordinary endpoint's, 32 clients": ("under", 1.0),
+    "ms over 1.15 times the bare predictor's p50, 1 client": ("at most", 5.0),
+    "idle CPU, share of one core": ("under", 0.05),
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Products a second; milliseconds."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+def figures(seconds: list[float], wall: float, products: int = 1) -> Figures:
+    """From the time of each call of so many products."""
+    p50, p99 = np.percentile(seconds, (50, 99)) * 1000
+    return Figures(len(seconds) * products / wall, float(p50), float(p99))
+
+
+def best(rounds: list[Figures]) -> Figures:
+    """The round with the highest rate."""
+    return max(rounds, key=lambda round_: round_.rate)
+
+
+def make_products() -> list[Product]:
+    """Photos of 500 x 500 pixels, as the challenge's."""
+    draw, made = np.random.default_rng(0), []
+    for i in range(PRODUCTS):
+        pixels = draw.integers(0, 256, (25, 25, 3), dtype=np.uint8)
+        buffer = BytesIO()
+        Image.fromarray(pixels).resize((500, 500)).save(buffer, "JPEG", quality=85)
+        title, description = TEXTS[i % len(TEXTS)]
+        made.append(Product(title, f"{description} {i}", buffer.getvalue()))
+    return made
+
+
+def bare(predictor: Predictor, products: list[Product], batch: int, seconds: float) -> Figures:
+    """The predictor in a loop."""
+    times: list[float] = []
+    ends, at = time.perf_counter() + seconds, 0
+    started = time.perf_counter()
+    while time.perf_counter() < ends or not times:
+        chosen = [products[(at + i) % PRODUCTS] for i in range(batch)]
+        before = time.perf_counter()
+        predictor.score(chosen)
+        times.append(time.perf_counter() - before)
+        at += batch
+    return figures(times, time.perf_counter() - started, batch)
+
+
+def ask(port: int, bodies: list[bytes], clients: int, seconds: float) -> Figures:
+    """So many clients over connections that stay open, each with one request at a time."""
+    times: list[float] = []
+    ends = time.perf_counter() + seconds
+
+    def client(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        at = number
+        while time.perf_counter() < ends:
+            before = time.perf_counter()
+            connection.request("POST", "/predict", bodies[at % PRODUCTS], {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise RuntimeError(f"the server on port {port} answered {answer.status}")
+            times.append(time.perf_counter() - before)
+            at += clients
+        connection.close()
+
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return figures(times, time.perf_counter() - started)
+
+
+class Process:
+    """A server in a process of its own."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], ready: str, port: int) -> None:
+        self.port = port
+        self._child = subprocess.Popen([sys.executable, *command], env={**os.environ, **environment})
+        ends = time.monotonic() + 120
+        while not self._answers(ready):
+            if self._child.poll() is not None or time.monotonic() > ends:
+                raise RuntimeError(f"{' '.join(command)} did not start: see above")
+            time.sleep(0.2)
+
+    def _answers(self, path: str) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def pids(self) -> list[int]:
+        """The main process and all below it."""
+        found = [self._child.pid]
+        for pid in found:
+            found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return found
+
+    def memory(self) -> float:
+        """Megabytes; what several processes share is counted once."""
+        rollups = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.pids())
+        return sum(int(rollup.partition("Pss:")[2].split()[0]) for rollup in rollups) / 1024
+
+    def cpu(self, seconds: float) -> float:
+        """Share of one core over so many seconds."""
+        before = self._cpu()
+        time.sleep(seconds)
+        return (self._cpu() - before) / seconds
+
+    def _cpu(self) -> float:
+        fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids())
+        return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._child.terminate()
+        self._child.wait(60)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def app(folder: Path, bundle: Path) -> Process:
+    """The app, with a store and a var/ of its own."""
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow/mlflow.db"
+    from rakuten_tasks.registry.tracking import connect
+
+    register(connect(), MODEL, bundle)
+    port = free_port()
+    settings = {"RAKUTEN_VAR": str(folder), "SERVE_PORT": str(port), "MODEL": MODEL}
+    return Process(["-m", "serving"], settings, "/ready", port)
+
+
+def ordinary(bundle: Path) -> Process:
+    """The endpoint that it is compared with."""
+    port = free_port()
+    return Process(["-m", "benchmarks.ordinary_endpoint", str(bundle), str(port)], {}, "/openapi.json", port)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    products = make_products()
+    bodies = [
+        json.dumps(
+            {
+                "designation": p.designation,
+                "description": p.description,
+                "image": base64.b64encode(p.photo or b"").decode(),
+            }
+        ).encode()
+        for p in products
+    ]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
+        bundle = write_bundle(Path(folder) / "bundle", side=SIDE)
+        predictor = Predictor.load(bundle)
+        running = {
+            "app": servers.enter_context(app(Path(folder), bundle)),
+            "ordinary endpoint": servers.enter_context(ordinary(bundle)),
+        }
+        idle = running["app"].cpu(5)
+        work: dict[tuple[str, int], Callable[[], Figures]] = {
+            ("bare predictor, in batches", n): lambda n=n: bare(predictor, products, n, asked.seconds)  # type: ignore[misc]
+            for n in BATCHES
+        }
+        for n in CLIENTS:
+            for name, server in running.items():
+                work[name, n] = lambda server=server, n=n: ask(server.port, bodies, n, asked.seconds)  # type: ignore[misc]
+        measured: dict[tuple[str, int], list[Figures]] = {key: [] for key in work}
+        for _ in range(asked.rounds):
+            for key, measure in work.items():
+                measured[key].append(measure())
+        memory = {name: server.memory() for name, server in running.items()}
+    show({key: best(rounds) for key, rounds in measured.items()}, memory, idle, asked)
+
+
+def show(
+    found: dict[tuple[str, int], Figures], memory: dict[str, float], idle: float, asked: argparse.Namespace
+) -> None:
+    """The table, and what was wanted of it."""
+    cores = len(os.sched_getaffinity(0))
+    title = f"VGG16 at {SIDE} pixels, {cores} cores; best of {asked.rounds} rounds of {asked.seconds:g} s"
+    table = Table("", "clients or batch", "products/s", "p50 ms", "p99 ms", "MB", title=title)
+    for (name, n), f in found.items():
+        table.add_row(
+            name,
+            str(n),
+            f"{f.rate:.2f}",
+            f"{f.p50:.0f}",
+            f"{f.p99:.0f}",
+            f"{memory[name]:.0f}" if name in memory else "",
+        )
+    Console(width=100).print(table)
+    many, one = max(CLIENTS), min(CLIENTS)
+    best_bare = max(f.rate for (name, _), f in found.items() if name.startswith("bare"))
+    alone = found["bare predictor, in batches", 1].p50
+    app_many, ordinary_many = found["app", many], found["ordinary endpoint", many]
+    values = [
+        app_many.rate / best_bare,
+        app_many.rate / ordinary_many.rate,
+        app_many.p99 / ordinary_many.p99,
+        found["app", one].p50 - 1.15 * alone,
+        idle,
+    ]
+    for (what, (rule, limit)), value in zip(WANTED.items(), values, strict=True):
+        print(f"{what}: {value:.3f} (wanted: {rule} {limit:g})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The prediction log: one JSON line a request while the hour is open, Parquet once it is closed.
+
+Closed hours lie at any fsspec address as {address}/{day}/{hour}.{writer}.parquet. The open hour is a local file, as
+object stores cannot append: {open}/{day}T{hour}.{writer}.jsonl. One process, one writer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, SCHEMA
+
+log = logging.getLogger(__name__)
+
+HOUR = "%Y-%m-%dT%H"
+LATE = timedelta(seconds=30)  # a writer may still be adding to the hour that has just ended
+
+
+class OpenHour:
+    """Appends records to the file of the present hour. Not for several threads at once."""
+
+    def __init__(self, folder: Path, writer: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._writer = folder, writer
+        self._hour = ""
+        self._file: TextIO | None = None
+
+    def append(self, records: list[dict[str, Any]]) -> None:
+        """Write records and hand them to the system: from here on SIGKILL loses none of them."""
+        hour = f"{datetime.now(UTC):{HOUR}}"
+        if self._file is None or hour != self._hour:
+            self.close()
+            # a file of its own: what a killed process has torn is never written on
+            path = self._folder / f"{hour}.{self._writer}-{uuid.uuid4().hex[:8]}.jsonl"
+            self._hour, self._file = hour, path.open("a", encoding="utf-8")
+        self._file.write("".join(json.dumps(record, default=str) + "\n" for record in records))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Nothing is lost without it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def close_hours(open_folder: Path, address: str, now: datetime) -> list[str]:
+    """Turn the files of past hours into Parquet at the address. -> what was written
+
+    Cut short, it is simply repeated: the same file is written again, and the open one goes last.
+    """
+    written = []
+    for path in sorted(open_folder.glob("*.jsonl")):
+        end = _hour_of(path) + timedelta(hours=1)
+        if end + LATE > now:
+            continue
+        if rows := list(_lines(path)):
+            target = _closed(address, path)
+            _write_parquet(rows, target)
+            written.append(target)
+        path.unlink()
+    return written
+
+
+def forget(address: str, keep: timedelta, now: datetime) -> list[str]:
+    """Remove the closed hours that ended longer ago than `keep`. -> what was removed"""
+    filesystem, root = fsspec.core.url_to_fs(address)
+    old = [path for path in _closed_files(filesystem, root) if _closed_hour(path) + timedelta(hours=1) < now - keep]
+    for path in old:
+        filesystem.rm(path)
+    return old
+
+
+def read_log(
+    address: str, open_folder: Path | None = None, since: datetime | None = None, until: datetime | None = None
+) -> pd.DataFrame:
+    """Every record from `since` up to, but not at, `until`, by time: the columns of columns.SCHEMA.
+
+    open_folder: also what the open hour holds. A torn line ends its file: what stands before it is read.
+    """
+    filesystem, root = fsspec.core.url_to_fs(address)
+    hours = [path for path in _closed_files(filesystem, root) if _overlaps(_closed_hour(path), since, until)]
+    tables = [_read_parquet(filesystem, path) for path in hours]
+    for path in sorted(open_folder.glob("*.jsonl")) if open_folder else []:
+        # an hour that was closed while its open file could not be removed counts once
+        if _overlaps(_hour_of(path), since, until) and not fsspec.core.url_to_fs(_closed(address, path))[0].exists(
+            _closed(address, path)
+        ):
+            tables.append(_table(list(_lines(path))))
+    records = pa.concat_tables([SCHEMA.empty_table(), *tables]).to_pandas()
+    keep = pd.Series(True, index=records.index)
+    if since is not None:
+        keep &= records["time"] >= since
+    if until is not None:
+        keep &= records["time"] < until
+    return records[keep].sort_values("time", kind="stable").reset_index(drop=True)
+
+
+def predictions(records: pd.DataFrame) -> pd.DataFrame:
+    """The answered requests of `read_log`, each with the code that feedback gave, the last if it gave several."""
+    told = records.loc[records["kind"] == FEEDBACK, ["request_id", "true_code"]]
+    answered = records[records["kind"] == PREDICTION].drop(columns="true_code")
+    return answered.merge(told.drop_duplicates("request_id", keep="last"), on="request_id", how="left")
+
+
+def accuracy(answered: pd.DataFrame) -> float | None:
+    """Share of right answers among those of `predictions` that have feedback; None if none has."""
+    judged = answered[answered["true_code"].notna()]
+    return float((judged["predicted"] == judged["true_code"]).mean()) if len(judged) else None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                record = None
+            if not isinstance(record, dict):
+                log.warning("%s is torn: read up to there", path)
+                return
+            yield record
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Unknown keys are dropped, missing ones null: a log may hold records of several versions of this package."""
+    moments = [{**row, "time": datetime.fromisoformat(str(row["time"]))} for row in rows]
+    return pa.Table.from_pylist(moments, schema=SCHEMA)
+
+
+def _write_parquet(rows: list[dict[str, Any]], target: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(target)
+    filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+    # under another name first: a crash must leave no half of a Parquet file
+    with filesystem.open(f"{path}.part", "wb") as file:
+        pq.write_table(_table(rows), file)
+    filesystem.mv(f"{path}.part", path)
+
+
+def _read_parquet(filesystem: fsspec.AbstractFileSystem, path: str) -> pa.Table:
+    with filesystem.open(path, "rb") as file:
+        found = pq.read_table(file)
+    columns = [
+        found[name].cast(kind) if name in found.column_names else pa.nulls(len(found), kind)
+        for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True)
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _closed(address: str, path: Path) -> str:
+    day, _, rest = path.name.removesuffix(".jsonl").partition("T")
+    return f"{address.rstrip('/')}/{day}/{rest}.parquet"
+
+
+def _closed_files(filesystem: fsspec.AbstractFileSystem, root: str) -> list[str]:
+    return sorted(filesystem.glob(f"{root.rstrip('/')}/*-*-*/*.parquet"))
+
+
+def _closed_hour(path: str) -> datetime:
+    *_, day, name = path.split("/")
+    return datetime.strptime(f"{day}T{name[:2]}", HOUR).replace(tzinfo=UTC)
+
+
+def _hour_of(path: Path) -> datetime:
+    return datetime.strptime(path.name.partition(".")[0], HOUR).replace(tzinfo=UTC)
+
+
+def _overlaps(start: datetime, since: datetime | None, until: datetime | None) -> bool:
+    ended = since is not None and start + timedelta(hours=1) + LATE < since
+    return not ended and (until is None or start - LATE < until)

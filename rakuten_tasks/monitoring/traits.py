@@ -1,0 +1,136 @@
+"""What drift is measured on: plain traits of a product and of its answer. The same function for reference and live."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rakuten_tasks.classifier.branches import Product, Text
+from rakuten_tasks.classifier.hashing import WORD, word_counts
+from rakuten_tasks.classifier.photos import FORMATS, kept_box, on_white
+from rakuten_tasks.classifier.predictor import Predictor, Scores
+from rakuten_tasks.classifier.text import clean
+from rakuten_tasks.monitoring.columns import EMBEDDING, PROJECTED
+
+SMALL = 256  # pixels: a photo's traits are read off a small copy, 1 to 3 ms
+TOP = 5
+# The commonest words that only one of the languages has.
+COMMON = {
+    "fr": "le la les des du et un une pour avec dans sur est en au aux par ce cette vous votre sans plus",
+    "en": "the of and for with is this your from you are by it that on be can has new",
+    "de": "der die das und für mit ein eine ist von zu den im auf nicht sie oder aus bei",
+}
+LANGUAGES = {code: set(words.split()) for code, words in COMMON.items()}
+
+
+def traits(predictor: Predictor, product: Product, scores: Scores, row: int, projected: NDArray) -> dict[str, Any]:
+    """One product's drift columns. row: its place in `scores`; projected: (PROJECTED,), of `project`."""
+    return {
+        **text_traits(predictor, product),
+        **photo_traits(product.photo),
+        **answer_traits(scores, row),
+        **{name: _number(value) for name, value in zip(EMBEDDING, projected, strict=True)},
+    }
+
+
+def text_traits(predictor: Predictor, product: Product) -> dict[str, Any]:
+    """TEXT_COLUMNS of a product."""
+    title, description = clean(product.designation), clean(product.description)
+    whole = f"{title} {description}"
+    letters = len(title)
+    return {
+        "designation_length": letters,
+        "designation_words": len(title.split()),
+        "digit_share": sum(map(str.isdigit, title)) / letters if letters else None,
+        "capital_share": sum(map(str.isupper, title)) / letters if letters else None,
+        "description_empty": not description,
+        "language": language(whole),
+        "unknown_word_share": _unknown_share(predictor, whole),
+    }
+
+
+def language(text: str) -> str:
+    """fr, en or de by their commonest words, other where none stands out."""
+    words = re.findall(r"\w+", text.lower())
+    found = {code: sum(word in common for word in words) for code, common in LANGUAGES.items()}
+    best = max(found, key=lambda code: found[code])
+    return best if found[best] and list(found.values()).count(found[best]) == 1 else "other"
+
+
+def _unknown_share(predictor: Predictor, text: str) -> float | None:
+    vocabularies = [branch.vocabulary for branch in predictor.branches if isinstance(branch, Text)]
+    words = WORD.findall(text.lower())
+    if not words or not vocabularies:
+        return None
+    idf = vocabularies[0].idf
+    # field 1: the bag's block of whole texts; a text of one word has one bucket
+    buckets = word_counts(words, len(idf).bit_length() - 1, 1).indices
+    return float((idf[buckets] == 0).mean())
+
+
+def photo_traits(photo: bytes | None) -> dict[str, Any]:
+    """PHOTO_COLUMNS of a product."""
+    traits = {"photo_missing": photo is None, "photo_unreadable": False, "photo_bytes": len(photo) if photo else None}
+    if photo is None:
+        return traits
+    try:
+        with Image.open(BytesIO(photo), formats=FORMATS) as image:
+            image.draft("RGB", (SMALL, SMALL))
+            flat = on_white(image)
+            flat.thumbnail((SMALL, SMALL), Image.Resampling.BOX)
+            left, upper, right, lower = kept_box(flat)
+            grey = np.asarray(flat.convert("L"), dtype=np.float32) / 255  # (H, W)
+    except Exception:  # Pillow names no closed set of errors
+        return {**traits, "photo_unreadable": True}
+    return {
+        **traits,
+        "brightness": float(grey.mean()),
+        "contrast": float(grey.std()),
+        "border_share": 1 - (right - left) * (lower - upper) / grey.size,
+    }
+
+
+def answer_traits(scores: Scores, row: int) -> dict[str, Any]:
+    """ANSWER_COLUMNS, the top classes and what was used."""
+    fused = scores.probabilities[row]
+    codes, probabilities = scores.top(TOP)
+    seen = [name for name, mask in scores.seen.items() if mask[row]]
+    disagreement = None
+    if len(seen) == 2:
+        first, second = (scores.by_branch[name][row] for name in seen)
+        disagreement = float(np.abs(first - second).sum() / 2)
+    return {
+        "predicted": int(scores.predicted[row]),
+        "confidence": float(scores.confidence[row]),
+        "entropy": float(-(fused * np.log(np.maximum(fused, np.finfo(float).tiny))).sum()),
+        "disagreement": disagreement,
+        "used": "+".join(seen),
+        "top_codes": codes[row].tolist(),
+        "top_probabilities": probabilities[row].tolist(),
+    }
+
+
+def project(embeddings: Mapping[str, NDArray]) -> NDArray:
+    """What the heads read -> a few numbers, by fixed random directions; NaN where a branch saw nothing.
+
+    (N, E) for each branch -> (N, PROJECTED). The same embedding gives the same numbers in every process.
+    """
+    share = PROJECTED // len(embeddings)
+    parts = []
+    for number, embedding in enumerate(embeddings.values()):
+        size = embedding.shape[1]
+        directions = np.random.default_rng(number).standard_normal((size, share)) / math.sqrt(size)
+        parts.append(embedding @ directions)  # (N, E) @ (E, share) -> (N, share)
+    joined = np.concatenate(parts, 1)
+    return np.pad(joined, ((0, 0), (0, PROJECTED - joined.shape[1])), constant_values=np.nan)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

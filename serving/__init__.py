@@ -1,0 +1,1 @@
+"""The HTTP app: one API process and one worker that holds the champion. Flyte-free."""

@@ -1,0 +1,221 @@
+"""The API process: routes on LitServe's app, errors that never repeat the input."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from litserve.connector import check_cuda_with_nvidia_smi
+from litserve.server import RegularRequestHandler
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from rakuten_tasks.monitoring.columns import FEEDBACK, REJECTED
+from serving.board import READY, Reader
+from serving.intake import FieldError, read_product
+from serving.lit import OneWorkerServer
+from serving.messages import Answered, Fault, Feedback, Prediction, PredictRequest, Recorded, Refusal
+from serving.minutes import RequestMinutes
+from serving.recorder import Recorder
+from serving.settings import Settings
+from serving.telemetry import Telemetry
+from serving.traffic import PREDICT, Door, Left
+from serving.watch import Watch, until_alive
+from serving.worker import ProductAPI
+
+PAGE = Path(__file__).parent / "page"
+# the page takes nothing from elsewhere, and says so to the browser
+PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "The body is no JSON"},
+    401: {"model": Refusal, "description": "Wrong or missing API key"},
+    413: {"model": Refusal, "description": "The body is too large"},
+    422: {"model": Refusal, "description": "A field is wrong; the input is never repeated"},
+    503: {"model": Refusal, "description": "Too many requests, or no champion yet: try again"},
+    504: {"model": Refusal, "description": "No answer within the time limit"},
+}
+
+
+class ProductServer:
+    """LitServe's server with our routes in place of its own."""
+
+    def __init__(self, settings: Settings, run_folder: Path) -> None:
+        self.settings = settings
+        self.api = ProductAPI(settings, run_folder)
+        # LitServe's timeout drops what has waited; ours answers it
+        self.lit = OneWorkerServer(
+            self.api,
+            # left to itself LitServe imports torch to find out: 480 MB in a process that needs none of it
+            accelerator="cuda" if check_cuda_with_nvidia_smi() else "cpu",
+            devices=1,
+            timeout=False,
+            restart_workers=True,
+            healthcheck_path="/lit/health",
+            info_path="/lit/info",
+        )
+        self.lit.monitor_internal = 0.3  # seconds between looks for a killed worker
+        self.board = Reader(run_folder)
+        self.recorder = Recorder(settings.open_hours, "requests")
+        self.minutes = RequestMinutes(settings.folder / "minutes")
+        self.telemetry = Telemetry(self.board.status, lambda: self.door.inside)
+        self.door: Door
+        self.app: FastAPI = self.lit.app
+        self._dress()
+
+    def _dress(self) -> None:
+        self.app.title, self.app.version = "Rakuten product classifier", "1"
+        self.app.router.routes[:] = [route for route in self.app.router.routes if not _is_of_litserve(route)]
+        lit_lifespan = self.app.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+            async with lit_lifespan(app):
+                with self._background():
+                    yield
+
+        self.app.router.lifespan_context = lifespan
+        add_errors(self.app)
+        add_routes(self)
+        self.app.mount("/page", StaticFiles(directory=PAGE), name="page")
+        self.app.add_middleware(self._make_door)
+
+    def _make_door(self, app: Any) -> Door:
+        self.door = Door(app, self.settings, self._left)
+        return self.door
+
+    @contextlib.contextmanager
+    def _background(self) -> Any:
+        """Runs in the API process only, from its start to its end."""
+        self.recorder.start()
+        watch = Watch(self.lit.response_buffer, self.board.alive, self.settings.time_limit)
+        tasks = [asyncio.create_task(watch.run()), asyncio.create_task(self._each_minute())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            self.recorder.close()
+            self.minutes.close()
+
+    async def _each_minute(self) -> None:
+        while True:
+            await asyncio.sleep(5)
+            self.minutes.tick()
+
+    def _left(self, left: Left) -> None:
+        self.telemetry.left(left)
+        if left.path != PREDICT:
+            return
+        self.minutes.add(left.status, left.seconds)
+        if left.status >= 400:
+            record = {"kind": REJECTED, "request_id": left.request_id, "status": left.status, "reason": left.reason}
+            self.record(record)
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Append to the prediction log, now."""
+        self.recorder.add({"time": datetime.now(UTC).isoformat(), **record})
+
+
+def _is_of_litserve(route: Any) -> bool:
+    return getattr(route, "path", "") in ("/", "/lit/health", "/lit/info", PREDICT)
+
+
+def add_routes(server: ProductServer) -> None:
+    """Every route. Those that answer about the server itself stay cheap."""
+    app, settings, board = server.app, server.settings, server.board
+    handler = RegularRequestHandler(server.api, server.lit)
+
+    @app.post(PREDICT, response_model=Prediction, responses=REFUSALS, summary="The type code of a product")
+    async def predict(product: PredictRequest, request: Request) -> Response:
+        try:
+            asked = read_product(product, request.state.request_id, settings)
+        except FieldError as error:
+            fault = {"loc": ("body", error.field), "msg": str(error), "type": error.kind}
+            raise RequestValidationError([fault]) from error
+        if not board.alive():
+            await until_alive(board.alive, settings.time_limit)
+        answered: Answered = await handler.handle_request(asked, PredictRequest)
+        request.state.reason = answered.reason
+        return Response(answered.body, answered.status, media_type="application/json")
+
+    @app.post("/feedback", status_code=202, responses=REFUSALS, summary="What a product really was")
+    async def feedback(told: Feedback) -> Recorded:
+        server.record({"kind": FEEDBACK, "request_id": told.request_id, "true_code": told.true_code})
+        server.telemetry.told()
+        return Recorded(recorded=True)
+
+    @app.get("/live", summary="The API process runs")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get("/ready", responses={503: {"description": "No"}}, summary="A worker holds a loaded champion")
+    async def ready() -> JSONResponse:
+        is_ready = board.status().state == READY
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+    @app.get("/info", summary="The champion: version, metrics, labels; problems if there are any")
+    async def info() -> dict[str, Any]:
+        status = board.status()
+        return {
+            "state": status.state,
+            "problem": status.problem,
+            "model": status.model,
+            "model_version": status.version,
+            "reloads": status.reloads,
+            "failed_reloads": status.failed_reloads,
+            "abstain_below": settings.abstain_below,
+            "local_paths": bool(settings.image_folder),
+            "worker_pid": status.pid,
+            **status.bundle,
+        }
+
+    @app.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        return PlainTextResponse(server.telemetry.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+
+
+def add_errors(app: FastAPI) -> None:
+    """Where, what and of which kind; never the input, which FastAPI's own handler repeats."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [
+            Fault(loc=[_place(part) for part in fault["loc"]], msg=_message(fault), type=fault["type"])
+            for fault in error.errors()[:20]
+        ]
+        request.state.reason = "; ".join(f"{fault.loc[-1]}: {fault.type}" for fault in faults)
+        detail = [fault.model_dump() for fault in faults]
+        return JSONResponse({"detail": detail, "request_id": request.state.request_id}, 422)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        request.state.reason = str(error.detail)
+        body = {"detail": error.detail, "request_id": request.state.request_id}
+        headers = {"Retry-After": "2", **(error.headers or {})} if error.status_code == 503 else error.headers
+        return JSONResponse(body, error.status_code, headers=headers)
+
+
+FIELDS = {"body", "query", "path", "header", *PredictRequest.model_fields, *Feedback.model_fields}
+
+
+def _place(part: str | int) -> str | int:
+    """Unknown keys are the client's own words: they are not repeated."""
+    return part if isinstance(part, int) or part in FIELDS else "unknown field"
+
+
+def _message(fault: Any) -> str:
+    if fault["type"] == "json_invalid":  # its message quotes nothing, its context might
+        return "the body is no valid JSON"
+    return str(fault["msg"])

@@ -1,0 +1,176 @@
+"""Keeps the registry's champion loaded: polls the alias, loads what is new beside what serves, then swaps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rakuten_tasks.classifier.branches import Product
+from rakuten_tasks.classifier.bundle import EVALUATION
+from rakuten_tasks.classifier.predictor import Predictor
+from serving.board import READY, WAITING, Worker
+from serving.bundles import BundleShelf, Champion
+
+if TYPE_CHECKING:
+    from serving.registry import Registry
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER = 60.0  # seconds until a champion that could not be loaded is tried again
+WARM_UP = Product("mise en route", "premier produit", None)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A champion that answers. A batch holds on to one, so its answers cannot be mixed."""
+
+    champion: Champion
+    predictor: Predictor
+
+
+class ChampionKeeper:
+    """Holds the champion for the worker's loop. `current` is replaced as a whole."""
+
+    def __init__(
+        self, registry: Registry, shelf: BundleShelf, board: Worker, load: Callable[[Path], Predictor] = Predictor.load
+    ) -> None:
+        self.current: Loaded | None = None
+        self.tried = threading.Event()  # set once it is known whether there is a champion
+        self._registry, self._shelf, self._board, self._load = registry, shelf, board, load
+        self._refused: dict[Champion, float] = {}  # -> when it was tried
+        self._unreachable = ""
+
+    def run(self, poll_seconds: float, stop: threading.Event) -> None:
+        """Until `stop`: the thread's body. Nothing that happens here ends it."""
+        if self._board.replaces_another:
+            self._last_good()  # at once: asking MLflow takes longer
+            self.tried.set()
+        while not stop.is_set():
+            started = time.monotonic()
+            try:
+                self.poll()
+                self.tried.set()
+            except Exception:
+                log.exception("looking for a champion failed: trying again")
+            stop.wait(max(0.1, poll_seconds - (time.monotonic() - started)))
+
+    def poll(self) -> None:
+        """Look once: take over a new champion, or the last good bundle if MLflow cannot be asked at the start."""
+        try:
+            champion = self._registry.champion()
+        except Exception as error:  # whatever a store or a server that is down raises
+            self._unreached(error)
+            return
+        if self._unreachable:
+            log.info("MLflow answers again")
+            self._unreachable = ""
+            self._say()
+        if champion is None:
+            if self.current is None:
+                self._board.tell(state=WAITING, problem=self._registry.missing())
+            return
+        if self.current is not None and champion == self.current.champion:
+            self._forgive()
+        elif time.monotonic() - self._refused.get(champion, -RETRY_AFTER) >= RETRY_AFTER:
+            self._take(champion)
+
+    def _take(self, champion: Champion) -> None:
+        try:
+            bundle = self._shelf.place(champion, lambda folder: self._registry.fetch(champion, folder))
+        except Exception as error:
+            self._refuse(champion, error)
+            return
+        try:
+            self._serve(champion, bundle)
+        except Exception as error:
+            self._shelf.drop(bundle)
+            self._refuse(champion, error)
+            return
+        self._shelf.keep(champion, bundle)
+        self._refused.clear()
+
+    def _serve(self, champion: Champion, bundle: Path) -> None:
+        """Load, try out, swap. Raises whatever a bundle that cannot be used raises."""
+        predictor = self._load(bundle)
+        predictor.score([WARM_UP])
+        before, self.current = self.current, Loaded(champion, predictor)
+        reloads = self._board.status.reloads + (before is not None)
+        self._board.tell(
+            state=READY,
+            model=champion.model,
+            version=champion.version,
+            reloads=reloads,
+            bundle=describe(bundle, predictor),
+        )
+        self._say()
+        log.info("serving %s version %s", champion.model, champion.version)
+
+    def _refuse(self, champion: Champion, error: Exception) -> None:
+        self._refused[champion] = time.monotonic()
+        reason = f"{champion.model} version {champion.version} cannot be loaded: {error}"
+        log.error("%s", reason)
+        self._board.tell(failed_reloads=self._board.status.failed_reloads + 1)
+        self._say(reason)
+        if self.current is None:
+            self._last_good()
+            self._say(reason)
+
+    def _forgive(self) -> None:
+        """The champion that could not be loaded is no longer the champion."""
+        if self._refused:
+            self._refused.clear()
+            self._say()
+
+    def _unreached(self, error: Exception) -> None:
+        first = not self._unreachable
+        self._unreachable = f"MLflow cannot be reached: {type(error).__name__}"
+        if first:
+            log.warning("%s: %s", self._unreachable, error)
+        if self.current is None:
+            self._last_good()
+        if first or self.current is None:
+            self._say()
+
+    def _last_good(self) -> None:
+        """Serve what was served before, from this machine's disk."""
+        found = self._shelf.last_good()
+        if found is None or not self._registry.may_serve(found[0].model):
+            return
+        try:
+            self._serve(*found)
+        except Exception:
+            log.exception("the last good bundle on disk cannot be loaded either")
+            return
+        log.warning("serving the last good bundle on disk, %s version %s", found[0].model, found[0].version)
+
+    def _say(self, problem: str = "") -> None:
+        parts = [problem, self._unreachable]
+        if self._unreachable:
+            parts.append("serving the last good bundle" if self.current else "and there is no bundle on disk yet")
+        self._board.tell(problem="; ".join(filter(None, parts)), **({} if self.current else {"state": WAITING}))
+
+
+def describe(bundle: Path, predictor: Predictor) -> dict[str, Any]:
+    """What /info says of a bundle."""
+    manifest = predictor.manifest
+    evaluation = bundle / EVALUATION
+    systems = json.loads(evaluation.read_text())["systems"] if evaluation.is_file() else {}
+    return {
+        "schema_version": manifest.schema_version,
+        "labels": {str(code): manifest.names.get(str(code), "") for code in manifest.codes},
+        "branches": manifest.branches,
+        "weights": manifest.fusion.weights,
+        "metrics": {
+            name: {metric: system[metric]["value"] for metric in ("weighted_f1", "macro_f1", "accuracy")}
+            for name, system in systems.items()
+        },
+        "synthetic": manifest.lineage.synthetic,
+        "git_commit": manifest.lineage.git_commit,
+        "run_id": manifest.lineage.run_id,
+    }

@@ -1,0 +1,170 @@
+"""What goes in and out: the models behind /openapi.json. They import neither torch nor MLflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+# A white pixel: short enough for a document, long enough to be a photo.
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+REQUEST_EXAMPLES: list[dict[str, Any]] = [
+    {"description": "Chaussures en cuir pour homme"},
+    {
+        "designation": "Piscine ronde",
+        "description": "Liner bleu, pompe comprise",
+        "image": f"data:image/png;base64,{PIXEL}",
+    },
+    {"image": PIXEL, "top_k": 3, "explain": True},
+]
+ANSWER_EXAMPLE: dict[str, Any] = {
+    "predicted_category": "2583",
+    "category_id": 2583,
+    "category_name": "piscine et spa",
+    "confidence": 0.87,
+    "abstained": False,
+    "top_k": [
+        {"predicted_category": "2583", "category_id": 2583, "category_name": "piscine et spa", "confidence": 0.87},
+        {"predicted_category": "2582", "category_id": 2582, "category_name": "mobilier de jardin", "confidence": 0.06},
+    ],
+    "modalities": ["text", "photo"],
+    "branches": {
+        "text": {"category_id": 2583, "category_name": "piscine et spa", "confidence": 0.81, "share": 0.7},
+        "photo": {"category_id": 2583, "category_name": "piscine et spa", "confidence": 0.6, "share": 0.3},
+    },
+    "model": "rakuten-classifier",
+    "model_version": "3",
+    "request_id": "6f1c0c9d3f8e4f0f9a53a6dbe4f7f3b1",
+    "explanation": {
+        "words": [{"word": "Piscine", "weight": 1.2}],
+        "heat_map": {"rows": [[0.1, 0.9], [0.0, 1.0]], "square": [0.0, 0.0, 1.0, 1.0]},
+    },
+}
+
+
+class PredictRequest(BaseModel):
+    """A product. Text (designation, description) or image may be missing, not both."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": list(REQUEST_EXAMPLES)})
+
+    description: str | None = Field(None, description="what the seller wrote; HTML is cleaned")
+    designation: str | None = Field(None, description="the title")
+    image: str | None = Field(
+        None, description="the photo as base64 or data URI, or a path under the server's own photo folder if it has one"
+    )
+    top_k: int = Field(5, ge=1, le=100, description="how many classes to name, best first")
+    explain: bool = Field(False, description="also the words and the parts of the photo that mattered: slower")
+
+
+class Candidate(BaseModel):
+    """A class and its calibrated probability."""
+
+    predicted_category: str
+    category_id: int
+    category_name: str
+    confidence: float
+
+
+class BranchAnswer(BaseModel):
+    """What text or photo alone said, and its share of the fused answer."""
+
+    category_id: int
+    category_name: str
+    confidence: float
+    share: float
+
+
+class HeatMap(BaseModel):
+    """Grad-CAM: rows from 0 to 1 over a square of the upright photo: left, upper, right, lower as shares of it."""
+
+    rows: list[list[float]]
+    square: list[float]
+
+
+class Word(BaseModel):
+    """A word and how much the text's log-probability of the answer falls without it."""
+
+    word: str
+    weight: float
+
+
+class Explanation(BaseModel):
+    """Why."""
+
+    words: list[Word]
+    heat_map: HeatMap | None
+
+
+class Prediction(BaseModel):
+    """The answer. confidence: the calibrated, fused probability; abstained: it is under the configured threshold."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER_EXAMPLE]}, protected_namespaces=())
+
+    predicted_category: str
+    category_id: int
+    category_name: str
+    confidence: float
+    abstained: bool
+    top_k: list[Candidate]
+    modalities: list[str]
+    branches: dict[str, BranchAnswer]
+    model: str
+    model_version: str
+    request_id: str
+    explanation: Explanation | None = None
+
+
+class Feedback(BaseModel):
+    """What a product really was."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"request_id": ANSWER_EXAMPLE["request_id"], "true_code": 2583}]},
+    )
+
+    request_id: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
+    true_code: int = Field(ge=-(2**63), le=2**63 - 1)
+
+
+class Recorded(BaseModel):
+    """Feedback was written to the prediction log."""
+
+    recorded: bool
+
+
+class Fault(BaseModel):
+    """One thing that is wrong with a request. The input is never repeated."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Refusal(BaseModel):
+    """Why there is no answer: a sentence, or a list of faults with a 422."""
+
+    detail: str | list[Fault]
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as the worker gets it: checked, the photo as the file's bytes."""
+
+    request_id: str
+    designation: str
+    description: str
+    photo: bytes | None
+    top_k: int
+    explain: bool
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the worker gives back: an HTTP status and the JSON body. reason: why it was refused, for the log."""
+
+    status: int
+    body: bytes
+    reason: str = ""

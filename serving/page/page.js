@@ -1,0 +1,155 @@
+"use strict";
+const $ = (id) => document.getElementById(id);
+let language = localStorage.getItem("language") || (navigator.language.startsWith("fr") ? "fr" : "en");
+let photo = null; // data URI
+let answer = null;
+let refusal = null; // () => text, in the present language
+
+function speak(chosen) {
+  language = chosen;
+  localStorage.setItem("language", chosen);
+  document.documentElement.lang = chosen;
+  document.title = WORDS[chosen].title;
+  for (const part of document.querySelectorAll("[data-text]")) part.textContent = WORDS[chosen][part.dataset.text];
+  for (const button of document.querySelectorAll("[data-language]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.language === chosen));
+  }
+  $("preview").alt = WORDS[chosen].alt;
+  $("heat").setAttribute("aria-label", WORDS[chosen].chart);
+  if (answer) show();
+  if (refusal) $("error").textContent = refusal();
+}
+
+function take(file) {
+  if (!file) return;
+  const reader = new FileReader();
+  reader.onload = () => {
+    photo = reader.result;
+    $("preview").src = photo;
+    $("chosen").hidden = false;
+  };
+  reader.readAsDataURL(file);
+}
+
+function drop() {
+  photo = null;
+  $("photo").value = "";
+  $("preview").removeAttribute("src");
+  $("chosen").hidden = true;
+}
+
+async function call(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  const key = sessionStorage.getItem("key");
+  if (key) headers["X-API-Key"] = key;
+  return fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+}
+
+function refuse(text) {
+  refusal = text;
+  $("error").textContent = text();
+  $("error").hidden = false;
+}
+
+async function explainRefusal(response) {
+  const body = await response.json().catch(() => ({}));
+  const fault = Array.isArray(body.detail) ? body.detail[0] : { msg: body.detail || response.statusText };
+  if (response.status === 401) {
+    $("key-box").hidden = false;
+    $("key").focus();
+  }
+  refuse(() => {
+    const words = WORDS[language];
+    return words[fault.type] || words[response.status] || `${words.other} (${response.status}): ${fault.msg}`;
+  });
+}
+
+function show() {
+  const words = WORDS[language];
+  $("best").textContent = `${label(answer)} — ${words.sure} ${percent(answer.confidence, language)}`;
+  $("abstained").hidden = !answer.abstained;
+  drawBars($("bars"), answer.top_k, language);
+  drawBranches($("branches"), answer.branches, words, language);
+  const why = answer.explanation;
+  $("words-box").hidden = !answer.modalities.includes("text");
+  drawWords($("words"), why.words, words);
+  $("heat-box").hidden = !why.heat_map;
+  if (why.heat_map) drawHeat($("heat"), answer.photo, why.heat_map);
+  $("version").textContent = `${words.version} ${answer.model}, version ${answer.model_version}`;
+  $("answer").hidden = false;
+}
+
+async function decoded(uri) {
+  const image = new Image();
+  image.src = uri;
+  await image.decode();
+  return image;
+}
+
+async function ask(event) {
+  event.preventDefault();
+  if ($("key").value) sessionStorage.setItem("key", $("key").value);
+  const body = { top_k: 5, explain: true };
+  for (const name of ["designation", "description"]) if ($(name).value.trim()) body[name] = $(name).value;
+  if (photo) body.image = photo;
+  refusal = null;
+  $("error").hidden = $("answer").hidden = true;
+  $("ask").disabled = true;
+  $("busy").textContent = WORDS[language].busy;
+  try {
+    const response = await call("/predict", body);
+    $("key-box").hidden = response.status !== 401;
+    if (!response.ok) {
+      await explainRefusal(response);
+      return;
+    }
+    answer = { ...(await response.json()), photo: body.image && await decoded(body.image) };
+    $("thanks").textContent = "";
+    show();
+    $("answer").focus();
+    await offerLabels();
+  } catch (error) {
+    refuse(() => WORDS[language].offline);
+  } finally {
+    $("ask").disabled = false;
+    $("busy").textContent = "";
+  }
+}
+
+async function offerLabels() {
+  const response = await call("/info");
+  if (!response.ok) return;
+  const { labels } = await response.json();
+  $("true-code").replaceChildren(...Object.entries(labels || {}).map(([code, name]) => {
+    const option = element("option", name ? `${code} · ${name}` : code);
+    option.value = code;
+    return option;
+  }));
+  $("true-code").value = answer.predicted_category;
+}
+
+async function correct(event) {
+  event.preventDefault();
+  const told = { request_id: answer.request_id, true_code: Number($("true-code").value) };
+  const response = await call("/feedback", told).catch(() => null);
+  if (response && response.ok) $("thanks").textContent = WORDS[language].thanks;
+  else if (response) await explainRefusal(response);
+  else refuse(() => WORDS[language].offline);
+}
+
+$("product").addEventListener("submit", ask);
+$("correct").addEventListener("submit", correct);
+$("photo").addEventListener("change", () => take($("photo").files[0]));
+$("remove").addEventListener("click", drop);
+for (const button of document.querySelectorAll("[data-language]")) {
+  button.addEventListener("click", () => speak(button.dataset.language));
+}
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", name === "dragover");
+    if (name === "drop") take(event.dataTransfer.files[0]);
+  });
+}
+document.addEventListener("paste", (event) => take([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
+speak(language);

@@ -1,0 +1,85 @@
+"""Writes the prediction log from a thread of its own: what is asked for is answered first."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from rakuten_tasks.monitoring.prediction_log import OpenHour, close_hours, forget
+
+log = logging.getLogger(__name__)
+
+WAITING = 2000  # records at most: each may hold a photo
+PAUSE = 0.2  # seconds between writes: SIGKILL loses at most what came since
+SWEEP = 60.0  # seconds between looks for hours to close and to forget
+
+Record = dict[str, Any]
+
+
+class Recorder:
+    """Appends records in order. A record may be given as a function, which the thread calls."""
+
+    def __init__(self, folder: Path, writer: str, keep: tuple[str, timedelta] | None = None) -> None:
+        """keep: where closed hours go and for how long; None for a process that leaves that to another."""
+        self._file = OpenHour(folder, writer)
+        self._folder, self._keep = folder, keep
+        self._waiting: queue.Queue[Record | Callable[[], Record]] = queue.Queue(WAITING)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._swept = 0.0
+
+    def start(self) -> None:
+        """After this process has forked what it forks."""
+        self._thread.start()
+
+    def add(self, record: Record | Callable[[], Record]) -> None:
+        """Takes microseconds; waits only where the disk is two thousand records behind."""
+        self._waiting.put(record)
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._stop.set()
+        self._thread.join()
+        self._file.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._write()
+            if self._keep and time.monotonic() - self._swept > SWEEP:
+                self._sweep(*self._keep)
+                self._swept = time.monotonic()
+            self._stop.wait(PAUSE)
+        self._write()
+
+    def _write(self) -> None:
+        while not self._waiting.empty():
+            records: list[Record] = []
+            # a few at a time, so that those which are costly to make do not hold up the others
+            while len(records) < 32 and not self._waiting.empty():
+                records += self._made(self._waiting.get())
+            try:
+                self._file.append(records)
+            except OSError:
+                log.exception("%d records of the prediction log could not be written", len(records))
+
+    @staticmethod
+    def _made(record: Record | Callable[[], Record]) -> list[Record]:
+        try:
+            return [record() if callable(record) else record]
+        except Exception:
+            log.exception("a record of the prediction log could not be made")
+            return []
+
+    def _sweep(self, address: str, keep: timedelta) -> None:
+        try:
+            now = datetime.now(UTC)
+            close_hours(self._folder, address, now)
+            forget(address, keep, now)
+        except Exception:  # whatever a remote store raises: the open files stay until it answers again
+            log.exception("hours of the prediction log could not be closed: trying again in a minute")

@@ -1,0 +1,112 @@
+"""All that the app can be told, read from the environment once and refused at birth when it makes no sense."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # what LitServe binds to
+KEY = "LIT_SERVER_API_KEY"  # LitServe's own name for it
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+
+class SettingError(ValueError):
+    """A setting that makes no sense. The message names the variable, its value and the rule."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One field an environment variable: `queue` is SERVE_QUEUE. The README's table explains each."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model: str = ""  # MODEL: a registered model's name; empty for the default one, or else the sample's
+    api_key: str = ""  # LIT_SERVER_API_KEY
+    var: Path = Path("var")  # RAKUTEN_VAR
+    image_folder: str = ""
+    max_photo_bytes: int = 10_000_000
+    max_photo_pixels: int = 25_000_000
+    max_text: int = 20_000
+    abstain_below: float = 0.0
+    queue: int = 128
+    time_limit: float = 30.0
+    batch: int = 16
+    batch_wait_ms: float = 8.0
+    threads: int = 0
+    poll_seconds: float = 2.0
+    log: str = ""
+    log_days: int = 90
+    log_text: bool = False
+
+    def __post_init__(self) -> None:
+        self._require("host", self.host in HOSTS, f"one of {', '.join(HOSTS)}")
+        self._require("port", 1024 <= self.port <= 65535, "from 1024 to 65535")
+        folder_is_there = not self.image_folder or Path(self.image_folder).is_dir()
+        self._require("image_folder", folder_is_there, "an existing folder, or empty for no local paths")
+        self._require("max_photo_bytes", self.max_photo_bytes >= 1, "at least 1")
+        # what classifier/photos.py decodes at most
+        self._require("max_photo_pixels", 1 <= self.max_photo_pixels <= 50_000_000, "from 1 to 50000000")
+        self._require("max_text", 1 <= self.max_text <= 1_000_000, "from 1 to 1000000 characters")
+        self._require("abstain_below", 0 <= self.abstain_below <= 1, "a probability, from 0 to 1")
+        self._require("queue", 1 <= self.queue <= 10_000, "from 1 to 10000 requests")
+        self._require("time_limit", 0.1 <= self.time_limit <= 600, "from 0.1 to 600 seconds")
+        self._require("batch", 1 <= self.batch <= 64, "from 1 to 64 products")
+        self._require("batch_wait_ms", 0 <= self.batch_wait_ms <= 1000, "from 0 to 1000 milliseconds")
+        self._require("threads", 0 <= self.threads <= 256, "0 (the machine's cores) to 256")
+        self._require("poll_seconds", 0.2 <= self.poll_seconds <= 8, "from 0.2 to 8: a champion is due within 10 s")
+        self._require("log_days", self.log_days >= 1, "at least 1 day")
+
+    def _require(self, name: str, ok: bool, rule: str) -> None:
+        if not ok:
+            raise SettingError(f"{variable(name)}={str(getattr(self, name))!r}: must be {rule}")
+
+    @property
+    def folder(self) -> Path:
+        """Where the app keeps what it needs to start again."""
+        return self.var / "serving"
+
+    @property
+    def log_address(self) -> str:
+        """Where closed hours of the prediction log lie: any fsspec address."""
+        return self.log or str(self.var / "prediction_log")
+
+    @property
+    def open_hours(self) -> Path:
+        """Where the open hour of the prediction log lies: on this machine, as object stores cannot append."""
+        return self.folder / "open_hours"
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of a request: the photo in base64, texts of which each character may be escaped, and a little."""
+        return self.max_photo_bytes * 4 // 3 + 2 * self.max_text * 12 + 10_000
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Raises SettingError, also on a SERVE_ variable that is none of ours: a typo would be silent otherwise."""
+        given = os.environ if environment is None else environment
+        known = {variable(field.name): field for field in fields(cls)}
+        if unknown := sorted(name for name in given if name.startswith("SERVE_") and name not in known):
+            raise SettingError(f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}")
+        values = {field.name: _parse(name, given[name], field.type) for name, field in known.items() if given.get(name)}
+        values["var"] = Path(values.get("var", cls.var)).resolve()
+        return cls(**values)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return {"model": "MODEL", "api_key": KEY, "var": "RAKUTEN_VAR"}.get(name, f"SERVE_{name.upper()}")
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    if kind == "bool":
+        if text.lower() not in TRUE + FALSE:
+            raise SettingError(f"{name}={text!r}: must be one of {', '.join(TRUE + FALSE[:-1])}")
+        return text.lower() in TRUE
+    convert = {"int": int, "float": float, "str": str, "Path": Path}[kind]
+    try:
+        return convert(text)
+    except ValueError:
+        raise SettingError(f"{name}={text!r}: must be of type {kind}") from None

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, REJECTED, SCHEMA
+from rakuten_tasks.monitoring.prediction_log import OpenHour, accuracy, close_hours, forget, predictions, read_log
+from serving.recorder import Recorder
+
+HOUR = timedelta(hours=1)
+
+
+def record(number: int, time: datetime, kind: str = PREDICTION, **more: object) -> dict:
+    return {"time": time.isoformat(), "kind": kind, "request_id": f"{number:032x}", **more}
+
+
+def open_file(folder: Path, hour: datetime, records: list[dict], writer: str = "w") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{hour:%Y-%m-%dT%H}.{writer}.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def test_what_is_appended_is_read_back_from_the_open_hour(tmp_path):
+    log = OpenHour(tmp_path / "open", "worker")
+    now = datetime.now(UTC)
+    log.append([record(1, now, predicted=2583, top_codes=[2583, 10], embedding_00=0.5, unknown="dropped")])
+    rows = read_log(str(tmp_path / "log"), tmp_path / "open")  # not closed, as after SIGKILL
+    assert rows.columns.tolist() == SCHEMA.names
+    assert rows.loc[0, "predicted"] == 2583
+    assert rows.loc[0, "top_codes"].tolist() == [2583, 10]
+    assert rows.loc[0, "time"] == now
+    log.close()
+
+
+@pytest.mark.parametrize("torn", ['{"time": "2026-01-01T00', '{"time": 5}x\n{"a":1}\n', '"text"\n', "\x00\x00"])
+def test_a_torn_file_is_read_up_to_the_tear(tmp_path, torn, caplog):
+    hour = datetime(2026, 1, 1, 5, tzinfo=UTC)
+    path = open_file(tmp_path / "open", hour, [record(i, hour) for i in range(3)])
+    path.write_text(path.read_text() + torn)
+    with caplog.at_level(logging.WARNING):
+        assert len(read_log(str(tmp_path / "log"), tmp_path / "open")) == 3
+    assert "is torn: read up to there" in caplog.text
+
+
+def test_closed_hours_become_parquet_and_the_open_one_stays(tmp_path):
+    now = datetime(2026, 1, 1, 7, 10, tzinfo=UTC)
+    open_folder, address = tmp_path / "open", str(tmp_path / "log")
+    open_file(open_folder, now - HOUR, [record(1, now - HOUR)], "worker")
+    open_file(open_folder, now - HOUR, [record(2, now - HOUR, REJECTED, status=422)], "requests")
+    open_file(open_folder, now, [record(3, now)], "worker")
+    written = close_hours(open_folder, address, now)
+    assert [Path(path).relative_to(address).as_posix() for path in written] == [
+        "2026-01-01/06.requests.parquet",
+        "2026-01-01/06.worker.parquet",
+    ]
+    assert len(list(open_folder.iterdir())) == 1
+    assert read_log(address)["request_id"].str[-1].tolist() == ["2", "1"]
+    assert len(read_log(address, open_folder)) == 3
+    assert close_hours(open_folder, address, now) == []
+
+
+def test_an_hour_whose_open_file_could_not_be_removed_counts_once(tmp_path):
+    now = datetime(2026, 1, 1, 7, 10, tzinfo=UTC)
+    open_folder, address = tmp_path / "open", str(tmp_path / "log")
+    path = open_file(open_folder, now - HOUR, [record(1, now - HOUR)])
+    kept = path.read_text()
+    close_hours(open_folder, address, now)
+    path.write_text(kept)
+    assert len(read_log(address, open_folder)) == 1
+
+
+def test_only_the_asked_time_is_read(tmp_path):
+    now = datetime(2026, 1, 2, 1, tzinfo=UTC)
+    open_folder, address = tmp_path / "open", str(tmp_path / "log")
+    for i in range(1, 6):
+        open_file(open_folder, now - i * HOUR, [record(i, now - i * HOUR)])
+    close_hours(open_folder, address, now)
+    rows = read_log(address, since=now - 4 * HOUR, until=now - 2 * HOUR)
+    assert rows["request_id"].str[-1].tolist() == ["4", "3"]
+
+
+def test_old_hours_are_forgotten(tmp_path):
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    address = str(tmp_path / "log")
+    for days in (1, 20, 40):
+        open_file(tmp_path / "open", now - timedelta(days=days), [record(days, now - timedelta(days=days))])
+    close_hours(tmp_path / "open", address, now)
+    assert len(forget(address, timedelta(days=30), now)) == 1
+    assert len(read_log(address)) == 2
+
+
+def test_closed_hours_may_lie_on_s3(tmp_path, bucket):
+    now = datetime(2026, 1, 1, 7, 10, tzinfo=UTC)
+    open_file(tmp_path, now - HOUR, [record(1, now - HOUR)])
+    close_hours(tmp_path, f"{bucket}/log", now)
+    assert len(read_log(f"{bucket}/log")) == 1
+    assert len(forget(f"{bucket}/log", timedelta(days=1), now + timedelta(days=3))) == 1
+    assert len(read_log(f"{bucket}/log")) == 0
+
+
+def test_feedback_joins_predictions_and_the_last_one_counts(tmp_path):
+    now = datetime(2026, 1, 1, 7, tzinfo=UTC)
+    rows = [record(i, now, predicted=10) for i in range(4)]
+    rows += [record(0, now, FEEDBACK, true_code=10), record(1, now, FEEDBACK, true_code=10)]
+    rows += [record(1, now + HOUR / 2, FEEDBACK, true_code=50), record(9, now, FEEDBACK, true_code=10)]
+    open_file(tmp_path, now, rows)
+    answered = predictions(read_log(str(tmp_path / "log"), tmp_path))
+    assert answered.set_index("request_id")["true_code"].dropna().tolist() == [10, 50]
+    assert accuracy(answered) == 0.5
+    assert accuracy(answered.iloc[2:]) is None
+
+
+def test_the_recorder_writes_all_it_was_given_and_survives_a_record_that_cannot_be_made(tmp_path, caplog):
+    recorder = Recorder(tmp_path / "open", "worker")
+    recorder.start()
+    now = datetime.now(UTC)
+    for i in range(100):
+        recorder.add(record(i, now) if i % 2 else lambda i=i: record(i, now))
+    recorder.add(lambda: 1 / 0)
+    recorder.close()
+    assert len(read_log(str(tmp_path / "log"), tmp_path / "open")) == 100
+    assert "a record of the prediction log could not be made" in caplog.text

@@ -1,0 +1,164 @@
+"""The keeper, with a registry of our own that does what MLflow may do."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.board import READY, WAITING, Reader, Worker
+from serving.bundles import BundleShelf, Champion
+from serving.champion import ChampionKeeper
+from tests.bundles import of_schema, write_bundle
+
+
+class Registry:
+    """champion: what the alias says, or an error to raise."""
+
+    def __init__(self, bundles: dict[Champion, Path]) -> None:
+        self.bundles = bundles
+        self.now: Champion | Exception | None = None
+
+    def champion(self) -> Champion | None:
+        if isinstance(self.now, Exception):
+            raise self.now
+        return self.now
+
+    def fetch(self, champion: Champion, folder: Path) -> Path:
+        return Path(shutil.copytree(self.bundles[champion], folder / "bundle"))
+
+    def may_serve(self, model: str) -> bool:
+        return model == "m"
+
+    def missing(self) -> str:
+        return "no champion of m yet"
+
+
+ONE, TWO, OLD = (Champion("m", str(i), f"content{i}") for i in range(1, 4))
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[Champion, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    made = {champion: write_bundle(folder / champion.version, i) for i, champion in enumerate((ONE, TWO, OLD))}
+    of_schema(made[OLD], 0)
+    return made
+
+
+def keep(folder: Path, registry: Registry) -> tuple[ChampionKeeper, Reader]:
+    """A worker's keeper as after a start, and the API process's view of it."""
+    run = folder / "run"
+    run.mkdir(exist_ok=True)
+    return ChampionKeeper(registry, BundleShelf(folder / "bundles"), Worker(run)), Reader(run)
+
+
+def test_a_champion_is_taken_over_and_only_when_it_changes(bundles, tmp_path):
+    registry = Registry(bundles)
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    assert (view.status().state, view.status().problem) == (WAITING, "no champion of m yet")
+    registry.now = ONE
+    keeper.poll()
+    first = keeper.current
+    keeper.poll()
+    assert keeper.current is first
+    assert (view.status().state, view.status().version, view.status().problem) == (READY, "1", "")
+    registry.now = TWO
+    keeper.poll()
+    assert (view.status().version, view.status().reloads) == ("2", 1)
+
+
+def test_a_bundle_of_an_older_schema_is_refused_with_the_reason_and_forgiven_when_it_goes(bundles, tmp_path):
+    registry = Registry(bundles)
+    registry.now = ONE
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    registry.now = OLD
+    keeper.poll()
+    keeper.poll()  # tried once a minute, not at every look
+    assert keeper.current.champion == ONE
+    assert view.status().failed_reloads == 1
+    assert "m version 3 cannot be loaded" in view.status().problem
+    assert "has schema version 0, this code reads 1" in view.status().problem
+    registry.now = ONE
+    keeper.poll()
+    assert view.status().problem == ""
+
+
+def test_the_last_good_bundle_is_served_while_mlflow_is_down_at_the_start(bundles, tmp_path):
+    registry = Registry(bundles)
+    registry.now = ONE
+    keep(tmp_path, registry)[0].poll()
+    registry.now = ConnectionError("down")
+    (tmp_path / "run").rename(tmp_path / "earlier")
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    assert keeper.current.champion == ONE
+    assert view.status().problem == "MLflow cannot be reached: ConnectionError; serving the last good bundle"
+    registry.now = TWO
+    keeper.poll()
+    assert (view.status().version, view.status().problem) == ("2", "")
+
+
+def test_mlflow_going_down_later_changes_nothing_but_is_said(bundles, tmp_path):
+    registry = Registry(bundles)
+    registry.now = ONE
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    registry.now = OSError("gone")
+    before = keeper.current
+    keeper.poll()
+    assert keeper.current is before
+    assert (view.status().state, "MLflow cannot be reached: OSError" in view.status().problem) == (READY, True)
+
+
+def test_without_mlflow_and_without_a_bundle_on_disk_it_waits(bundles, tmp_path):
+    registry = Registry(bundles)
+    registry.now = ConnectionError("down")
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    assert keeper.current is None
+    assert view.status().state == WAITING
+    assert view.status().problem.endswith("and there is no bundle on disk yet")
+
+
+def test_a_torn_note_of_the_last_good_bundle_is_no_bundle(tmp_path):
+    (tmp_path / "last_good.json").write_text('{"model": "m"')
+    assert BundleShelf(tmp_path).last_good() is None
+
+
+def test_only_the_last_two_bundles_stay_on_disk(tmp_path):
+    shelf = BundleShelf(tmp_path)
+    for i in range(5):
+        champion = Champion("m", str(i), f"hash{i}")
+        shelf.keep(champion, shelf.place(champion, lambda folder: _made(folder / "bundle")))
+    assert shelf.last_good()[0] == Champion("m", "4", "hash4")
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_dead_worker_is_seen_at_once(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from serving.board import Worker;"
+        "worker = Worker(Path(sys.argv[1])); worker.tell(state='ready'); print(flush=True); sys.stdin.read()"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    worker.stdout.readline()
+    view = Reader(tmp_path)
+    assert (view.alive(), view.status().state) == (True, READY)
+    worker.kill()
+    worker.wait()
+    worker.stdin.close()
+    worker.stdout.close()
+    assert not view.alive()
+    assert view.status().problem == "the worker is being restarted"
+    assert Worker(tmp_path).replaces_another

@@ -11,7 +11,7 @@ from rakuten_tasks.classifier.explanation import branch_shares, heat_map, word_w
 from rakuten_tasks.classifier.photos import square_on_photo
 from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, SCHEMA
-from rakuten_tasks.monitoring.traits import language, photo_traits, project, text_traits, traits
+from rakuten_tasks.monitoring.traits import photo_traits, project, text_traits, traits
 from tests.bundles import write_bundle
 from tests.catalogues import photo_bytes
 
@@ -57,20 +57,6 @@ def test_text_traits_are_of_the_cleaned_text(predictor):
     assert (found["digit_share"], found["capital_share"], found["description_empty"]) == (0.4, 0.4, True)
     assert text_traits(predictor, Product("piscine zzyzx"))["unknown_word_share"] == 0.5
     assert text_traits(predictor, Product())["unknown_word_share"] is None
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("une chaise pour la cuisine", "fr"),
-        ("a chair for the kitchen", "en"),
-        ("ein Stuhl für die Küche und", "de"),
-        ("XBOX 360", "other"),
-        ("", "other"),
-    ],
-)
-def test_the_language_is_told_by_common_words(text, code):
-    assert language(text) == code
 
 
 def test_photo_traits():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,17 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from rakuten_tasks.catalogue.languages import language
 from rakuten_tasks.catalogue.schema import QUARANTINE
 from rakuten_tasks.catalogue.shards import Shard
 from rakuten_tasks.classifier.photos import FORMATS
 from rakuten_tasks.classifier.text import clean
-
-# What French sellers write in. py3langid knows 140 languages and takes short titles for rare ones.
-LANGUAGES = ("fr", "en", "de", "es", "it", "nl", "pt")
-UNDETERMINED = "und"
-MIN_CONFIDENCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -70,12 +65,11 @@ def profile(shards: Sequence[Shard], seed: int, sample: int, pictures: int) -> P
     random = np.random.default_rng(seed)
     chosen = set(random.permutation(len(titles))[:sample].tolist())
     shown = set(random.permutation(np.flatnonzero(has_photo))[:pictures].tolist())
-    identifier = _identifier()
     languages: Counter[str] = Counter()
     photos, pictured = [], []
     for position, row in _rows_at(shards, chosen | shown):
         if position in chosen:
-            languages[_language(identifier, row)] += 1
+            languages[language(clean(f"{row['designation']} {row['description']}"))] += 1
         if position in chosen and row["photo"] is not None:
             photos.append(photo_facts(row["photo"]))
         if position in shown:
@@ -103,16 +97,6 @@ def _rows_at(shards: Sequence[Shard], positions: Collection[int]) -> Iterator[tu
                     for at, row in zip(inside, found.take(inside).to_pylist(), strict=True):
                         yield start + at, row
                 start += rows
-
-
-def _identifier() -> LanguageIdentifier:
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=MIN_CONFIDENCE)
-    identifier.set_languages(LANGUAGES)
-    return identifier
-
-
-def _language(identifier: LanguageIdentifier, row: Mapping[str, str]) -> str:
-    return identifier.classify(clean(f"{row['designation']} {row['description']}"))[0]
 
 
 def photo_facts(photo: bytes) -> PhotoFacts:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.catalogue import plots
 from rakuten_tasks.catalogue.ingest import Counts, Ingested
-from rakuten_tasks.catalogue.profile import UNDETERMINED, Pictured, Profile, profile, quarantined
+from rakuten_tasks.catalogue.languages import UNDETERMINED
+from rakuten_tasks.catalogue.profile import Pictured, Profile, profile, quarantined
 from rakuten_tasks.decks.page import Tile, deck, facts, figure, heading, note, notice, pair, table, tiles
 from rakuten_tasks.decks.thumbnails import thumbnail
 from rakuten_tasks.labels import cut

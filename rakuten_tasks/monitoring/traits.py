@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rakuten_tasks.catalogue.languages import language
 from rakuten_tasks.classifier.branches import Product, Text
 from rakuten_tasks.classifier.hashing import WORD, word_counts
 from rakuten_tasks.classifier.photos import FORMATS, kept_box, on_white
@@ -21,13 +21,6 @@ from rakuten_tasks.monitoring.columns import EMBEDDING, PROJECTED
 
 SMALL = 256  # pixels: a photo's traits are read off a small copy, 1 to 3 ms
 TOP = 5
-# The commonest words that only one of the languages has.
-COMMON = {
-    "fr": "le la les des du et un une pour avec dans sur est en au aux par ce cette vous votre sans plus",
-    "en": "the of and for with is this your from you are by it that on be can has new",
-    "de": "der die das und für mit ein eine ist von zu den im auf nicht sie oder aus bei",
-}
-LANGUAGES = {code: set(words.split()) for code, words in COMMON.items()}
 
 
 def traits(predictor: Predictor, product: Product, scores: Scores, row: int, projected: NDArray) -> dict[str, Any]:
@@ -54,14 +47,6 @@ def text_traits(predictor: Predictor, product: Product) -> dict[str, Any]:
         "language": language(whole),
         "unknown_word_share": _unknown_share(predictor, whole),
     }
-
-
-def language(text: str) -> str:
-    """fr, en or de by their commonest words, other where none stands out."""
-    words = re.findall(r"\w+", text.lower())
-    found = {code: sum(word in common for word in words) for code, common in LANGUAGES.items()}
-    best = max(found, key=lambda code: found[code])
-    return best if found[best] and list(found.values()).count(found[best]) == 1 else "other"
 
 
 def _unknown_share(predictor: Predictor, text: str) -> float | None:

@@ -17,6 +17,8 @@ from flytekit import HashMethod, current_context
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
+from rakuten_tasks.classifier.machine import machine
+
 
 def workspace() -> Path:
     """A new folder for a task's outputs. Its own: run locally, the items of a map task share one working directory."""
@@ -112,11 +114,12 @@ class Branch:
     sha256: str  # of the folder
     epochs: FlyteFile  # JSON list of training.Epoch
     deck: FlyteFile
+    machine: str  # that trained it
 
     @classmethod
     def of(cls, folder: Path, epochs: FlyteFile, deck: FlyteFile) -> Self:
-        """The branch that was saved there."""
-        return cls(FlyteDirectory(str(folder)), content_hash(folder), epochs, deck)
+        """The branch that was trained and saved here."""
+        return cls(FlyteDirectory(str(folder)), content_hash(folder), epochs, deck, machine())
 
 
 @dataclass(frozen=True)

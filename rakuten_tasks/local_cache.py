@@ -48,8 +48,12 @@ def _still_there(*key: Any) -> LiteralMap | None:
     places = [place for literal in outputs.literals.values() for place in _places(literal)]
     if not all(place.exists() for place in places):
         return None
-    for run in {place.relative_to(runs_folder()).parts[0] for place in places if place.is_relative_to(runs_folder())}:
-        os.utime(runs_folder() / run)
+    runs = {place.relative_to(runs_folder()).parts[0] for place in places if place.is_relative_to(runs_folder())}
+    try:
+        for run in runs:
+            os.utime(runs_folder() / run)
+    except FileNotFoundError:  # swept between the two looks
+        return None
     return outputs
 
 

@@ -24,7 +24,6 @@ from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.card import model_card
 from rakuten_tasks.classifier.evaluation import Evaluation, paired_differences
 from rakuten_tasks.classifier.fusion import Fusion
-from rakuten_tasks.classifier.machine import machine
 from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.classifier.scoring import products_of, rows_on
 from rakuten_tasks.config import GateConfig, TrainingConfig
@@ -73,7 +72,7 @@ def assemble(
         branches=list(branches),
         fusion=Fusion.from_json(local(fused.fusion).read_text()),
         config=config,
-        lineage=_lineage(catalogue, run),
+        lineage=_lineage(catalogue, run, {text.machine, photo.machine}),
     )
     (folder / bundle.CARD).write_text(model_card(manifest, Evaluation.load(folder / bundle.EVALUATION)))
     manifest.write(folder)
@@ -191,7 +190,7 @@ def _predict_test(rival: Path, shards: list[Path], ledger: Ledger) -> NDArray:
     return np.concatenate(parts)
 
 
-def _lineage(catalogue: Catalogue, run: Run) -> bundle.Lineage:
+def _lineage(catalogue: Catalogue, run: Run, machines: set[str]) -> bundle.Lineage:
     return bundle.Lineage(
         catalogue=run.source,
         catalogue_hash=catalogue.content_hash,
@@ -200,5 +199,5 @@ def _lineage(catalogue: Catalogue, run: Run) -> bundle.Lineage:
         image=os.environ.get("FLYTE_INTERNAL_IMAGE", "none: run locally"),
         execution=current_context().execution_id.name,
         run_id=run.run_id,
-        machine=machine(),
+        machine="; ".join(sorted(machines)),
     )

@@ -63,6 +63,7 @@ def listing(source: str) -> str:
 def _listed(source: str) -> tuple[AbstractFileSystem, dict[str, dict[str, Any]]]:
     """What the file system knows of each file, by name below the catalogue's folder."""
     layout = find_layout(source)
+    layout.filesystem.invalidate_cache()  # s3fs keeps listings for as long as the process lives
     folders = dict.fromkeys((layout.root, *layout.train_photos, *layout.test_photos))
     found = {}
     for folder in folders:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ def start_parent(name: str, parameters: Mapping[str, Any], tags: Mapping[str, st
     earlier = _open_runs(client, execution) if execution else []
     if not execution:
         _close_the_dead(client)
+        _close_at_exit()
     cut = {
         key: value[:MAX_TAG_VAL_LENGTH] for key, value in {**tags, EXECUTION: execution or local_execution()}.items()
     }
@@ -142,6 +145,12 @@ def _close_the_dead(client: MlflowClient) -> None:
             _close_children(client, run.info.run_id)
             client.set_tag(run.info.run_id, ERROR, "its process was killed")
             client.set_terminated(run.info.run_id, KILLED)
+
+
+@cache
+def _close_at_exit() -> None:
+    """Once: a run that is broken off by Ctrl-C goes through no failure node."""
+    atexit.register(fail, "broken off")
 
 
 def _lives(execution: str) -> bool:

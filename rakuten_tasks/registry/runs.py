@@ -6,7 +6,7 @@ import atexit
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -150,7 +150,12 @@ def _close_the_dead(client: MlflowClient) -> None:
 @cache
 def _close_at_exit() -> None:
     """Once: a run that is broken off by Ctrl-C goes through no failure node."""
-    atexit.register(fail, "broken off")
+    atexit.register(_break_off)
+
+
+def _break_off() -> None:
+    with suppress(Exception):  # the store may be what failed
+        fail("broken off")
 
 
 def _lives(execution: str) -> bool:

@@ -47,11 +47,12 @@ class Process:
 
     def cpu(self, seconds: float) -> float:
         """Share of one core over so many seconds."""
-        before = self._cpu()
+        before = self.cpu_seconds()
         time.sleep(seconds)
-        return (self._cpu() - before) / seconds
+        return (self.cpu_seconds() - before) / seconds
 
-    def _cpu(self) -> float:
+    def cpu_seconds(self) -> float:
+        """Processor time so far."""
         fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids())
         return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
 

@@ -161,7 +161,7 @@ def main() -> None:
         }
         idle = running["app"].cpu(5)
         work: dict[tuple[str, int], Callable[[], Figures]] = {
-            ("bare predictor, in batches", n): lambda n=n: bare(predictor, products, n, asked.seconds)  # type: ignore[misc]
+            ("bare predictor", n): lambda n=n: bare(predictor, products, n, asked.seconds)  # type: ignore[misc]
             for n in BATCHES
         }
         for n in CLIENTS:
@@ -195,7 +195,7 @@ def show(
     Console(width=100).print(table)
     many, one = max(CLIENTS), min(CLIENTS)
     best_bare = max(f.rate for (name, _), f in found.items() if name.startswith("bare"))
-    alone = found["bare predictor, in batches", 1].p50
+    alone = found["bare predictor", 1].p50
     app_many, ordinary_many = found["app", many], found["ordinary endpoint", many]
     values = [
         app_many.rate / best_bare,

@@ -13,9 +13,6 @@ import base64
 import http.client
 import json
 import os
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -30,6 +27,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.server_process import Process, free_port
 from rakuten_tasks.classifier.branches import Product
 from rakuten_tasks.classifier.predictor import Predictor
 from tests.bundles import TEXTS, register, write_bundle
@@ -47,17 +45,19 @@ WANTED = {
 
 @dataclass(frozen=True)
 class Figures:
-    """Products a second; milliseconds."""
+    """Products a second; milliseconds; processor milliseconds a product, which other programs disturb least."""
 
     rate: float
     p50: float
     p99: float
+    cpu: float
 
 
-def figures(seconds: list[float], wall: float, products: int = 1) -> Figures:
-    """From the time of each call of so many products."""
+def figures(seconds: list[float], wall: float, cpu: float, products: int = 1) -> Figures:
+    """From the time of each call of so many products, and all the processor time."""
     p50, p99 = np.percentile(seconds, (50, 99)) * 1000
-    return Figures(len(seconds) * products / wall, float(p50), float(p99))
+    count = len(seconds) * products
+    return Figures(count / wall, float(p50), float(p99), 1000 * cpu / count)
 
 
 def best(rounds: list[Figures]) -> Figures:
@@ -81,23 +81,23 @@ def bare(predictor: Predictor, products: list[Product], batch: int, seconds: flo
     """The predictor in a loop."""
     times: list[float] = []
     ends, at = time.perf_counter() + seconds, 0
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     while time.perf_counter() < ends or not times:
         chosen = [products[(at + i) % PRODUCTS] for i in range(batch)]
         before = time.perf_counter()
         predictor.score(chosen)
         times.append(time.perf_counter() - before)
         at += batch
-    return figures(times, time.perf_counter() - started, batch)
+    return figures(times, time.perf_counter() - started, time.process_time() - cpu, batch)
 
 
-def ask(port: int, bodies: list[bytes], clients: int, seconds: float) -> Figures:
+def ask(server: Process, bodies: list[bytes], clients: int, seconds: float) -> Figures:
     """So many clients over connections that stay open, each with one request at a time."""
     times: list[float] = []
     ends = time.perf_counter() + seconds
 
     def client(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
         at = number
         while time.perf_counter() < ends:
             before = time.perf_counter()
@@ -105,77 +105,18 @@ def ask(port: int, bodies: list[bytes], clients: int, seconds: float) -> Figures
             answer = connection.getresponse()
             answer.read()
             if answer.status != 200:
-                raise RuntimeError(f"the server on port {port} answered {answer.status}")
+                raise RuntimeError(f"the server on port {server.port} answered {answer.status}")
             times.append(time.perf_counter() - before)
             at += clients
         connection.close()
 
     threads = [threading.Thread(target=client, args=(i,)) for i in range(clients)]
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), server.cpu_seconds()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return figures(times, time.perf_counter() - started)
-
-
-class Process:
-    """A server in a process of its own."""
-
-    def __init__(self, command: list[str], environment: dict[str, str], ready: str, port: int) -> None:
-        self.port = port
-        self._child = subprocess.Popen([sys.executable, *command], env={**os.environ, **environment})
-        ends = time.monotonic() + 120
-        while not self._answers(ready):
-            if self._child.poll() is not None or time.monotonic() > ends:
-                raise RuntimeError(f"{' '.join(command)} did not start: see above")
-            time.sleep(0.2)
-
-    def _answers(self, path: str) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-    def pids(self) -> list[int]:
-        """The main process and all below it."""
-        found = [self._child.pid]
-        for pid in found:
-            found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        return found
-
-    def memory(self) -> float:
-        """Megabytes; what several processes share is counted once."""
-        rollups = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.pids())
-        return sum(int(rollup.partition("Pss:")[2].split()[0]) for rollup in rollups) / 1024
-
-    def cpu(self, seconds: float) -> float:
-        """Share of one core over so many seconds."""
-        before = self._cpu()
-        time.sleep(seconds)
-        return (self._cpu() - before) / seconds
-
-    def _cpu(self) -> float:
-        fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids())
-        return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._child.terminate()
-        self._child.wait(60)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return figures(times, time.perf_counter() - started, server.cpu_seconds() - cpu)
 
 
 def app(folder: Path, bundle: Path) -> Process:
@@ -220,12 +161,12 @@ def main() -> None:
         }
         idle = running["app"].cpu(5)
         work: dict[tuple[str, int], Callable[[], Figures]] = {
-            ("bare predictor, in batches", n): lambda n=n: bare(predictor, products, n, asked.seconds)  # type: ignore[misc]
+            ("bare predictor", n): lambda n=n: bare(predictor, products, n, asked.seconds)  # type: ignore[misc]
             for n in BATCHES
         }
         for n in CLIENTS:
             for name, server in running.items():
-                work[name, n] = lambda server=server, n=n: ask(server.port, bodies, n, asked.seconds)  # type: ignore[misc]
+                work[name, n] = lambda server=server, n=n: ask(server, bodies, n, asked.seconds)  # type: ignore[misc]
         measured: dict[tuple[str, int], list[Figures]] = {key: [] for key in work}
         for _ in range(asked.rounds):
             for key, measure in work.items():
@@ -240,7 +181,7 @@ def show(
     """The table, and what was wanted of it."""
     cores = len(os.sched_getaffinity(0))
     title = f"VGG16 at {SIDE} pixels, {cores} cores; best of {asked.rounds} rounds of {asked.seconds:g} s"
-    table = Table("", "clients or batch", "products/s", "p50 ms", "p99 ms", "MB", title=title)
+    table = Table("", "clients or batch", "products/s", "p50 ms", "p99 ms", "CPU ms each", "MB", title=title)
     for (name, n), f in found.items():
         table.add_row(
             name,
@@ -248,12 +189,13 @@ def show(
             f"{f.rate:.2f}",
             f"{f.p50:.0f}",
             f"{f.p99:.0f}",
+            f"{f.cpu:.0f}",
             f"{memory[name]:.0f}" if name in memory else "",
         )
     Console(width=100).print(table)
     many, one = max(CLIENTS), min(CLIENTS)
     best_bare = max(f.rate for (name, _), f in found.items() if name.startswith("bare"))
-    alone = found["bare predictor, in batches", 1].p50
+    alone = found["bare predictor", 1].p50
     app_many, ordinary_many = found["app", many], found["ordinary endpoint", many]
     values = [
         app_many.rate / best_bare,

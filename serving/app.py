@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.security import APIKeyHeader
 from fastapi.staticfiles import StaticFiles
 from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.server import RegularRequestHandler
@@ -27,7 +28,7 @@ from serving.minutes import RequestMinutes
 from serving.recorder import Recorder
 from serving.settings import Settings
 from serving.telemetry import Telemetry
-from serving.traffic import PREDICT, Door, Left
+from serving.traffic import PREDICT, RETRY_AFTER, Door, Left
 from serving.watch import Watch, until_alive
 from serving.worker import ProductAPI
 
@@ -83,7 +84,8 @@ class ProductServer:
 
         self.app.router.lifespan_context = lifespan
         add_errors(self.app)
-        add_routes(self)
+        add_product_routes(self)
+        add_server_routes(self)
         self.app.mount("/page", StaticFiles(directory=PAGE), name="page")
         self.app.add_middleware(self._make_door)
 
@@ -128,12 +130,19 @@ def _is_of_litserve(route: Any) -> bool:
     return getattr(route, "path", "") in ("/", "/lit/health", "/lit/info", PREDICT)
 
 
-def add_routes(server: ProductServer) -> None:
-    """Every route. Those that answer about the server itself stay cheap."""
-    app, settings, board = server.app, server.settings, server.board
+def security(settings: Settings) -> list[Any]:
+    """What tells /openapi.json of the key. The door checks it."""
+    return [Security(APIKeyHeader(name="X-API-Key", auto_error=False))] if settings.api_key else []
+
+
+def add_product_routes(server: ProductServer) -> None:
+    """/predict and /feedback."""
+    app, settings, board, key = server.app, server.settings, server.board, security(server.settings)
     handler = RegularRequestHandler(server.api, server.lit)
 
-    @app.post(PREDICT, response_model=Prediction, responses=REFUSALS, summary="The type code of a product")
+    @app.post(
+        PREDICT, response_model=Prediction, responses=REFUSALS, dependencies=key, summary="The type code of a product"
+    )
     async def predict(product: PredictRequest, request: Request) -> Response:
         try:
             asked = read_product(product, request.state.request_id, settings)
@@ -144,13 +153,19 @@ def add_routes(server: ProductServer) -> None:
             await until_alive(board.alive, settings.time_limit)
         answered: Answered = await handler.handle_request(asked, PredictRequest)
         request.state.reason = answered.reason
-        return Response(answered.body, answered.status, media_type="application/json")
+        headers = {"Retry-After": RETRY_AFTER} if answered.status == 503 else None
+        return Response(answered.body, answered.status, headers, "application/json")
 
-    @app.post("/feedback", status_code=202, responses=REFUSALS, summary="What a product really was")
+    @app.post("/feedback", status_code=202, responses=REFUSALS, dependencies=key, summary="What a product really was")
     async def feedback(told: Feedback) -> Recorded:
         server.record({"kind": FEEDBACK, "request_id": told.request_id, "true_code": told.true_code})
         server.telemetry.told()
         return Recorded(recorded=True)
+
+
+def add_server_routes(server: ProductServer) -> None:
+    """What the server says of itself, and the page."""
+    app, settings, board, key = server.app, server.settings, server.board, security(server.settings)
 
     @app.get("/live", summary="The API process runs")
     async def live() -> dict[str, bool]:
@@ -161,7 +176,7 @@ def add_routes(server: ProductServer) -> None:
         is_ready = board.status().state == READY
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
-    @app.get("/info", summary="The champion: version, metrics, labels; problems if there are any")
+    @app.get("/info", dependencies=key, summary="The champion: version, metrics, labels; problems if there are any")
     async def info() -> dict[str, Any]:
         status = board.status()
         return {
@@ -177,7 +192,7 @@ def add_routes(server: ProductServer) -> None:
             **status.bundle,
         }
 
-    @app.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
+    @app.get("/metrics", dependencies=key, summary="For Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return PlainTextResponse(server.telemetry.text(), media_type="text/plain; version=0.0.4")
 
@@ -203,7 +218,7 @@ def add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         request.state.reason = str(error.detail)
         body = {"detail": error.detail, "request_id": request.state.request_id}
-        headers = {"Retry-After": "2", **(error.headers or {})} if error.status_code == 503 else error.headers
+        headers = {"Retry-After": RETRY_AFTER, **(error.headers or {})} if error.status_code == 503 else error.headers
         return JSONResponse(body, error.status_code, headers=headers)
 
 

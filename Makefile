@@ -26,7 +26,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= passive
 export HYPOTHESIS_STORAGE_DIRECTORY := $(VAR)/cache/hypothesis
 # Flyte keeps the outputs of local tasks under TMPDIR: each run gets a folder of its own, and old ones are swept.
-RUN = $(BIN)/python -m rakuten_tasks.housekeeping run --days $(KEEP_DAYS) --gigabytes $(KEEP_GB) --
+RUN = $(BIN)/python -m rakuten_tasks.housekeeping run --days $(or $(KEEP_DAYS),30) --gigabytes $(or $(KEEP_GB),10) --
 PYFLYTE = $(RUN) $(BIN)/pyflyte run
 
 .PHONY: help

@@ -74,6 +74,7 @@ def sweep(retention: Retention) -> list[Path]:
 def clean() -> list[Path]:
     """Delete all outputs, checkpoints and cached results, but for what runs that go on may need."""
     gone = sweep(Retention(days=0, gigabytes=0))
+    _inside(cache_folder().parent)  # what an earlier deletion of the cache left
     if not _going_on():
         _delete(cache_folder())
     return gone
@@ -94,6 +95,7 @@ def _look(path: Path) -> Folder | None:
 
 
 def _inside(parent: Path) -> list[Path]:
+    """Its folders, without those whose deletion was cut short, which is finished."""
     paths = [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
     for cut_short in (path for path in paths if path.name.startswith(DOOMED)):
         shutil.rmtree(cut_short, ignore_errors=True)
@@ -121,7 +123,7 @@ def _started(run: Path) -> float:
 
 def _delete(folder: Path) -> None:
     """Renamed first, in one step: a reader finds all of it or nothing, also where the deletion is cut short."""
-    doomed = folder.with_name(f"{DOOMED}{folder.name}")
+    doomed = folder.with_name(f"{DOOMED}{uuid.uuid4().hex[:6]}-{folder.name}")
     try:
         folder.rename(doomed)
     except FileNotFoundError:  # another run's sweep was quicker
@@ -140,7 +142,11 @@ def housekeeping() -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run_command(days: float, gigabytes: float, command: tuple[str, ...]) -> None:
     """Sweep, then become COMMAND, with a folder of its own as TMPDIR, where Flyte keeps the outputs of local tasks."""
-    if gone := sweep(Retention(days, gigabytes)):
+    try:
+        retention = Retention(days, gigabytes)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if gone := sweep(retention):
         click.echo(
             f"deleted {len(gone)} old folders of outputs and checkpoints (KEEP_DAYS={days:g}, KEEP_GB={gigabytes:g})"
         )

@@ -16,12 +16,13 @@ import click
 import msgpack
 from flytekit.configuration.plugin import FlytekitPlugin
 from flytekit.core import local_cache
-from flytekit.core.local_cache import LocalTaskCache
+from flytekit.core.local_cache import LocalTaskCache, _calculate_cache_key
 from flytekit.models.literals import Literal, LiteralMap
 
 from rakuten_tasks.var import cache_folder, runs_folder
 
-_remembered = LocalTaskCache.get
+_remembered, _remember = LocalTaskCache.get, LocalTaskCache.set
+FILES = "-files"
 
 
 class Pyflyte(FlytekitPlugin):
@@ -38,15 +39,16 @@ def use(folder: Path) -> None:
     local_cache.CACHE_LOCATION = str(folder)
     LocalTaskCache._initialized = False
     LocalTaskCache.get = staticmethod(_still_there)
+    LocalTaskCache.set = staticmethod(_with_files)
 
 
 def _still_there(*key: Any) -> LiteralMap | None:
-    """What flytekit's cache gives for this key, if all files that it names exist; they count as used today."""
+    """What flytekit's cache gives for this key, if its files are as they were; they count as used today."""
     outputs = _remembered(*key)
     if outputs is None:
         return None
-    places = [place for literal in outputs.literals.values() for place in _places(literal)]
-    if not all(place.exists() for place in places):
+    places = _named(outputs)
+    if LocalTaskCache._cache.get(_calculate_cache_key(*key) + FILES) != _files(places):
         return None
     runs = {place.relative_to(runs_folder()).parts[0] for place in places if place.is_relative_to(runs_folder())}
     try:
@@ -55,6 +57,24 @@ def _still_there(*key: Any) -> LiteralMap | None:
     except FileNotFoundError:  # swept between the two looks
         return None
     return outputs
+
+
+def _with_files(*arguments: Any) -> None:
+    """flytekit's own `set`, and beside the outputs which files they were."""
+    *key, outputs = arguments
+    _remember(*arguments)
+    LocalTaskCache._cache.set(_calculate_cache_key(*key) + FILES, _files(_named(outputs)))
+
+
+def _files(places: list[Path]) -> dict[str, list[int]]:
+    """Sizes and times of change of files, those in folders too: one that was deleted, cut or edited shows."""
+    inside = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*")))]
+    found = {str(path): path.stat() for path in inside if path.is_file()}
+    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in found.items()}
+
+
+def _named(outputs: LiteralMap) -> list[Path]:
+    return [place for literal in outputs.literals.values() for place in _places(literal)]
 
 
 def _places(literal: Literal) -> Iterator[Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import fsspec
 from flytekit import HashMethod
 from flytekit.types.file import FlyteFile
 
@@ -44,13 +46,16 @@ class Settings(NamedTuple):
 
 
 @stage(pods.SMALL)
-def open_run(source: str, model: str, config: TrainingConfig) -> Opened:
+def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Opened:
     """Open the parent run in MLflow, settle which registered model it works for, and see what the catalogue holds."""
+    source = absolute(source)
     tags = {"source": source}
     # first, so that whatever is wrong has a run to be told in
     run_id = runs.start_parent(model or champion.DEFAULT_MODEL, config.to_dict(), tags, execution())
     if config.photo.weights is not Weights.RANDOM:
         convolutions(config.photo)  # weights that cannot be had are told before anything is read
+    if report:
+        _require_writable(report)  # told before, not after, an alias has moved
     synthetic = source == SAMPLE or is_synthetic(source)
     name = model or (champion.SAMPLE_MODEL if synthetic else champion.DEFAULT_MODEL)
     runs.rename(run_id, name, {"synthetic": str(synthetic)})
@@ -64,8 +69,22 @@ def stage_settings(config: TrainingConfig) -> Settings:
     return Settings(config.text.for_encoding(), photo.pixels, photo.for_features(), photo)
 
 
+def absolute(source: str) -> str:
+    """The catalogue's address, which a version keeps: a local folder's, wherever one stands."""
+    return source if source == SAMPLE or "://" in source else str(Path(source).resolve())
+
+
+def _require_writable(report: str) -> None:
+    filesystem, path = fsspec.url_to_fs(report)
+    probe = f"{path}.probe"
+    filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+    filesystem.touch(probe)
+    filesystem.rm(probe)
+
+
 def look_at(source: str) -> Source:
     """The catalogue's address and what it holds now."""
+    source = absolute(source)
     found = fingerprint(source)
     return Source(source, found.content, found.listing)
 

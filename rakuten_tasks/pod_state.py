@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flytekit import FlyteContextManager, current_context
+from flytekit.configuration import LocalConfig
 from flytekit.core.checkpointer import Checkpoint
 from flytekit.core.context_manager import ExecutionState
 from flytekit.exceptions.system import FlyteDownloadDataException
@@ -69,6 +70,8 @@ def checkpoints(name: str, *inputs: object) -> Iterator[CheckpointStore]:
     if execution():
         yield PodStore(current_context().checkpoint)
         return
-    store = FolderStore(checkpoints_folder() / f"{name}-{key_of([code_version(), *inputs])[:16]}")
+    # without cache, as to reproduce a version, no former training is gone on with but one without cache
+    way = "" if LocalConfig.auto().cache_enabled else "-anew"
+    store = FolderStore(checkpoints_folder() / f"{name}{way}-{key_of([code_version(), *inputs])[:16]}")
     yield store
     store.remove()

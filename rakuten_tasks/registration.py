@@ -18,7 +18,18 @@ from mlflow import MlflowClient
 from numpy.typing import NDArray
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Branch, Catalogue, Evaluated, Fused, Registered, Run, Shard, local, workspace
+from rakuten_tasks.artifacts import (
+    Branch,
+    Catalogue,
+    Evaluated,
+    Fused,
+    Registered,
+    Run,
+    Shard,
+    content_hash,
+    local,
+    workspace,
+)
 from rakuten_tasks.catalogue.ledger import TEST, Ledger
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.card import model_card
@@ -34,6 +45,7 @@ from rakuten_tasks.registry.gate import Verdict, class_losses, decide
 from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.stage import stage
 
+CHECKED = 64  # test rows that a bundle is asked about again before it is registered
 DECKS = "decks"
 CONFIGURATION = "configuration.json"
 
@@ -56,9 +68,13 @@ def assemble(
 ) -> FlyteDirectory:
     """Everything that a prediction needs, and what it was made of, in one folder; what it was made from, in the run."""
     folder = workspace() / "bundle"
-    branches = {"text": text.folder, "photo": photo.folder}
+    branches = {"text": text, "photo": photo}
     for name, branch in branches.items():
-        shutil.copytree(local(branch), folder / name)
+        shutil.copytree(local(branch.folder), folder / name)
+        if content_hash(folder / name) != branch.sha256:
+            raise ValueError(
+                f"the files of the {name} branch were changed after training: `make clean`, then train again"
+            )
     for name, file in {
         bundle.LEDGER: ledger,
         bundle.REFERENCE: fused.reference,
@@ -108,7 +124,7 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
     """Register the bundle and let the gate decide whether it becomes the champion."""
     path = local(folder)
     client = tracking.connect()
-    with runs.child_run(run.run_id, "register") as log:
+    with runs.child_run(run.run_id, "register") as log, tracking.one_at_a_time():
         version = champion.register(client, run.model, path, run.run_id, _tags(bundle.read_manifest(path).lineage))
         paths = [local(shard.products) for shard in shards]
         # A retry must not judge the version against itself.
@@ -122,7 +138,6 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
         )
         deck = show("register", "Registration", page, log)
     runs.log_to_parent(run.run_id).artifact(local(deck), DECKS)
-    runs.finish_parent(run.run_id)
     return Registered(run.model, version, alias, judged.verdict.reason, run.run_id, deck)
 
 
@@ -157,6 +172,7 @@ def _judge(
     manifest = bundle.read_manifest(path)
     test = pd.read_parquet(path / bundle.TEST)
     labels, new = (test[name].to_numpy(np.int64) for name in ("prdtypecode", "predicted"))
+    _require_same_answers(path, shards, test)
     # Both have kept their hands off these rows: the ledger, handed from version to version, holds them back for ever.
     rivals = {version: champion.fetch(client, model, str(version)) for version in (incumbent, best) if version}
     ledger = Ledger.load(path / bundle.LEDGER)
@@ -182,6 +198,19 @@ def _judge(
         },
         class_losses(labels, new, predicted[incumbent], config.min_class_rows) if incumbent in predicted else {},
     )
+
+
+def _require_same_answers(path: Path, shards: list[Path], test: pd.DataFrame) -> None:
+    """The bundle as it will be served, asked about some test rows: a version that cannot answer is no rival.
+
+    Raises ValueError if it answers otherwise than it was evaluated. One in twenty may differ: another processor rounds
+    otherwise.
+    """
+    rows = next(rows_on(shards, Ledger.load(path / bundle.LEDGER), (TEST,), skip_empty=True)).head(CHECKED)
+    said = Predictor.load(path).score(products_of(rows)).predicted
+    agree = np.mean(said == test.set_index("row")["predicted"].loc[rows["row"]].to_numpy())
+    if agree < 0.95:
+        raise ValueError(f"the bundle answers {1 - agree:.0%} of {len(rows)} test rows otherwise than it was evaluated")
 
 
 def _predict_test(rival: Path, shards: list[Path], ledger: Ledger) -> NDArray:

@@ -53,6 +53,7 @@ def report_training(
             pages, {page.stem: page.read_text(encoding="utf-8") for page in shown}, _facts(source, registered)
         )
         console.print(f"written to {report}, pages to look at to {index}; `make deck` opens them")
+    runs.finish_parent(registered.run_id)
     return registered
 
 

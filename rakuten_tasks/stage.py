@@ -16,8 +16,20 @@ from rakuten_tasks.faults import recoverable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Their versions change numbers, so results of another version are not taken for this one's.
-NUMERIC = ("numpy", "pillow", "scikit-learn", "scipy", "tokenizers", "torch", "torchvision")
+# What they compute, write or draw may change with their versions.
+LIBRARIES = (
+    "numpy",
+    "pandas",
+    "pillow",
+    "plotly",
+    "py3langid",
+    "pyarrow",
+    "scikit-learn",
+    "scipy",
+    "tokenizers",
+    "torch",
+    "torchvision",
+)
 
 
 def stage(pod: Mapping[str, Any], cached: bool = False, deck: bool = False) -> Callable[[F], F]:
@@ -44,7 +56,7 @@ def code_version() -> str:
     """Of this package's source and the libraries that compute: Flyte's cache key holds the inputs, not the code."""
     digest = hashlib.sha256()
     package = Path(__file__).parent
-    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".yaml")):
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".yaml", ".js", ".css")):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
-    digest.update(" ".join(f"{name}=={version(name)}" for name in NUMERIC).encode())
+    digest.update(" ".join(f"{name}=={version(name)}" for name in LIBRARIES).encode())
     return digest.hexdigest()[:16]

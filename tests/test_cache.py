@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flytekit import current_context
 from mlflow import MlflowClient
 
+from rakuten_tasks import local_cache
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.config import GateConfig, TrainingConfig
 from rakuten_tasks.registry import champion
+from rakuten_tasks.var import cache_folder
 from tests.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.training import train_classifier
 
@@ -23,11 +26,14 @@ EVERYTHING = {"ingest", "split", "score_baseline"} | TEXT | PHOTO | AFTER | ALWA
 
 
 @pytest.fixture(scope="module")
-def source(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A catalogue that was trained on."""
     folder = write_catalogue(tmp_path_factory.mktemp("cache") / "catalogue", labelled=45, unlabelled=2)
+    # a cache of its own: other tests train on the same products
+    local_cache.use(folder.parent / "cache")
     assert computed(mlflow_store, folder, "cache-first") == EVERYTHING
-    return folder
+    yield folder
+    local_cache.use(cache_folder())
 
 
 def computed(store: MlflowClient, source: Path, model: str, config: TrainingConfig = TINY) -> set[str]:
@@ -83,6 +89,29 @@ def test_outputs_may_be_deleted_at_any_time(source, mlflow_store):
     for outputs in Path(current_context().working_directory).parent.glob("user_space*/*"):
         shutil.rmtree(outputs)
     assert computed(mlflow_store, source, "cache-all-deleted") == EVERYTHING
-    (branch,) = Path(current_context().working_directory).parent.glob("user_space*/*/photo")
-    shutil.rmtree(branch)
-    assert computed(mlflow_store, source, "cache-one-deleted") == PHOTO | ALWAYS  # and what it gives is the same again
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def edit_keeping_the_size(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [delete, cut, edit_keeping_the_size])
+def test_an_output_of_which_one_file_was_harmed_is_made_again(source, mlflow_store, harm):
+    computed(mlflow_store, source, f"cache-whole-{harm.__name__}")
+    *_, newest = sorted(
+        Path(current_context().working_directory).parent.glob("user_space*/*/photo/photo.safetensors"),
+        key=lambda path: path.stat().st_mtime,
+    )
+    harm(newest)
+    # what it gives is the same again, so nothing after it is computed
+    assert computed(mlflow_store, source, f"cache-harmed-{harm.__name__}") == PHOTO | ALWAYS

@@ -57,13 +57,13 @@ def test_a_training_that_fails_on_its_way_leaves_its_reason_and_the_champion_whe
 @pytest.mark.parametrize(
     ("address", "kind", "said"),
     [
-        ("", ContainerError.NON_RECOVERABLE, "no catalogue in nowhere"),
+        ("", ContainerError.NON_RECOVERABLE, "nowhere: looked for X_train_update.csv"),
         ("http://127.0.0.1:1", ContainerError.RECOVERABLE, "Flyte tries the task again"),
     ],
     ids=["a wrong path is not tried again", "a tracking server that is away is"],
 )
 def test_a_pod_tells_flyte_whether_to_try_again(tmp_path, address, kind, said):
-    inputs = {"source": "nowhere", "model": "", "config": TINY}
+    inputs = {"source": "nowhere", "model": "", "config": TINY, "report": ""}
     store = f"sqlite:///{tmp_path}/mlflow.db"
     settings = {"MLFLOW_TRACKING_URI": address or store, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     error = start(open_run, inputs, tmp_path / "pod", **settings).error()

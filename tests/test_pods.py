@@ -85,7 +85,7 @@ def test_the_key_of_the_cache_changes_with_the_code_and_the_libraries(monkeypatc
     stage.code_version.cache_clear()
     before = stage.code_version()
     stage.code_version.cache_clear()
-    monkeypatch.setattr(stage, "NUMERIC", (*stage.NUMERIC, "pandas"))
+    monkeypatch.setattr(stage, "LIBRARIES", (*stage.LIBRARIES, "click"))
     assert stage.code_version() != before
     stage.code_version.cache_clear()
     monkeypatch.undo()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from flytekit.exceptions.user import FlyteRecoverableException
 from flytekit.types.directory import FlyteDirectory
@@ -99,12 +101,51 @@ def test_cut_short_at_any_request_and_tried_again_it_registers_once_and_leaves_n
         assert [v.number for v in champion.versions(mlflow_store, model)] == [1]
         assert champion.aliases(mlflow_store, model) == {"champion": 1, "best": 1}
         assert len(audit.history(mlflow_store, model)) == 1
-        assert mlflow_store.get_run(registered.run_id).info.status == "FINISHED"
+        runs.finish_parent(registered.run_id)
         children = mlflow_store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{registered.run_id}'")
         assert {child.info.status for child in children} <= {"FINISHED", "FAILED", "KILLED"}
         models = mlflow_store.search_logged_models(["1"], filter_string=f"source_run_id = '{registered.run_id}'")
         assert [m.status.value for m in models] == ["READY"]
     assert at > 15
+
+
+@pytest.mark.parametrize("cut", ["create_logged_model", "create_model_version", "set_model_version_tag"])
+def test_a_registration_that_is_given_up_is_withdrawn(made, mlflow_store, monkeypatch, cut):
+    model = f"given-up-{cut}"
+    inputs = training(made, model)
+    with monkeypatch.context() as patch:
+        whole = getattr(MlflowClient, cut)
+
+        def lost(*args: Any, **kwargs: Any) -> Any:
+            if cut != "set_model_version_tag":
+                whole(*args, **kwargs)
+            raise ConnectionError("killed here")
+
+        patch.setattr(MlflowClient, cut, lost)
+        with pytest.raises(FlyteRecoverableException):
+            register.task_function(**inputs)
+    runs.fail("the pod was lost", model)
+    assert champion.versions(mlflow_store, model) == []
+    run_id = inputs["run"].run_id
+    assert len(mlflow_store.search_logged_models(["1"], filter_string=f"source_run_id = '{run_id}'")) == 0
+    assert mlflow_store.get_run(run_id).info.status == "FAILED"
+
+
+@pytest.mark.parametrize("harm", ["cut", "other"])
+def test_a_bundle_that_does_not_answer_as_it_was_evaluated_is_not_registered(made, mlflow_store, tmp_path, harm):
+    folder = tmp_path / "bundle"
+    shutil.copytree(made["folder"].path, folder)
+    if harm == "cut":
+        weights = folder / "text" / "text.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        test = pd.read_parquet(folder / bundle.TEST)
+        test.assign(predicted=test["predicted"].map({10: 1300, 1300: 2583, 2583: 10})).to_parquet(folder / bundle.TEST)
+    inputs = training(made, f"harmed-{harm}") | {"folder": FlyteDirectory(str(folder))}
+    expected = {"cut": "deserializing", "other": "answers 100% of 9 test rows otherwise than it was evaluated"}
+    with pytest.raises(Exception, match=expected[harm]):
+        register.task_function(**inputs)
+    assert champion.aliases(mlflow_store, f"harmed-{harm}") == {}
 
 
 def test_a_version_leads_in_one_hop_to_all_that_it_was_made_from(trained, mlflow_store):

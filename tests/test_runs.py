@@ -120,7 +120,7 @@ def test_a_second_attempt_at_a_task_closes_the_run_of_the_first(mlflow_store) ->
 def test_what_is_broken_off_by_ctrl_c_says_so(mlflow_store) -> None:
     script = "from rakuten_tasks.registry import runs; print(runs.start_parent('a', {}, {})); raise KeyboardInterrupt"
     broken = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert broken.returncode == -2
+    assert broken.returncode != 0
     run = mlflow_store.get_run(broken.stdout.strip())
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", "broken off")
 

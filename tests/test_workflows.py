@@ -184,7 +184,7 @@ def test_scores_name_the_most_probable_codes_best_first(trained):
 
 @workflow
 def prepare_all(source: str, ledger: FlyteFile) -> list[Arrays]:
-    run, found, _ = open_run(source=source, model="unused", config=TINY)
+    run, found, _ = open_run(source=source, model="unused", config=TINY, report="")
     catalogue, labelled, _ = ingest(source=found, config=TINY.ingest, run=run)
     prepare = partial(prepare_photos, side=TINY.photo.pixels, ledger=ledger, catalogue=catalogue)
     return map_task(prepare)(shard=labelled)

@@ -103,7 +103,7 @@ def train_classifier(
         model: name of the registered model; empty for rakuten-classifier (rakuten-classifier-sample for the sample).
         report: where to write the result as JSON, local or remote; empty for nowhere.
     """
-    run, found, known = open_run(source=source, model=model, config=config)
+    run, found, known = open_run(source=source, model=model, config=config, report=report)
     bundle, catalogue, labelled, evaluated = train_bundle(run=run, source=found, known=known, config=config)
     registered = register(folder=bundle, shards=labelled, config=config.gate, seed=config.seed, run=run)
     return report_training(source=found, catalogue=catalogue, evaluated=evaluated, registered=registered, report=report)

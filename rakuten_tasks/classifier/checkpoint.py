@@ -51,7 +51,9 @@ class FolderStore:
         self.folder, self.path = folder, folder / "checkpoint"
 
     def read(self) -> bytes | None:
-        return self.path.read_bytes() if self.path.exists() else None
+        with suppress(FileNotFoundError):  # none yet, or another run of the same training has just ended
+            return self.path.read_bytes()
+        return None
 
     def write(self, content: bytes) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -45,12 +45,16 @@ def products_of(rows: pd.DataFrame) -> list[Product]:
     return [Product(*fields) for fields in zip(rows["designation"], rows["description"], photos, strict=True)]
 
 
-def rows_on(shards: Sequence[Path], ledger: Ledger, sides: Collection[int]) -> Iterator[pd.DataFrame]:
-    """The rows of these sides, a shard at a time, with their side."""
+def rows_on(
+    shards: Sequence[Path], ledger: Ledger, sides: Collection[int], skip_empty: bool = False
+) -> Iterator[pd.DataFrame]:
+    """The rows of these sides, a shard at a time, with their side. skip_empty: not the shards that have none."""
     for path in shards:
         rows = read_shard(path)
         rows["side"] = ledger.sides(rows["designation"])
-        yield rows[np.isin(rows["side"], list(sides))]
+        found = rows[np.isin(rows["side"], list(sides))]
+        if len(found) or not skip_empty:
+            yield found
 
 
 def score_sides(

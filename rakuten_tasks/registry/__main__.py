@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rakuten_tasks.registry import audit, champion, tracking
+from rakuten_tasks.registry.gate import VERDICT
 
 MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
 RUNS = "runs:/"
@@ -54,7 +55,7 @@ def lineage(version: int, model: str) -> None:
     name = _resolve(model)
     click.echo(f"{name} version {version}")
     for key, value in sorted(champion.tags(client, name, version).items()):
-        if key != champion.VERDICT:
+        if key != VERDICT:
             click.echo(f"{key:<16}{_address(client, value)}")  # whole, to be copied
 
 

@@ -13,14 +13,14 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from rakuten_tasks.registry.audit import GATE, PROMOTE, ROLLBACK, champions_before, history, record
-from rakuten_tasks.registry.gate import Verdict
+from rakuten_tasks.registry.gate import VERDICT, Verdict
+from rakuten_tasks.registry.leftovers import drop_half_models
 from rakuten_tasks.registry.tracking import experiment_id
 
 DEFAULT_MODEL = "rakuten-classifier"
 SAMPLE_MODEL = "rakuten-classifier-sample"
 CHAMPION, CHALLENGER, BEST = "champion", "challenger", "best"
 BUNDLE_HASH = "bundle_hash"
-VERDICT = "verdict"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def register(client: MlflowClient, model: str, bundle: Path, run_id: str, tags: 
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    _drop_half_models(client, run_id)
+    drop_half_models(client, run_id)
     logged = client.create_logged_model(experiment_id(client), name="bundle", source_run_id=run_id)
     client.log_model_artifacts(logged.model_id, str(bundle))
     client.finalize_logged_model(logged.model_id, "READY")
@@ -55,15 +55,6 @@ def register(client: MlflowClient, model: str, bundle: Path, run_id: str, tags: 
     # The version appears last, whole and with its tags: a retry after a crash before it starts anew
     source = f"models:/{logged.model_id}"
     return int(client.create_model_version(model, source, run_id, texts, model_id=logged.model_id).version)
-
-
-def _drop_half_models(client: MlflowClient, run_id: str) -> None:
-    """An attempt that was cut short leaves a model without a version; what it uploaded stays in the store, unnamed."""
-    experiments = [experiment_id(client)]
-    registered = {found.source for found in client.search_model_versions(f"run_id='{run_id}'")}
-    for model in client.search_logged_models(experiments, filter_string=f"source_run_id = '{run_id}'"):
-        if f"models:/{model.model_id}" not in registered:
-            client.delete_logged_model(model.model_id)
 
 
 def _bundle_hash(bundle: Path) -> str:
@@ -84,8 +75,16 @@ def fetch(client: MlflowClient, model: str, version_or_alias: str, out: Path | N
     if number is None:
         raise LookupError(f"model {model} has no alias {version_or_alias}: {_what_exists(client, model)}")
     require_version(client, model, number)
-    target = str(out) if out else None
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model}/{number}", dst_path=target))
+    try:
+        address = f"models:/{model}/{number}"
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(out) if out else None))
+    except MlflowException as error:
+        if "No such artifact" not in str(error):
+            raise
+        raise LookupError(
+            f"the files of {model} version {number} are gone from the store: put them back, or delete that version, or "
+            "the whole registry (locally var/mlflow), and train again"
+        ) from error
 
 
 def aliases(client: MlflowClient, model: str) -> dict[str, int]:

@@ -12,6 +12,8 @@ from sklearn.metrics import f1_score
 from rakuten_tasks.classifier.evaluation import paired_bootstrap
 from rakuten_tasks.config import GateConfig, Strict
 
+VERDICT = "verdict"  # tag of a version that the gate has judged
+
 
 @dataclass(frozen=True)
 class Verdict(Strict):

@@ -20,11 +20,13 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
+from rakuten_tasks.registry.leftovers import withdraw
 from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
 
 EXECUTION = "execution"  # tag of a parent: the Flyte execution, or the local process, that it belongs to
 LOCAL = "local"
 ERROR = "error"
+BROKEN_OFF = "broken off"
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 
@@ -69,15 +71,23 @@ def finish_parent(run_id: str) -> None:
 
 
 def fail(reason: str, execution: str = "") -> list[str]:
-    """Close the open runs of an execution (empty: of this process) as failed, each with the reason. -> their ids"""
+    """Close the open runs of an execution (empty: of this process) as failed, each with the reason. -> their ids
+
+    What they left in the registry without a verdict is withdrawn.
+    """
     client = connect()
     failed = []
     for run in _open_runs(client, execution or local_execution()):
-        _close_children(client, run.info.run_id)
-        client.set_tag(run.info.run_id, ERROR, reason[:MAX_TAG_VAL_LENGTH])
-        client.set_terminated(run.info.run_id, FAILED)
+        _end(client, run.info.run_id, FAILED, reason)
         failed.append(run.info.run_id)
     return failed
+
+
+def _end(client: MlflowClient, run_id: str, status: str, reason: str) -> None:
+    _close_children(client, run_id)
+    withdraw(client, run_id)
+    client.set_tag(run_id, ERROR, reason[:MAX_TAG_VAL_LENGTH])
+    client.set_terminated(run_id, status)
 
 
 def log_to_parent(run_id: str) -> RunLog:
@@ -104,7 +114,9 @@ def child_run(parent_id: str, name: str) -> Iterator[RunLog]:
     try:
         yield RunLog(client, run_id)
     except BaseException as error:
-        client.set_tag(run_id, ERROR, f"{type(error).__name__}: {error}"[:MAX_TAG_VAL_LENGTH])
+        broken_off = isinstance(error, (KeyboardInterrupt, SystemExit))  # flytekit turns Ctrl-C into an exit
+        reason = BROKEN_OFF if broken_off else f"{type(error).__name__}: {error}"
+        client.set_tag(run_id, ERROR, reason[:MAX_TAG_VAL_LENGTH])
         client.set_terminated(run_id, FAILED)
         raise
     client.set_terminated(run_id, FINISHED)
@@ -142,9 +154,7 @@ def _close_the_dead(client: MlflowClient) -> None:
     for run in _search(client, f"tags.{EXECUTION} LIKE '{LOCAL}/{socket.gethostname()}/%'"):
         execution = run.data.tags[EXECUTION]
         if execution == own or not _lives(execution):
-            _close_children(client, run.info.run_id)
-            client.set_tag(run.info.run_id, ERROR, "its process was killed")
-            client.set_terminated(run.info.run_id, KILLED)
+            _end(client, run.info.run_id, KILLED, "its process was killed")
 
 
 @cache
@@ -155,7 +165,7 @@ def _close_at_exit() -> None:
 
 def _break_off() -> None:
     with suppress(Exception):  # the store may be what failed
-        fail("broken off")
+        fail(BROKEN_OFF)
 
 
 def _lives(execution: str) -> bool:

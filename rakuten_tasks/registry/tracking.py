@@ -7,7 +7,8 @@ import os
 import subprocess
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,9 @@ from rakuten_tasks.var import var_folder
 
 EXPERIMENT = "rakuten-classifier"
 SQLITE = "sqlite:///"
-QUIET = {
+DEFAULTS = {
+    # a server that is away is told after 15 s, not after 5 minutes of silence: Flyte tries the task again
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -44,13 +47,24 @@ def connect() -> MlflowClient:
 
     Sets MLflow's process-wide tracking address too: parts of MLflow look only there.
     """
-    for name, value in QUIET.items():
+    for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     for chatty in ("mlflow.store", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     return _open(uri)
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Of all processes that share a sqlite store, only one is in here: who judges the champion also moves it."""
+    uri = tracking_uri()
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    with FileLock(f"{uri.removeprefix(SQLITE)}.gate.lock"):
+        yield
 
 
 @cache

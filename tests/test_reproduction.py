@@ -1,0 +1,88 @@
+"""A registered version, trained again from what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from rakuten_tasks.artifacts import Registered
+from rakuten_tasks.classifier import bundle
+from rakuten_tasks.registry import champion
+from rakuten_tasks.reproduction import compared
+from tests.catalogues import TINY, set_cell, write_catalogue
+from workflows.training import reproduce_version, train_classifier
+
+MODEL = "reproduced"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_catalogue(tmp_path_factory.mktemp("reproduction") / "catalogue", labelled=45, unlabelled=1)
+
+
+@pytest.fixture(scope="module")
+def trained(source: Path, mlflow_store: MlflowClient, local_runs: Path) -> Registered:
+    return train_classifier(source=str(source), config=TINY, model=MODEL)
+
+
+@pytest.fixture
+def without_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLYTE_LOCAL_CACHE_ENABLED", "false")
+
+
+def children(store: MlflowClient, source: Path) -> set[str]:
+    run = store.search_runs(["1"], f"tags.source = '{source}'", order_by=["attributes.start_time DESC"])[0]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["reproduces"] == f"{MODEL} version 1"
+    found = store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    return {child.info.run_name for child in found}
+
+
+def test_a_version_is_trained_again_and_is_the_same_bit_for_bit(source, trained, mlflow_store, without_cache, tmp_path):
+    report = tmp_path / "report.json"
+    comparison = reproduce_version(version=trained.version, model=MODEL, report=str(report))
+    assert (comparison.same_weights, comparison.same_answers, comparison.differences) == (True, 1.0, [])
+    assert comparison.f1_then == comparison.f1_now
+    assert json.loads(report.read_text())["version"] == 1
+    assert {"ingest", "train_lstm", "train_vgg16", "fuse", "evaluate_test"} <= children(mlflow_store, source)
+    assert [version.number for version in champion.versions(mlflow_store, MODEL)] == [1]  # nothing is registered
+
+
+def test_another_catalogue_at_the_same_place_is_named_as_the_reason(
+    source, trained, mlflow_store, without_cache, tmp_path
+):
+    keep = tmp_path / "X_train_update.csv"
+    shutil.copy(source / keep.name, keep)
+    titles = pd.read_csv(keep, index_col=0)["designation"]
+    try:
+        for row in range(45):
+            set_cell(source / keep.name, row, "designation", f"{titles[(row + 1) % 45]} {row}")
+        with pytest.raises(ValueError, match=r"version 1 was not reproduced: .*catalogue was \w+, is \w+"):
+            reproduce_version(version=trained.version, model=MODEL)
+    finally:
+        shutil.copy(keep, source / keep.name)
+
+
+def test_what_differs_between_two_bundles_is_told(trained, mlflow_store, tmp_path):
+    folder = champion.fetch(mlflow_store, MODEL, "1", tmp_path / "1")
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    manifest = json.loads((other / bundle.MANIFEST).read_text())
+    manifest["lineage"]["machine"] = "another processor"
+    (other / bundle.MANIFEST).write_text(json.dumps(manifest))
+    test = pd.read_parquet(other / bundle.TEST)
+    test.loc[0, "predicted"] = -1
+    test.to_parquet(other / bundle.TEST)
+    tokenizer = other / "text" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + " ")
+    comparison = compared(MODEL, 1, folder, other)
+    assert not comparison.same_weights
+    assert comparison.same_answers == pytest.approx(1 - 1 / len(test))
+    assert comparison.differences == [
+        f"machine was {bundle.read_manifest(folder).lineage.machine}, is another processor"
+    ]

@@ -113,7 +113,16 @@ def test_a_training_killed_at_random_points_and_started_again_ends_with_the_same
         assert process.poll() is None, "the training was over before it could be killed"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    process = train(source, config, killed)
+    while process.poll() is None and not ask(killed, "select version from model_versions"):
+        time.sleep(0.005)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)  # in the middle of its registration
+    process.wait()
     assert train(source, config, killed).wait() == 0, said(killed)
+    there = "current_stage != 'Deleted_Internal'"  # MLflow keeps a row of what was deleted
+    judged = "select version from model_version_tags where key = 'verdict'"
+    assert ask(killed, f"select count(*) from model_versions where version not in ({judged}) and {there}") == [(0,)]
     assert weights(killed) == weights(calm)
     assert ask(killed, "pragma integrity_check") == [("ok",)]
     assert ask(killed, "select count(*) from runs where status = 'RUNNING'") == [(0,)]

@@ -59,7 +59,7 @@ def test_a_hundred_classes_get_a_larger_picture_without_counts(small, figures):
     many = evaluation_figures(evaluation_of(101), {})
     assert many["confusion"].data[0].texttemplate is None
     for name in ("confusion", "class_f1"):
-        assert many[name].layout.height > 3 * figures[name].layout.height
+        assert many[name].layout.height > 2 * figures[name].layout.height
 
 
 def test_the_reliability_of_each_system_carries_its_error(figures, small):

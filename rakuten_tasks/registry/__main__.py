@@ -6,6 +6,7 @@ import getpass
 
 import click
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,7 @@ def versions(model: str) -> None:
         table.add_row(str(version.number), ", ".join(version.aliases), version.weighted_f1, version.reason)
     trail = Table("when (UTC)", "action", "from", "to", "by", "why", title="audit trail")
     for event in audit.history(client, name):
-        trail.add_row(event.time, event.action, str(event.before or ""), str(event.after), event.by, event.reason)
+        trail.add_row(event.time[:19], event.action, str(event.before or ""), str(event.after), event.by, event.reason)
     console = Console()
     console.print(table)
     console.print(trail)
@@ -98,5 +99,5 @@ def _resolve(model: str) -> str:
 if __name__ == "__main__":
     try:
         registry()
-    except LookupError as error:
+    except (LookupError, MlflowException) as error:
         raise SystemExit(f"Error: {error}") from error

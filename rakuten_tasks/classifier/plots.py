@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rakuten_tasks.classifier.training import Epoch
 
 # Counts are written into the confusion matrix up to this many classes; above it they would be dust.
-LETTER = 7  # pixels, on average, of a label
 MAX_CLASSES_WITH_COUNTS = 40
+LETTER = 7  # pixels, on average, of a label
 # With more, an axis label is under 10 px high on a laptop: the classes with fewest test rows are drawn as one.
 MAX_CLASSES_DRAWN = 80
 OTHERS = "all other classes"
@@ -77,7 +77,7 @@ def training_curves(epochs: Sequence[Epoch]) -> go.Figure:
         ("validation F1", [epoch.valid_f1 for epoch in epochs], 2),
     ):
         figure.add_trace(go.Scatter(x=numbers, y=values, name=name, mode="lines+markers"), row=1, col=column)
-    figure.update_xaxes(title="epoch", tickformat="d")
+    figure.update_xaxes(title="epoch", dtick=max(1, len(epochs) // 10))
     return sized(figure, "Training", 1200, 400)
 
 
@@ -89,7 +89,7 @@ def training_pace(epochs: Sequence[Epoch]) -> go.Figure:
     figure.add_trace(rates, row=1, col=1)
     for (name, values), colour in zip(seconds_by_step(epochs).items(), STEP_COLOURS, strict=True):
         figure.add_trace(go.Bar(x=numbers, y=values, name=name, marker_color=colour), row=1, col=2)
-    figure.update_xaxes(title="epoch", tickformat="d")
+    figure.update_xaxes(title="epoch", dtick=max(1, len(epochs) // 10))
     figure.update_yaxes(exponentformat="power", row=1, col=1)
     return sized(figure, "Learning rate and time", 1200, 400).update_layout(barmode="stack")
 
@@ -197,8 +197,7 @@ def confusion(counts: NDArray, classes: Sequence[str]) -> go.Figure:
         # there is room for the codes alone
         codes = [label.split()[0] if label != OTHERS else "others" for label in classes]
         figure.update_xaxes(tickmode="array", tickvals=list(range(len(classes))), ticktext=codes)
-    labels = LETTER * max(map(len, classes)) if few else 60  # pixels
-    cells = max(300, (26 if few else 14) * len(classes))
+    labels, cells = LETTER * max(map(len, classes)) if few else 60, max(300, (26 if few else 14) * len(classes))
     return sized(figure, title, labels + cells + 190, labels + cells + 150).update_layout(font_size=12 if few else 9)
 
 

@@ -10,11 +10,14 @@ CONFIG ?= configs/default.yaml
 MODEL ?=
 VERSION ?=
 REASON ?=
+REFERENCE ?=
+CURRENT ?=
+HOURS ?= 168
 # What is kept of outputs, cached features and checkpoints of local runs: used within so many days, and so much in all.
 KEEP_DAYS ?= 30
 KEEP_GB ?= 10
 # Read by the recipes from their environment, so that quotes and spaces in them do no harm.
-export SOURCE CONFIG MODEL VERSION REASON
+export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS
 
 BIN := $(VAR)/venv/bin
 READY := $(VAR)/venv/ready
@@ -127,3 +130,12 @@ api: $(READY) ## serve the champion on port 8000: page, /predict, /docs (MODEL=,
 .PHONY: bench-serving
 bench-serving: $(READY) ## the app beside the bare predictor and an ordinary endpoint, same bundle, same run
 	@$(BIN)/python -m benchmarks.serving
+
+.PHONY: monitor
+monitor: $(READY) ## has what comes in drifted? (REFERENCE=, CURRENT=: two catalogues or CSVs; HOURS= of the log; MODEL=)
+	@$(BIN)/python -m rakuten_tasks.monitoring --reference "$$REFERENCE" --current "$$CURRENT" --hours "$$HOURS" \
+	  --model "$$MODEL"
+
+.PHONY: bench-drift
+bench-drift: $(READY) ## how often drift is called, on nothing and on known drifts; asks the sample's champion
+	@$(BIN)/python -m benchmarks.drift

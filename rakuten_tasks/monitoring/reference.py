@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.classifier.branches import Branch
 from rakuten_tasks.classifier.bundle import REFERENCE
-from rakuten_tasks.classifier.predictor import Scores
+from rakuten_tasks.classifier.predictor import Predictor, Scores
 from rakuten_tasks.classifier.scoring import products_of
 from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
 from rakuten_tasks.monitoring.traits import answer_traits, photo_traits, project, text_traits
@@ -42,6 +42,12 @@ def catalogue_traits(rows: pd.DataFrame, branches: Sequence[Branch]) -> pd.DataF
     # ingest drops the bytes of what cannot be read: only the status still tells it from no photo
     unreadable = traits["photo_unreadable"].to_numpy(bool) | ~np.isin(status, (*ABSENT, "ok"))
     return traits.assign(photo_unreadable=unreadable, photo_missing=traits["photo_missing"] & ~unreadable)
+
+
+def observed(rows: pd.DataFrame, predictor: Predictor) -> pd.DataFrame:
+    """DRIFT_COLUMNS of catalogue rows with their photos, as the predictor sees them."""
+    traits = catalogue_traits(rows, predictor.branches)
+    return pd.concat([traits, answers(*predictor.observe(products_of(rows)))], axis=1).reindex(columns=DRIFT_COLUMNS)
 
 
 def answers(scores: Scores, embeddings: Mapping[str, NDArray]) -> pd.DataFrame:

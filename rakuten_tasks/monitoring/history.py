@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import fsspec
@@ -25,6 +24,7 @@ class Look(Strict):
     decision: Decision
     accuracy: Accuracy
     action: str = ""
+    outcome: str = ""  # of the training that followed
     catalogue: str = ""  # fingerprint of the catalogue as it was then; empty where nobody asked
 
     @property
@@ -43,7 +43,7 @@ def remember(address: str, look: Look) -> None:
         file.write(look.to_json())
 
 
-def looks(address: str, model: str) -> Sequence[Look]:
+def looks(address: str, model: str) -> list[Look]:
     """All looks at the model's windows, oldest first; none where nothing was written yet."""
     filesystem, root = fsspec.core.url_to_fs(_folder(address, model))
     filesystem.invalidate_cache()

@@ -22,6 +22,7 @@ from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
 
 EXECUTION = "execution"  # tag of a parent: the Flyte execution, or the local process, that it belongs to
 LOCAL = "local"
+FINGERPRINT = "fingerprint"  # tag of a parent: what its catalogue held, of catalogue/fingerprint.py
 ERROR = "error"
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 

@@ -13,6 +13,7 @@ REASON ?=
 REFERENCE ?=
 CURRENT ?=
 HOURS ?= 168
+WATCH ?=
 # What is kept of outputs, cached features and checkpoints of local runs: used within so many days, and so much in all.
 KEEP_DAYS ?= 30
 KEEP_GB ?= 10
@@ -139,3 +140,20 @@ monitor: $(READY) ## has what comes in drifted? (REFERENCE=, CURRENT=: two catal
 .PHONY: bench-drift
 bench-drift: $(READY) ## how often drift is called, on nothing and on known drifts; asks the sample's champion
 	@$(BIN)/python -m benchmarks.drift
+
+.PHONY: dashboard
+dashboard: $(READY) ## models, runs, drift, API, log and schedules on one page (WATCH=1 keeps it live)
+	@$(BIN)/python -m rakuten_tasks.dashboard --model "$$MODEL" $(if $(WATCH),--watch)
+
+# The window of these is the catalogue's products to predict: a log is there only where a server has answered.
+.PHONY: full-run
+full-run: train no-train-run ## train, predict, monitor, dashboard (SOURCE=, CONFIG=, MODEL=)
+
+.PHONY: full-run-api
+full-run-api: full-run api ## the same, and then serve
+
+.PHONY: no-train-run
+no-train-run: $(READY) ## predict, monitor, dashboard with the champion there is (SOURCE=, MODEL=)
+	@$(MAKE) --no-print-directory predict
+	@CURRENT="$${CURRENT:-$$SOURCE}" $(MAKE) --no-print-directory monitor
+	@$(MAKE) --no-print-directory dashboard

@@ -14,6 +14,7 @@ from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPol
 from flytekit.models.core.execution import WorkflowExecutionPhase
 
 from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig
+from rakuten_tasks.schedules import SCHEDULES
 from rakuten_tasks.watch import Places
 from workflows.training import train_classifier
 from workflows.watch import watch_drift
@@ -45,17 +46,16 @@ nightly_training = _plan(
     "nightly_training",
     train_classifier,
     "training",
-    schedule=CronSchedule(schedule="0 2 * * *"),
+    schedule=CronSchedule(schedule=SCHEDULES["nightly_training"]),
     default_inputs={"source": SOURCE, "config": TrainingConfig(), "model": ""},
     fixed_inputs={"report": f"{STORE}/reports/nightly.json"},
 )
 
-# ten minutes past, when the server has closed the hour before
 drift_watch = _plan(
     "drift_watch",
     watch_drift,
     "drift",
-    schedule=CronSchedule(schedule="10 */6 * * *", kickoff_time_input_arg="kickoff"),
+    schedule=CronSchedule(schedule=SCHEDULES["drift_watch"], kickoff_time_input_arg="kickoff"),
     default_inputs={"source": SOURCE, "config": TrainingConfig(), "model": "", "rest_hours": 72.0},
     fixed_inputs={"places": PLACES, "hours": 6.0},
 )
@@ -65,7 +65,7 @@ smoke = _plan(
     "smoke",
     train_classifier,
     "smoke",
-    schedule=CronSchedule(schedule="0 1 * * 1"),
+    schedule=CronSchedule(schedule=SCHEDULES["smoke"]),
     default_inputs={"config": SMOKE},
     fixed_inputs={"source": "sample", "model": "rakuten-classifier-smoke", "report": ""},
 )

@@ -11,8 +11,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from rakuten_tasks.catalogue.layout import is_synthetic
+from rakuten_tasks.catalogue.sample import SAMPLE
 from rakuten_tasks.monitoring import compare
 from rakuten_tasks.monitoring.decision import Decision
+from rakuten_tasks.monitoring.frames import is_file
 from rakuten_tasks.monitoring.history import Look, remember
 from rakuten_tasks.monitoring.report import Accuracy, DriftReport, write_report
 from rakuten_tasks.monitoring.window import Span
@@ -33,7 +36,8 @@ ACTION = "looked at by hand"
 @click.option("--out", default="", help="folder or address; empty: var/monitoring/reports")
 def main(reference: str, current: str, log: str, hours: float, model: str, out: str) -> None:
     """Write drift_report.html and drift_report.json, and print the decision."""
-    found = _champion(model, needed=not (reference and current))
+    synthetic = any(_synthetic(source) for source in (reference, current) if source)
+    found = _champion(model, synthetic, needed=not (reference and current))
     now = datetime.now(UTC)
     span = Span(now - timedelta(hours=hours), now)
     if reference:
@@ -59,11 +63,15 @@ def _ends(span: Span) -> tuple[str, str]:
     return span.start.isoformat(timespec="seconds"), span.end.isoformat(timespec="seconds")
 
 
-def _champion(model: str, needed: bool) -> compare.Model | None:
+def _synthetic(source: str) -> bool:
+    return source == SAMPLE or (not is_file(source) and is_synthetic(source))
+
+
+def _champion(model: str, synthetic: bool, needed: bool) -> compare.Model | None:
     """The champion; None where there is none and two catalogues are compared, which can do without."""
     client = tracking.connect()
     try:
-        name, notice = champion.resolve_model(client, model, synthetic=False)
+        name, notice = champion.resolve_model(client, model, synthetic)
     except LookupError:
         if needed or model:
             raise

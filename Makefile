@@ -141,6 +141,10 @@ monitor: $(READY) ## has what comes in drifted? (REFERENCE=, CURRENT=: two catal
 bench-drift: $(READY) ## how often drift is called, on nothing and on known drifts; asks the sample's champion
 	@$(BIN)/python -m benchmarks.drift
 
+.PHONY: bench-drift-report
+bench-drift-report: $(READY) ## time and memory of the drift report, beside Evidently's bare preset
+	@$(BIN)/python -m benchmarks.drift_report
+
 .PHONY: dashboard
 dashboard: $(READY) ## models, runs, drift, API, log and schedules on one page (WATCH=1 keeps it live)
 	@$(BIN)/python -m rakuten_tasks.dashboard --model "$$MODEL" $(if $(WATCH),--watch)

@@ -35,7 +35,7 @@ PYFLYTE = $(RUN) $(BIN)/pyflyte run
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo "SOURCE= a catalogue's folder or address, CONFIG= a configuration, MODEL= a registered model's name"
 
 .PHONY: setup

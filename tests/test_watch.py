@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
 from mlflow import MlflowClient
 
 from rakuten_tasks.catalogue.fingerprint import fingerprint
@@ -20,7 +22,8 @@ from rakuten_tasks.monitoring.report import Accuracy, DriftReport
 from rakuten_tasks.monitoring.watching import Action, act
 from rakuten_tasks.monitoring.window import Span
 from rakuten_tasks.registry import champion, runs
-from rakuten_tasks.watch import DRIFT, Places, window_span
+from rakuten_tasks.watch import DRIFT, Places, look_for_drift, window_span
+from tests.as_pod import start
 from tests.bundles import write_bundle
 from tests.catalogues import TINY, write_catalogue
 from tests.test_drift import rows
@@ -164,3 +167,24 @@ def test_traffic_that_drifts_for_two_windows_is_trained_on_once_there_are_new_la
     shown = [path for path in sandbox.glob("*/deck.html") if "<h1>Drift</h1>" in path.read_text(encoding="utf-8")]
     assert shown
     assert all(path.stat().st_size < 2_000_000 for path in shown)
+
+
+@pytest.mark.slow
+def test_the_look_runs_in_a_pod_and_its_record_and_bool_come_out_typed(tmp_path: Path, mlflow_store: MlflowClient):
+    model = "watched-in-a-pod"
+    run_id = mlflow_store.create_run(champion.experiment_id(mlflow_store)).info.run_id
+    version = champion.register(mlflow_store, model, reference_bundle(tmp_path / "bundle", run_id), run_id, {})
+    champion.promote(mlflow_store, model, version, "tests", "a test")
+    serve(tmp_path / "log", rows(seed=2), NOON, model, version)
+    places = Places(str(tmp_path / "log"), str(tmp_path / "history"), str(tmp_path / "reports"))
+    inputs = {"kickoff": NOON, "hours": 6.0, "places": places, "source": "sample", "model": model, "rest_hours": 72.0}
+    attempt = start(look_for_drift, inputs, tmp_path / "pod", MLFLOW_TRACKING_URI=os.environ["MLFLOW_TRACKING_URI"])
+    context = FlyteContextManager.current_context()
+    outputs = attempt.outputs().literals
+    look = TypeEngine.to_python_value(context, outputs["look"], Look)
+    assert look == looks(places.history, model)[0]
+    assert (look.decision.outcome, look.action) == (Outcome.NO_DRIFT, Action.NOTHING.value)
+    assert TypeEngine.to_python_value(context, outputs["retrain"], bool) is False
+    deck = (tmp_path / "pod/outputs/deck.html").read_text(encoding="utf-8")
+    assert "<h1>Drift</h1>" in deck
+    assert f"{places.reports}/20260102T120000/drift_report.html" in deck

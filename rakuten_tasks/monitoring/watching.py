@@ -17,7 +17,7 @@ class Action(Enum):
     NOTHING = "nothing to do"
     WAIT = "first drifting window: waiting for a second one"
     RETRAIN = "second drifting window in a row: training again"
-    CALL_FOR_LABELS = "ALERT: drift is there and new labels are not: the catalogue is one already trained on, or it is not known which was"
+    CALL_FOR_LABELS = "ALERT: drift is there and labelled data is not: nothing in the catalogue is known to be new"
     COOL_DOWN = "ALERT: drift is there, but it was trained again only lately"
 
 

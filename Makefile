@@ -10,11 +10,15 @@ CONFIG ?= configs/default.yaml
 MODEL ?=
 VERSION ?=
 REASON ?=
+REFERENCE ?=
+CURRENT ?=
+HOURS ?= 168
+WATCH ?=
 # What is kept of outputs, cached features and checkpoints of local runs: used within so many days, and so much in all.
 KEEP_DAYS ?= 30
 KEEP_GB ?= 10
 # Read by the recipes from their environment, so that quotes and spaces in them do no harm.
-export SOURCE CONFIG MODEL VERSION REASON
+export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS
 
 BIN := $(VAR)/venv/bin
 READY := $(VAR)/venv/ready
@@ -31,7 +35,7 @@ PYFLYTE = $(RUN) $(BIN)/pyflyte run
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo "SOURCE= a catalogue's folder or address, CONFIG= a configuration, MODEL= a registered model's name"
 
 .PHONY: setup
@@ -127,3 +131,33 @@ api: $(READY) ## serve the champion on port 8000: page, /predict, /docs (MODEL=,
 .PHONY: bench-serving
 bench-serving: $(READY) ## the app beside the bare predictor and an ordinary endpoint, same bundle, same run
 	@$(BIN)/python -m benchmarks.serving
+
+.PHONY: monitor
+monitor: $(READY) ## has what comes in drifted? (REFERENCE=, CURRENT=: two catalogues or CSVs; HOURS= of the log; MODEL=)
+	@$(BIN)/python -m rakuten_tasks.monitoring --reference "$$REFERENCE" --current "$$CURRENT" --hours "$$HOURS" \
+	  --model "$$MODEL"
+
+.PHONY: bench-drift
+bench-drift: $(READY) ## how often drift is called, on nothing and on known drifts; asks the sample's champion
+	@$(BIN)/python -m benchmarks.drift
+
+.PHONY: bench-drift-report
+bench-drift-report: $(READY) ## time and memory of the drift report, beside Evidently's bare preset
+	@$(BIN)/python -m benchmarks.drift_report
+
+.PHONY: dashboard
+dashboard: $(READY) ## models, runs, drift, API, log and schedules on one page (WATCH=1 keeps it live)
+	@$(BIN)/python -m rakuten_tasks.dashboard --model "$$MODEL" $(if $(WATCH),--watch)
+
+# The window of these is the catalogue's products to predict: a log is there only where a server has answered.
+.PHONY: full-run
+full-run: train no-train-run ## train, predict, monitor, dashboard (SOURCE=, CONFIG=, MODEL=)
+
+.PHONY: full-run-api
+full-run-api: full-run api ## the same, and then serve
+
+.PHONY: no-train-run
+no-train-run: $(READY) ## predict, monitor, dashboard with the champion there is (SOURCE=, MODEL=)
+	@$(MAKE) --no-print-directory predict
+	@CURRENT="$${CURRENT:-$$SOURCE}" $(MAKE) --no-print-directory monitor
+	@$(MAKE) --no-print-directory dashboard

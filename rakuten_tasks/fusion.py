@@ -13,13 +13,16 @@ from rakuten_tasks.classifier.branches import load_branches
 from rakuten_tasks.classifier.bundle import REFERENCE
 from rakuten_tasks.classifier.fusion import fit_fusion
 from rakuten_tasks.classifier.plots import fusion_curve
-from rakuten_tasks.classifier.predictor import fuse_logits
-from rakuten_tasks.classifier.scoring import score_sides
+from rakuten_tasks.classifier.predictor import embeddings_of, fuse_logits
+from rakuten_tasks.classifier.scoring import rows_on, score_sides
 from rakuten_tasks.classifier.training import choose_device
 from rakuten_tasks.console import show
 from rakuten_tasks.decks.fusion import fusion_deck
+from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
 from rakuten_tasks.stage import stage
+
+HELD_OUT = (VALIDATION_A, VALIDATION_B)
 
 
 @stage(pods.GPU, cached=True, deck=True)
@@ -30,13 +33,9 @@ def fuse(
     work = workspace()
     with runs.child_run(run.run_id, "fuse") as log:
         branches = load_branches({"text": local(text.folder), "photo": local(photo.folder)}, choose_device())
-        validation = score_sides(
-            [local(shard.products) for shard in shards],
-            Ledger.load(local(ledger)),
-            (VALIDATION_A, VALIDATION_B),
-            branches,
-            catalogue.codes,
-        )
+        paths, sides = [local(shard.products) for shard in shards], Ledger.load(local(ledger))
+        with embeddings_of(branches) as embeddings:
+            validation = score_sides(paths, sides, HELD_OUT, branches, catalogue.codes)
         a, b = validation.on(VALIDATION_A), validation.on(VALIDATION_B)
         fusion, search = fit_fusion(a.logits, a.labels, b.logits, b.labels)
         log.metrics({f"temperature_{name}": value for name, value in fusion.temperatures.items()})
@@ -44,7 +43,8 @@ def fuse(
         log.metrics({"temperature_fused": fusion.fused_temperature, "validation_b_f1": search.optimum})
         log.figure(fusion_curve(search), "fusion_curve")
         scores = fuse_logits(validation.logits, fusion, catalogue.codes)
-        reference = validation.rows.assign(predicted=scores.predicted, confidence=scores.confidence)
+        photographed = rows_on(paths, sides, HELD_OUT)
+        reference = reference_rows(validation.rows, photographed, branches, scores, embeddings(scores.seen))
         reference.to_parquet(work / REFERENCE, index=False)
         (work / "fusion.json").write_text(json.dumps(fusion.to_dict()))
         key = content_hash(work)

@@ -59,7 +59,9 @@ def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Op
     synthetic = source == SAMPLE or is_synthetic(source)
     name = model or (champion.SAMPLE_MODEL if synthetic else champion.DEFAULT_MODEL)
     runs.rename(run_id, name, {"synthetic": str(synthetic)})
-    return Opened(Run(run_id, name, source), look_at(source), known_sides(name))
+    found = look_at(source)
+    runs.rename(run_id, name, {runs.FINGERPRINT: found.content})  # drift asks whether there is anything new to learn
+    return Opened(Run(run_id, name, source), found, known_sides(name))
 
 
 @stage(pods.SMALL)

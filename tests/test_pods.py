@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 from flytekit.core.array_node_map_task import ArrayNodeMapTask
+from flytekit.core.condition import BranchNode
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.core.workflow import WorkflowBase
 
 from workflows.prediction import predict_catalogue
 from workflows.training import reproduce_version, train_classifier
+from workflows.watch import watch_drift
 
 NETWORKS = {
     "train_lstm",
@@ -23,13 +25,23 @@ NETWORKS = {
 NEVER_CACHED = {
     "open_run", "reopen", "look", "stage_settings", "assemble", "register", "report_training", "compare",
     "record_failed_training", "record_failed_reproduction", "fetch_champion", "predict_shard", "write_submission",
+    "look_for_drift", "tell", "note_training",
 }  # fmt: skip
-SHOWN = {"ingest", "ingest_unlabelled", "train_lstm", "train_vgg16", "fuse", "evaluate_test", "register"}
+SHOWN = {
+    "ingest",
+    "ingest_unlabelled",
+    "train_lstm",
+    "train_vgg16",
+    "fuse",
+    "evaluate_test",
+    "register",
+    "look_for_drift",
+}
 
 
 def entities(workflow: WorkflowBase) -> Iterator[PythonFunctionTask]:
     nodes = [*workflow.nodes, *([workflow.failure_node] if workflow.failure_node else [])]
-    for entity in (node.flyte_entity for node in nodes):
+    for entity in (inner for node in nodes for inner in branches(node.flyte_entity)):
         if isinstance(entity, WorkflowBase):
             yield from entities(entity)
         else:
@@ -38,11 +50,20 @@ def entities(workflow: WorkflowBase) -> Iterator[PythonFunctionTask]:
             yield task
 
 
+def branches(entity: object) -> list[object]:
+    """What a conditional may run; anything else is itself."""
+    if not isinstance(entity, BranchNode):
+        return [entity]
+    block = entity._ifelse_block
+    nodes = [block.case.then_node, *(case.then_node for case in block.other or []), block.else_node]
+    return [node.flyte_entity for node in nodes]
+
+
 def short(name: str) -> str:
     return name.rsplit(".", 1)[-1]
 
 
-WORKFLOWS = (train_classifier, reproduce_version, predict_catalogue)
+WORKFLOWS = (train_classifier, reproduce_version, predict_catalogue, watch_drift)
 EVERY_TASK = {short(task.name): task for workflow in WORKFLOWS for task in entities(workflow)}
 
 
@@ -52,7 +73,7 @@ def task(request: pytest.FixtureRequest) -> PythonFunctionTask:
 
 
 def test_all_tasks_are_looked_at():
-    assert len(EVERY_TASK) == 25
+    assert len(EVERY_TASK) == 28
     assert set(EVERY_TASK) >= NETWORKS | NEVER_CACHED | SHOWN
 
 

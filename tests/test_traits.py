@@ -52,11 +52,11 @@ def test_every_drift_column_is_filled(predictor):
 
 
 def test_text_traits_are_of_the_cleaned_text(predictor):
-    found = text_traits(predictor, Product("<b>AB</b> 12", "&amp;nbsp;"))
+    found = text_traits(predictor.branches, Product("<b>AB</b> 12", "&amp;nbsp;"))
     assert (found["designation_length"], found["designation_words"]) == (5, 2)
     assert (found["digit_share"], found["capital_share"], found["description_empty"]) == (0.4, 0.4, True)
-    assert text_traits(predictor, Product("piscine zzyzx"))["unknown_word_share"] == 0.5
-    assert text_traits(predictor, Product())["unknown_word_share"] is None
+    assert text_traits(predictor.branches, Product("piscine zzyzx"))["unknown_word_share"] == 0.5
+    assert text_traits(predictor.branches, Product())["unknown_word_share"] is None
 
 
 def test_photo_traits():

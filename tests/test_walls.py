@@ -18,6 +18,8 @@ FLYTE_FREE = [
     "rakuten_tasks.decks.index",
     "rakuten_tasks.monitoring.traits",
     "rakuten_tasks.monitoring.prediction_log",
+    "rakuten_tasks.monitoring.__main__",
+    "rakuten_tasks.dashboard.__main__",
     "serving.app",
     "serving.answers",
     "serving.registry",
@@ -41,3 +43,9 @@ def test_the_api_process_imports_neither_torch_nor_mlflow():
     code = "import sys, serving.app; print({'torch', 'mlflow', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_evidently_is_imported_only_where_a_report_is_drawn():
+    code = "import sys, rakuten_tasks.monitoring.__main__; print('evidently' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

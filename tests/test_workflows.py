@@ -24,6 +24,7 @@ from rakuten_tasks.classifier.arrays import ShardArrays
 from rakuten_tasks.classifier.branches import Product
 from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.ingest import ingest
+from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS
 from rakuten_tasks.opening import open_run
 from rakuten_tasks.photos import prepare_photos
 from rakuten_tasks.registry import champion
@@ -112,6 +113,7 @@ def test_each_row_was_evaluated_or_calibrated_on_its_own_side_only(trained):
     reference = pd.read_parquet(trained.bundle / bundle.REFERENCE)
     assert set(ledger.sides(test["designation"])) == {TEST}
     assert set(ledger.sides(reference["designation"])) == {1, 2}
+    assert reference[DRIFT_COLUMNS].notna().all(axis=None)
     assert not set(map(title_hash, test["designation"])) & set(map(title_hash, reference["designation"]))
 
 

@@ -3,7 +3,7 @@
 bundle.json         schema version, label order, names, fusion, configuration, lineage
 text/, photo/       one folder a branch: safetensors, tokenizer, JSON
 ledger.parquet      title hash -> side, of every product this model and its ancestors were split on
-reference.parquet   the scored validation rows: what drift is measured against
+reference.parquet   the scored validation rows with the columns of monitoring/columns.py: what drift is measured against
 test.parquet        predictions on the test rows
 evaluation.json     metrics on the test rows
 README.md           the model card

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,16 +78,27 @@ class Predictor:
 
     def observe(self, products: Sequence[Product]) -> tuple[Scores, dict[str, NDArray]]:
         """`score`, and in the same pass each branch's embedding: what its head reads. (N, E), NaN where not seen."""
-        with ExitStack() as listening:
-            heard = {branch.name: listening.enter_context(inputs_of(branch.head)) for branch in self.branches}
+        with embeddings_of(self.branches) as embeddings:
             scores = self.score(products)
-        embeddings = {}
-        for branch in self.branches:
-            embedding = np.full((len(products), branch.head.in_features), np.nan, dtype=np.float32)
-            if heard[branch.name]:
-                embedding[scores.seen[branch.name]] = np.concatenate(heard[branch.name])
-            embeddings[branch.name] = embedding
-        return scores, embeddings
+        return scores, embeddings(scores.seen)
+
+
+@contextmanager
+def embeddings_of(branches: Sequence[Branch]) -> Iterator[Callable[[Mapping[str, NDArray]], dict[str, NDArray]]]:
+    """Listens to what is scored while the context lasts, and then gives each branch's embeddings, NaN where not seen.
+
+    What it gives takes the (N,) masks of seen products, of all that was scored, in order. -> (N, E) by branch
+    """
+    with ExitStack() as listening:
+        heard = {branch.name: listening.enter_context(inputs_of(branch.head)) for branch in branches}
+        yield lambda seen: {branch.name: _placed(heard[branch.name], seen[branch.name], branch) for branch in branches}
+
+
+def _placed(heard: Sequence[NDArray], seen: NDArray, branch: Branch) -> NDArray:
+    embedding = np.full((len(seen), branch.head.in_features), np.nan, dtype=np.float32)
+    if heard:
+        embedding[seen] = np.concatenate(heard)
+    return embedding
 
 
 @contextmanager

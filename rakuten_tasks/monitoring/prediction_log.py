@@ -6,6 +6,7 @@ object stores cannot append: {open}/{day}T{hour}.{writer}.jsonl. One process, on
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import uuid
@@ -24,6 +25,7 @@ from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, SCHEMA
 log = logging.getLogger(__name__)
 
 HOUR = "%Y-%m-%dT%H"
+BATCH = 50_000  # records in memory at once
 LATE = timedelta(seconds=30)  # a writer may still be adding to the hour that has just ended
 
 
@@ -88,22 +90,52 @@ def read_log(
 
     open_folder: also what the open hour holds. A torn line ends its file: what stands before it is read.
     """
+    parts = list(stream_log(address, SCHEMA.names, open_folder, since, until))
+    records = pd.concat(parts) if parts else SCHEMA.empty_table().to_pandas()
+    return records.sort_values("time", kind="stable").reset_index(drop=True)
+
+
+def stream_log(
+    address: str,
+    columns: Sequence[str],
+    open_folder: Path | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Iterator[pd.DataFrame]:
+    """What `read_log` reads, some records at a time, hour by hour: a log of any size fits into memory.
+
+    columns: of SCHEMA; the time is always among them.
+    """
+    schema = pa.schema([SCHEMA.field(name) for name in dict.fromkeys(("time", *columns))])
+    for batch in _batches(address, schema, open_folder, since, until):
+        records = batch.to_pandas()
+        keep = pd.Series(True, index=records.index)
+        if since is not None:
+            keep &= records["time"] >= since
+        if until is not None:
+            keep &= records["time"] < until
+        if keep.any():
+            yield records[keep]
+
+
+def _batches(
+    address: str, schema: pa.Schema, open_folder: Path | None, since: datetime | None, until: datetime | None
+) -> Iterator[pa.Table]:
     filesystem, root = fsspec.core.url_to_fs(address)
     hours = [path for path in _closed_files(filesystem, root) if _overlaps(_closed_hour(path), since, until)]
-    tables = [_read_parquet(filesystem, path) for path in hours]
+    for hour in hours:
+        with filesystem.open(hour, "rb") as file:
+            stored = pq.ParquetFile(file)
+            known = [name for name in schema.names if name in stored.schema_arrow.names]
+            for batch in stored.iter_batches(BATCH, columns=known):
+                yield _as(schema, pa.table(batch))
     for path in sorted(open_folder.glob("*.jsonl")) if open_folder else []:
         # an hour that was closed while its open file could not be removed counts once
-        if _overlaps(_hour_of(path), since, until) and not fsspec.core.url_to_fs(_closed(address, path))[0].exists(
-            _closed(address, path)
-        ):
-            tables.append(_table(list(_lines(path))))
-    records = pa.concat_tables([SCHEMA.empty_table(), *tables]).to_pandas()
-    keep = pd.Series(True, index=records.index)
-    if since is not None:
-        keep &= records["time"] >= since
-    if until is not None:
-        keep &= records["time"] < until
-    return records[keep].sort_values("time", kind="stable").reset_index(drop=True)
+        closed = _closed(address, path)
+        if _overlaps(_hour_of(path), since, until) and not fsspec.core.url_to_fs(closed)[0].exists(closed):
+            lines = _lines(path)
+            while rows := list(itertools.islice(lines, BATCH)):
+                yield _table(rows).select(schema.names)
 
 
 def predictions(records: pd.DataFrame) -> pd.DataFrame:
@@ -147,14 +179,12 @@ def _write_parquet(rows: list[dict[str, Any]], target: str) -> None:
     filesystem.mv(f"{path}.part", path)
 
 
-def _read_parquet(filesystem: fsspec.AbstractFileSystem, path: str) -> pa.Table:
-    with filesystem.open(path, "rb") as file:
-        found = pq.read_table(file)
+def _as(schema: pa.Schema, found: pa.Table) -> pa.Table:
     columns = [
         found[name].cast(kind) if name in found.column_names else pa.nulls(len(found), kind)
-        for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True)
+        for name, kind in zip(schema.names, schema.types, strict=True)
     ]
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=schema)
 
 
 def _closed(address: str, path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rakuten_tasks.catalogue.languages import language
-from rakuten_tasks.classifier.branches import Product, Text
+from rakuten_tasks.classifier.branches import Branch, Product, Text
 from rakuten_tasks.classifier.hashing import WORD, word_counts
 from rakuten_tasks.classifier.photos import FORMATS, kept_box, on_white
 from rakuten_tasks.classifier.predictor import Predictor, Scores
@@ -26,15 +26,15 @@ TOP = 5
 def traits(predictor: Predictor, product: Product, scores: Scores, row: int, projected: NDArray) -> dict[str, Any]:
     """One product's drift columns. row: its place in `scores`; projected: (PROJECTED,), of `project`."""
     return {
-        **text_traits(predictor, product),
+        **text_traits(predictor.branches, product),
         **photo_traits(product.photo),
         **answer_traits(scores, row),
         **{name: _number(value) for name, value in zip(EMBEDDING, projected, strict=True)},
     }
 
 
-def text_traits(predictor: Predictor, product: Product) -> dict[str, Any]:
-    """TEXT_COLUMNS of a product."""
+def text_traits(branches: Sequence[Branch], product: Product) -> dict[str, Any]:
+    """TEXT_COLUMNS of a product. branches: whose vocabulary words are unknown to."""
     title, description = clean(product.designation), clean(product.description)
     whole = f"{title} {description}"
     letters = len(title)
@@ -45,12 +45,12 @@ def text_traits(predictor: Predictor, product: Product) -> dict[str, Any]:
         "capital_share": sum(map(str.isupper, title)) / letters if letters else None,
         "description_empty": not description,
         "language": language(whole),
-        "unknown_word_share": _unknown_share(predictor, whole),
+        "unknown_word_share": _unknown_share(branches, whole),
     }
 
 
-def _unknown_share(predictor: Predictor, text: str) -> float | None:
-    vocabularies = [branch.vocabulary for branch in predictor.branches if isinstance(branch, Text)]
+def _unknown_share(branches: Sequence[Branch], text: str) -> float | None:
+    vocabularies = [branch.vocabulary for branch in branches if isinstance(branch, Text)]
     words = WORD.findall(text.lower())
     if not words or not vocabularies:
         return None

@@ -25,6 +25,7 @@ from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
 
 EXECUTION = "execution"  # tag of a parent: the Flyte execution, or the local process, that it belongs to
 LOCAL = "local"
+FINGERPRINT = "fingerprint"  # tag of a parent: what its catalogue held, of catalogue/fingerprint.py
 ERROR = "error"
 BROKEN_OFF = "broken off"
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"

@@ -1,0 +1,54 @@
+"""How often the rule of monitoring/drift.py calls drift: on ordinary windows, and on windows spoilt in known ways.
+
+python -m benchmarks.drift
+"""
+
+from __future__ import annotations
+
+import time
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.drift_pool import DARKER, MORE_OF_A_CLASS, NEW_WORDS, WITHOUT_PHOTOS, called_drift, make_pool
+from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.registry import champion, tracking
+
+# kind, rows in the window, repetitions, limit: a ceiling for ordinary windows, a floor for spoilt ones
+CASES = [
+    *((None, size, 200, 0.08) for size in (300, 500, 1000)),
+    (DARKER, 500, 100, 0.95),
+    (WITHOUT_PHOTOS, 500, 100, 0.95),
+    (NEW_WORDS, 500, 100, 0.95),
+    (MORE_OF_A_CLASS, 500, 100, 0.90),
+]
+SEED = 20_261  # of no catalogue that anything is trained on
+
+
+@click.command()
+@click.option("--products", default=5000, help="in the pool")
+@click.option("--reference", default=3500, help="rows of the reference; a sixth of the challenge is 13,600")
+@click.option("--model", default="", help="registered model; empty for the sample's")
+def main(products: int, reference: int, model: str) -> None:
+    """Print the table. Exits with 1 where a limit is not kept."""
+    client = tracking.connect()
+    name, _ = champion.resolve_model(client, model, synthetic=True)
+    version = champion.aliases(client, name)[champion.CHAMPION]
+    started = time.perf_counter()
+    pool = make_pool(Predictor.load(champion.fetch(client, name, str(version))), products, SEED)
+    table = Table("window", "rows", "windows", "called drift", "limit", title=f"seen by {name} version {version}")
+    missed = []
+    for kind, size, times, limit in CASES:
+        share = called_drift(pool, kind, size, reference, times)
+        kept = share >= limit if kind else share <= limit
+        bound = f"{'at least' if kind else 'at most'} {limit:.0%}"
+        table.add_row(kind or "ordinary", str(size), str(times), f"{share:.1%}", bound)
+        missed += [] if kept else [f"{kind or 'ordinary'}, {size} rows: {share:.1%}"]
+    Console().print(table, f"{products} products, reference of {reference}; {time.perf_counter() - started:.0f} s")
+    if missed:
+        raise click.ClickException("; ".join(missed))
+
+
+if __name__ == "__main__":
+    main()

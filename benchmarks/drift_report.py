@@ -1,0 +1,144 @@
+"""From a log of 100,000 rows to report and decision, against Evidently's bare preset; and a log of 10 million rows.
+
+python -m benchmarks.drift_report
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from types import TracebackType
+
+import click
+import numpy as np
+import pandas as pd
+import psutil
+
+from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PREDICTION
+from rakuten_tasks.monitoring.compare import Model, Side, compared, logged
+from rakuten_tasks.monitoring.report import write_report
+from rakuten_tasks.monitoring.values import CATEGORIES, YES_NO
+from rakuten_tasks.monitoring.window import Span
+
+ROWS, FILES = 100_000, 100
+RATIO, MEMORY = 2.0, 2 * 2**30
+END = datetime(2026, 1, 10, tzinfo=UTC)
+SPAN = Span(END - timedelta(days=9), END)
+MODEL = Model("benchmark", 1, Path())
+
+
+def made_up(rows: int, seed: int) -> pd.DataFrame:
+    """A row an answer, numbers without meaning: only how long it takes is looked at."""
+    random = np.random.default_rng(seed)
+    frame = pd.DataFrame({name: random.normal(size=rows) for name in DRIFT_COLUMNS if name not in CATEGORIES})
+    for name in ("designation_length", "designation_words", "photo_bytes"):
+        frame[name] = (frame[name] * 100).astype("int64")
+    for name in YES_NO:
+        frame[name] = random.random(rows) < 0.1
+    frame["language"] = random.choice(["fr", "en", "de"], rows)
+    return frame.assign(predicted=random.integers(1, 28, rows))
+
+
+class Peak:
+    """The most memory that this process held inside the block, in bytes, looked at every 50 ms."""
+
+    bytes = 0
+
+    def __enter__(self) -> Peak:
+        self._stop = Event()
+        self._thread = Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        process = psutil.Process()
+        while not self._stop.wait(0.05):
+            self.bytes = max(self.bytes, process.memory_info().rss)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def timed(work: Callable[[], object]) -> tuple[float, int]:
+    """Seconds, and the most memory in bytes."""
+    started = time.perf_counter()
+    with Peak() as peak:
+        work()
+    return time.perf_counter() - started, peak.bytes
+
+
+def bare_preset(reference: pd.DataFrame, window: pd.DataFrame, folder: Path) -> None:
+    """What anyone would write with Evidently alone."""
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    definition = DataDefinition(
+        numerical_columns=[name for name in reference if name not in CATEGORIES], categorical_columns=list(CATEGORIES)
+    )
+    sets = (Dataset.from_pandas(frame, data_definition=definition) for frame in (window, reference))
+    Report([DataDriftPreset()]).run(*sets).save_html(str(folder / "bare.html"))
+
+
+def ours(reference: pd.DataFrame, log: Path, folder: Path) -> None:
+    """From the log to both files."""
+    report, before, after = compared(Side(reference, "reference"), logged(str(log), SPAN, MODEL))
+    write_report(report, before.rows, after.rows, str(folder / "report"))
+
+
+def write_log(folder: Path, window: pd.DataFrame, files: int) -> None:
+    """The window as an hour of the log, and the same hour again and again."""
+    columns = {
+        "kind": PREDICTION,
+        "request_id": [f"{i:032x}" for i in range(len(window))],
+        "model": "benchmark",
+        "version": "1",
+    }
+    first = folder / "first.parquet"
+    folder.mkdir()
+    window.assign(time=pd.Timestamp(END - timedelta(days=5)), **columns).to_parquet(
+        first, index=False, row_group_size=50_000
+    )
+    for number in range(files):
+        hour = SPAN.start + timedelta(hours=number + 1)
+        path = folder / f"{hour:%Y-%m-%d}" / f"{hour:%H}.worker.parquet"
+        path.parent.mkdir(exist_ok=True)
+        os.link(first, path)
+
+
+@click.command()
+@click.option("--files", default=FILES, help="of 100,000 rows in the large log")
+def main(files: int) -> None:
+    """Print times, their ratio and memory. Exits with 1 where a limit is not kept."""
+    os.environ["DO_NOT_TRACK"] = "1"
+    warnings.simplefilter("ignore")
+    import evidently.presets  # noqa: F401  (its 6 s count for neither)
+
+    reference, window = made_up(ROWS, 0), made_up(ROWS, 1)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_log(folder / "log", window, 1)
+        bare, _ = timed(lambda: bare_preset(reference, window, folder))
+        whole, held = timed(lambda: ours(reference, folder / "log", folder))
+        write_log(folder / "large", window, files)
+        large, most = timed(lambda: ours(reference, folder / "large", folder))
+    click.echo(f"Evidently's bare preset, {ROWS:,} rows against {ROWS:,}: {bare:.1f} s")
+    click.echo(f"log to report and decision, the same rows: {whole:.1f} s, ratio {whole / bare:.2f} (limit {RATIO})")
+    click.echo(f"a log of {files * ROWS:,} rows: {large:.1f} s")
+    click.echo(
+        f"most memory: {held / 2**30:.2f} GiB, of the large log {most / 2**30:.2f} GiB (limit {MEMORY / 2**30:.0f})"
+    )
+    if whole > RATIO * bare or max(held, most) > MEMORY:
+        raise click.ClickException("a limit is not kept")
+
+
+if __name__ == "__main__":
+    main()

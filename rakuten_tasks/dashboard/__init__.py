@@ -1,0 +1,1 @@
+"""One terminal page of all that runs. Flyte-free."""

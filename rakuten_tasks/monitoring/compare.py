@@ -1,0 +1,85 @@
+"""One look: reference and window, from wherever they lie, to report and decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, EMBEDDING, PHOTO_COLUMNS
+from rakuten_tasks.monitoring.drift import decide
+from rakuten_tasks.monitoring.frames import catalogue_frame, file_frame, is_file
+from rakuten_tasks.monitoring.reference import load_reference
+from rakuten_tasks.monitoring.report import DriftReport, accuracy_of
+from rakuten_tasks.monitoring.window import Span, read_window
+
+TRUE_CODES = ("true_code", "prdtypecode")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered version and where its bundle lies."""
+
+    name: str
+    version: int
+    bundle: Path
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows of drift columns, and in words where they come from. labels: the column of true codes."""
+
+    rows: pd.DataFrame
+    told: str
+
+    @property
+    def labels(self) -> str:
+        return next((name for name in TRUE_CODES if name in self.rows.columns), TRUE_CODES[0])
+
+
+def champions_reference(model: Model) -> Side:
+    """What the model saw in validation. Raises ValueError as load_reference does."""
+    return Side(load_reference(model.bundle), f"validation rows of {model.name} version {model.version}")
+
+
+def logged(address: str, span: Span, model: Model, open_folder: Path | None = None) -> Side:
+    """What the model answered in the span."""
+    rows = read_window(address, span, open_folder, model.name, str(model.version))
+    hours = f"{span.start:%Y-%m-%d %H:%M} to {span.end:%Y-%m-%d %H:%M} UTC"
+    return Side(rows, f"answers of {model.name} version {model.version}, {hours}, logged at {address}")
+
+
+def catalogue(address: str, model: Model | None, to_predict: bool = False) -> Side:
+    """A catalogue's products or a table; model: None where there is none, and what only it knows is left out."""
+    predictor = Predictor.load(model.bundle) if model else None
+    if is_file(address):
+        return Side(file_frame(address, predictor), f"table {address}")
+    return Side(catalogue_frame(address, predictor, to_predict), f"catalogue {address}")
+
+
+def compared(reference: Side, window: Side) -> tuple[DriftReport, Side, Side]:
+    """The report, and both sides as they were compared."""
+    reference, window = _alike(reference, window), _alike(window, reference)
+    return (
+        DriftReport(
+            reference=reference.told,
+            window=window.told,
+            written=datetime.now(UTC).isoformat(timespec="seconds"),
+            decision=decide(reference.rows, window.rows),
+            reference_accuracy=accuracy_of(reference.rows, reference.labels),
+            window_accuracy=accuracy_of(window.rows, window.labels),
+        ),
+        reference,
+        window,
+    )
+
+
+def _alike(side: Side, other: Side) -> Side:
+    """Without the answers where only one side was answered with photos: they would differ by that alone."""
+    seen = [bool(set(PHOTO_COLUMNS) & set(one.rows.columns)) for one in (side, other)]
+    if seen[0] == seen[1]:
+        return side
+    return Side(side.rows.drop(columns=[*ANSWER_COLUMNS, *EMBEDDING], errors="ignore"), side.told)

@@ -1,0 +1,68 @@
+"""The reference: the held-out validation rows as the champion saw them, with the columns that drift is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rakuten_tasks.classifier.branches import Branch
+from rakuten_tasks.classifier.bundle import REFERENCE
+from rakuten_tasks.classifier.predictor import Predictor, Scores
+from rakuten_tasks.classifier.scoring import products_of
+from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
+from rakuten_tasks.monitoring.traits import answer_traits, photo_traits, project, text_traits
+
+ABSENT = ("none", "missing")  # photo_status of products without a photo; the others than "ok" could not be read
+
+
+def reference_rows(
+    rows: pd.DataFrame,
+    photographed: Iterable[pd.DataFrame],
+    branches: Sequence[Branch],
+    scores: Scores,
+    embeddings: Mapping[str, NDArray],
+) -> pd.DataFrame:
+    """`rows` with DRIFT_COLUMNS. photographed: the same rows in the same order, some at a time, with their photos."""
+    parts = [catalogue_traits(part, branches) for part in photographed if len(part)]
+    seen = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    joined = pd.concat([rows.reset_index(drop=True), seen, answers(scores, embeddings)], axis=1)
+    return joined.reindex(columns=[*rows.columns, *DRIFT_COLUMNS])
+
+
+def catalogue_traits(rows: pd.DataFrame, branches: Sequence[Branch]) -> pd.DataFrame:
+    """TEXT_COLUMNS and PHOTO_COLUMNS of catalogue rows with their photos (schema.SHARD)."""
+    traits = pd.DataFrame(
+        [{**text_traits(branches, product), **photo_traits(product.photo)} for product in products_of(rows)]
+    )
+    status = rows["photo_status"].to_numpy()
+    # ingest drops the bytes of what cannot be read: only the status still tells it from no photo
+    unreadable = traits["photo_unreadable"].to_numpy(bool) | ~np.isin(status, (*ABSENT, "ok"))
+    return traits.assign(photo_unreadable=unreadable, photo_missing=traits["photo_missing"] & ~unreadable)
+
+
+def observed(rows: pd.DataFrame, predictor: Predictor) -> pd.DataFrame:
+    """DRIFT_COLUMNS of catalogue rows with their photos, as the predictor sees them."""
+    traits = catalogue_traits(rows, predictor.branches)
+    return pd.concat([traits, answers(*predictor.observe(products_of(rows)))], axis=1).reindex(columns=DRIFT_COLUMNS)
+
+
+def answers(scores: Scores, embeddings: Mapping[str, NDArray]) -> pd.DataFrame:
+    """ANSWER_COLUMNS and EMBEDDING of N products."""
+    told = [answer_traits(scores, row) for row in range(len(scores.probabilities))]
+    frame = pd.DataFrame(told, columns=ANSWER_COLUMNS).astype({"disagreement": float})
+    return pd.concat([frame, pd.DataFrame(project(embeddings), columns=EMBEDDING)], axis=1)
+
+
+def load_reference(bundle: Path) -> pd.DataFrame:
+    """A bundle's reference rows. Raises ValueError where an older version of this package wrote it."""
+    rows = pd.read_parquet(bundle / REFERENCE)
+    if missing := [name for name in DRIFT_COLUMNS if name not in rows.columns]:
+        raise ValueError(
+            f"{bundle / REFERENCE} has no {', '.join(missing[:3])}: the champion was trained before drift was "
+            "measured; train it again (`make train`), or name two catalogues with REFERENCE= and CURRENT="
+        )
+    return rows

@@ -1,0 +1,111 @@
+"""The drift report: Evidently draws it, the decision stands on top of it, and drift_report.json holds what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import fsspec
+import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
+
+from rakuten_tasks.config import Strict
+from rakuten_tasks.decks.drift import decision_page
+from rakuten_tasks.decks.page import standalone
+from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS
+from rakuten_tasks.monitoring.decision import Decision, Outcome
+from rakuten_tasks.monitoring.drift import RULE
+from rakuten_tasks.monitoring.values import CATEGORIES, categories, numbers
+
+HTML, JSON = "drift_report.html", "drift_report.json"
+
+
+@dataclass(frozen=True)
+class Accuracy(Strict):
+    """estimated: the mean calibrated confidence (CBPE). real: share of right answers, with its 95 % interval, of the
+    `labelled` rows whose label is known; None where none is.
+    """
+
+    estimated: float | None
+    real: float | None
+    low: float | None
+    high: float | None
+    labelled: int
+
+
+@dataclass(frozen=True)
+class DriftReport(Strict):
+    """Everything in drift_report.json. What was compared, in words; accuracy of either side; the decision."""
+
+    reference: str
+    window: str
+    written: str  # UTC, ISO 8601
+    decision: Decision
+    reference_accuracy: Accuracy
+    window_accuracy: Accuracy
+
+
+def accuracy_of(rows: pd.DataFrame, labels: str) -> Accuracy:
+    """labels: the column of true codes; it may be missing, or be filled in part."""
+    confidence = numbers(rows["confidence"]).dropna() if "confidence" in rows else pd.Series(dtype=float)
+    # confidence is a probability: anything else is no estimate
+    confidence = confidence[confidence.between(0, 1)]
+    estimated = float(confidence.mean()) if len(confidence) else None
+    if not {"predicted", labels} <= set(rows.columns):
+        return Accuracy(estimated, None, None, None, 0)
+    pairs = pd.DataFrame({name: categories(rows[name]) for name in ("predicted", labels)}).dropna()
+    if pairs.empty:
+        return Accuracy(estimated, None, None, None, 0)
+    right = int((pairs["predicted"] == pairs[labels]).sum())
+    low, high = proportion_confint(right, len(pairs), method="wilson")
+    return Accuracy(estimated, right / len(pairs), float(low), float(high), len(pairs))
+
+
+def write_report(report: DriftReport, reference: pd.DataFrame, window: pd.DataFrame, folder: str) -> str:
+    """Both files into the folder, local or any fsspec address. -> the address of the page"""
+    page = decision_page(report)
+    html = standalone("Drift", page)
+    # of a few rows Evidently says drift whatever they hold, and without any column it raises
+    if report.decision.outcome is not Outcome.NOT_ENOUGH_DATA:
+        html = drawn(reference, window).replace("<body>", f"<body>{page}", 1)
+    files = {HTML: html, JSON: json.dumps(report.to_dict(), indent=1, allow_nan=False)}
+    for name, content in files.items():
+        with fsspec.open(f"{folder.rstrip('/')}/{name}", "w", encoding="utf-8", auto_mkdir=True) as file:
+            file.write(content)
+    return f"{folder.rstrip('/')}/{HTML}"
+
+
+def drawn(reference: pd.DataFrame, window: pd.DataFrame) -> str:
+    """Evidently's page of the columns that it survives: those with usable values on both sides."""
+    sides = [_usable(frame) for frame in (reference, window)]
+    shared = [name for name in sides[0].columns if name in sides[1].columns]
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its dependencies' deprecations, and divisions by a constant column's spread
+        from evidently import DataDefinition, Dataset, Report  # 6 s and 290 MB
+        from evidently.presets import DataDriftPreset
+
+        told = [name for name in shared if name in CATEGORIES]
+        definition = DataDefinition(
+            numerical_columns=[name for name in shared if name not in CATEGORIES], categorical_columns=told
+        )
+        reference_set, window_set = (Dataset.from_pandas(side[shared], data_definition=definition) for side in sides)
+        # the decision's own tests, so that the figures below it do not speak of others
+        preset = DataDriftPreset(num_method="ks", cat_method="chisquare", threshold=RULE.alpha / len(shared))
+        snapshot = Report([preset]).run(window_set, reference_set)
+        with TemporaryDirectory() as folder:
+            snapshot.save_html(f"{folder}/{HTML}")
+            return (Path(folder) / HTML).read_text(encoding="utf-8")
+
+
+def _usable(frame: pd.DataFrame) -> pd.DataFrame:
+    clean = {
+        name: (categories if name in CATEGORIES else numbers)(frame[name])
+        for name in DRIFT_COLUMNS
+        if name in frame.columns
+    }
+    return pd.DataFrame({name: values for name, values in clean.items() if values.notna().sum() >= RULE.values})

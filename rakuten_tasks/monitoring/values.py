@@ -1,0 +1,39 @@
+"""Columns as they come, from logs, CSVs or anything else -> clean values; what makes no sense becomes missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+YES_NO = ("description_empty", "photo_missing", "photo_unreadable")
+CATEGORIES = (*YES_NO, "language", "predicted")
+_SAID = {"true": "yes", "1": "yes", "yes": "yes", "false": "no", "0": "no", "no": "no"}
+
+
+def numbers(column: pd.Series) -> pd.Series:
+    """float64; texts that are no numbers and infinite ones become NaN."""
+    if column.dtype == object or isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype):
+        # a list or a date in a cell is no number either
+        plain = column.map(lambda value: value if isinstance(value, int | float | str | np.number) else None)
+        column = pd.to_numeric(plain.astype(object), errors="coerce")
+    elif not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
+        return pd.Series(np.nan, index=column.index)
+    values = pd.Series(column.to_numpy(float, na_value=np.nan), index=column.index)
+    return values.where(np.isfinite(values))
+
+
+def categories(column: pd.Series) -> pd.Series:
+    """Texts or missing: 10, 10.0 and "10" are one category, as are True, 1 and "true" of YES_NO."""
+    said = column.astype(object).map(_category, na_action="ignore").astype("str")
+    return said.map(lambda text: _SAID.get(text.lower()), na_action="ignore") if column.name in YES_NO else said
+
+
+def _category(value: object) -> str | None:
+    text = str(value).strip()
+    whole = text.removesuffix(".0")
+    return (whole if whole.lstrip("-").isdigit() else text) or None
+
+
+def texts(column: pd.Series) -> list[str]:
+    """Those that hold anything."""
+    return [text for text in column.tolist() if isinstance(text, str) and text.strip()]

@@ -1,0 +1,8 @@
+"""When what runs by itself on the cluster: read by workflows/launch_plans.py and by the dashboard. Cron, UTC."""
+
+SCHEDULES = {
+    "nightly_training": "0 2 * * *",
+    # ten minutes past, when the server has closed the hour before
+    "drift_watch": "10 */6 * * *",
+    "smoke": "0 1 * * 1",
+}

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rakuten_tasks.classifier.bundle import REFERENCE
+from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.classifier.scoring import products_of
+from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
+from rakuten_tasks.monitoring.reference import load_reference, reference_rows
+from rakuten_tasks.monitoring.traits import project, traits
+from tests.bundles import write_bundle
+from tests.catalogues import photo_bytes
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.load(write_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+def rows() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "row": [3, 5, 8],
+            "designation": ["Roman policier", "Drone", "Piscine ronde"],
+            "description": ["Un livre", "", "avec pompe"],
+            "photo": [photo_bytes(1), None, None],
+            "photo_status": ["ok", "none", "truncated"],
+        }
+    )
+
+
+def test_the_reference_holds_what_serving_logs_of_the_same_products(predictor):
+    whole = rows()
+    products = products_of(whole)
+    scores, embeddings = predictor.observe(products)
+    parts = [whole[:2], whole[2:2], whole[2:]]
+    found = reference_rows(whole.drop(columns="photo"), parts, predictor.branches, scores, embeddings)
+    projected = project(embeddings)
+    logged = pd.DataFrame([traits(predictor, p, scores, i, projected[i]) for i, p in enumerate(products)])
+    numbers = ["designation_length", "unknown_word_share", "brightness", *ANSWER_COLUMNS, *EMBEDDING]
+    np.testing.assert_allclose(found[numbers].astype(float), logged[numbers].astype(float), equal_nan=True)
+    assert found["language"].tolist() == logged["language"].tolist()
+    assert found["row"].tolist() == [3, 5, 8]
+
+
+def test_a_photo_that_could_not_be_read_is_told_from_one_that_is_not_there(predictor):
+    whole = rows()
+    scores, embeddings = predictor.observe(products_of(whole))
+    found = reference_rows(whole, [whole], predictor.branches, scores, embeddings)
+    assert found["photo_missing"].tolist() == [False, True, False]
+    assert found["photo_unreadable"].tolist() == [False, False, True]
+
+
+def test_the_reference_of_an_older_bundle_says_what_to_do(tmp_path: Path):
+    pd.DataFrame({"row": [1], "predicted": [10], "confidence": [0.5]}).to_parquet(tmp_path / REFERENCE)
+    with pytest.raises(ValueError, match=r"has no designation_length, .*: .* train it again"):
+        load_reference(tmp_path)
+    pd.DataFrame({name: [0.0] for name in DRIFT_COLUMNS}).to_parquet(tmp_path / REFERENCE)
+    assert len(load_reference(tmp_path)) == 1

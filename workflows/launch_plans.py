@@ -1,0 +1,71 @@
+"""When what runs by itself. Registering activates none of these, unless RAKUTEN_ACTIVATE says so.
+
+pyflyte register workflows                       # on the cluster, asleep
+RAKUTEN_ACTIVATE=1 pyflyte register workflows    # and on their schedules
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from flytekit import CronSchedule, Email, Labels, LaunchPlan
+from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPolicy
+from flytekit.models.core.execution import WorkflowExecutionPhase
+
+from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig
+from rakuten_tasks.schedules import SCHEDULES
+from rakuten_tasks.watch import Places
+from workflows.training import train_classifier
+from workflows.watch import watch_drift
+
+ACTIVE = os.environ.get("RAKUTEN_ACTIVATE", "") == "1"
+SOURCE = os.environ.get("RAKUTEN_SOURCE", "sample")
+STORE = os.environ.get("RAKUTEN_STORE", "s3://rakuten")
+NOTIFIED = os.environ.get("RAKUTEN_NOTIFIED", "").split(",") if os.environ.get("RAKUTEN_NOTIFIED") else []
+PLACES = Places(log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history", reports=f"{STORE}/drift/reports")
+FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT, WorkflowExecutionPhase.ABORTED]
+# One epoch of each branch: that everything runs, not that it learns
+SMOKE = TrainingConfig(text=TextConfig(epochs=1, ngram_bits=12), photo=PhotoConfig(epochs=1))
+
+
+def _plan(name: str, workflow: Any, purpose: str, **options: Any) -> LaunchPlan:
+    return LaunchPlan.get_or_create(
+        workflow,
+        name=name,
+        # one that still runs is left alone: the next look sees the same log
+        concurrency=ConcurrencyPolicy(max_concurrency=1, behavior=ConcurrencyLimitBehavior.SKIP),
+        notifications=[Email(phases=FAILED, recipients_email=NOTIFIED)] if NOTIFIED else [],
+        labels=Labels({"project": "rakuten", "purpose": purpose}),
+        auto_activate=ACTIVE,
+        **options,
+    )
+
+
+nightly_training = _plan(
+    "nightly_training",
+    train_classifier,
+    "training",
+    schedule=CronSchedule(schedule=SCHEDULES["nightly_training"]),
+    default_inputs={"source": SOURCE, "config": TrainingConfig(), "model": ""},
+    fixed_inputs={"report": f"{STORE}/reports/nightly.json"},
+)
+
+drift_watch = _plan(
+    "drift_watch",
+    watch_drift,
+    "drift",
+    schedule=CronSchedule(schedule=SCHEDULES["drift_watch"], kickoff_time_input_arg="kickoff"),
+    default_inputs={"source": SOURCE, "config": TrainingConfig(), "model": "", "rest_hours": 72.0},
+    fixed_inputs={"places": PLACES, "hours": 6.0},
+)
+
+# On the sample, whatever has drifted: that everything still runs
+smoke = _plan(
+    "smoke",
+    train_classifier,
+    "smoke",
+    schedule=CronSchedule(schedule=SCHEDULES["smoke"]),
+    default_inputs={"config": SMOKE},
+    fixed_inputs={"source": "sample", "model": "rakuten-classifier-smoke", "report": ""},
+)

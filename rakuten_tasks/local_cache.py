@@ -12,26 +12,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-import click
 import msgpack
-from flytekit.configuration.plugin import FlytekitPlugin
 from flytekit.core import local_cache
 from flytekit.core.local_cache import LocalTaskCache, _calculate_cache_key
 from flytekit.models.literals import Literal, LiteralMap
 
-from rakuten_tasks.var import cache_folder, runs_folder
+from rakuten_tasks.var import runs_folder
 
 _remembered, _remember = LocalTaskCache.get, LocalTaskCache.set
 FILES = "-files"
-
-
-class Pyflyte(FlytekitPlugin):
-    """Makes every `pyflyte` of this environment use the cache in var/; named in pyproject.toml."""
-
-    @staticmethod
-    def configure_pyflyte_cli(main: click.Group) -> click.Group:
-        use(cache_folder())
-        return main
 
 
 def use(folder: Path) -> None:

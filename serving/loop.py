@@ -54,7 +54,9 @@ class BatchLoop(LitLoop):
             if batch:
                 self._answer(lit_api, batch, transport)
                 idle_since = time.monotonic()
-            elif stopping.is_set() and time.monotonic() - idle_since > QUIET:
+                continue
+            lit_api.idle()
+            if stopping.is_set() and time.monotonic() - idle_since > QUIET:
                 break
         lit_api.close()
 

@@ -59,11 +59,15 @@ class AnswerMinutes:
 
     def add(self, observed: Observed) -> None:
         """Count one answer."""
-        if self._files.over():
-            self.close()
+        self.tick()
         self._confidences.append(float(observed.scores.confidence[observed.row]))
         self._classes[int(observed.scores.predicted[observed.row])] += 1
         self._abstained += observed.abstained
+
+    def tick(self) -> None:
+        """Write the minute if it is over."""
+        if self._files.over():
+            self.close()
 
     def close(self) -> None:
         """Write the minute as far as it has come."""

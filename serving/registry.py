@@ -30,8 +30,10 @@ class Registry:
         from mlflow.exceptions import MlflowException  # 3 s
 
         from rakuten_tasks.registry.champion import BUNDLE_HASH, CHAMPION
-        from rakuten_tasks.registry.tracking import connect
+        from rakuten_tasks.registry.tracking import connect, store_is_there
 
+        if not store_is_there():  # connecting would make an empty one in its place
+            raise FileNotFoundError("the MLflow store is not there: run `make train`, or put it back")
         client = connect()
         for model in self._names():
             try:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from fsspec.registry import known_implementations
+from fsspec.utils import get_protocol
+
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # what LitServe binds to
 KEY = "LIT_SERVER_API_KEY"  # LitServe's own name for it
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -46,7 +49,7 @@ class Settings:
         self._require("port", 1024 <= self.port <= 65535, "from 1024 to 65535")
         folder_is_there = not self.image_folder or Path(self.image_folder).is_dir()
         self._require("image_folder", folder_is_there, "an existing folder, or empty for no local paths")
-        self._require("max_photo_bytes", self.max_photo_bytes >= 1, "at least 1")
+        self._require("max_photo_bytes", 1 <= self.max_photo_bytes <= 100_000_000, "from 1 to 100000000")
         # what classifier/photos.py decodes at most
         self._require("max_photo_pixels", 1 <= self.max_photo_pixels <= 50_000_000, "from 1 to 50000000")
         self._require("max_text", 1 <= self.max_text <= 1_000_000, "from 1 to 1000000 characters")
@@ -57,7 +60,12 @@ class Settings:
         self._require("batch_wait_ms", 0 <= self.batch_wait_ms <= 1000, "from 0 to 1000 milliseconds")
         self._require("threads", 0 <= self.threads <= 256, "0 (the machine's cores) to 256")
         self._require("poll_seconds", 0.2 <= self.poll_seconds <= 8, "from 0.2 to 8: a champion is due within 10 s")
-        self._require("log_days", self.log_days >= 1, "at least 1 day")
+        self._require("log_days", 1 <= self.log_days <= 36_500, "from 1 to 36500 days")
+        known = get_protocol(self.log) in known_implementations
+        self._require("log", known, "a folder or an address that fsspec knows")
+        if not (self.api_key.isascii() and self.api_key.strip() == self.api_key):
+            # a browser sends other letters in another encoding, and no outer spaces; the key itself is not repeated
+            raise SettingError(f"{KEY}: must be of ASCII characters without spaces around them")
 
     def _require(self, name: str, ok: bool, rule: str) -> None:
         if not ok:

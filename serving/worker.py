@@ -51,7 +51,7 @@ class ProductAPI(litserve.LitAPI):
         torch.set_num_threads(self.settings.threads or cores())
         self._board = Worker(self.run_folder)
         self._batches: Counter[str] = Counter()
-        self._told = 0.0
+        self._told, self._untold = 0.0, False
         self._observed: list[Observed] = []
         self._stop = threading.Event()
         registry = Registry(self.settings.model)
@@ -99,7 +99,14 @@ class ProductAPI(litserve.LitAPI):
             self._minutes.add(observed)
             self._recorder.add(partial(self._record, observed, datetime.now(UTC)))
         self._observed = []
+        self._untold = True
         if time.monotonic() - self._told > TELL:
+            self._tell()
+
+    def idle(self) -> None:
+        """Nothing waits: what was counted is told, also where no request comes after it."""
+        self._minutes.tick()
+        if self._untold and time.monotonic() - self._told > TELL:
             self._tell()
 
     def close(self) -> None:
@@ -113,7 +120,7 @@ class ProductAPI(litserve.LitAPI):
 
     def _tell(self) -> None:
         self._board.tell(batches=dict(self._batches))
-        self._told = time.monotonic()
+        self._told, self._untold = time.monotonic(), False
 
     def _record(self, observed: Observed, moment: datetime) -> dict[str, Any]:
         from rakuten_tasks.classifier.branches import Product

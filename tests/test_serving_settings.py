@@ -26,6 +26,9 @@ def test_settings_come_from_the_environment(tmp_path):
         ("SERVE_LOG_TEXT", "maybe", "SERVE_LOG_TEXT='maybe': must be one of 1, true, yes, on, 0, false, no, off"),
         ("SERVE_IMAGE_FOLDER", "/no/where", "must be an existing folder, or empty for no local paths"),
         ("SERVE_MAX_PHOTO_PIXELS", "60000000", "must be from 1 to 50000000"),
+        ("SERVE_LOG_DAYS", "99999999999", "SERVE_LOG_DAYS='99999999999': must be from 1 to 36500 days"),
+        ("SERVE_LOG", "nonsense://x", "SERVE_LOG='nonsense://x': must be a folder or an address that fsspec knows"),
+        ("SERVE_MAX_PHOTO_BYTES", "999999999999", "must be from 1 to 100000000"),
         ("SERVE_QUEU", "5", "SERVE_QUEU: no such setting; there are LIT_SERVER_API_KEY, MODEL"),
     ],
 )
@@ -33,3 +36,10 @@ def test_a_setting_that_makes_no_sense_is_refused_with_its_name_value_and_rule(n
     with pytest.raises(SettingError) as refused:
         Settings.from_environment({name: value})
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["sésame", " key "])
+def test_a_key_that_a_browser_cannot_send_is_refused_without_repeating_it(key):
+    with pytest.raises(SettingError, match="LIT_SERVER_API_KEY: must be of ASCII characters") as refused:
+        Settings.from_environment({"LIT_SERVER_API_KEY": key})
+    assert key not in str(refused.value)

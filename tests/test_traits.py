@@ -116,3 +116,19 @@ def test_the_square_of_a_wide_photo_reaches_beyond_it():
 def test_a_gradient_is_left_nowhere(predictor):
     heat_map(predictor, photo_bytes(1), 10)
     assert all(parameter.grad is None for parameter in predictor.branches[1].network.parameters())
+
+
+def test_a_long_text_is_explained_by_its_beginning_a_few_readings_at_a_time(predictor, monkeypatch):
+    read: list[list[int]] = []
+    whole = Predictor.score
+
+    def counted(self, products):
+        read.append([len(product.designation) + len(product.description) for product in products])
+        return whole(self, products)
+
+    monkeypatch.setattr(Predictor, "score", counted)
+    words = " ".join(f"mot{number}" for number in range(4000))
+    word_weights(predictor, Product(words, words), predictor.manifest.codes[0])
+    assert sum(map(len, read)) == 61
+    assert max(map(len, read)) <= 16
+    assert max(max(lengths) for lengths in read) <= 2000

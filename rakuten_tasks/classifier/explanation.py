@@ -19,6 +19,8 @@ from rakuten_tasks.classifier.text import clean
 from rakuten_tasks.classifier.vgg16 import PhotoBranch
 
 WORDS = 60  # distinct words that are tried, the first ones
+LONGEST = 1000  # characters of each field that are explained: every word tried costs one more reading of them
+AT_ONCE = 16  # such readings
 FINEST = 7  # the heat map is read off the last block whose maps are at least this wide
 
 
@@ -48,9 +50,10 @@ def branch_shares(scores: Scores, fusion: Fusion) -> dict[str, NDArray]:
 def word_weights(predictor: Predictor, product: Product, code: int) -> list[tuple[str, float]]:
     """Words by how much the text branch's log-probability of the code falls without them, largest first.
 
-    Each word is left out wherever it stands. Only words that speak for the code, each as it is written first.
+    Each word is left out wherever it stands; of long texts the beginning is explained. Only words that speak for the
+    code, each as it is written first.
     """
-    title, description = clean(product.designation), clean(product.description)
+    title, description = clean(product.designation)[:LONGEST], clean(product.description)[:LONGEST]
     written = {word.lower(): word for word in reversed(WORD.findall(f"{title} {description}"))}
     tried = list(reversed(written))[:WORDS]
     if not tried or Text.name not in predictor.manifest.branches:
@@ -58,8 +61,9 @@ def word_weights(predictor: Predictor, product: Product, code: int) -> list[tupl
     without = [Product(_leave_out(title, word), _leave_out(description, word)) for word in tried]
     column = predictor.manifest.codes.index(code)
     # a text whose only word is left out gets the class prior
-    scores = predictor.score([Product(title, description), *without])
-    chances = np.log(np.maximum(scores.by_branch[Text.name][:, column], 1e-12))
+    texts = [Product(title, description), *without]
+    parts = [predictor.score(texts[at : at + AT_ONCE]) for at in range(0, len(texts), AT_ONCE)]
+    chances = np.log(np.maximum(np.concatenate([part.by_branch[Text.name][:, column] for part in parts]), 1e-12))
     falls = [(written[word], float(chances[0] - chance)) for word, chance in zip(tried, chances[1:], strict=True)]
     return sorted((pair for pair in falls if pair[1] > 0), key=lambda pair: -pair[1])
 

@@ -42,6 +42,12 @@ def tracking_uri() -> str:
     return f"{SQLITE}{var_folder() / 'mlflow' / 'mlflow.db'}"
 
 
+def store_is_there() -> bool:
+    """Whether `connect` would find a store: a sqlite file may be missing, a server is taken to be there."""
+    uri = tracking_uri()
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
+
+
 def connect() -> MlflowClient:
     """A client of the tracking store, which is made if it is a sqlite file that is not there yet (8 s).
 

@@ -12,7 +12,7 @@ import pytest
 from serving.board import READY, WAITING, Reader, Worker
 from serving.bundles import BundleShelf, Champion
 from serving.champion import ChampionKeeper
-from serving.registry import Registry
+from serving.registry import Registry as MlflowRegistry
 from tests.bundles import of_schema, write_bundle
 
 
@@ -168,5 +168,5 @@ def test_a_dead_worker_is_seen_at_once(tmp_path):
 def test_a_store_that_is_not_there_is_not_replaced_by_an_empty_one(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(FileNotFoundError, match="the MLflow store is not there: run `make train`, or put it back"):
-        Registry("m").champion()
+        MlflowRegistry("m").champion()
     assert not list(tmp_path.iterdir())

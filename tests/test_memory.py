@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from rakuten_tasks.classifier import training, vgg16
+from rakuten_tasks.classifier import photo_training, training, vgg16
 from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
 from rakuten_tasks.classifier.checkpoint import Checkpoints
 from rakuten_tasks.classifier.memory import BatchSize, out_of_memory
@@ -160,6 +160,8 @@ def test_photos_and_their_features_come_in_halves(tmp_path, monkeypatch, caplog)
     pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
     write_shard(tmp_path / "photos", {"row": np.arange(11), "pixels": pixels})
     photos = ShardArrays([tmp_path / "photos"])
+    for module in (vgg16, photo_training):
+        monkeypatch.setattr(module, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
     logits, features = vgg16.photo_logits(branch, pixels), photo_features(branch, photos, keep_maps=True)
     lower = branch.lower.forward
 

@@ -16,7 +16,7 @@ from serving.settings import SettingError, Settings
 
 
 def main() -> int:
-    """-> exit status: 0 after SIGTERM or Ctrl-C, 2 where a setting makes no sense."""
+    """-> exit status: 0 after SIGTERM or Ctrl-C, 1 where a process was lost, 2 where a setting makes no sense."""
     try:
         settings = Settings.from_environment()
     except SettingError as error:
@@ -38,6 +38,11 @@ def main() -> int:
             generate_client_file=False,
             log_level="warning",
         )
+        if server.lit.lost_api:
+            logging.error("the API process was lost: start the server again")
+            return 1
+    except KeyboardInterrupt:  # stopped while it was starting
+        pass
     finally:
         shutil.rmtree(run_folder, ignore_errors=True)
         end_helpers()

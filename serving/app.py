@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from rakuten_tasks.monitoring.columns import FEEDBACK, REJECTED
 from serving.board import READY, Reader
+from serving.docs import add_docs
 from serving.intake import FieldError, read_product
 from serving.lit import OneWorkerServer
 from serving.messages import Answered, Fault, Feedback, Prediction, PredictRequest, Recorded, Refusal
@@ -38,6 +39,7 @@ PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' d
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refusal, "description": "The body is no JSON"},
     401: {"model": Refusal, "description": "Wrong or missing API key"},
+    408: {"model": Refusal, "description": "The upload took too long"},
     413: {"model": Refusal, "description": "The body is too large"},
     422: {"model": Refusal, "description": "A field is wrong; the input is never repeated"},
     503: {"model": Refusal, "description": "Too many requests, or no champion yet: try again"},
@@ -84,6 +86,7 @@ class ProductServer:
 
         self.app.router.lifespan_context = lifespan
         add_errors(self.app)
+        add_docs(self.app)
         add_product_routes(self)
         add_server_routes(self)
         self.app.mount("/page", StaticFiles(directory=PAGE), name="page")
@@ -127,7 +130,8 @@ class ProductServer:
 
 
 def _is_of_litserve(route: Any) -> bool:
-    return getattr(route, "path", "") in ("/", "/lit/health", "/lit/info", PREDICT)
+    ours = ("/", "/lit/health", "/lit/info", PREDICT, "/docs", "/redoc")
+    return getattr(route, "path", "") in ours
 
 
 def security(settings: Settings) -> list[Any]:

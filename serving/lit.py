@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import multiprocessing.forkserver
+import os
+import signal
 import threading
 import time
+from multiprocessing import connection
+from multiprocessing.managers import SyncManager
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -17,8 +22,46 @@ from litserve.utils import WorkerSetupStatus
 PRELOADED = ["serving.answers", "serving.recorder", "rakuten_tasks.registry.champion"]
 
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
+
+def end_with_parent() -> None:
+    """SIGKILL for this process when its parent is gone: the one with the queues holds the port too."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _manager() -> SyncManager:
+    manager = SyncManager(ctx=multiprocessing.get_context())
+    manager.start(end_with_parent)
+    return manager
+
+
 class OneWorkerServer(LitServer):
     """One API, one device, one worker."""
+
+    stopping = False
+    lost_api = False  # the API process ended before it was told to
+
+    def _init_manager(self, num_api_servers: int) -> Any:
+        """LitServe's own, whose process does not outlive this one."""
+        plain, multiprocessing.Manager = multiprocessing.Manager, _manager
+        try:
+            return super()._init_manager(num_api_servers)
+        finally:
+            multiprocessing.Manager = plain
+
+    def _start_server(self, *args: Any, **kwargs: Any) -> Any:
+        """LitServe's own, and a look at the API process: without it the port would be held and nobody answer."""
+        processes = super()._start_server(*args, **kwargs)
+
+        def wait() -> None:
+            connection.wait([process.sentinel for process in processes.values()])
+            if not self.stopping:
+                self.lost_api = True
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=wait, daemon=True).start()
+        return processes
 
     def launch_inference_worker(self, lit_api: LitAPI) -> list[BaseProcess]:
         """At the start."""
@@ -48,6 +91,7 @@ class OneWorkerServer(LitServer):
 
     def _perform_graceful_shutdown(self, *args: Any) -> None:
         """First the watch over the worker ends: it would take the one that is told to stop for a killed one."""
+        self.stopping = True
         # in a thread, as this one's connection to the event is still held by the wait that the signal broke off
         setting = threading.Thread(target=self._shutdown_event.set)
         setting.start()

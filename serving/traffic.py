@@ -19,6 +19,8 @@ PREDICT = "/predict"
 OPEN = ("/live", "/ready", "/", "/favicon.ico")
 OPEN_FOLDER = "/page/"
 RETRY_AFTER = "2"  # seconds
+UPLOAD = 10.0  # seconds for a request's body: LitServe's drain after SIGTERM ends after 30
+UPLOADS = 4  # so many times SERVE_QUEUE may upload at once
 GRACE = 2.0  # beyond the time limit, within which `watch` answers first and more precisely
 
 
@@ -38,7 +40,8 @@ class Door:
 
     def __init__(self, app: ASGIApp, settings: Settings, on_left: Callable[[Left], None]) -> None:
         self._app, self._settings, self._on_left = app, settings, on_left
-        self.inside = 0  # requests to /predict that have not been answered
+        self.inside = 0  # requests to /predict that have been read and not been answered
+        self.uploading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,17 +83,48 @@ class Door:
         return hmac.compare_digest(given, self._settings.api_key.encode())
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A slow upload takes no place from those that have arrived."""
+        if self.uploading >= UPLOADS * self._settings.queue or self.inside >= self._settings.queue:
+            await self._turn_away(scope, send)
+            return
+        self.uploading += 1
+        try:
+            body = await self._uploaded(scope, receive, send)
+        finally:
+            self.uploading -= 1
+        if body is None:
+            return
         if self.inside >= self._settings.queue:
-            retry = [(b"retry-after", RETRY_AFTER.encode())]
-            await refuse(scope, send, 503, "too many requests at once: try again", retry)
+            await self._turn_away(scope, send)
             return
         self.inside += 1
         try:
-            await self._within_size(scope, receive, send)
+            await self._in_time(scope, replay(body, receive), send)
         finally:
             self.inside -= 1
 
+    async def _turn_away(self, scope: Scope, send: Send) -> None:
+        retry = [(b"retry-after", RETRY_AFTER.encode())]
+        await refuse(scope, send, 503, "too many requests at once: try again", retry)
+
     async def _within_size(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await self._uploaded(scope, receive, send)
+        if body is not None:
+            await self._in_time(scope, replay(body, receive), send)
+
+    async def _uploaded(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
+        """The body; None if it was refused."""
+        try:
+            async with asyncio.timeout(UPLOAD):
+                body = await self._body(scope, receive)
+        except TimeoutError:
+            await refuse(scope, send, 408, f"the upload took over {UPLOAD:g} seconds: send it faster")
+            return None
+        if body is None:
+            await refuse(scope, send, 413, f"the request is over {self._settings.max_body:,} bytes")
+        return body
+
+    async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
 
         async def noting(message: Message) -> None:
@@ -100,11 +134,7 @@ class Door:
 
         try:
             async with asyncio.timeout(self._settings.time_limit + GRACE):
-                body = await self._body(scope, receive)
-                if body is None:
-                    await refuse(scope, noting, 413, f"the request is over {self._settings.max_body:,} bytes")
-                    return
-                await self._app(scope, replay(body, receive), noting)
+                await self._app(scope, receive, noting)
         except TimeoutError:
             if not answered:
                 await refuse(scope, send, 504, "no answer within the time limit")
@@ -145,6 +175,6 @@ async def refuse(
     scope["state"]["reason"] = detail
     body = json.dumps({"detail": detail, "request_id": scope["state"]["request_id"]}).encode()
     plain = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    head = [*plain, *(headers or []), *([(b"connection", b"close")] if status == 413 else [])]
+    head = [*plain, *(headers or []), *([(b"connection", b"close")] if status in (408, 413) else [])]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})

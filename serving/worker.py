@@ -40,6 +40,8 @@ class ProductAPI(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Returns at once: a thread loads the champion, and meanwhile the server answers that it is not ready."""
+        if not self.run_folder.is_dir():
+            os._exit(0)  # the server was stopped while this process was starting
         import torch
 
         from serving.bundles import BundleShelf

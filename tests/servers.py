@@ -77,8 +77,11 @@ class Server:
 
 
 @contextmanager
-def serving(var: Path, wait: bool = True, **settings: str) -> Iterator[Server]:
-    """A server of this environment with these settings, stopped at the end."""
+def serving(var: Path, wait: bool | None = True, **settings: str) -> Iterator[Server]:
+    """A server of this environment with these settings, stopped at the end.
+
+    wait: until it is ready; False: until it is alive; None: not at all.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -96,8 +99,9 @@ def serving(var: Path, wait: bool = True, **settings: str) -> Iterator[Server]:
     server = Server(process, f"http://127.0.0.1:{port}", var, log)
     everyone: list[int] = []
     try:
-        server.wait_until(server.is_ready if wait else lambda: server.get("/live").status_code == 200, 90)
-        everyone = server.processes()
+        if wait is not None:
+            server.wait_until(server.is_ready if wait else lambda: server.get("/live").status_code == 200, 90)
+            everyone = server.processes()
         yield server
     finally:
         if process.poll() is None:

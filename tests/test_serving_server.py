@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import pandas as pd
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -405,3 +406,59 @@ def test_mlflow_may_go_down_while_serving_and_stay_down_at_the_next_start(mlflow
             assert server.get("/info").json()["model_version"] == str(version)
             assert "serving the last good bundle on disk" in server.log.read_text()
             assert {answer.status_code for answer in server.at_once(bodies(30))} == {200}
+
+
+def gone(pids: list[int], seconds: float) -> bool:
+    """Whether all these processes have ended by then."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.1)
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_after_sigkill_of_the_main_process_nothing_is_left_that_holds_the_port(version, tmp_path):
+    with serving(tmp_path, MODEL=MODEL) as server:
+        _, *others = server.processes()
+        server.process.kill()
+        server.process.wait()
+        assert gone(others, 20)
+
+
+def test_a_server_whose_api_process_was_killed_ends_with_status_1_and_leaves_nothing(version, tmp_path):
+    with serving(tmp_path, MODEL=MODEL) as server:
+        everyone = server.processes()
+        with httpx.Client() as client:
+            client.get(f"{server.url}/live")
+            held = {pid: psutil.Process(pid).net_connections("tcp") for pid in everyone}
+        (api,) = [pid for pid, found in held.items() if any(one.status == "ESTABLISHED" for one in found)]
+        os.kill(api, signal.SIGKILL)
+        assert server.process.wait(45) == 1
+        assert gone(everyone, 15)
+        assert "the API process was lost: start the server again" in server.log.read_text()
+
+
+@pytest.mark.parametrize("seconds", [0.7, 3.0])
+def test_sigterm_while_it_starts_ends_it_with_status_0_and_no_traceback(version, tmp_path, seconds):
+    with serving(tmp_path, wait=None, MODEL=MODEL) as server:
+        time.sleep(seconds)
+        assert server.stop() == 0, server.log.read_text()
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_slow_uploads_take_no_place_from_others_and_do_not_hold_up_the_end(version, tmp_path):
+    with serving(tmp_path, MODEL=MODEL, SERVE_QUEUE="4") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+        slow = [socket.create_connection((host, int(port))) for _ in range(8)]
+        for one in slow:
+            one.sendall(begun)
+        time.sleep(0.5)
+        assert server.predict({"description": "roman"}).status_code == 200
+        slow[0].settimeout(20)
+        assert b"408" in slow[0].recv(100)
+        late = socket.create_connection((host, int(port)))
+        late.sendall(begun)
+        time.sleep(0.3)
+        assert server.stop() == 0
+        for one in [*slow, late]:
+            one.close()

@@ -217,4 +217,4 @@ def test_the_index_leads_to_every_page(browser, decks):
     links = browser.find_elements(By.CSS_SELECTOR, ".rakuten-deck a")
     assert [link.get_attribute("href") for link in links] == [(folder / f"{name}.html").as_uri() for name in made]
     links[0].click()
-    WebDriverWait(browser, 20).until(lambda b: b.title == "Ingest")
+    WebDriverWait(browser, 20).until(lambda b: b.title == "ingest")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rakuten_tasks.catalogue.languages import language
 from rakuten_tasks.classifier.branches import Product
 from rakuten_tasks.classifier.bundle import EVALUATION
 from rakuten_tasks.classifier.predictor import Predictor
@@ -99,6 +100,7 @@ class ChampionKeeper:
         """Load, try out, swap. Raises whatever a bundle that cannot be used raises."""
         predictor = self._load(bundle)
         predictor.score([WARM_UP])
+        language(WARM_UP.description)  # its model too is loaded before the first request, not beside it
         before, self.current = self.current, Loaded(champion, predictor)
         reloads = self._board.status.reloads + (before is not None)
         self._board.tell(

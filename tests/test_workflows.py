@@ -42,14 +42,22 @@ class Trained:
     registered: Registered
     bundle: Path
     report: Path
+    pages: list[Path]  # the Decks as Flyte wrote them
 
 
 @pytest.fixture(scope="module")
 def trained(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     source, report = write_catalogue(folder / "catalogue", labelled=45, unlabelled=6), folder / "reports/training.json"
+    before = decks()
     registered = train_classifier(source=str(source), config=TINY, model=MODEL, report=str(report))
-    return Trained(source, registered, champion.fetch(mlflow_store, MODEL, str(registered.version)), report)
+    pages = sorted(decks() - before)  # tests of other files may have run in this process
+    return Trained(source, registered, champion.fetch(mlflow_store, MODEL, str(registered.version)), report, pages)
+
+
+def decks() -> set[Path]:
+    sandbox = FlyteContextManager.current_context().file_access.local_sandbox_dir
+    return set(Path(sandbox).glob("*/deck.html"))
 
 
 def catalogue_rows(trained: Trained) -> tuple[pd.DataFrame, list[Product]]:
@@ -77,9 +85,8 @@ def test_a_bundle_holds_no_pickle_and_all_that_is_promised(trained):
 
 
 def test_every_stage_shows_one_page_in_flytes_console_under_2_mb(trained):
-    written = Path(FlyteContextManager.current_context().file_access.local_sandbox_dir).glob("*/deck.html")
     shown = {}
-    for path in written:
+    for path in trained.pages:
         page = path.read_text()
         (title,) = re.findall(r"<li onclick[^>]*>([^<]+)</li>", page)  # one tab, or plotly.js would be there twice
         shown[title] = path.stat().st_size

@@ -259,3 +259,29 @@ def test_a_side_of_one_class_is_no_obstacle():
 
 def test_the_same_rows_give_the_same_fusion():
     assert fit_fusion(*sides(200, 200))[0] == fit_fusion(*sides(200, 200))[0]
+
+
+def test_a_third_branch_gets_its_weight_against_the_mix_of_the_first_two():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, 900)
+    views = np.eye(4)[labels]  # each branch sees the truth through noise of its own
+    by_branch = {name: 2 * views + random.normal(size=views.shape) for name in ("text", "photo", "title")}
+    by_branch["noise"] = random.normal(size=views.shape)
+
+    def part(rows: slice, names: tuple[str, ...]) -> Logits:
+        scores = {name: by_branch[name][rows].astype(np.float32) for name in names}
+        return Logits(scores, {name: np.ones(len(labels[rows]), dtype=bool) for name in names})
+
+    def answers(*names: str) -> tuple[Fusion, float]:
+        a, b, test = (slice(i, i + 300) for i in (0, 300, 600))
+        fusion, _ = fit_fusion(part(a, names), labels[a], part(b, names), labels[b])
+        told = part(test, names)
+        return fusion, weighted_f1(labels[test], fusion.probabilities(told.by_branch, told.seen).argmax(1))
+
+    (two, score_of_two), (three, score_of_three) = answers("text", "photo"), answers("text", "photo", "title")
+    assert sum(three.weights.values()) == pytest.approx(1)
+    assert three.weights["text"] / three.weights["photo"] == pytest.approx(two.weights["text"] / two.weights["photo"])
+    assert all(weight > 0.15 for weight in three.weights.values())
+    assert score_of_three > score_of_two + 0.02
+    useless, _ = answers("text", "photo", "noise")
+    assert useless.weights["noise"] < min(three.weights.values())

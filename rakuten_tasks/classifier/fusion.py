@@ -201,25 +201,29 @@ def _curve(envelopes: _Envelopes, labels: NDArray, classes: int) -> tuple[NDArra
 
 
 def fit_fusion(logits_a: Logits, labels_a: NDArray, logits_b: Logits, labels_b: NDArray) -> tuple[Fusion, WeightSearch]:
-    """Branch temperatures on validation A; the weight, then the mix's temperature, on validation B. Two branches.
+    """Branch temperatures on validation A; the weights, then the mix's temperature, on validation B.
 
-    A branch that saw nothing on A keeps temperature 1; if no product of B was seen by both, products with both are
-    answered by the first branch alone, at temperature 1 for the mix.
+    Of more than two branches each one more gets its exact weight against the mix of those before it; the search given
+    back is the last one. A branch that saw nothing on A keeps temperature 1; if no product of B was seen by all,
+    products with all of them are answered by the first branch alone, at temperature 1 for the mix.
     """
     temperatures = {
         name: fit_temperature(scores[logits_a.seen[name]], labels_a[logits_a.seen[name]])
         for name, scores in logits_a.by_branch.items()
     }
-    first, second = temperatures
-    both = logits_b.seen[first] & logits_b.seen[second]
-    labels = labels_b[both]
-    alone = {name: calibrate(logits_b.by_branch[name][both], t) for name, t in temperatures.items()}
-    search = best_weight(alone[first], alone[second], labels)
-    mixed = search.weight * alone[first] + (1 - search.weight) * alone[second]  # (N both, K)
+    by_all = np.logical_and.reduce(list(logits_b.seen.values()))
+    labels = labels_b[by_all]
+    alone = {name: calibrate(logits_b.by_branch[name][by_all], t) for name, t in temperatures.items()}
+    first, *others = alone
+    weights, mixed = {first: 1.0}, alone[first]
+    for name in others:
+        search = best_weight(mixed, alone[name], labels)
+        weights = {before: search.weight * weight for before, weight in weights.items()} | {name: 1 - search.weight}
+        mixed = search.weight * mixed + (1 - search.weight) * alone[name]  # (N seen by all, K)
     counts = np.bincount(np.concatenate([labels_a, labels_b]), minlength=mixed.shape[1])
     fusion = Fusion(
         temperatures=temperatures,
-        weights={first: search.weight, second: 1 - search.weight},
+        weights=weights,
         fused_temperature=fit_temperature(np.log(np.maximum(mixed, np.finfo(np.float64).tiny)), labels),
         # one more of each: a class that validation lacks is rare, not impossible
         prior=((counts + 1) / (counts + 1).sum()).tolist(),

@@ -1,0 +1,139 @@
+"""Photo training with frozen VGG16 beside the ordinary loop, which decodes and runs the frozen network every epoch.
+
+python -m benchmarks.photo_training
+The ordinary loop is fp32, decodes with Pillow in its data loader, and trains a linear head on the pooled last block.
+Ours reads the same JPEGs: pixels once, features once, and five epochs of the head on them. The weights are random: they
+take as long as any others.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from random import Random
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from rakuten_tasks.catalogue.sample import JPEG_QUALITY
+from rakuten_tasks.catalogue.sample_photos import draw_photo
+from rakuten_tasks.classifier.arrays import write_shard
+from rakuten_tasks.classifier.photo_training import train_photo_branch, write_features
+from rakuten_tasks.classifier.photos import prepare_photos
+from rakuten_tasks.classifier.training import autocast, choose_device, half_precision
+from rakuten_tasks.classifier.vgg16 import DEVIATION, MEAN, batch_size
+from rakuten_tasks.classifier.vgg16_weights import random_convolutions
+from rakuten_tasks.config import PhotoConfig, Weights
+
+SIDE, EPOCHS, CLASSES, BATCH, LIMIT = 224, 5, 27, 32, 12.0
+ORIGINAL = 500  # pixels: the challenge's photos
+
+
+class Photos(Dataset[tuple[Tensor, int]]):
+    """JPEGs, decoded each time they are asked for."""
+
+    def __init__(self, files: Sequence[bytes], labels: NDArray) -> None:
+        self.files, self.labels = files, labels
+        steps = [v2.Resize((SIDE, SIDE)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+        self.transform = v2.Compose([*steps, v2.Normalize(MEAN, DEVIATION)])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return self.transform(Image.open(BytesIO(self.files[row])).convert("RGB")), int(self.labels[row])
+
+
+def ordinary(files: Sequence[bytes], labels: NDArray, device: torch.device, epochs: int) -> None:
+    """As people write it."""
+    network = random_convolutions().to(device).eval().requires_grad_(False)
+    head = nn.Linear(512, CLASSES).to(device)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        for pixels, target in DataLoader(Photos(files, labels), BATCH, shuffle=True):
+            with torch.no_grad():
+                features = network(pixels.to(device)).mean((2, 3))  # (B, 512)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(head(features), target.to(device)).backward()
+            optimizer.step()
+
+
+def ours(files: Sequence[bytes], labels: NDArray, device: torch.device, folder: Path) -> None:
+    """Through the functions that the pipeline calls."""
+    config = PhotoConfig(Weights.FILE, str(folder / "vgg16.safetensors"), epochs=EPOCHS)
+    rows = np.arange(len(files))
+    sides = (rows % 8 == 0).astype(np.uint8)  # an eighth for validation A, which the ordinary loop has none of
+    arrays = {"row": rows, "label": labels, "side": sides, "pixels": prepare_photos(files, config.pixels)}
+    write_shard(folder / "photos", arrays)
+    write_features(folder / "photos", folder / "features", config)
+    train_photo_branch([folder / "features"], list(range(CLASSES)), config, 0, device)
+
+
+@torch.inference_mode()
+def forward(device: torch.device, photos: int, half: bool) -> float:
+    """Seconds of the bare forward pass over so many photos: the ceiling of either way."""
+    network = random_convolutions().to(device).to(memory_format=torch.channels_last).eval()
+    size = batch_size(device) if half else BATCH
+    batch = torch.randn(size, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
+
+    def run() -> None:
+        for _ in range(0, photos, size):
+            with autocast(device) if half else torch.autocast(device.type, enabled=False):
+                network(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    run()
+    return seconds(run)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """One run's time."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def drawn(count: int) -> tuple[list[bytes], NDArray]:
+    """JPEGs of the challenge's size, and labels."""
+    files = []
+    for row in range(count):
+        buffer = BytesIO()
+        draw_photo(2583, Random(row)).resize((ORIGINAL, ORIGINAL)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+        files.append(buffer.getvalue())
+    return files, np.random.default_rng(0).integers(CLASSES, size=count)
+
+
+@click.command()
+@click.option("--count", default=96, help="photos")
+def main(count: int) -> None:
+    """Print both times, their ratio with its limit, and the ratio that the measured forward rates would allow."""
+    device = choose_device()
+    files, labels = drawn(count)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_file(random_convolutions().state_dict(), folder / "vgg16.safetensors")
+        ours(files[:16], labels[:16], device, folder)  # warms up
+        mine = seconds(lambda: ours(files, labels, device, folder))
+    theirs = seconds(lambda: ordinary(files, labels, device, EPOCHS))
+    full, half = (forward(device, count, half) for half in (False, True))
+    dtype = "bf16" if half_precision(device) else "fp32"
+    click.echo(f"{count} photos of {SIDE} pixels, {EPOCHS} epochs, on {device}")
+    click.echo(f"ordinary fp32 loop          {theirs:7.1f} s")
+    click.echo(f"features once, then a head  {mine:7.1f} s, in {dtype}")
+    click.echo(f"bare forward passes         {full:7.1f} s fp32, {half:.1f} s {dtype}")
+    click.echo(f"ratio {theirs / mine:.1f} (wanted {LIMIT:.0f}); the forward rates allow {EPOCHS * full / half:.1f}")
+
+
+if __name__ == "__main__":
+    main()

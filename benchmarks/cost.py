@@ -6,15 +6,18 @@ Each step is a process of its own, as in its pod. Networks are at 224 pixels as 
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -34,7 +37,7 @@ class Step:
     """name: of the function in cost_steps.py. epochs: that a training of a large catalogue does, if any.
 
     shards: whether it is a map task over shards, else one pod does all. photos: whether only some go through it.
-    kept: whether what it writes grows with the catalogue.
+    scores: whether it asks both branches about a part of the rows. kept: whether what it writes grows with the rows.
     """
 
     name: str
@@ -42,9 +45,11 @@ class Step:
     shards: bool = False
     epochs: int = 0
     photos: bool = False
+    scores: bool = False
     kept: bool = True
 
 
+SCRATCH = Step("scratch", "VGG16 whole, 32 px, an epoch", photos=True, kept=False)
 STEPS = (
     Step("ingest", "ingest"),
     Step("split", "split into sides"),
@@ -54,21 +59,21 @@ STEPS = (
     Step("prepare", "prepare photos", shards=True),
     Step("features", "VGG16 features", shards=True, photos=True),
     Step("block5", "VGG16 block 5, an epoch", epochs=3, photos=True, kept=False),
-    Step("fuse", "fuse"),
-    Step("evaluation", "evaluate"),
+    SCRATCH,
+    Step("fuse", "fuse", scores=True),
+    Step("evaluation", "evaluate", scores=True),
     Step("predict", "predict", shards=True, photos=True),
 )
-FROM_SCRATCH = Step("scratch", "VGG16 whole, 32 px, an epoch", epochs=2, photos=True, kept=False)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a step: measured on some products, and its memory on a shard of them."""
+    """Of a step: measured on some products. growth: of its memory, in bytes a product, where one pod holds them all."""
 
     step: Step
     used: Used
     products: int
-    memory_of_a_shard: int
+    growth: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -86,92 +91,110 @@ class Cost:
         return whole * products / self.products / 3600
 
     def memory(self, products: int) -> float:
-        """Of one pod, in bytes: a step over shards, or one that reads from disk as it goes, has always the same."""
-        if self.step.shards or self.step.photos:
-            return self.used.memory
-        growth = max(0, self.used.memory - self.memory_of_a_shard) / (self.products - SHARD)
-        return self.used.memory + growth * (products - self.products)
+        """Of one pod, in bytes."""
+        return self.used.memory + self.growth * (products - self.products)
 
 
 @click.command()
 @click.option("--source", default=SAMPLE, help="the catalogue's folder; sample for generated products")
-@click.option("--products", default=2 * SHARD, help="how many of them; at least two shards")
-@click.option("--photos", default=150, help="how many of them go through VGG16")
+@click.option("--products", default=3 * SHARD, help="how many of them; two shards or more")
+@click.option("--photos", default=100, help="how many of them go through VGG16")
 def main(source: str, products: int, photos: int) -> None:
     """Print both tables."""
-    if products <= SHARD:
-        raise click.BadParameter(f"--products={products}: more than a shard's {SHARD}, or growth cannot be seen")
+    if products < 2 * SHARD:
+        raise click.BadParameter(f"--products={products}: from {2 * SHARD} on, or growth cannot be seen")
+    os.environ["TQDM_DISABLE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         if source == SAMPLE:
             source = f"{folder}/sample"
             write_sample(Path(source), products, 0)
-        costs = [measure(step, source, Path(folder), products, photos) for step in (*STEPS, FROM_SCRATCH)]
+        costs = [measure(step, Work(source, Path(folder), products, photos)) for step in STEPS]
     console = Console()
     console.print(measured(costs, products, photos))
-    console.print(needed(costs[:-1]))
+    console.print(needed([cost for cost in costs if cost.step is not SCRATCH]))
 
 
-def measure(step: Step, source: str, folder: Path, products: int, photos: int) -> Cost:
-    """A step on all products; where one pod does it all, also on a shard, to see how its memory grows."""
-    grows = not (step.shards or step.photos)
-    shard = _alone(step.name, Work(source, folder, SHARD, photos), folder / "shard" / step.name) if grows else None
-    used = _alone(step.name, Work(source, folder, products, photos), folder / step.name)
-    taken = photos if step.photos else SHARD if step.name == "prepare" else products
-    return Cost(step, used, taken, shard.memory if shard else used.memory)
+def measure(step: Step, work: Work) -> Cost:
+    """In a process of its own; where one pod does all, also on a single shard, to see how its memory grows."""
+    shard, aside = replace(work, products=SHARD), work.folder / "aside"
+    if step.scores:  # 224 pixels for the time, on a shard; 32 for the growth, which is the rows'
+        small, large = (replace(some, network=SCRATCH.name) for some in (shard, work))
+        growth = _growth(_alone(step, small, aside / "small"), _alone(step, large, aside / "large"), work.products)
+        return Cost(step, _alone(step, shard), SHARD, growth)
+    used = _alone(step, work)
+    if step.photos:  # they are read from disk as they are asked for
+        return Cost(step, used, work.photos)
+    if step.shards:
+        return Cost(step, used, SHARD if step.name == "prepare" else work.products)
+    return Cost(step, used, work.products, _growth(_alone(step, shard, aside), used, work.products))
 
 
-def _alone(name: str, work: Work, out: Path) -> Used:
+def _growth(shard: Used, whole: Used, products: int) -> float:
+    return max(0, whole.memory - shard.memory) / (products - SHARD)
+
+
+def _alone(step: Step, work: Work, out: Path | None = None) -> Used:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.cost_steps"])
     with ProcessPoolExecutor(1, context) as process:
-        return process.submit(run, name, work, out).result()
+        return process.submit(run, step.name, work, (out or work.folder) / step.name).result()
 
 
 def measured(costs: list[Cost], products: int, photos: int) -> Table:
+    """A row a step."""
     dtype = "bf16" if half_precision(choose_device()) else "fp32"
-    where = f"{os.cpu_count()} cores, {choose_device()}, {dtype}, torch {torch.__version__}"
-    title = f"a thousand products, by {products:,} of them ({photos} through VGG16): {where}"
-    table = Table("step", "pods", "seconds", "cores busy", "core-seconds", "MB written", "peak MB", title=title)
+    title = (
+        f"by {products:,} products ({photos} through VGG16 of 224 px)\n"
+        f"{os.cpu_count()} cores, {choose_device()}, {dtype}, torch {torch.__version__}"
+    )
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for name in ("a thousand products", "seconds", "core-seconds", "MB written", "peak MB"):
+        table.add_column(name, justify="left" if name.startswith("a") else "right", no_wrap=True)
     for cost in costs:
         table.add_row(
-            cost.step.title,
-            "a shard each" if cost.step.shards else "one",
+            cost.step.title + (" *" if cost.step.shards else ""),
             f"{cost.seconds:.2f}",
-            f"{cost.used.cores:.1f}",
             f"{cost.seconds * cost.used.cores:.2f}",
-            f"{cost.output / 1e6:.1f}" if cost.step.kept else f"{cost.used.output / 1e6:.1f} in all",
+            f"{cost.output / 1e6:.1f}" if cost.step.kept else "",
             f"{cost.used.memory / 1e6:.0f}",
         )
+    table.caption = "* a map task over shards; the others are one pod"
     return table
 
 
 def needed(costs: list[Cost]) -> Table:
     """By proportion to what was measured, on this machine's processors; no GPU is assumed."""
-    sharded, alone = ([cost for cost in costs if cost.step.shards is kind] for kind in (True, False))
-    title = f"what a training and a prediction of all would need, at RAKUTEN_CONCURRENCY={pods.CONCURRENCY}"
-    table = Table("", *(f"{size:,}" for size in SIZES), title=title)
+    table = Table(title="what a training and a prediction of all products would need", box=box.SIMPLE_HEAD)
+    table.add_column("products", no_wrap=True)
+    for size in SIZES:
+        table.add_column(f"{size:,}", justify="right", no_wrap=True)
 
-    def add(name: str, values: list[str]) -> None:
-        table.add_row(name, *values)
+    def add(name: str, cell: Callable[[int], str]) -> None:
+        table.add_row(name, *map(cell, SIZES))
 
-    shards = [-(-size // SHARD) for size in SIZES]
-    at_once = [min(count, pods.CONCURRENCY) for count in shards]
-    add("shards", [f"{count:,}" for count in shards])
-    add("pods at once", [str(count) for count in at_once])
-    over_shards = [sum(cost.hours(size) for cost in sharded) for size in SIZES]
-    add("hours, steps over shards", [f"{hours / n:,.1f}" for hours, n in zip(over_shards, at_once, strict=True)])
-    add("pods for them to take a day", [f"{max(1, round(hours / 24 + 0.5)):,}" for hours in over_shards])
-    add("hours, steps of one pod", [f"{sum(cost.hours(size) for cost in alone):,.1f}" for size in SIZES])
-    longest = [max(alone, key=lambda cost: cost.hours(size)) for size in SIZES]
-    add("... the longest", [f"{c.step.title}: {c.hours(n):,.1f}" for c, n in zip(longest, SIZES, strict=True)])
-    add("GB a pod, steps over shards", [f"{max(cost.memory(size) for cost in sharded) / GB:.1f}" for size in SIZES])
-    largest = [max(alone, key=lambda cost: cost.memory(size)) for size in SIZES]
-    add(
-        "GB, the largest one pod",
-        [f"{c.step.title}: {c.memory(n) / GB:,.1f}" for c, n in zip(largest, SIZES, strict=True)],
-    )
-    per_thousand = sum(cost.output for cost in costs if cost.step.kept)
-    add("GB of storage", [f"{per_thousand * size / 1000 / GB:,.0f}" for size in SIZES])
+    def shards(size: int) -> int:
+        return -(-size // SHARD)
+
+    def hours(size: int) -> float:
+        return sum(cost.hours(size) for cost in costs if cost.step.shards)
+
+    def gigabytes(size: int) -> float:
+        return max(cost.memory(size) for cost in costs if cost.step.shards) / GB
+
+    def at_once(size: int) -> int:
+        return min(shards(size), pods.CONCURRENCY)
+
+    add("shards", lambda size: f"{shards(size):,}")
+    add(f"pods at once (RAKUTEN_CONCURRENCY={pods.CONCURRENCY})", lambda size: str(at_once(size)))
+    add("... their steps in all", lambda size: f"{hours(size) / at_once(size):,.1f} h, {gigabytes(size):.1f} GB")
+    add("... pods to end in a day", lambda size: f"{math.ceil(hours(size) / 24):,}")
+    for cost in costs:
+        if not cost.step.shards:
+            times = f", {cost.step.epochs} epochs" if cost.step.epochs else ""
+            title = cost.step.title.removesuffix(", an epoch") + times
+            add(title, lambda size, c=cost: f"{c.hours(size):,.1f} h, {c.memory(size) / GB:,.1f} GB")  # type: ignore[misc]
+    written = sum(cost.output for cost in costs if cost.step.kept) / 1000
+    add("storage", lambda size: f"{written * size / GB:,.0f} GB")
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
@@ -38,18 +37,21 @@ from rakuten_tasks.config import IngestConfig, PhotoConfig, SplitConfig, TextCon
 class Work:
     """folder: of all that the steps write. products: how many of the catalogue a step takes, from the first on.
 
-    photos: how many of them go through VGG16, which takes half a minute for a few hundred.
+    photos: how many of them go through VGG16, which takes half a minute for a few hundred. network: the photo branch
+    that scores, of the step of that name.
     """
 
     source: str
     folder: Path
     products: int
     photos: int
+    network: str = "block5"
 
     @cached_property
     def shards(self) -> list[Path]:
         """What `products` fill of the shards that ingest wrote for all."""
-        return sorted((self.folder / "ingest").glob("labelled-*.parquet"))[: -(-self.products // 1000)]
+        count = -(-self.products // IngestConfig().rows_per_shard)
+        return sorted((self.folder / "ingest").glob("labelled-*.parquet"))[:count]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -81,7 +83,7 @@ class Work:
 
 
 def ingest(work: Work, out: Path) -> None:
-    first = work.folder / f"first{work.products}"
+    first = out.with_name(f"first{work.products}")
     first.mkdir()
     for name in ("X_train_update.csv", "Y_train_CVw08PX.csv"):
         table = pd.read_csv(f"{work.source}/{name}", index_col=0, keep_default_na=False, dtype=str)
@@ -152,7 +154,7 @@ def scratch(work: Work, out: Path, mark: Callable[[Epoch], None]) -> None:
 
 
 def _branches(work: Work) -> list:
-    return load_branches({"text": work.folder / "text", "photo": work.folder / "block5"}, choose_device())
+    return load_branches({"text": work.folder / "text", "photo": work.folder / work.network}, choose_device())
 
 
 def fuse(work: Work, out: Path) -> None:
@@ -205,7 +207,6 @@ class Used:
 def run(name: str, work: Work, out: Path) -> Used:
     """In a process of its own, which has imported all and done nothing yet."""
     out.mkdir(parents=True)
-    os.environ["TQDM_DISABLE"] = "1"
     marks = [(time.perf_counter(), time.process_time())]
 
     def mark(epoch: Epoch | None = None) -> None:

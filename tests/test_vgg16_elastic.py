@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,9 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+from flytekit.types.file import FlyteFile
+from mlflow import MlflowClient
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run
 from rakuten_tasks.classifier import training
 from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
 from rakuten_tasks.classifier.checkpoint import FolderStore
@@ -20,6 +29,9 @@ from rakuten_tasks.classifier.photo_training import batch_of, new_branch, train_
 from rakuten_tasks.classifier.ranks import alike, rank, share
 from rakuten_tasks.classifier.training import Epoch, Schedule, best_of, fit
 from rakuten_tasks.config import PhotoConfig
+from rakuten_tasks.registry import runs
+from rakuten_tasks.vgg16 import train_vgg16
+from tests.as_pod import Attempt, start
 from tests.several_processes import run_in
 from tests.test_memory import Cramped
 from tests.test_training import Points
@@ -177,3 +189,87 @@ def test_a_last_batch_leaves_a_photo_to_each_process(monkeypatch: pytest.MonkeyP
         batch_of(32, 3)
     with pytest.raises(ValueError, match=r"in batches of 2 are too few .* or photo\.batch_size to more"):
         batch_of(2, 300)
+
+
+@pytest.fixture
+def inputs(shard: Path, tmp_path: Path, mlflow_store: MlflowClient) -> dict:
+    """What train_vgg16 gets."""
+    empty = tmp_path / "empty"
+    empty.touch()
+    file = FlyteFile(str(empty))
+    return {
+        "shards": [Arrays.of(shard)],
+        "catalogue": Catalogue("hash", CODES, {}, True, file, file, file),
+        "config": SCRATCH,
+        "seed": 3,
+        "run": Run(runs.start_parent("elastic", {}, {}, execution=tmp_path.name), "elastic", "nowhere"),
+    }
+
+
+def branch_of(attempt: Attempt) -> tuple[bytes, list[dict], str]:
+    """-> weights, epochs and machine of what a pod trained."""
+    literal = attempt.outputs().literals["o0"]
+    branch = TypeEngine.to_python_value(FlyteContextManager.current_context(), literal, Branch)
+    weights = (Path(branch.folder.path) / "photo.safetensors").read_bytes()
+    return weights, json.loads(Path(branch.epochs.path).read_text()), branch.machine
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_pod_of_two_processes_and_two_nodes_of_one_each_train_the_same_network(
+    inputs: dict, tmp_path: Path, mlflow_store: MlflowClient
+) -> None:
+    settings = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"], "OMP_NUM_THREADS": "1"}
+    weights, epochs, machine = branch_of(
+        start(train_vgg16, inputs, tmp_path / "pod", **settings, RAKUTEN_PHOTO_GPUS="2")
+    )
+    assert "2 processes" in machine
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    # as the training operator sets them in each of its pods
+    operator = {"PET_NNODES": "2", "PET_RDZV_ENDPOINT": address, "FLYTE_INTERNAL_EXECUTION_ID": "both"}
+    nodes = [
+        start(train_vgg16, inputs, tmp_path / f"node{number}", **settings, **operator, RAKUTEN_PHOTO_NODES="2")
+        for number in range(2)
+    ]
+    assert [node.error() for node in nodes] == [None, None]
+    first, second = sorted(nodes, key=lambda node: not (node.folder / "outputs" / "outputs.pb").exists())
+    assert not (second.folder / "outputs" / "outputs.pb").exists()
+    across = branch_of(first)
+    assert across[0] == weights
+    assert [epoch["valid_loss"] for epoch in across[1]] == [epoch["valid_loss"] for epoch in epochs]
+    children = mlflow_store.search_runs(
+        [mlflow_store.get_run(inputs["run"].run_id).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{inputs['run'].run_id}'",
+    )
+    assert [child.info.status for child in children] == ["FINISHED"] * 2  # one a training, not one a process
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_run_locally_two_processes_give_the_metrics_of_one(inputs: dict, tmp_path: Path) -> None:
+    """As `pyflyte run` calls the task, in a process that was started with RAKUTEN_PHOTO_GPUS=2 and in one without."""
+    found = {}
+    for processes in ("1", "2"):
+        place = tmp_path / processes
+        place.mkdir()
+        environment = {
+            **os.environ,
+            "RAKUTEN_PHOTO_GPUS": processes,
+            "RAKUTEN_VAR": str(place / "var"),
+            "TMPDIR": str(place),
+            "FLYTE_LOCAL_CACHE_ENABLED": "false",
+            "OMP_NUM_THREADS": "1",
+        }
+        arguments = [str(inputs["shards"][0].file.path), inputs["run"].run_id]
+        command = [sys.executable, "-m", "tests.train_photos", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[processes] = json.loads(done.stdout.splitlines()[-1])
+        assert not list((place / "var" / "checkpoints").glob("*"))
+    best = {name: min(epochs, key=lambda epoch: epoch["valid_loss"]) for name, epochs in found.items()}
+    print(best)
+    assert best["2"]["valid_f1"] == pytest.approx(best["1"]["valid_f1"], abs=0.1)
+    assert best["2"]["valid_loss"] == pytest.approx(best["1"]["valid_loss"], abs=0.15)

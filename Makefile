@@ -104,6 +104,10 @@ bench: $(READY) ## speeds, each as a ratio to something measured in the same run
 bench-seeds: $(READY) ## three seeds on a catalogue that holds Y_test.csv (SOURCE=)
 	@$(RUN) $(BIN)/python -m benchmarks.seeds --source "$$SOURCE"
 
+.PHONY: bench-cost
+bench-cost: $(READY) ## what a thousand products cost by step, and what other sizes would need (SOURCE=)
+	@$(BIN)/python -m benchmarks.cost --source "$$SOURCE"
+
 .PHONY: clean
 clean: $(READY) ## delete outputs, cached results and checkpoints of local runs; models, reports, predictions stay
 	@$(BIN)/python -m rakuten_tasks.housekeeping clean

@@ -8,6 +8,8 @@ from typing import Any
 
 from flytekit import Resources
 
+from rakuten_tasks.pod_sizes import cores, memory, whole
+
 # A pod that asks for a GPU stays Pending on a cluster that has none, and a launch plan cannot change what a task
 # asks for: so the profile is chosen where the tasks are registered. Locally it makes no difference.
 PROFILE = os.environ.get("RAKUTEN_POD_PROFILE", "gpu")
@@ -15,7 +17,14 @@ if PROFILE not in ("cpu", "gpu"):
     raise ValueError(f"RAKUTEN_POD_PROFILE={PROFILE!r}: set it to 'cpu' or 'gpu', or unset it for 'gpu'")
 
 # Settings that a pod needs and a laptop may have: copied from the environment in which the tasks are registered.
-SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL", "RAKUTEN_CHECKPOINT_SECONDS")
+SETTINGS = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_S3_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL",
+    "RAKUTEN_CHECKPOINT_SECONDS",
+    "RAKUTEN_PHOTO_GPUS",
+    "RAKUTEN_PHOTO_NODES",
+)
 ENVIRONMENT = {name: os.environ[name] for name in SETTINGS if name in os.environ}
 
 # How often a training writes a checkpoint, at most; a slow store is written to less often.
@@ -37,10 +46,31 @@ def _pod(cpu: str, memory: str, hours: float, gpu: str | None = None, **options:
     }
 
 
-SMALL = _pod(cpu="1", memory="2Gi", hours=1)
-CPU = _pod(cpu="2", memory="4Gi", hours=4)
+SMALL = _pod(cpu=cores("SMALL", "1"), memory=memory("SMALL", "2Gi"), hours=1)
+CPU = _pod(cpu=cores("CPU", "2"), memory=memory("CPU", "4Gi"), hours=4)
 # Training on spot machines: interrupted, it is tried again.
-GPU = _pod(cpu="4", memory="16Gi", hours=12, gpu="1", interruptible=True, shared_memory="2Gi")
+TRAINING: dict[str, Any] = {"hours": 12, "interruptible": True, "shared_memory": "2Gi"}
+GPU = _pod(cpu=cores("GPU", "4"), memory=memory("GPU", "16Gi"), gpu="1", **TRAINING)
+
+# The photo network on several GPUs: a process for each (on the profile without GPUs, for each that is asked for).
+PHOTO_GPUS, PHOTO_NODES = whole("RAKUTEN_PHOTO_GPUS", 1), whole("RAKUTEN_PHOTO_NODES", 1)
+
+
+def _photo() -> dict[str, Any]:
+    if PHOTO_GPUS * PHOTO_NODES == 1:
+        return GPU
+    from flytekitplugins.kfpytorch import Elastic  # a second to import
+
+    return _pod(
+        cpu=cores("PHOTO", str(4 * PHOTO_GPUS)),
+        memory=memory("PHOTO", f"{16 * PHOTO_GPUS}Gi"),
+        gpu=str(PHOTO_GPUS),
+        task_config=Elastic(nnodes=PHOTO_NODES, nproc_per_node=PHOTO_GPUS),
+        **TRAINING,
+    )
+
+
+PHOTO = _photo()
 
 # Shards worked on at once by a map task.
-CONCURRENCY = 16
+CONCURRENCY = whole("RAKUTEN_CONCURRENCY", 16)

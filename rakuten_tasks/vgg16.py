@@ -5,6 +5,7 @@ from __future__ import annotations
 from rakuten_tasks import pods
 from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, KeyedBranch, Run, local, workspace
 from rakuten_tasks.classifier.photo_training import train_photo_branch
+from rakuten_tasks.classifier.ranks import own_device, rank, together
 from rakuten_tasks.classifier.training import choose_device
 from rakuten_tasks.config import PhotoConfig
 from rakuten_tasks.pod_state import checkpoints
@@ -15,22 +16,24 @@ from rakuten_tasks.training_log import log_epoch, record
 TITLE = "Photo: VGG16"
 
 
-@stage(pods.GPU, cached=True, deck=True)
+@stage(pods.PHOTO, cached=True, deck=True)
 def train_vgg16(shards: list[Arrays], catalogue: Catalogue, config: PhotoConfig, seed: int, run: Run) -> KeyedBranch:
-    """The head on frozen features, then block 5; or the whole network from random weights."""
+    """The head on frozen features, then block 5; or the whole network from random weights.
+
+    On several GPUs (see pods.py) each process runs this; rank 0 keeps checkpoints, logs, and returns the branch.
+    """
     inputs = [shard.sha256 for shard in shards], catalogue.codes, config.to_dict(), seed
-    with runs.child_run(run.run_id, "train_vgg16") as log, checkpoints("train_vgg16", *inputs) as store:
-        branch, epochs = train_photo_branch(
-            [local(shard.file) for shard in shards],
-            catalogue.codes,
-            config,
-            seed,
-            choose_device(),
-            log_epoch(log),
-            store=store,
-            interval=pods.CHECKPOINT_SECONDS,
-        )
-        settings = {"seed": seed, **config.to_dict()}
-        work = workspace()
-        branch.save(work / "photo")
-        return Branch.of(work / "photo", *record(TITLE, "train_vgg16", epochs, settings, work, log))
+    with together():
+        device = own_device(choose_device())
+        training = [local(shard.file) for shard in shards], catalogue.codes, config, seed, device
+        if rank() > 0:
+            train_photo_branch(*training)
+            return None  # type: ignore[return-value]  # which nobody reads
+        with runs.child_run(run.run_id, "train_vgg16") as log, checkpoints("train_vgg16", *inputs) as store:
+            branch, epochs = train_photo_branch(
+                *training, log_epoch(log), store=store, interval=pods.CHECKPOINT_SECONDS
+            )
+            settings = {"seed": seed, **config.to_dict()}
+            work = workspace()
+            branch.save(work / "photo")
+            return Branch.of(work / "photo", *record(TITLE, "train_vgg16", epochs, settings, work, log))

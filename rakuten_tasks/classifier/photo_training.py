@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
 from rakuten_tasks.classifier.checkpoint import INTERVAL, CheckpointStore, checkpoints_of
 from rakuten_tasks.classifier.memory import BatchSize
+from rakuten_tasks.classifier.ranks import SharedStore, alike, world
 from rakuten_tasks.classifier.training import Epoch, Examples, Schedule, autocast, choose_device, fit
 from rakuten_tasks.classifier.vgg16 import EARLY, LATE, PhotoBranch, PhotoShape, batch_size
 from rakuten_tasks.classifier.vgg16_weights import convolutions
@@ -149,6 +151,8 @@ def train_photo_branch(
     shards: prepared photos where all is trained (weights: random), else what `write_features` made of them.
     Where there are too few photos to train on, its head stays as it was born and gives every class alike.
     store: an interrupted training goes on from what it keeps, and writes to it every `interval` seconds.
+    Several processes (see ranks.py) each train on their share of every batch and end with the same branch; `store` is
+    asked in rank 0 alone.
     """
     arrays = ShardArrays(shards)
     known = arrays.column("label") >= 0
@@ -160,9 +164,12 @@ def train_photo_branch(
             "%d photos to train on, %d in validation A: the photo branch stays untrained", len(train), len(valid)
         )
         return branch.eval(), []
-    # batch norm cannot train on a batch of one
-    size = next(size for size in count(config.batch_size) if len(train) % size != 1)
-    checkpoints = checkpoints_of(store, interval, [seed, config.to_dict(), [*codes]], shards, branch.state_dict())
+    size = batch_of(config.batch_size, len(train))
+    alike(branch)
+    facts = [seed, config.to_dict(), [*codes]]
+    if world() > 1:
+        store, interval, facts = SharedStore(store, device), interval if store else math.inf, [*facts, world()]
+    checkpoints = checkpoints_of(store, interval, facts, shards, branch.state_dict())
     epochs: list[Epoch] = []
 
     def count_on(epoch: Epoch) -> None:
@@ -175,6 +182,20 @@ def train_photo_branch(
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             fit(phase.part, phase.examples, train, valid, schedule, optimizer, seed, count_on, phase.name, checkpoints)
     return branch.eval(), epochs
+
+
+def batch_of(wanted: int, photos: int) -> int:
+    """The next batch size, of all processes together, whose last batch leaves a photo to each of them.
+
+    At least two in all: batch norm cannot train on one. Raises ValueError if there are fewer photos than that.
+    """
+    least = max(2, world())
+    if photos < least or wanted < least:
+        raise ValueError(
+            f"{photos} photos to train on in batches of {wanted} are too few for {world()} processes: set "
+            "RAKUTEN_PHOTO_GPUS times RAKUTEN_PHOTO_NODES to fewer, or photo.batch_size to more"
+        )
+    return next(size for size in count(wanted) if not 0 < photos % size < least)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from rakuten_tasks.classifier.checkpoint import Checkpoints
 from rakuten_tasks.classifier.memory import BatchSize
+from rakuten_tasks.classifier.ranks import BatchNorm, add_up, gradients_stay, least, rank, share, world
 from rakuten_tasks.classifier.training_state import Epoch, TrainingState, best_of
 
 __all__ = ["Epoch", "Examples", "Schedule", "autocast", "choose_device", "fit", "half_precision", "predict_logits"]
@@ -90,8 +92,9 @@ def fit(
     """Train `model` in place and leave it with the weights of its best epoch, by validation loss.
 
     The learning rate of each of the optimizer's groups is the peak of its one-cycle (arXiv 1708.07120).
-    Same seed, rows and machine type: same weights, bit for bit, however often it went on from `checkpoints`. Then
-    on_epoch is told of the former epochs too. Raises ValueError if the loss is never a number.
+    Same seed, rows, machine type and number of processes (see ranks.py): same weights, bit for bit, however often it
+    went on from `checkpoints`. Then on_epoch is told of the former epochs too.
+    Raises ValueError if the loss is never a number.
     """
     checkpoints = checkpoints or Checkpoints()
     torch.manual_seed(seed)  # dropout
@@ -99,13 +102,16 @@ def fit(
     peaks = [group["lr"] for group in optimizer.param_groups]
     # one more: the cycle steps after the last batch too, and past its end the rate rises again
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peaks, total_steps=schedule.epochs * steps + 1)
-    # batch norm cannot train on a batch of one
-    state = TrainingState(model, optimizer, cycle, BatchSize(schedule.batch_size, name, smallest=2), seed)
+    # batch norm cannot train on a batch of one, nor a process on none
+    size = BatchSize(schedule.batch_size, name, smallest=max(2, world()))
+    state = TrainingState(model, optimizer, cycle, size, seed)
     record = checkpoints.take(name)
     if record:
         state.restore(record)
     for epoch in state.epochs:
         on_epoch(epoch)
+    if world() > 1 and not (record and record.finished):
+        _rehearse(state, examples, train_rows[: schedule.batch_size])
     while not _over(state.epochs, schedule):
         order = np.random.default_rng((seed, state.number)).permutation(train_rows)
         _train(state, examples, order, schedule, name, checkpoints)
@@ -134,7 +140,8 @@ def _train(
     """What is left of one epoch."""
     batches = np.split(order, range(schedule.batch_size, len(order), schedule.batch_size))
     done, total = state.steps, len(batches)
-    for batch in tqdm(batches[done:], f"{name}, epoch {state.number}", total, leave=False, initial=done):
+    told = f"{name}, epoch {state.number}"
+    for batch in tqdm(batches[done:], told, total, leave=False, initial=done, disable=rank() > 0):
         loss = _step(state, examples, batch, schedule.label_smoothing)
         state.end_step(loss, len(batch))
         with state.spent("save"):
@@ -144,34 +151,70 @@ def _train(
 def _step(state: TrainingState, examples: Examples, batch: NDArray, label_smoothing: float) -> float:
     """Mean loss of the batch, which goes through in parts where memory is short: the gradients add up to the same."""
     state.model.train()
+    state.draw_apart()
 
     def gradients(rows: int) -> Tensor:
-        state.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=state.device)
-        for part in np.array_split(batch, max(1, min(-(-len(batch) // rows), len(batch) // 2))):
-            with state.spent("read"):
-                inputs = [tensor.to(state.device) for tensor in examples.batch(part, state.augment.random)]
-                target = torch.from_numpy(examples.labels[part]).to(state.device)
-            with state.spent("compute"):
-                with autocast(state.device):
-                    logits = state.model(*inputs)  # (len(part), K)
-                loss = functional.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
-                loss = loss * (len(part) / len(batch))
-                loss.backward()
-                total += loss.detach()
-        return total
+        return _gradients(state, state.forward, examples, batch, rows, label_smoothing)
 
-    loss = state.size.halving(gradients, len(batch), state.way_back())
+    # of several, the others would wait for ever for one that starts again: `_rehearse` has found what fits
+    alone = world() == 1
+    loss = state.size.halving(gradients, len(batch), state.way_back()) if alone else gradients(state.size.rows)
     with state.spent("compute"):
         nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
         state.optimizer.step()
-        return loss.item()
+        return add_up(loss).item()
+
+
+def _gradients(
+    state: TrainingState, model: nn.Module, examples: Examples, batch: NDArray, rows: int, label_smoothing: float
+) -> Tensor:
+    """Backward through this process's share of the batch, `rows` of all shares at once. -> its part of the mean loss"""
+    state.optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=state.device)
+    parts = np.array_split(batch, max(1, min(-(-len(batch) // rows), len(batch) // max(2, world()))))
+    for number, part in enumerate(map(share, parts), 1):
+        with state.spent("read"):
+            inputs = [tensor.to(state.device) for tensor in examples.batch(part, state.augment.random)]
+            target = torch.from_numpy(examples.labels[part]).to(state.device)
+        with state.spent("compute"), nullcontext() if number == len(parts) else gradients_stay(model):
+            with autocast(state.device):
+                logits = model(*inputs)  # (len(part), K)
+            loss = functional.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
+            loss = loss * (len(part) / len(batch))
+            (loss * world()).backward()
+            total += loss.detach()
+    return total
+
+
+def _rehearse(state: TrainingState, examples: Examples, batch: NDArray) -> None:
+    """How many rows fit into the memory of every process, found before they wait for each other, and taken back."""
+    state.model.train()
+    for layer in state.model.modules():
+        if isinstance(layer, BatchNorm):
+            layer.eval()  # needs the same memory, and nothing of the others
+    undo = state.way_back()
+    state.size.halving(lambda rows: _gradients(state, state.model, examples, batch, rows, 0.0), len(batch), undo)
+    undo()
+    state.size.rows = least(state.size.rows, state.device)
 
 
 def _validate(
     model: nn.Module, examples: Examples, rows: NDArray, schedule: Schedule, device: torch.device
 ) -> tuple[float, float]:
-    logits = predict_logits(model, examples, rows, schedule.batch_size, device)
+    logits = _shared_logits(model, examples, rows, schedule.batch_size, device)
     labels = examples.labels[rows]
     loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
     return loss, float(f1_score(labels, logits.argmax(1), average="weighted", zero_division=0))
+
+
+def _shared_logits(
+    model: nn.Module, examples: Examples, rows: NDArray, batch_size: int, device: torch.device
+) -> NDArray:
+    """`predict_logits`, each process its share of the rows: the same bits in all, so all decide alike."""
+    if world() == 1 or len(rows) < world():
+        return predict_logits(model, examples, rows, batch_size, device)
+    mine = share(np.arange(len(rows)))
+    known = predict_logits(model, examples, rows[mine], batch_size, device)
+    logits = torch.zeros((len(rows), known.shape[1]), device=device)
+    logits[mine[0] : mine[-1] + 1] = torch.from_numpy(known)
+    return add_up(logits).cpu().numpy()

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from rakuten_tasks.classifier.checkpoint import Record
 from rakuten_tasks.classifier.memory import BatchSize
+from rakuten_tasks.classifier.ranks import adding_gradients, rank, world
 
 ACTIVITIES = ("read", "compute", "validate", "save")
 
@@ -48,6 +49,7 @@ class TrainingState:
     def __init__(self, model: nn.Module, optimizer: Optimizer, cycle: OneCycleLR, size: BatchSize, seed: int) -> None:
         self.model, self.optimizer, self.cycle, self.size, self.seed = model, optimizer, cycle, size, seed
         self.device = next(model.parameters()).device
+        self.forward = adding_gradients(model)
         self.best: dict[str, Tensor] = {}
         self.epochs: list[Epoch] = []
         self._start_epoch()
@@ -69,6 +71,13 @@ class TrainingState:
         started = time.perf_counter()
         yield
         self.seconds[activity] += time.perf_counter() - started
+
+    def draw_apart(self) -> None:
+        """Before a step of several processes: each draws numbers of its own, which no checkpoint need hold."""
+        if world() > 1:
+            place = self.seed, self.number, self.steps, rank()
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))  # dropout
+            self.augment = np.random.default_rng((*place, 1))
 
     def end_step(self, loss: float, rows: int) -> None:
         """loss: mean over the rows."""

@@ -1,0 +1,202 @@
+"""What a thousand products cost at each step, and what catalogues of other sizes would need by that.
+
+python -m benchmarks.cost                       (generated products; --source FOLDER for a catalogue's first ones)
+Each step is a process of its own, as in its pod. Networks are at 224 pixels as in configs/imagenet.yaml.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cost_steps import Used, Work, run
+from rakuten_tasks import pods
+from rakuten_tasks.catalogue.sample import SAMPLE, write_sample
+from rakuten_tasks.classifier.training import choose_device, half_precision
+from rakuten_tasks.config import IngestConfig
+
+SHARD = IngestConfig().rows_per_shard
+SIZES = (84_916, 1_000_000, 100_000_000)
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Step:
+    """name: of the function in cost_steps.py. epochs: that a training of a large catalogue does, if any.
+
+    shards: whether it is a map task over shards, else one pod does all. photos: whether only some go through it.
+    scores: whether it asks both branches about a part of the rows. kept: whether what it writes grows with the rows.
+    """
+
+    name: str
+    title: str
+    shards: bool = False
+    epochs: int = 0
+    photos: bool = False
+    scores: bool = False
+    kept: bool = True
+
+
+SCRATCH = Step("scratch", "VGG16 whole, 32 px, an epoch", photos=True, kept=False)
+STEPS = (
+    Step("ingest", "ingest"),
+    Step("split", "split into sides"),
+    Step("vocabulary", "fit the vocabulary", kept=False),
+    Step("encode", "encode text", shards=True),
+    Step("text", "LSTM, an epoch", epochs=8, kept=False),
+    Step("prepare", "prepare photos", shards=True),
+    Step("features", "VGG16 features", shards=True, photos=True),
+    Step("block5", "VGG16 block 5, an epoch", epochs=3, photos=True, kept=False),
+    SCRATCH,
+    Step("fuse", "fuse", scores=True),
+    Step("evaluation", "evaluate", scores=True),
+    Step("predict", "predict", shards=True, photos=True),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a step: measured on some products. growth: of its memory, in bytes a product, where one pod holds them all."""
+
+    step: Step
+    used: Used
+    products: int
+    growth: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """A thousand products, an epoch."""
+        return 1000 * self.used.seconds / self.products
+
+    @property
+    def output(self) -> float:
+        """Bytes a thousand products."""
+        return 1000 * self.used.output / self.products
+
+    def hours(self, products: int) -> float:
+        """Of one pod, all epochs."""
+        whole = self.used.seconds * max(1, self.step.epochs) + self.used.once
+        return whole * products / self.products / 3600
+
+    def memory(self, products: int) -> float:
+        """Of one pod, in bytes."""
+        return self.used.memory + self.growth * (products - self.products)
+
+
+@click.command()
+@click.option("--source", default=SAMPLE, help="the catalogue's folder; sample for generated products")
+@click.option("--products", default=3 * SHARD, help="how many of them; two shards or more")
+@click.option("--photos", default=100, help="how many of them go through VGG16")
+def main(source: str, products: int, photos: int) -> None:
+    """Print both tables."""
+    if products < 2 * SHARD:
+        raise click.BadParameter(f"--products={products}: from {2 * SHARD} on, or growth cannot be seen")
+    os.environ["TQDM_DISABLE"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        if source == SAMPLE:
+            source = f"{folder}/sample"
+            write_sample(Path(source), products, 0)
+        costs = [measure(step, Work(source, Path(folder), products, photos)) for step in STEPS]
+    console = Console()
+    console.print(measured(costs, products, photos))
+    console.print(needed([cost for cost in costs if cost.step is not SCRATCH]))
+
+
+def measure(step: Step, work: Work) -> Cost:
+    """In a process of its own; where one pod does all, also on a single shard, to see how its memory grows."""
+    shard, aside = replace(work, products=SHARD), work.folder / "aside"
+    if step.scores:  # 224 pixels for the time, on a shard; 32 for the growth, which is the rows'
+        small, large = (replace(some, network=SCRATCH.name) for some in (shard, work))
+        growth = _growth(_alone(step, small, aside / "small"), _alone(step, large, aside / "large"), work.products)
+        return Cost(step, _alone(step, shard), SHARD, growth)
+    used = _alone(step, work)
+    if step.photos:  # they are read from disk as they are asked for
+        return Cost(step, used, work.photos)
+    if step.shards:
+        return Cost(step, used, SHARD if step.name == "prepare" else work.products)
+    return Cost(step, used, work.products, _growth(_alone(step, shard, aside), used, work.products))
+
+
+def _growth(shard: Used, whole: Used, products: int) -> float:
+    return max(0, whole.memory - shard.memory) / (products - SHARD)
+
+
+def _alone(step: Step, work: Work, out: Path | None = None) -> Used:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.cost_steps"])
+    with ProcessPoolExecutor(1, context) as process:
+        return process.submit(run, step.name, work, (out or work.folder) / step.name).result()
+
+
+def measured(costs: list[Cost], products: int, photos: int) -> Table:
+    """A row a step."""
+    dtype = "bf16" if half_precision(choose_device()) else "fp32"
+    title = (
+        f"by {products:,} products ({photos} through VGG16 of 224 px)\n"
+        f"{os.cpu_count()} cores, {choose_device()}, {dtype}, torch {torch.__version__}"
+    )
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for name in ("a thousand products", "seconds", "core-seconds", "MB written", "peak MB"):
+        table.add_column(name, justify="left" if name.startswith("a") else "right", no_wrap=True)
+    for cost in costs:
+        table.add_row(
+            cost.step.title + (" *" if cost.step.shards else ""),
+            f"{cost.seconds:.2f}",
+            f"{cost.seconds * cost.used.cores:.2f}",
+            f"{cost.output / 1e6:.1f}" if cost.step.kept else "",
+            f"{cost.used.memory / 1e6:.0f}",
+        )
+    table.caption = "* a map task over shards; the others are one pod"
+    return table
+
+
+def needed(costs: list[Cost]) -> Table:
+    """By proportion to what was measured, on this machine's processors; no GPU is assumed."""
+    table = Table(title="what a training and a prediction of all products would need", box=box.SIMPLE_HEAD)
+    table.add_column("products", no_wrap=True)
+    for size in SIZES:
+        table.add_column(f"{size:,}", justify="right", no_wrap=True)
+
+    def add(name: str, cell: Callable[[int], str]) -> None:
+        table.add_row(name, *map(cell, SIZES))
+
+    def shards(size: int) -> int:
+        return -(-size // SHARD)
+
+    def hours(size: int) -> float:
+        return sum(cost.hours(size) for cost in costs if cost.step.shards)
+
+    def gigabytes(size: int) -> float:
+        return max(cost.memory(size) for cost in costs if cost.step.shards) / GB
+
+    def at_once(size: int) -> int:
+        return min(shards(size), pods.CONCURRENCY)
+
+    add("shards", lambda size: f"{shards(size):,}")
+    add(f"pods at once (RAKUTEN_CONCURRENCY={pods.CONCURRENCY})", lambda size: str(at_once(size)))
+    add("... their steps in all", lambda size: f"{hours(size) / at_once(size):,.1f} h, {gigabytes(size):.1f} GB")
+    add("... pods to end in a day", lambda size: f"{math.ceil(hours(size) / 24):,}")
+    for cost in costs:
+        if not cost.step.shards:
+            times = f", {cost.step.epochs} epochs" if cost.step.epochs else ""
+            title = cost.step.title.removesuffix(", an epoch") + times
+            add(title, lambda size, c=cost: f"{c.hours(size):,.1f} h, {c.memory(size) / GB:,.1f} GB")  # type: ignore[misc]
+    written = sum(cost.output for cost in costs if cost.step.kept) / 1000
+    add("storage", lambda size: f"{written * size / GB:,.0f} GB")
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What several processes do in tests/test_vgg16_elastic.py, apart from it, so that they need not import Flyte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rakuten_tasks.classifier.arrays import ShardArrays
+from rakuten_tasks.classifier.checkpoint import FolderStore
+from rakuten_tasks.classifier.photo_training import new_branch, train_photo_branch
+from rakuten_tasks.classifier.ranks import alike, rank, share
+from rakuten_tasks.classifier.training import Epoch, Schedule, fit
+from rakuten_tasks.classifier.vgg16 import EARLY, LATE
+from rakuten_tasks.config import PhotoConfig, Weights
+from tests.test_memory import Cramped
+from tests.test_training import Points
+
+CPU = torch.device("cpu")
+ROWS = np.arange(13)  # of two processes one gets seven, the other six
+SCRATCH = PhotoConfig(side=32, epochs=4, batch_size=16)
+CODES = [10, 20, 30]
+SEEN = {"early": EARLY, "late": LATE}
+
+
+class Unmoved:
+    """Prepared photos, never moved, so that several processes see what one sees."""
+
+    def __init__(self, shard: Path) -> None:
+        self.arrays = ShardArrays([shard])
+        self.labels = self.arrays.column("label")
+
+    def batch(self, rows: np.ndarray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
+        return (torch.from_numpy(self.arrays.take("pixels", rows)),)
+
+
+class Recorded(torch.optim.AdamW):
+    """Keeps the gradients of its first step."""
+
+    first: tuple[Tensor, ...] = ()
+
+    def step(self, closure=None):
+        self.first = self.first or tuple(weight.grad.clone() for weight in self.param_groups[0]["params"])
+        return super().step(closure)
+
+
+def first_gradients(shard: Path) -> dict[str, Tensor]:
+    """Of one batch, without dropout, from weights that let every layer have a gradient; and batch norm's means.
+
+    In fp64: in fp32 one rounding now and then decides which of two near-equal pixels is the maximum.
+    """
+    torch.manual_seed(1)
+    branch = new_branch(SCRATCH, len(CODES))
+    nn.init.normal_(branch.upper.head.linear.weight, std=0.01)
+    branch.upper.head.dropout.p = 0.0
+    alike(branch.double())
+    optimizer = Recorded(branch.parameters(), lr=1e-3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "float", Tensor.double)
+        fit(branch, Unmoved(shard), ROWS, ROWS + 75, Schedule(1, len(ROWS), 1), optimizer, seed=0)
+    names = (name for name, _ in branch.named_parameters())
+    means = {name: buffer for name, buffer in branch.named_buffers() if "running" in name}
+    return dict(zip(names, optimizer.first, strict=True)) | means
+
+
+def cramped(limit: int) -> tuple[list[int], Tensor, list[int]]:
+    """A training in which only the last process is short of memory. -> rows at once, weights, its share of 0 to 4"""
+    model = Cramped(limit if rank() else 99)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    fit(model, Points(), np.arange(39), np.arange(40, 64), Schedule(2, 16, 9), optimizer, 0)
+    return model.seen, model.linear.weight.detach(), share(np.arange(5)).tolist()
+
+
+def one_batch(shard: Path) -> tuple[dict[str, Tensor], tuple[list[int], Tensor, list[int]]]:
+    """Both of the above, as starting two processes takes longer than they do."""
+    return first_gradients(shard), cramped(3)
+
+
+class PowerCut(FolderStore):
+    """A store whose power goes after it has written for the seventh time: within the second epoch."""
+
+    written = 0
+
+    def write(self, content: bytes) -> None:
+        super().write(content)
+        self.written += 1
+        if self.written == 7:
+            os._exit(1)
+
+
+def trained(
+    shard: Path, config: PhotoConfig, store: FolderStore | None = None, interval: float = 1e9
+) -> tuple[list[Epoch], dict[str, Tensor]]:
+    """-> epochs without their times, and what of the network was trained."""
+    branch, epochs = train_photo_branch([shard], CODES, config, 3, CPU, store=store, interval=interval)
+    times = {field.name: 0.0 for field in fields(Epoch) if field.name.endswith("seconds")}
+    part = branch if config.weights is Weights.RANDOM else branch.upper.head
+    return [replace(epoch, **times) for epoch in epochs], part.state_dict()

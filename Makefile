@@ -98,7 +98,15 @@ rollback: $(READY) ## back to the champion before this one (MODEL=, REASON=)
 
 .PHONY: bench
 bench: $(READY) ## speeds, each as a ratio to something measured in the same run
-	@for name in fusion_search text_preparation photo_features; do $(BIN)/python -m benchmarks.$$name; done
+	@for name in fusion_search text_preparation photo_features photo_training; do $(BIN)/python -m benchmarks.$$name; done
+
+.PHONY: bench-growth
+bench-growth: $(READY) ## time and memory of a whole training at 1, 2, 4 and 8 times the products; what orchestration costs
+	@$(RUN) $(BIN)/python -m benchmarks.growth
+
+.PHONY: bench-quality
+bench-quality: $(READY) ## both branches and their mix beside what one would pick instead, three seeds (SOURCE=, CONFIG=)
+	@$(RUN) $(BIN)/python -m benchmarks.quality --source "$$SOURCE" --config "$$CONFIG"
 
 .PHONY: bench-seeds
 bench-seeds: $(READY) ## three seeds on a catalogue that holds Y_test.csv (SOURCE=)

@@ -51,7 +51,7 @@ def seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     device = choose_device()
     size = batch_size(device)
-    count = size * (32 if device.type == "cuda" else 2)
+    count = 32 * size
     layers = random_convolutions()[:-1].to(device).to(memory_format=torch.channels_last).eval()
     branch = new_branch(PhotoConfig(side=SIDE), classes=27).to(device)
     batch = torch.randn(size, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -46,7 +47,7 @@ def main(
     source: str, products: int, seeds: int, config: Path | None, only_text: bool, levers: bool, out: Path | None
 ) -> None:
     """Train every system with each seed and print mean and spread over the seeds."""
-    photo = TrainingConfig.from_dict(_read_yaml(config)).photo if config else PhotoConfig()
+    photo = TrainingConfig.from_dict(yaml.safe_load(config.read_text()) or {}).photo if config else PhotoConfig()
     rows, table = [], None
     with tempfile.TemporaryDirectory() as folder:
         catalogue = read_catalogue(source, Path(folder), products)
@@ -60,12 +61,6 @@ def main(
     Console().print(_rich(table, title))
     if out:
         out.write_text(_markdown(table, title), encoding="utf-8")
-
-
-def _read_yaml(path: Path) -> dict:
-    import yaml
-
-    return yaml.safe_load(path.read_text()) or {}
 
 
 def _systems(

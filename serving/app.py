@@ -29,7 +29,7 @@ from serving.messages import Answered, Feedback, Prediction, PredictRequest, Rec
 from serving.minutes import Minutes
 from serving.recent import Recent
 from serving.recorder import Recorder
-from serving.refusals import Refusals
+from serving.refusals import FLUSH, Refusals
 from serving.settings import Settings
 from serving.telemetry import Telemetry
 from serving.traffic import GRACE, PREDICT, RETRY_AFTER, UPLOAD, Door, Left
@@ -109,7 +109,7 @@ class ProductServer:
         """Runs in the API process only, from its start to its end."""
         self.recorder.start()
         watch = Watch(self.lit.response_buffer, self.board.alive, self.settings.time_limit)
-        often = [watch.run(), every(5, self.minutes.tick), every(1, self.refusals.flush)]
+        often = [watch.run(), every(5, self.minutes.tick), every(FLUSH, self.refusals.flush)]
         tasks = [asyncio.create_task(task) for task in often]
         try:
             yield

@@ -1,4 +1,4 @@
-"""Rejected requests on their way to the prediction log: one row a second for each status and reason."""
+"""Rejected requests on their way to the prediction log: about a row a second for each status and reason."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from rakuten_tasks.monitoring.columns import REJECTED
 from serving.traffic import Left
 
+FLUSH = 0.7  # seconds: with the recorder's own pause, SIGKILL loses at most the last second
 REASONS = 50  # rows at once at most: what a client sends must not decide how large the log grows
 VARIOUS = "various"
 

@@ -143,7 +143,7 @@ def test_overload_leaves_a_few_rows_whose_counts_are_exact(version, tmp_path):
         asked = lambda: records(server).query("kind == 'rejected'")  # noqa: E731
         server.wait_until(lambda: asked()["requests"].sum() >= refused)
         assert asked()["requests"].sum() == refused
-        assert len(asked()) <= seconds + 3
+        assert len(asked()) <= seconds / 0.7 + 2
         assert set(asked()["reason"]) == {"too many requests at once: try again"}
         assert len(predictions(records(server))) == statuses.count(200)
 

@@ -7,30 +7,37 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from multiprocessing import forkserver, resource_tracker
-from pathlib import Path
 from types import FrameType
-
-from serving.settings import SettingError, Settings
 
 
 def main() -> int:
-    """-> exit status: 0 after SIGTERM or Ctrl-C, 1 where a process was lost, 2 where a setting makes no sense."""
+    """-> exit status: 0 after SIGTERM or Ctrl-C, 1 where a process was lost, 2 where it must not start."""
+    stop_on_signals()
+    try:
+        return serve()
+    except KeyboardInterrupt:  # stopped while it was starting
+        return 0
+
+
+def serve() -> int:
+    """Until a signal."""
+    from serving.folder import FolderTakenError, own, run_folder
+    from serving.settings import SettingError, Settings
+
     try:
         settings = Settings.from_environment()
-    except SettingError as error:
+        own(settings.folder, f"http://{settings.host}:{settings.port}")
+    except (SettingError, FolderTakenError) as error:
         print(error, file=sys.stderr)
         return 2
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from serving.app import ProductServer  # LitServe reads the key at import
 
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    run_folder = Path(tempfile.mkdtemp(prefix="run-", dir=settings.folder))
+    meeting = run_folder(settings.folder)
     try:
-        server = ProductServer(settings, run_folder)
-        stop_on_signals()
+        server = ProductServer(settings, meeting)
         server.lit.run(
             host=settings.host,
             port=settings.port,
@@ -41,10 +48,8 @@ def main() -> int:
         if server.lit.lost_api:
             logging.error("the API process was lost: start the server again")
             return 1
-    except KeyboardInterrupt:  # stopped while it was starting
-        pass
     finally:
-        shutil.rmtree(run_folder, ignore_errors=True)
+        shutil.rmtree(meeting, ignore_errors=True)
         end_helpers()
     return 0
 

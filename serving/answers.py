@@ -16,7 +16,7 @@ from rakuten_tasks.classifier.photos import PhotoError, prepare_photo
 from rakuten_tasks.classifier.predictor import Predictor, Scores
 from rakuten_tasks.monitoring.traits import project
 from serving.champion import Loaded
-from serving.messages import Answered, Asked, BranchAnswer, Candidate, Explanation, HeatMap, Prediction, Word
+from serving.messages import Answered, Asked, BranchAnswer, Candidate, Explanation, HeatMap, Prediction, Said, Word
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ def _answer_all(
         answer = _prediction(loaded, asked, scores, shares, row, abstained)
         if asked.explain:
             answer.explanation = _explanation(predictor, product, answer.category_id)
-        answers.append(Answered(200, answer.model_dump_json().encode()))
+        said = Said(answer.category_id, answer.confidence, abstained)
+        answers.append(Answered(200, answer.model_dump_json().encode(), said=said))
         observed.append(Observed(asked, loaded, scores, row, projected[row], abstained))
     return answers, observed
 

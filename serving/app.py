@@ -4,36 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response, Security
+from fastapi import FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.security import APIKeyHeader
 from fastapi.staticfiles import StaticFiles
 from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.server import RegularRequestHandler
-from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from rakuten_tasks.monitoring.columns import FEEDBACK, REJECTED
+from rakuten_tasks.monitoring.columns import FEEDBACK
 from serving.board import READY, Reader
 from serving.docs import add_docs
+from serving.faults import add_errors
 from serving.intake import FieldError, read_product
 from serving.lit import OneWorkerServer
-from serving.messages import Answered, Fault, Feedback, Prediction, PredictRequest, Recorded, Refusal
-from serving.minutes import RequestMinutes
+from serving.messages import Answered, Feedback, Prediction, PredictRequest, Recorded, Refusal
+from serving.minutes import Minutes
+from serving.recent import Recent
 from serving.recorder import Recorder
+from serving.refusals import FLUSH, Refusals
 from serving.settings import Settings
 from serving.telemetry import Telemetry
-from serving.traffic import PREDICT, RETRY_AFTER, Door, Left
+from serving.traffic import GRACE, PREDICT, RETRY_AFTER, UPLOAD, Door, Left
 from serving.watch import Watch, until_alive
 from serving.worker import ProductAPI
 
 PAGE = Path(__file__).parent / "page"
+REMEMBERED = 100_000  # answers that feedback is known to belong to: 20 MB
 # the page takes nothing from elsewhere, and says so to the browser
 PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"}
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -65,9 +69,13 @@ class ProductServer:
             info_path="/lit/info",
         )
         self.lit.monitor_internal = 0.3  # seconds between looks for a killed worker
+        # the door lets no request take longer than this; what SIGTERM finds inside is answered, however many wait
+        self.lit.uvicorn_graceful_timeout = math.ceil(UPLOAD + settings.time_limit + GRACE) + 3
         self.board = Reader(run_folder)
         self.recorder = Recorder(settings.open_hours, "requests")
-        self.minutes = RequestMinutes(settings.folder / "minutes")
+        self.minutes = Minutes(settings.folder / "minutes")
+        self.refusals = Refusals(self.recorder.add)
+        self.answered = Recent(REMEMBERED)
         self.telemetry = Telemetry(self.board.status, lambda: self.door.inside)
         self.door: Door
         self.app: FastAPI = self.lit.app
@@ -101,32 +109,37 @@ class ProductServer:
         """Runs in the API process only, from its start to its end."""
         self.recorder.start()
         watch = Watch(self.lit.response_buffer, self.board.alive, self.settings.time_limit)
-        tasks = [asyncio.create_task(watch.run()), asyncio.create_task(self._each_minute())]
+        often = [watch.run(), every(5, self.minutes.tick), every(FLUSH, self.refusals.flush)]
+        tasks = [asyncio.create_task(task) for task in often]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
+            self.refusals.flush()
             self.recorder.close()
             self.minutes.close()
-
-    async def _each_minute(self) -> None:
-        while True:
-            await asyncio.sleep(5)
-            self.minutes.tick()
 
     def _left(self, left: Left) -> None:
         self.telemetry.left(left)
         if left.path != PREDICT:
             return
-        self.minutes.add(left.status, left.seconds)
+        self.minutes.add(left)
         if left.status >= 400:
-            record = {"kind": REJECTED, "request_id": left.request_id, "status": left.status, "reason": left.reason}
-            self.record(record)
+            self.refusals.add(left)
+        else:
+            self.answered.add(left.request_id)
 
     def record(self, record: dict[str, Any]) -> None:
         """Append to the prediction log, now."""
         self.recorder.add({"time": datetime.now(UTC).isoformat(), **record})
+
+
+async def every(seconds: float, do: Callable[[], None]) -> None:
+    """Until cancelled."""
+    while True:
+        await asyncio.sleep(seconds)
+        do()
 
 
 def _is_of_litserve(route: Any) -> bool:
@@ -156,7 +169,7 @@ def add_product_routes(server: ProductServer) -> None:
         if not board.alive():
             await until_alive(board.alive, settings.time_limit)
         answered: Answered = await handler.handle_request(asked, PredictRequest)
-        request.state.reason = answered.reason
+        request.state.reason, request.state.said = answered.reason, answered.said
         headers = {"Retry-After": RETRY_AFTER} if answered.status == 503 else None
         return Response(answered.body, answered.status, headers, "application/json")
 
@@ -164,7 +177,7 @@ def add_product_routes(server: ProductServer) -> None:
     async def feedback(told: Feedback) -> Recorded:
         server.record({"kind": FEEDBACK, "request_id": told.request_id, "true_code": told.true_code})
         server.telemetry.told()
-        return Recorded(recorded=True)
+        return Recorded(recorded=True, known=told.request_id in server.answered)
 
 
 def add_server_routes(server: ProductServer) -> None:
@@ -203,38 +216,3 @@ def add_server_routes(server: ProductServer) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
-
-
-def add_errors(app: FastAPI) -> None:
-    """Where, what and of which kind; never the input, which FastAPI's own handler repeats."""
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        faults = [
-            Fault(loc=[_place(part) for part in fault["loc"]], msg=_message(fault), type=fault["type"])
-            for fault in error.errors()[:20]
-        ]
-        request.state.reason = "; ".join(f"{fault.loc[-1]}: {fault.type}" for fault in faults)
-        detail = [fault.model_dump() for fault in faults]
-        return JSONResponse({"detail": detail, "request_id": request.state.request_id}, 422)
-
-    @app.exception_handler(StarletteHTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        request.state.reason = str(error.detail)
-        body = {"detail": error.detail, "request_id": request.state.request_id}
-        headers = {"Retry-After": RETRY_AFTER, **(error.headers or {})} if error.status_code == 503 else error.headers
-        return JSONResponse(body, error.status_code, headers=headers)
-
-
-FIELDS = {"body", "query", "path", "header", *PredictRequest.model_fields, *Feedback.model_fields}
-
-
-def _place(part: str | int) -> str | int:
-    """Unknown keys are the client's own words: they are not repeated."""
-    return part if isinstance(part, int) or part in FIELDS else "unknown field"
-
-
-def _message(fault: Any) -> str:
-    if fault["type"] == "json_invalid":  # its message quotes nothing, its context might
-        return "the body is no valid JSON"
-    return str(fault["msg"])

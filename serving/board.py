@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ class Status:
     version: str = ""
     problem: str = ""
     pid: int = 0
-    reloads: int = 0  # champions taken over from another, since the worker started
+    # counted since the server started: a new worker goes on from what the last one told
+    reloads: int = 0  # champions taken over from another
     failed_reloads: int = 0
     batches: dict[str, int] = field(default_factory=dict)  # products in a batch -> how many such batches
     bundle: dict[str, Any] = field(default_factory=dict)  # metrics, labels, lineage: for /info
@@ -36,13 +37,19 @@ def _read(folder: Path) -> Status:
         return Status()
 
 
+def counts(status: Status) -> Status:
+    """Nothing but what has been counted: Prometheus takes a counter that falls for a new server."""
+    return Status(reloads=status.reloads, failed_reloads=status.failed_reloads, batches=status.batches)
+
+
 class Worker:
     """The worker's side."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._status = Status(pid=os.getpid())
-        self.replaces_another = _read(folder).state == READY  # one that was killed
+        before = _read(folder)
+        self._status = replace(counts(before), pid=os.getpid())
+        self.replaces_another = before.state == READY  # one that was killed
         self._turn = threading.Lock()
         self._lock = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT)  # for as long as the process lives
         # the system lets go of it when the process ends, however it ends
@@ -56,6 +63,10 @@ class Worker:
             draft = self._folder / f"{STATUS}.{os.getpid()}"
             draft.write_text(json.dumps(asdict(self._status)))
             draft.replace(self._folder / STATUS)
+
+    def close(self) -> None:
+        """As the end of the process does."""
+        os.close(self._lock)
 
     @property
     def status(self) -> Status:
@@ -83,11 +94,11 @@ class Reader:
         return False
 
     def status(self) -> Status:
-        """As last told; LOADING while no worker is alive."""
+        """As last told; LOADING, with the same counts, while no worker is alive."""
         try:
             changed = (self._folder / STATUS).stat().st_mtime_ns
             if changed != self._read_at:
                 self._status, self._read_at = _read(self._folder), changed
         except OSError:  # not told anything yet
             return Status()
-        return self._status if self.alive() else Status(problem="the worker is being restarted")
+        return self._status if self.alive() else replace(counts(self._status), problem="the worker is being restarted")

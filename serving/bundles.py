@@ -29,7 +29,7 @@ class BundleShelf:
 
     def place(self, champion: Champion, fetch: Callable[[Path], Path]) -> Path:
         """The champion's bundle here; `fetch` copies it into the folder it is given, unless it is here already."""
-        target = self._folder / f"{champion.model}-{champion.version}-{champion.content[:16] or 'unknown'}"
+        target = self._place_of(champion)
         if not target.is_dir():
             draft = target.with_name(target.name + DRAFT)
             shutil.rmtree(draft, ignore_errors=True)
@@ -39,24 +39,34 @@ class BundleShelf:
             shutil.rmtree(draft, ignore_errors=True)
         return target
 
+    def has(self, champion: Champion) -> bool:
+        """Whether its bundle is here already."""
+        return self._place_of(champion).is_dir()
+
+    def _place_of(self, champion: Champion) -> Path:
+        return self._folder / f"{champion.model}-{champion.version}-{champion.content[:16] or 'unknown'}"
+
     def keep(self, champion: Champion, bundle: Path) -> None:
-        """This bundle could be loaded: it is the one to start from, and older ones go."""
+        """This bundle could be loaded: it is the one to start from, then the one before it, and older ones go."""
+        before = [(old, path) for old, path in self.good() if path != bundle]
+        kept = [(champion, bundle), *before[:1]]
         draft = self._folder / f"{LAST_GOOD}{DRAFT}"
-        draft.write_text(json.dumps({**asdict(champion), "folder": bundle.name}))
+        draft.write_text(json.dumps([{**asdict(champion), "folder": path.name} for champion, path in kept]))
         draft.replace(self._folder / LAST_GOOD)
-        others = [path for path in self._folder.iterdir() if path.is_dir() and path != bundle]
-        for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
-            shutil.rmtree(path, ignore_errors=True)
+        folders = {path for _, path in kept}
+        for path in self._folder.iterdir():
+            if path.is_dir() and path not in folders:
+                shutil.rmtree(path, ignore_errors=True)
 
     def drop(self, bundle: Path) -> None:
         """This bundle could not be loaded: it may be a bad copy."""
         shutil.rmtree(bundle, ignore_errors=True)
 
-    def last_good(self) -> tuple[Champion, Path] | None:
-        """What was served last, None if nothing was."""
+    def good(self) -> list[tuple[Champion, Path]]:
+        """What was served last and before it, as far as it is here."""
         try:
-            kept = json.loads((self._folder / LAST_GOOD).read_text())
-            bundle = self._folder / kept.pop("folder")
-            return (Champion(**kept), bundle) if bundle.is_dir() else None
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+            notes = json.loads((self._folder / LAST_GOOD).read_text())
+            found = [(self._folder / note.pop("folder"), Champion(**note)) for note in notes]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return []
+        return [(champion, bundle) for bundle, champion in found if bundle.is_dir()]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rakuten_tasks.catalogue.languages import language
 from rakuten_tasks.classifier.branches import Product
@@ -17,9 +17,7 @@ from rakuten_tasks.classifier.bundle import EVALUATION
 from rakuten_tasks.classifier.predictor import Predictor
 from serving.board import READY, WAITING, Worker
 from serving.bundles import BundleShelf, Champion
-
-if TYPE_CHECKING:
-    from serving.registry import Registry
+from serving.registry import Registry, StoreMissingError
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +48,7 @@ class ChampionKeeper:
     def run(self, poll_seconds: float, stop: threading.Event) -> None:
         """Until `stop`: the thread's body. Nothing that happens here ends it."""
         if self._board.replaces_another:
-            self._last_good()  # at once: asking MLflow takes longer
+            self._last_good("in place of a killed worker, before MLflow is asked")
             self.tried.set()
         while not stop.is_set():
             started = time.monotonic()
@@ -82,6 +80,7 @@ class ChampionKeeper:
             self._take(champion)
 
     def _take(self, champion: Champion) -> None:
+        is_new = not self._shelf.has(champion)
         try:
             bundle = self._shelf.place(champion, lambda folder: self._registry.fetch(champion, folder))
         except Exception as error:
@@ -91,7 +90,13 @@ class ChampionKeeper:
             self._serve(champion, bundle)
         except Exception as error:
             self._shelf.drop(bundle)
-            self._refuse(champion, error)
+            if is_new:
+                self._refuse(champion, error)
+            else:
+                log.warning(
+                    "the copy of %s version %s on disk is damaged: fetching it anew (%s)", *_name(champion), error
+                )
+                self._take(champion)
             return
         self._shelf.keep(champion, bundle)
         self._refused.clear()
@@ -120,7 +125,7 @@ class ChampionKeeper:
         self._board.tell(failed_reloads=self._board.status.failed_reloads + 1)
         self._say(reason)
         if self.current is None:
-            self._last_good()
+            self._last_good("as the champion cannot be loaded")
             self._say(reason)
 
     def _forgive(self) -> None:
@@ -131,31 +136,37 @@ class ChampionKeeper:
 
     def _unreached(self, error: Exception) -> None:
         first = not self._unreachable
-        self._unreachable = f"MLflow cannot be reached: {type(error).__name__}"
+        reason = error if isinstance(error, StoreMissingError) else type(error).__name__
+        self._unreachable = f"MLflow cannot be reached: {reason}"
         if first:
             log.warning("%s: %s", self._unreachable, error)
         if self.current is None:
-            self._last_good()
+            self._last_good("as MLflow cannot be reached")
         if first or self.current is None:
             self._say()
 
-    def _last_good(self) -> None:
-        """Serve what was served before, from this machine's disk."""
-        found = self._shelf.last_good()
-        if found is None or not self._registry.may_serve(found[0].model):
+    def _last_good(self, why: str) -> None:
+        """Serve what was served before, from this machine's disk; what was served before that if it is damaged."""
+        for champion, bundle in self._shelf.good():
+            if not self._registry.may_serve(champion.model):
+                continue
+            try:
+                self._serve(champion, bundle)
+            except Exception:
+                log.exception("the bundle of %s version %s on disk cannot be loaded", *_name(champion))
+                continue
+            log.warning("serving the last good bundle on disk, %s version %s, %s", *_name(champion), why)
             return
-        try:
-            self._serve(*found)
-        except Exception:
-            log.exception("the last good bundle on disk cannot be loaded either")
-            return
-        log.warning("serving the last good bundle on disk, %s version %s", found[0].model, found[0].version)
 
     def _say(self, problem: str = "") -> None:
         parts = [problem, self._unreachable]
         if self._unreachable:
             parts.append("serving the last good bundle" if self.current else "and there is no bundle on disk yet")
         self._board.tell(problem="; ".join(filter(None, parts)), **({} if self.current else {"state": WAITING}))
+
+
+def _name(champion: Champion) -> tuple[str, str]:
+    return champion.model, champion.version
 
 
 def describe(bundle: Path, predictor: Predictor) -> dict[str, Any]:

@@ -129,9 +129,12 @@ class Feedback(BaseModel):
 
 
 class Recorded(BaseModel):
-    """Feedback was written to the prediction log."""
+    """Feedback was written to the prediction log. It counts for accuracy if the log holds the prediction."""
 
     recorded: bool
+    known: bool = Field(
+        description="whether the request is among the last 100,000 that this server has answered since its start"
+    )
 
 
 class Fault(BaseModel):
@@ -162,9 +165,19 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What the minutes' figures need of a prediction."""
+
+    code: int
+    confidence: float
+    abstained: bool
+
+
+@dataclass(frozen=True)
 class Answered:
     """What the worker gives back: an HTTP status and the JSON body. reason: why it was refused, for the log."""
 
     status: int
     body: bytes
     reason: str = ""
+    said: Said | None = None  # None if it was refused

@@ -9,109 +9,90 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from serving.answers import Observed
     from serving.registry import Registry
+    from serving.traffic import Left
 
 log = logging.getLogger(__name__)
 
 MINUTE = 60.0
-KEPT = 7 * 24 * 60 * 2  # files that wait for MLflow at most: a week of two processes
+KEPT = 7 * 24 * 60  # files that wait for MLflow at most: a week
+DRAFT = ".draft"
 RUN_ID = "run_id"
 
 
-class MinuteFiles:
-    """Writes what a process counted, once a minute. One thread at a time."""
+class Minutes:
+    """What the API process counts: requests by status, errors, latency percentiles in milliseconds, and what was said.
 
-    def __init__(self, folder: Path, source: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._source = folder, f"{source}-{os.getpid()}"
-        self.minute = int(time.time() // MINUTE)
-
-    def over(self) -> bool:
-        """Whether the minute that is being counted has ended."""
-        return int(time.time() // MINUTE) != self.minute
-
-    def write(self, figures: Mapping[str, float]) -> None:
-        """The figures of the minute, and on to the next."""
-        if figures:
-            path = self._folder / f"{self.minute}.{self._source}.json"
-            draft = path.with_suffix(".draft")
-            draft.write_text(json.dumps(dict(figures)))
-            draft.replace(path)
-        self.minute = int(time.time() // MINUTE)
-
-
-class AnswerMinutes:
-    """What the worker counts: answers, their mean confidence and the class mix."""
+    It outlives the workers. The open minute lies on disk too, as a draft that is written again every few seconds; the
+    next server takes over what one that was killed has left. One thread at a time.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._files = MinuteFiles(folder, "answers")
+        """folder: of this server alone."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        for left in folder.glob(f"*{DRAFT}"):
+            left.rename(left.with_suffix(".json"))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._minute, self._changed = int(time.time() // MINUTE), False
+        self._statuses: Counter[int] = Counter()
+        self._seconds: list[float] = []
         self._confidences: list[float] = []
         self._classes: Counter[int] = Counter()
         self._abstained = 0
 
-    def add(self, observed: Observed) -> None:
-        """Count one answer."""
-        self.tick()
-        self._confidences.append(float(observed.scores.confidence[observed.row]))
-        self._classes[int(observed.scores.predicted[observed.row])] += 1
-        self._abstained += observed.abstained
-
-    def tick(self) -> None:
-        """Write the minute if it is over."""
-        if self._files.over():
-            self.close()
-
-    def close(self) -> None:
-        """Write the minute as far as it has come."""
-        count = len(self._confidences)
-        if count:
-            shares = {f"class_share.{code}": n / count for code, n in self._classes.items()}
-            mean = float(np.mean(self._confidences))
-            figures = {"predictions": count, "mean_confidence": mean, "abstained": self._abstained, **shares}
-            self._files.write(figures)
-        else:
-            self._files.write({})
-        self._confidences, self._classes, self._abstained = [], Counter(), 0
-
-
-class RequestMinutes:
-    """What the API process counts: requests by status, errors, latency percentiles in milliseconds."""
-
-    def __init__(self, folder: Path) -> None:
-        self._files = MinuteFiles(folder, "requests")
-        self._statuses: Counter[int] = Counter()
-        self._seconds: list[float] = []
-
-    def add(self, status: int, seconds: float) -> None:
+    def add(self, left: Left) -> None:
         """Count one request to /predict."""
-        self.tick()
-        self._statuses[status] += 1
-        self._seconds.append(seconds)
+        if int(time.time() // MINUTE) != self._minute:
+            self.close()
+        self._changed = True
+        self._statuses[left.status] += 1
+        self._seconds.append(left.seconds)
+        if left.said and left.status == 200:
+            self._confidences.append(left.said.confidence)
+            self._classes[left.said.code] += 1
+            self._abstained += left.said.abstained
 
     def tick(self) -> None:
-        """Write the minute if it is over."""
-        if self._files.over():
+        """Write the minute if it is over, else its draft."""
+        if int(time.time() // MINUTE) != self._minute:
             self.close()
+        elif self._changed:
+            self._write()
+            self._changed = False
 
     def close(self) -> None:
-        """Write the minute as far as it has come."""
-        figures: dict[str, float] = {}
+        """Write the minute as far as it has come, and on to the next."""
         if self._seconds:
-            p50, p95, p99 = np.percentile(self._seconds, (50, 95, 99)) * 1000
-            errors = sum(count for status, count in self._statuses.items() if status >= 400)
-            figures = {"requests": len(self._seconds), "errors": errors}
-            figures |= {"latency_ms_p50": p50, "latency_ms_p95": p95, "latency_ms_p99": p99}
-            figures |= {f"status.{status}": count for status, count in self._statuses.items()}
-        self._files.write(figures)
-        self._statuses, self._seconds = Counter(), []
+            draft = self._write()
+            draft.rename(draft.with_suffix(".json"))
+        self._begin()
+
+    def _write(self) -> Path:
+        path = self._folder / f"{self._minute}.{os.getpid()}{DRAFT}"
+        written = path.with_suffix(".part")  # which nobody takes for a minute
+        written.write_text(json.dumps(self._figures()))
+        return written.replace(path)
+
+    def _figures(self) -> dict[str, float]:
+        p50, p95, p99 = np.percentile(self._seconds, (50, 95, 99)) * 1000
+        errors = sum(count for status, count in self._statuses.items() if status >= 400)
+        figures: dict[str, float] = {"requests": len(self._seconds), "errors": errors}
+        figures |= {"latency_ms_p50": p50, "latency_ms_p95": p95, "latency_ms_p99": p99}
+        figures |= {f"status.{status}": count for status, count in self._statuses.items()}
+        if count := len(self._confidences):
+            figures |= {"predictions": count, "abstained": self._abstained}
+            figures["mean_confidence"] = float(np.mean(self._confidences))
+            figures |= {f"class_share.{code}": n / count for code, n in self._classes.items()}
+        return figures
 
 
 class Shipper:

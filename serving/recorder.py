@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,8 @@ from rakuten_tasks.monitoring.prediction_log import OpenHour, close_hours, forge
 
 log = logging.getLogger(__name__)
 
-WAITING = 2000  # records at most: each may hold a photo
+WAITING = 2000  # records at most
+HELD = 64_000_000  # bytes at most of the photos that wait with them
 PAUSE = 0.2  # seconds between writes: SIGKILL loses at most what came since
 SWEEP = 60.0  # seconds between looks for hours to close and to forget
 
@@ -29,8 +30,9 @@ class Recorder:
         """keep: where closed hours go and for how long; None for a process that leaves that to another."""
         self._file = OpenHour(folder, writer)
         self._folder, self._keep = folder, keep
-        self._waiting: queue.Queue[Record | Callable[[], Record]] = queue.Queue(WAITING)
-        self._stop = threading.Event()
+        self._waiting: deque[tuple[Record | Callable[[], Record], int]] = deque()
+        self._held, self._room = 0, threading.Condition()
+        self._stop, self._wake = False, threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._swept = 0.0
 
@@ -38,35 +40,54 @@ class Recorder:
         """After this process has forked what it forks."""
         self._thread.start()
 
-    def add(self, record: Record | Callable[[], Record]) -> None:
-        """Takes microseconds; waits only where the disk is two thousand records behind."""
-        self._waiting.put(record)
+    def add(self, record: Record | Callable[[], Record], size: int = 0) -> None:
+        """Takes microseconds; waits only where the disk is two thousand records behind, or too many bytes wait.
+
+        size: bytes that the record holds until it is made.
+        """
+        with self._room:
+            while self._waiting and (len(self._waiting) >= WAITING or self._held + size > HELD):
+                self._wake.set()
+                self._room.wait()
+            self._waiting.append((record, size))
+            self._held += size
 
     def close(self) -> None:
         """Write what waits."""
-        self._stop.set()
+        self._stop = True
+        self._wake.set()
         self._thread.join()
         self._file.close()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop:
             self._write()
             if self._keep and time.monotonic() - self._swept > SWEEP:
                 self._sweep(*self._keep)
                 self._swept = time.monotonic()
-            self._stop.wait(PAUSE)
+            self._wake.wait(PAUSE)
+            self._wake.clear()
         self._write()
 
     def _write(self) -> None:
-        while not self._waiting.empty():
+        while self._waiting:
             records: list[Record] = []
             # a few at a time, so that those which are costly to make do not hold up the others
-            while len(records) < 32 and not self._waiting.empty():
-                records += self._made(self._waiting.get())
+            while len(records) < 32 and self._waiting:
+                records += self._taken()
             try:
                 self._file.append(records)
             except OSError:
                 log.exception("%d records of the prediction log could not be written", len(records))
+
+    def _taken(self) -> list[Record]:
+        record, size = self._waiting.popleft()
+        made = self._made(record)
+        del record  # and its photo
+        with self._room:
+            self._held -= size
+            self._room.notify_all()
+        return made
 
     @staticmethod
     def _made(record: Record | Callable[[], Record]) -> list[Record]:

@@ -17,6 +17,10 @@ IMPATIENT = {
 NO_CHAMPION = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")  # no such alias, no such model
 
 
+class StoreMissingError(FileNotFoundError):
+    """The message holds no address and may be shown to all."""
+
+
 class Registry:
     """model: empty for the default one, or the sample's while that has no champion."""
 
@@ -33,7 +37,7 @@ class Registry:
         from rakuten_tasks.registry.tracking import connect, store_is_there
 
         if not store_is_there():  # connecting would make an empty one in its place
-            raise FileNotFoundError("the MLflow store is not there: run `make train`, or put it back")
+            raise StoreMissingError("the MLflow store is not there: run `make train`, or put it back")
         client = connect()
         for model in self._names():
             try:

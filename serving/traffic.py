@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import hmac
 import json
 import time
@@ -12,27 +14,32 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.messages import Said
 from serving.settings import Settings
 
 PREDICT = "/predict"
 # what the page needs before it has asked for the key, and what an orchestrator asks without one
 OPEN = ("/live", "/ready", "/", "/favicon.ico")
 OPEN_FOLDER = "/page/"
+# what a browser opens by itself, and so cannot send a header of ours with: it may ask for the key as a password
+DOCS = ("/docs", "/openapi.json")
+ASK_FOR_KEY = (b"www-authenticate", b'Basic realm="API key, as the password"')
 RETRY_AFTER = "2"  # seconds
-UPLOAD = 10.0  # seconds for a request's body: LitServe's drain after SIGTERM ends after 30
+UPLOAD = 10.0  # seconds for a request's body
 UPLOADS = 4  # so many times SERVE_QUEUE may upload at once
 GRACE = 2.0  # beyond the time limit, within which `watch` answers first and more precisely
 
 
 @dataclass(frozen=True)
 class Left:
-    """A request that has been answered. reason: why not, if it was refused."""
+    """A request that has been answered. reason: why not, if it was refused; said: what, if it was a product."""
 
     path: str
     status: int
     seconds: float
     request_id: str
     reason: str
+    said: Said | None = None
 
 
 class Door:
@@ -49,7 +56,7 @@ class Door:
             return
         started, request_id = time.monotonic(), uuid.uuid4().hex
         state = scope.setdefault("state", {})
-        state |= {"request_id": request_id, "reason": ""}
+        state |= {"request_id": request_id, "reason": "", "said": None}
         status = 500
 
         async def noting(message: Message) -> None:
@@ -62,12 +69,13 @@ class Door:
         try:
             await self._admit(scope, receive, noting)
         finally:
-            left = Left(scope["path"], status, time.monotonic() - started, request_id, state["reason"])
-            self._on_left(left)
+            seconds = time.monotonic() - started
+            self._on_left(Left(scope["path"], status, seconds, request_id, state["reason"], state["said"]))
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._has_key(scope):
-            await refuse(scope, send, 401, "wrong or missing API key: send it as the header X-API-Key")
+            ask = [ASK_FOR_KEY] if is_docs(scope["path"]) else None
+            await refuse(scope, send, 401, "wrong or missing API key: send it as the header X-API-Key", ask)
         elif scope["path"] == PREDICT and scope["method"] == "POST":
             await self._predict(scope, receive, send)
         elif scope["method"] == "POST":
@@ -79,7 +87,11 @@ class Door:
         path = scope["path"]
         if not self._settings.api_key or path in OPEN or path.startswith(OPEN_FOLDER):
             return True
-        given = next((value for name, value in scope["headers"] if name == b"x-api-key"), b"")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-api-key", b"")
+        # a password goes along with requests that other sites start: it opens nothing but these pages
+        if not given and is_docs(path):
+            given = password(headers.get(b"authorization", b""))
         return hmac.compare_digest(given, self._settings.api_key.encode())
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,6 +168,20 @@ class Door:
                 return None
             if not message.get("more_body"):
                 return b"".join(parts)
+
+
+def is_docs(path: str) -> bool:
+    """Whether this is /docs, its files or the document they show."""
+    return path in DOCS or path.startswith("/docs/")
+
+
+def password(header: bytes) -> bytes:
+    """Of HTTP's basic authentication; empty if the header is none of it."""
+    scheme, _, encoded = header.partition(b" ")
+    try:
+        return base64.b64decode(encoded, validate=True).partition(b":")[2] if scheme.lower() == b"basic" else b""
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

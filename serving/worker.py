@@ -17,7 +17,7 @@ import litserve
 from serving.board import Worker
 from serving.loop import BatchLoop
 from serving.messages import Answered, Asked, Prediction, PredictRequest
-from serving.minutes import AnswerMinutes, Shipper
+from serving.minutes import Shipper
 from serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ProductAPI(litserve.LitAPI):
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         torch.set_num_threads(self.settings.threads or cores())
         self._board = Worker(self.run_folder)
-        self._batches: Counter[str] = Counter()
+        self._batches: Counter[str] = Counter(self._board.status.batches)
         self._told, self._untold = 0.0, False
         self._observed: list[Observed] = []
         self._stop = threading.Event()
@@ -63,7 +63,6 @@ class ProductAPI(litserve.LitAPI):
             "predictions",
             (self.settings.log_address, timedelta(days=self.settings.log_days)),
         )
-        self._minutes = AnswerMinutes(self.settings.folder / "minutes")
         shipper = Shipper(registry, self.settings.folder / "minutes", self.run_folder, self._stop)
         self._threads = [
             threading.Thread(target=self._keeper.run, args=(self.settings.poll_seconds, self._stop), daemon=True),
@@ -98,8 +97,8 @@ class ProductAPI(litserve.LitAPI):
     def answered(self) -> None:
         """The batch's answers are on their way: now its records."""
         for observed in self._observed:
-            self._minutes.add(observed)
-            self._recorder.add(partial(self._record, observed, datetime.now(UTC)))
+            photo = observed.asked.photo or b""
+            self._recorder.add(partial(self._record, observed, datetime.now(UTC)), len(photo))
         self._observed = []
         self._untold = True
         if time.monotonic() - self._told > TELL:
@@ -107,7 +106,6 @@ class ProductAPI(litserve.LitAPI):
 
     def idle(self) -> None:
         """Nothing waits: what was counted is told, also where no request comes after it."""
-        self._minutes.tick()
         if self._untold and time.monotonic() - self._told > TELL:
             self._tell()
 
@@ -115,7 +113,6 @@ class ProductAPI(litserve.LitAPI):
         """Write all that waits. The process ends after this."""
         self._tell()
         self._recorder.close()
-        self._minutes.close()
         self._stop.set()  # the last minute goes to MLflow too
         for thread in self._threads:
             thread.join(2.0)

@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from rakuten_tasks.classifier.arrays import OFFSETS
 from rakuten_tasks.classifier.hashing import character_counts, word_counts
-from rakuten_tasks.classifier.ngrams import Vocabulary, vocabulary_size
+from rakuten_tasks.classifier.ngrams import Vocabulary, shared, vocabulary_size
 from rakuten_tasks.config import TextConfig
 
 PRODUCTS = [
@@ -134,3 +134,30 @@ def test_no_training_rows_are_refused():
 
 def test_the_vocabulary_grows_with_the_text():
     assert [vocabulary_size(words) for words in (100, 40_000, 10_000_000)] == [1000, 4000, 32000]
+
+
+def test_a_title_and_a_description_are_cut_as_the_tokenizer_itself_cuts_a_pair(vocabulary):
+    words = "piscine ronde é [SEP] pompe x " * 20
+    texts = [words[:length] for length in (0, 1, 2, 9, 30, 70, 200, 480)]
+    pairs = [(title, description) for title in texts for description in texts]
+    for room in (4, 5, 31, 128):
+        short = Vocabulary(vocabulary.tokenizer, vocabulary.idf, room)
+        encoded = short.encode(*zip(*pairs, strict=True))
+        found = np.split(encoded["tokens"], encoded["tokens" + OFFSETS][1:-1])
+        cleaned = [[text.strip() for text in column] for column in zip(*pairs, strict=True)]
+        whole = vocabulary.tokenizer(*cleaned, truncation=True, max_length=room)["input_ids"]
+        assert [ids.tolist() for ids in found] == whole
+
+
+def test_of_two_long_texts_only_what_is_kept_is_put_together(vocabulary, monkeypatch):
+    asked = []
+    plain = type(vocabulary.tokenizer).__call__
+    monkeypatch.setattr(
+        type(vocabulary.tokenizer),
+        "__call__",
+        lambda self, *texts, **how: asked.append(texts) or plain(self, *texts, **how),
+    )
+    vocabulary.encode(["mot " * 5000], ["autre " * 5000])
+    assert [len(texts) for texts in asked] == [1]  # no pairs: their cut-off parts are combined with one another
+    assert shared(5000, 5000, 127) == (63, 64)
+    assert shared(5000, 10, 127) == (117, 10)

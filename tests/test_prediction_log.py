@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from rakuten_tasks.monitoring import prediction_log
 from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, REJECTED, SCHEMA
 from rakuten_tasks.monitoring.prediction_log import OpenHour, accuracy, close_hours, forget, predictions, read_log
+from serving import recorder as recording
 from serving.recorder import Recorder
 
 HOUR = timedelta(hours=1)
@@ -125,3 +128,74 @@ def test_the_recorder_writes_all_it_was_given_and_survives_a_record_that_cannot_
     recorder.close()
     assert len(read_log(str(tmp_path / "log"), tmp_path / "open")) == 100
     assert "a record of the prediction log could not be made" in caplog.text
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_an_hour_that_closes_while_it_is_read_counts_once_whenever_it_closes(tmp_path, monkeypatch, moment):
+    now = datetime(2026, 1, 1, 7, 10, tzinfo=UTC)
+    open_folder, address = tmp_path / "open", str(tmp_path / "log")
+    for i in (4, 3):
+        open_file(open_folder, now - i * HOUR, [record(i, now - i * HOUR)])
+    close_hours(open_folder, address, now)
+    for i in (2, 1):
+        open_file(open_folder, now - i * HOUR, [record(i, now - i * HOUR)])
+    open_file(open_folder, now, [record(0, now)])
+    steps = 0
+    closed_at = []
+
+    def close_then(what):
+        def step(*arguments):
+            nonlocal steps
+            if steps == moment:
+                steps += 1  # closing takes such steps itself
+                closed_at.append(close_hours(open_folder, address, now))
+            steps += 1
+            return what(*arguments)
+
+        return step
+
+    for name in ("_open_files", "_closed_files", "_overlaps", "_stored", "_lines"):
+        monkeypatch.setattr(prediction_log, name, close_then(getattr(prediction_log, name)))
+    assert read_log(address, open_folder)["request_id"].str[-1].tolist() == ["4", "3", "2", "1", "0"]
+    assert [len(written) for written in closed_at] == [2]
+
+
+def test_hours_close_and_are_read_by_two_threads_without_loss(tmp_path):
+    now = datetime(2026, 1, 9, tzinfo=UTC)
+    open_folder, address = tmp_path / "open", str(tmp_path / "log")
+    for i in range(40):
+        open_file(open_folder, now - (i + 1) * HOUR, [record(i, now - (i + 1) * HOUR)])
+
+    def close() -> None:
+        for i in range(40, 0, -1):
+            close_hours(open_folder, address, now - (i - 1) * HOUR + timedelta(minutes=1))
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    found = []
+    while closing.is_alive() or not found:
+        found.append(len(read_log(address, open_folder)))
+    closing.join()
+    assert set(found) == {40}
+    assert not list(open_folder.iterdir())
+
+
+def test_photos_that_wait_for_the_log_are_bounded_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "HELD", 1000)
+    recorder = Recorder(tmp_path / "open", "worker")
+    held, most = 0, 0
+
+    def made(i: int) -> dict:
+        nonlocal held, most
+        most = max(most, held)
+        held -= 400
+        return record(i, datetime.now(UTC))
+
+    recorder.start()
+    for i in range(20):
+        recorder.add(lambda i=i: made(i), 400)
+        held += 400
+    recorder.add(record(20, datetime.now(UTC)), 5000)  # larger than all that may wait: it waits alone
+    recorder.close()
+    assert most <= 1200  # the two that fit, and the one that was just let in
+    assert len(read_log(str(tmp_path / "log"), tmp_path / "open")) == 21

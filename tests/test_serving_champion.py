@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from serving.board import READY, WAITING, Reader, Worker
+from serving.board import LOADING, READY, WAITING, Reader, Status, Worker
 from serving.bundles import BundleShelf, Champion
 from serving.champion import ChampionKeeper
 from serving.registry import Registry as MlflowRegistry
@@ -49,11 +51,17 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[Champion, Path]:
     return made
 
 
+WORKERS: dict[Path, Worker] = {}
+
+
 def keep(folder: Path, registry: Registry) -> tuple[ChampionKeeper, Reader]:
     """A worker's keeper as after a start, and the API process's view of it."""
     run = folder / "run"
     run.mkdir(exist_ok=True)
-    return ChampionKeeper(registry, BundleShelf(folder / "bundles"), Worker(run)), Reader(run)
+    if before := WORKERS.pop(run, None):
+        before.close()  # a new worker waits for the end of the last one
+    WORKERS[run] = Worker(run)
+    return ChampionKeeper(registry, BundleShelf(folder / "bundles"), WORKERS[run]), Reader(run)
 
 
 def test_a_champion_is_taken_over_and_only_when_it_changes(bundles, tmp_path):
@@ -126,9 +134,64 @@ def test_without_mlflow_and_without_a_bundle_on_disk_it_waits(bundles, tmp_path)
     assert view.status().problem.endswith("and there is no bundle on disk yet")
 
 
-def test_a_torn_note_of_the_last_good_bundle_is_no_bundle(tmp_path):
-    (tmp_path / "last_good.json").write_text('{"model": "m"')
-    assert BundleShelf(tmp_path).last_good() is None
+@pytest.mark.parametrize("note", ['[{"model": "m"', '{"model": "m"}', '["m"]', "5"])
+def test_a_torn_note_of_the_last_good_bundle_is_no_bundle(tmp_path, note):
+    (tmp_path / "last_good.json").write_text(note)
+    assert BundleShelf(tmp_path).good() == []
+
+
+def damage(folder: Path, champion: Champion) -> None:
+    (weights,) = (folder / "bundles").glob(f"m-{champion.version}-*/text/text.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def test_a_damaged_copy_on_disk_is_fetched_anew_at_once(bundles, tmp_path, caplog):
+    registry = Registry(bundles)
+    registry.now = ONE
+    keep(tmp_path, registry)[0].poll()
+    damage(tmp_path, ONE)
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    assert (keeper.current.champion, view.status().state, view.status().problem) == (ONE, READY, "")
+    assert view.status().failed_reloads == 0
+    assert "the copy of m version 1 on disk is damaged: fetching it anew" in caplog.text
+
+
+def test_while_mlflow_is_down_a_damaged_last_bundle_is_replaced_by_the_one_before(bundles, tmp_path):
+    registry = Registry(bundles)
+    for registry.now in (ONE, TWO):
+        keep(tmp_path, registry)[0].poll()
+    damage(tmp_path, TWO)
+    registry.now = ConnectionError("down")
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    assert keeper.current.champion == ONE
+    assert view.status().problem == "MLflow cannot be reached: ConnectionError; serving the last good bundle"
+
+
+def test_in_place_of_a_killed_worker_the_log_does_not_blame_mlflow(bundles, tmp_path, caplog):
+    registry = Registry(bundles)
+    registry.now = ONE
+    keep(tmp_path, registry)[0].poll()
+    keeper, view = keep(tmp_path, registry)
+    stop = threading.Event()
+    stop.set()
+    keeper.run(1, stop)
+    assert (keeper.current.champion, view.status().problem) == (ONE, "")
+    assert "in place of a killed worker, before MLflow is asked" in caplog.text
+    assert "cannot be reached" not in caplog.text
+
+
+def test_a_new_worker_goes_on_counting_where_the_killed_one_was(tmp_path):
+    killed = Worker(tmp_path)
+    killed.tell(state=READY, reloads=3, failed_reloads=2, batches={"4": 7})
+    killed.close()
+    view = Reader(tmp_path)
+    between = view.status()
+    assert (between.state, between.reloads, between.failed_reloads, between.batches) == (LOADING, 3, 2, {"4": 7})
+    follower = Worker(tmp_path)
+    assert view.status() == Status(pid=os.getpid(), reloads=3, failed_reloads=2, batches={"4": 7})
+    follower.close()
 
 
 def test_only_the_last_two_bundles_stay_on_disk(tmp_path):
@@ -136,7 +199,7 @@ def test_only_the_last_two_bundles_stay_on_disk(tmp_path):
     for i in range(5):
         champion = Champion("m", str(i), f"hash{i}")
         shelf.keep(champion, shelf.place(champion, lambda folder: _made(folder / "bundle")))
-    assert shelf.last_good()[0] == Champion("m", "4", "hash4")
+    assert [champion.version for champion, _ in shelf.good()] == ["4", "3"]
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from mlflow import MlflowClient
@@ -18,7 +19,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 
+from rakuten_tasks.monitoring.prediction_log import read_log
 from tests.bundles import register, write_bundle
 from tests.catalogues import photo_bytes
 from tests.servers import Server, serving
@@ -189,13 +192,75 @@ def test_it_works_by_keyboard_on_a_phone(browse):
     assert page.driver.execute_script("return document.documentElement.scrollWidth") <= 375
 
 
-def test_the_right_category_can_be_told(browse):
+def test_the_right_category_can_be_told(browse, served):
     page = browse()
     page.find("description").send_keys("roman")
     page.ask()
     page.until(lambda: len(page.find("true-code").find_elements(By.TAG_NAME, "option")) == 4)
+    Select(page.find("true-code")).select_by_value("2583")
     page.find("correct").find_element(By.TAG_NAME, "button").click()
     page.until(lambda: page.find("thanks").text == "Merci, c’est noté.")
+    page.driver.find_element(By.CSS_SELECTOR, "[data-language=en]").click()
+    assert page.find("thanks").text == "Thank you, noted."
+    request_id = page.driver.execute_script("return answer.request_id")
+
+    def told() -> list[float]:
+        log = read_log(str(served.var / "prediction_log"), served.var / "serving" / "open_hours")
+        return log.loc[(log["kind"] == "feedback") & (log["request_id"] == request_id), "true_code"].tolist()
+
+    page.until(lambda: told() == [2583])
+    page.ask()
+    assert page.find("thanks").text == ""
+
+
+def test_a_file_that_is_no_photo_is_refused_at_once_and_shows_no_broken_picture(browse, tmp_path):
+    page = browse()
+    notes = tmp_path / "notes.jpg"
+    notes.write_text("pas une photo")
+    page.find("photo").send_keys(str(notes))
+    page.until(lambda: page.find("error").is_displayed())
+    assert page.find("error").text.startswith("Ce fichier n’est pas une photo")
+    assert not page.find("preview").is_displayed()
+    assert page.find("photo").get_attribute("value") == ""
+
+
+def operations(page: Browser) -> list[str]:
+    """The paths that Swagger UI shows."""
+    return [part.text for part in page.driver.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")]
+
+
+def urls(page: Browser) -> set[str]:
+    """What the browser has asked for since it was last asked here."""
+    events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
+    return {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+
+
+def test_the_api_documentation_is_reached_from_the_page_with_the_key_as_a_password(browse, served):
+    page = browse()
+    link = page.driver.find_element(By.CSS_SELECTOR, "footer a")
+    assert (link.text, link.get_attribute("href")) == ("Documentation de l’API", f"{served.url}/docs")
+    # what a browser does with the password that a person types
+    page.driver.get(f"{served.url.replace('http://', f'http://anyone:{KEY}@')}/docs")
+    page.driver.get(served.url)
+    urls(page)
+    page.driver.find_element(By.CSS_SELECTOR, "footer a").click()
+    page.until(lambda: any(path.replace("\u200b", "") == "/predict" for path in operations(page)), 30)
+    asked = urls(page)
+    assert {f"{served.url}{path}" for path in ("/docs", "/openapi.json", "/docs/files/swagger-ui-bundle.js")} <= asked
+    assert {url for url in asked if not url.startswith((served.url, "data:"))} == set()
+    # the password opens nothing else: other sites' pages could make a browser send it
+    assert httpx.get(f"{served.url}/info", auth=("anyone", KEY)).status_code == 401
+    assert httpx.get(f"{served.url}/openapi.json", auth=("anyone", KEY)).status_code == 200
+    assert httpx.get(f"{served.url}/openapi.json", auth=("anyone", "wrong")).status_code == 401
+
+
+def test_the_api_documentation_needs_no_key_where_there_is_none(browse, mlflow_store, tmp_path):
+    with serving(tmp_path, wait=False, MODEL="none-yet") as server:
+        page = browse()
+        urls(page)
+        page.driver.get(f"{server.url}/docs")
+        page.until(lambda: any(path.replace("\u200b", "") == "/predict" for path in operations(page)), 30)
+        assert {url for url in urls(page) if not url.startswith((server.url, "data:"))} == set()
 
 
 def test_nothing_is_asked_of_another_address(browse, served, photo):
@@ -203,9 +268,6 @@ def test_nothing_is_asked_of_another_address(browse, served, photo):
     page.find("photo").send_keys(str(photo))
     page.until(lambda: page.find("preview").is_displayed())
     page.ask()
-
-    events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
-    urls = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
-    elsewhere = {url for url in urls if not url.startswith((served.url, "data:"))}
-    assert f"{served.url}/predict" in urls
-    assert elsewhere == set()
+    asked = urls(page)
+    assert f"{served.url}/predict" in asked
+    assert {url for url in asked if not url.startswith((served.url, "data:"))} == set()

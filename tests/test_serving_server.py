@@ -163,9 +163,10 @@ def test_feedback_gives_real_accuracy_by_the_prediction_log(server):
         assert server.post("/feedback", {"request_id": answer["request_id"], "true_code": code}).status_code == 202
     server.predict({"description": 5})
     server.wait_until(lambda: len(predictions(records(server))["true_code"].dropna()) == 4)
+    reasons = lambda log: set(log.loc[log["kind"] == "rejected", "reason"])  # noqa: E731
+    server.wait_until(lambda: "description: string_type" in reasons(records(server)))
     log = records(server)
     assert accuracy(predictions(log)) == 0.75
-    assert "description: string_type" in set(log.loc[log["kind"] == "rejected", "reason"])
     row = predictions(log).set_index("request_id").loc[told[2]["request_id"]]
     assert row["predicted"] == told[2]["category_id"]
     assert row["confidence"] == pytest.approx(told[2]["confidence"])

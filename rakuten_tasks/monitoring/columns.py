@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("request_id", pa.string()),
         ("status", pa.int32()),  # of the HTTP answer
         ("reason", pa.string()),  # why it was rejected, without the input
+        ("requests", pa.int64()),  # rejected ones that the row stands for, all within a second; null is one
         ("model", pa.string()),
         ("version", pa.string()),
         # the text: lengths in characters and words, shares from 0 to 1 of the title's characters

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import fsspec
 import pandas as pd
@@ -62,11 +62,13 @@ def close_hours(open_folder: Path, address: str, now: datetime) -> list[str]:
     Cut short, it is simply repeated: the same file is written again, and the open one goes last.
     """
     written = []
-    for path in sorted(open_folder.glob("*.jsonl")):
+    for path in _open_files(open_folder):
         end = _hour_of(path) + timedelta(hours=1)
         if end + LATE > now:
             continue
-        if rows := list(_lines(path)):
+        with path.open("rb") as file:
+            rows = list(_lines(path, file))
+        if rows:
             target = _closed(address, path)
             _write_parquet(rows, target)
             written.append(target)
@@ -122,20 +124,38 @@ def _batches(
     address: str, schema: pa.Schema, open_folder: Path | None, since: datetime | None, until: datetime | None
 ) -> Iterator[pa.Table]:
     filesystem, root = fsspec.core.url_to_fs(address)
-    hours = [path for path in _closed_files(filesystem, root) if _overlaps(_closed_hour(path), since, until)]
-    for hour in hours:
-        with filesystem.open(hour, "rb") as file:
-            stored = pq.ParquetFile(file)
-            known = [name for name in schema.names if name in stored.schema_arrow.names]
-            for batch in stored.iter_batches(BATCH, columns=known):
-                yield _as(schema, pa.table(batch))
-    for path in sorted(open_folder.glob("*.jsonl")) if open_folder else []:
-        # an hour that was closed while its open file could not be removed counts once
-        closed = _closed(address, path)
-        if _overlaps(_hour_of(path), since, until) and not fsspec.core.url_to_fs(closed)[0].exists(closed):
-            lines = _lines(path)
+    # the open hours are listed first: one that is closed from here on is found as one or as the other
+    opened = [path for path in _open_files(open_folder) if _overlaps(_hour_of(path), since, until)]
+    filesystem.invalidate_cache()  # object stores remember what they listed before
+    closed = [path for path in _closed_files(filesystem, root) if _overlaps(_closed_hour(path), since, until)]
+    for hour in closed:
+        yield from _stored(filesystem, hour, schema)
+    for path in opened:
+        _, hour = fsspec.core.url_to_fs(_closed(address, path))
+        if hour in closed:
+            continue  # its open file is still to be removed
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:  # closed since it was listed
+            yield from _stored(filesystem, hour, schema)
+            continue
+        with file:
+            lines = _lines(path, file)
             while rows := list(itertools.islice(lines, BATCH)):
                 yield _table(rows).select(schema.names)
+
+
+def _stored(filesystem: fsspec.AbstractFileSystem, hour: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """A closed hour; nothing if it has been forgotten since it was listed, or held nothing."""
+    try:
+        file = filesystem.open(hour, "rb")
+    except FileNotFoundError:
+        return
+    with file:
+        stored = pq.ParquetFile(file)
+        known = [name for name in schema.names if name in stored.schema_arrow.names]
+        for batch in stored.iter_batches(BATCH, columns=known):
+            yield _as(schema, pa.table(batch))
 
 
 def predictions(records: pd.DataFrame) -> pd.DataFrame:
@@ -151,17 +171,21 @@ def accuracy(answered: pd.DataFrame) -> float | None:
     return float((judged["predicted"] == judged["true_code"]).mean()) if len(judged) else None
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                record = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                record = None
-            if not isinstance(record, dict):
-                log.warning("%s is torn: read up to there", path)
-                return
-            yield record
+def _open_files(folder: Path | None) -> list[Path]:
+    return sorted(folder.glob("*.jsonl")) if folder else []
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    """path: for people."""
+    for line in file:
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            log.warning("%s is torn: read up to there", path)
+            return
+        yield record
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

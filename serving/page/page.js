@@ -4,6 +4,7 @@ let language = localStorage.getItem("language") || (navigator.language.startsWit
 let photo = null; // data URI
 let answer = null;
 let refusal = null; // () => text, in the present language
+let thanked = false;
 
 function speak(chosen) {
   language = chosen;
@@ -18,6 +19,12 @@ function speak(chosen) {
   $("heat").setAttribute("aria-label", WORDS[chosen].chart);
   if (answer) show();
   if (refusal) $("error").textContent = refusal();
+  thank(thanked);
+}
+
+function thank(yes) {
+  thanked = yes;
+  $("thanks").textContent = yes ? WORDS[language].thanks : "";
 }
 
 function take(file) {
@@ -104,7 +111,7 @@ async function ask(event) {
       return;
     }
     answer = { ...(await response.json()), photo: body.image && await decoded(body.image) };
-    $("thanks").textContent = "";
+    thank(false);
     show();
     $("answer").focus();
     await offerLabels();
@@ -132,7 +139,7 @@ async function correct(event) {
   event.preventDefault();
   const told = { request_id: answer.request_id, true_code: Number($("true-code").value) };
   const response = await call("/feedback", told).catch(() => null);
-  if (response && response.ok) $("thanks").textContent = WORDS[language].thanks;
+  if (response && response.ok) thank(true);
   else if (response) await explainRefusal(response);
   else refuse(() => WORDS[language].offline);
 }
@@ -141,6 +148,11 @@ $("product").addEventListener("submit", ask);
 $("correct").addEventListener("submit", correct);
 $("photo").addEventListener("change", () => take($("photo").files[0]));
 $("remove").addEventListener("click", drop);
+$("preview").addEventListener("error", () => {
+  if (!photo) return; // the source was taken away
+  drop();
+  refuse(() => WORDS[language].photo_format);
+});
 for (const button of document.querySelectorAll("[data-language]")) {
   button.addEventListener("click", () => speak(button.dataset.language));
 }

@@ -1,0 +1,22 @@
+"""Which requests were answered lately."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+
+class Recent:
+    """The last `size` request ids."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._ids: OrderedDict[bytes, None] = OrderedDict()  # 16 bytes each, not 32 letters
+
+    def add(self, request_id: str) -> None:
+        """Remember one, and forget the oldest beyond `size`."""
+        self._ids[bytes.fromhex(request_id)] = None
+        if len(self._ids) > self._size:
+            self._ids.popitem(last=False)
+
+    def __contains__(self, request_id: str) -> bool:
+        return bytes.fromhex(request_id) in self._ids

@@ -15,12 +15,12 @@ CURRENT ?=
 HOURS ?= 168
 WATCH ?=
 DESTINATION ?= $(VAR)/catalogue
-ADD ?= 1
+MODE ?= add
 # What is kept of outputs, cached features and checkpoints of local runs: used within so many days, and so much in all.
 KEEP_DAYS ?= 30
 KEEP_GB ?= 10
 # Read by the recipes from their environment, so that quotes and spaces in them do no harm.
-export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION
+export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE
 
 BIN := $(VAR)/venv/bin
 READY := $(VAR)/venv/ready
@@ -64,10 +64,10 @@ predict: $(READY) ## label the catalogue's unlabelled products with the champion
 	  --output $(VAR)/predictions
 
 .PHONY: etl
-etl: $(READY) ## publish SOURCE= as the next version at DESTINATION= (ADD=0: without the products that are there)
+etl: $(READY) ## publish SOURCE= as the next version at DESTINATION= (MODE=replace: without what is there)
 	@$(PYFLYTE) workflows/etl.py publish_catalogue --source "$$SOURCE" --destination "$$DESTINATION" \
 	  $(if $(filter-out configs/default.yaml,$(CONFIG)),--config "$$CONFIG") \
-	  $(if $(filter 0,$(ADD)),--no_add_to_current,--add_to_current)
+	  --mode "$$MODE"
 
 .PHONY: mlflow
 mlflow: $(READY) ## MLflow's pages on port 5001

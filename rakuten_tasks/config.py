@@ -204,6 +204,13 @@ class TrainingConfig(Strict):
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
 
 
+class Mode(Enum):
+    """What becomes of the products that a published catalogue holds when more are published there."""
+
+    ADD = "add"  # they stay, and new ones join them
+    REPLACE = "replace"  # only those of the source are in the next version
+
+
 @dataclass(frozen=True)
 class PublicationConfig(Strict):
     """What a catalogue must be to be published.

@@ -16,7 +16,7 @@ from rakuten_tasks.catalogue.ingested import Counts, Ingested
 from rakuten_tasks.catalogue.layout import test_labels
 from rakuten_tasks.catalogue.publication import Origin, Outcome, publish
 from rakuten_tasks.catalogue.sample import SAMPLE, sample_answers
-from rakuten_tasks.config import PublicationConfig
+from rakuten_tasks.config import Mode, PublicationConfig
 from rakuten_tasks.console import show
 from rakuten_tasks.decks.publication import publication_deck
 from rakuten_tasks.opening import absolute
@@ -45,19 +45,13 @@ def publish_version(
     unlabelled: list[Shard],
     destination: str,
     config: PublicationConfig,
-    add_to_current: bool,
+    mode: Mode,
 ) -> Publication:
     """Check it, and publish it if it is sound and new."""
     answers = sample_answers() if source.address == SAMPLE else test_labels(source.address)
     place = absolute(destination) if destination else ""
-    outcome = publish(
-        _ingested(catalogue, labelled, unlabelled),
-        Origin(source.address, answers),
-        place,
-        config,
-        add_to_current,
-        workspace(),
-    )
+    read, origin = _ingested(catalogue, labelled, unlabelled), Origin(source.address, answers)
+    outcome = publish(read, origin, place, config, mode is Mode.ADD, workspace())
     Console(soft_wrap=True).print(told(outcome))
     manifest = outcome.published.manifest
     return Publication(

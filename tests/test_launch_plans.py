@@ -9,6 +9,7 @@ import pytest
 from flytekit import LaunchPlan
 from flytekit.models.concurrency import ConcurrencyLimitBehavior
 
+from rakuten_tasks.config import Mode
 from rakuten_tasks.schedules import SCHEDULES
 from workflows.launch_plans import drift_watch, nightly_training, smoke, weekly_etl
 
@@ -44,7 +45,7 @@ def test_the_etl_publishes_every_week_to_one_place_and_before_that_nights_traini
     assert nightly_training.schedule.cron_schedule.schedule == "0 2 * * *"
     assert "destination" in weekly_etl.fixed_inputs.literals
     assert weekly_etl.saved_inputs["destination"] == "s3://rakuten/catalogue"
-    assert weekly_etl.saved_inputs["add_to_current"] is True
+    assert weekly_etl.saved_inputs["mode"] == Mode.ADD
 
 
 def test_every_plan_is_in_the_schedules_that_the_dashboard_shows_and_no_other_is():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flytekit import workflow
 
-from rakuten_tasks.config import PublicationConfig
+from rakuten_tasks.config import Mode, PublicationConfig
 from rakuten_tasks.etl import Publication, publish_version
 from rakuten_tasks.ingest import ingest_to_publish, look
 
@@ -17,7 +17,7 @@ def publish_catalogue(
     destination: str,
     source: str = "sample",
     config: PublicationConfig = PublicationConfig(),
-    add_to_current: bool = True,
+    mode: Mode = Mode.ADD,
 ) -> Publication:
     """Publish the next version of a catalogue, or nothing if it is broken or holds nothing new.
 
@@ -25,7 +25,7 @@ def publish_catalogue(
         destination: folder or fsspec address of the published catalogue; a source for all other workflows.
         source: folder of the catalogue in the challenge's layout, local or remote; "sample" for the built-in one.
         config: YAML or JSON of rakuten_tasks/config.py's PublicationConfig.
-        add_to_current: the version's products stay, and new ones join them; otherwise those of the source stand alone.
+        mode: add, and the products of the version before stay; replace, and those of the source stand alone.
     """
     found = look(source=source)
     catalogue, labelled, unlabelled = ingest_to_publish(source=found, config=config.ingest)
@@ -36,5 +36,5 @@ def publish_catalogue(
         unlabelled=unlabelled,
         destination=destination,
         config=config,
-        add_to_current=add_to_current,
+        mode=mode,
     )

@@ -13,7 +13,7 @@ from flytekit import CronSchedule, Email, Labels, LaunchPlan
 from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPolicy
 from flytekit.models.core.execution import WorkflowExecutionPhase
 
-from rakuten_tasks.config import PhotoConfig, PublicationConfig, TextConfig, TrainingConfig
+from rakuten_tasks.config import Mode, PhotoConfig, PublicationConfig, TextConfig, TrainingConfig
 from rakuten_tasks.schedules import SCHEDULES
 from rakuten_tasks.watch import Places
 from workflows.etl import publish_catalogue
@@ -68,7 +68,7 @@ weekly_etl = _plan(
     publish_catalogue,
     "catalogue",
     schedule=CronSchedule(schedule=SCHEDULES["weekly_etl"]),
-    default_inputs={"source": INCOMING, "config": PublicationConfig(), "add_to_current": True},
+    default_inputs={"source": INCOMING, "config": PublicationConfig(), "mode": Mode.ADD},
     fixed_inputs={"destination": f"{STORE}/catalogue"},
 )
 

@@ -19,6 +19,7 @@ from rakuten_tasks.catalogue.ledger import TEST, Ledger, title_hash
 from rakuten_tasks.catalogue.publication import Origin, Outcome, publish
 from rakuten_tasks.catalogue.published import find_published
 from rakuten_tasks.catalogue.schema import SHARD, CatalogueError
+from rakuten_tasks.classifier.bundle import MANIFEST
 from rakuten_tasks.config import IngestConfig, PublicationConfig
 from rakuten_tasks.decks.publication import publication_deck
 from rakuten_tasks.etl import Publication
@@ -422,7 +423,7 @@ def test_a_published_catalogue_is_trained_on_with_its_sides_and_predicted(
     trained, ours = Ledger.load(bundle / "ledger.parquet"), ledger_of(outcome, tmp_path)
     titles = rows_of(tmp_path / "shop", tmp_path / "out")["designation"].tolist()
     assert trained.sides(titles).tolist() == ours.sides(titles).tolist()
-    lineage = json.loads((bundle / "manifest.json").read_text())["lineage"]
+    lineage = json.loads((bundle / MANIFEST).read_text())["lineage"]
     assert lineage["catalogue"] == str(tmp_path / "shop/versions/000001.json")
     assert lineage["catalogue_hash"] == outcome.published.manifest.content
     predictions = predict_catalogue(source=str(tmp_path / "shop"), model="on-published")

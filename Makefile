@@ -14,11 +14,13 @@ REFERENCE ?=
 CURRENT ?=
 HOURS ?= 168
 WATCH ?=
+DESTINATION ?= $(VAR)/catalogue
+MODE ?= add
 # What is kept of outputs, cached features and checkpoints of local runs: used within so many days, and so much in all.
 KEEP_DAYS ?= 30
 KEEP_GB ?= 10
 # Read by the recipes from their environment, so that quotes and spaces in them do no harm.
-export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS
+export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE
 
 BIN := $(VAR)/venv/bin
 READY := $(VAR)/venv/ready
@@ -60,6 +62,12 @@ train: $(READY) ## from catalogue to registered champion (SOURCE=, CONFIG=, MODE
 predict: $(READY) ## label the catalogue's unlabelled products with the champion (SOURCE=, MODEL=)
 	@$(PYFLYTE) workflows/prediction.py predict_catalogue --source "$$SOURCE" --model "$$MODEL" \
 	  --output $(VAR)/predictions
+
+.PHONY: etl
+etl: $(READY) ## publish SOURCE= as the next version at DESTINATION= (MODE=replace: without what is there)
+	@$(PYFLYTE) workflows/etl.py publish_catalogue --source "$$SOURCE" --destination "$$DESTINATION" \
+	  $(if $(filter-out configs/default.yaml,$(CONFIG)),--config "$$CONFIG") \
+	  --mode "$$MODE"
 
 .PHONY: mlflow
 mlflow: $(READY) ## MLflow's pages on port 5001

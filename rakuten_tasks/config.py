@@ -202,3 +202,27 @@ class TrainingConfig(Strict):
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
+
+
+class Mode(Enum):
+    """What becomes of the products that a published catalogue holds when more are published there."""
+
+    ADD = "add"  # they stay, and new ones join them
+    REPLACE = "replace"  # only those of the source are in the next version
+
+
+@dataclass(frozen=True)
+class PublicationConfig(Strict):
+    """What a catalogue must be to be published.
+
+    min_kept_share: products at least, as a share of what the version before held. may_lose_classes: whether a class
+    of the version before may have none.
+    """
+
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    min_kept_share: float = 0.5
+    may_lose_classes: bool = False
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.min_kept_share <= 1, "min_kept_share", self.min_kept_share, "a share, from 0 to 1")

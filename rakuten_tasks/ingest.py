@@ -38,6 +38,12 @@ def ingest(source: Source, config: IngestConfig, run: Run) -> Ingested:
     return result
 
 
+@stage(pods.CPU, cached=True, deck=True)
+def ingest_to_publish(source: Source, config: IngestConfig) -> Ingested:
+    """Read the whole catalogue, for no training."""
+    return _ingest(source, config, labelled=True, log=None)
+
+
 @stage(pods.SMALL)
 def look(source: str) -> KeyedSource:
     """See what the catalogue holds, so that what was read of it before need not be read again."""

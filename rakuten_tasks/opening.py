@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -14,6 +15,7 @@ from rakuten_tasks.artifacts import KeyedFile, KeyedSource, Run, Source, key_of,
 from rakuten_tasks.catalogue.fingerprint import fingerprint
 from rakuten_tasks.catalogue.ingest import is_synthetic
 from rakuten_tasks.catalogue.ledger import Ledger
+from rakuten_tasks.catalogue.published import find_published
 from rakuten_tasks.catalogue.sample import SAMPLE
 from rakuten_tasks.classifier.bundle import LEDGER
 from rakuten_tasks.classifier.vgg16_weights import convolutions, weights_key
@@ -27,13 +29,15 @@ def _photo_key(config: PhotoConfig) -> str:
     return key_of([weights_key(config), {**config.to_dict(), "weights_file": ""}])
 
 
+log = logging.getLogger(__name__)
+
 KeyedPhotoConfig = Annotated[PhotoConfig, HashMethod(_photo_key)]
 
 
 class Opened(NamedTuple):
     run: Run
     source: KeyedSource
-    known: KeyedFile  # the ledger of the model's latest version
+    known: KeyedFile  # titles whose side is settled, by the model's latest version or the published catalogue
 
 
 class Settings(NamedTuple):
@@ -60,8 +64,9 @@ def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Op
     name = model or (champion.SAMPLE_MODEL if synthetic else champion.DEFAULT_MODEL)
     runs.rename(run_id, name, {"synthetic": str(synthetic)})
     found = look_at(source)
-    runs.rename(run_id, name, {runs.FINGERPRINT: found.content})  # drift asks whether there is anything new to learn
-    return Opened(Run(run_id, name, source), found, known_sides(name))
+    # drift asks whether there is anything new to learn
+    runs.rename(run_id, name, {"source": found.address, runs.FINGERPRINT: found.content})
+    return Opened(Run(run_id, name, found.address), found, known_sides(name, source=found.address))
 
 
 @stage(pods.SMALL)
@@ -72,7 +77,7 @@ def stage_settings(config: TrainingConfig) -> Settings:
 
 
 def absolute(source: str) -> str:
-    """The catalogue's address, which a version keeps: a local folder's, wherever one stands."""
+    """The catalogue's address: a local folder's, wherever one stands."""
     return source if source == SAMPLE or "://" in source else str(Path(source).resolve())
 
 
@@ -85,17 +90,34 @@ def _require_writable(report: str) -> None:
 
 
 def look_at(source: str) -> Source:
-    """The catalogue's address and what it holds now."""
+    """The catalogue's address and what it holds now.
+
+    Of a published catalogue it is the address of the version that is current now, whatever is published later.
+    """
     source = absolute(source)
+    published = find_published(source) if source != SAMPLE else None
+    source = published.address if published else source
     found = fingerprint(source)
     return Source(source, found.content, found.listing)
 
 
-def known_sides(model: str, version: int | None = None) -> FlyteFile:
-    """The ledger of a version, by default the model's latest; an empty one where there is none."""
+def known_sides(model: str, version: int | None = None, source: str = SAMPLE) -> FlyteFile:
+    """The ledger of a version, by default the model's latest, and then that of a published source.
+
+    Where they differ the model's is right: what it was trained on must never become its test.
+    """
     client = tracking.connect()
     version = version or champion.latest_version(client, model)
     ledger = Ledger.load(champion.fetch(client, model, str(version)) / LEDGER) if version else Ledger.empty()
     path = workspace() / LEDGER
+    if source != SAMPLE and (published := find_published(source)) is not None:
+        path.write_bytes(published.read(published.manifest.ledger))
+        placed = Ledger.load(path)
+        if differing := ledger.differing(placed):
+            log.warning(
+                "%d titles of %s are on another side in %s, which was trained first: they stay there",
+                differing, source, model,
+            )  # fmt: skip
+        ledger = ledger.merged(placed)
     ledger.save(path)
     return FlyteFile(str(path))

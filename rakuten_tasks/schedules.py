@@ -4,5 +4,7 @@ SCHEDULES = {
     "nightly_training": "0 2 * * *",
     # ten minutes past, when the server has closed the hour before
     "drift_watch": "10 */6 * * *",
+    # before the night's training, which then learns from it
+    "weekly_etl": "0 0 * * 0",
     "smoke": "0 1 * * 1",
 }

@@ -9,9 +9,11 @@ import pytest
 from flytekit import LaunchPlan
 from flytekit.models.concurrency import ConcurrencyLimitBehavior
 
-from workflows.launch_plans import drift_watch, nightly_training, smoke
+from rakuten_tasks.config import Mode
+from rakuten_tasks.schedules import SCHEDULES
+from workflows.launch_plans import drift_watch, nightly_training, smoke, weekly_etl
 
-PLANS = {plan.name: plan for plan in (nightly_training, drift_watch, smoke)}
+PLANS = {plan.name: plan for plan in (nightly_training, drift_watch, weekly_etl, smoke)}
 
 
 @pytest.fixture(params=PLANS)
@@ -36,6 +38,18 @@ def test_the_drift_watch_looks_at_windows_as_wide_as_its_interval_every_six_hour
     assert drift_watch.schedule.kickoff_time_input_arg == "kickoff"
     assert "hours" in drift_watch.fixed_inputs.literals
     assert drift_watch.saved_inputs["hours"] == 6.0
+
+
+def test_the_etl_publishes_every_week_to_one_place_and_before_that_nights_training():
+    assert weekly_etl.schedule.cron_schedule.schedule == "0 0 * * 0"
+    assert nightly_training.schedule.cron_schedule.schedule == "0 2 * * *"
+    assert "destination" in weekly_etl.fixed_inputs.literals
+    assert weekly_etl.saved_inputs["destination"] == "s3://rakuten/catalogue"
+    assert weekly_etl.saved_inputs["mode"] == Mode.ADD
+
+
+def test_every_plan_is_in_the_schedules_that_the_dashboard_shows_and_no_other_is():
+    assert {name: plan.schedule.cron_schedule.schedule for name, plan in PLANS.items()} == SCHEDULES
 
 
 def test_plans_are_asleep_unless_asked_and_then_notify_who_is_named(plan):

@@ -18,9 +18,10 @@ from rakuten_tasks.classifier.photo_training import (
     write_features,
 )
 from rakuten_tasks.classifier.training import Epoch
-from rakuten_tasks.classifier.vgg16 import EARLY, PhotoBranch, photo_embedding, photo_logits
+from rakuten_tasks.classifier.vgg16 import EARLY, PhotoBranch, photo_logits
 from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
+from tests.photo_embedding import photo_embedding
 
 SIDE, CODES, CPU = 32, [10, 20], torch.device("cpu")
 SIDES = np.array([0, 0, 0, 0, 0, 1, 1, 2, 3], dtype=np.uint8)

@@ -8,6 +8,7 @@ from flytekit.core.condition import BranchNode
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.core.workflow import WorkflowBase
 
+from workflows.etl import publish_catalogue
 from workflows.prediction import predict_catalogue
 from workflows.training import reproduce_version, train_classifier
 from workflows.watch import watch_drift
@@ -25,11 +26,13 @@ NETWORKS = {
 NEVER_CACHED = {
     "open_run", "reopen", "look", "stage_settings", "assemble", "register", "report_training", "compare",
     "record_failed_training", "record_failed_reproduction", "fetch_champion", "predict_shard", "write_submission",
-    "look_for_drift", "tell", "note_training",
+    "look_for_drift", "tell", "note_training", "publish_version",
 }  # fmt: skip
 SHOWN = {
     "ingest",
     "ingest_unlabelled",
+    "ingest_to_publish",
+    "publish_version",
     "train_lstm",
     "train_vgg16",
     "fuse",
@@ -63,7 +66,7 @@ def short(name: str) -> str:
     return name.rsplit(".", 1)[-1]
 
 
-WORKFLOWS = (train_classifier, reproduce_version, predict_catalogue, watch_drift)
+WORKFLOWS = (train_classifier, reproduce_version, predict_catalogue, watch_drift, publish_catalogue)
 EVERY_TASK = {short(task.name): task for workflow in WORKFLOWS for task in entities(workflow)}
 
 
@@ -73,7 +76,7 @@ def task(request: pytest.FixtureRequest) -> PythonFunctionTask:
 
 
 def test_all_tasks_are_looked_at():
-    assert len(EVERY_TASK) == 28
+    assert len(EVERY_TASK) == 30
     assert set(EVERY_TASK) >= NETWORKS | NEVER_CACHED | SHOWN
 
 

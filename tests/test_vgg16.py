@@ -14,9 +14,10 @@ from torch import nn
 from rakuten_tasks.classifier import vgg16_weights
 from rakuten_tasks.classifier.photo_training import new_branch
 from rakuten_tasks.classifier.training import autocast
-from rakuten_tasks.classifier.vgg16 import EARLY, LATE, PhotoBranch, photo_embedding, photo_logits
+from rakuten_tasks.classifier.vgg16 import EARLY, LATE, PhotoBranch, photo_logits
 from rakuten_tasks.classifier.vgg16_weights import convolutions, empty_convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
+from tests.photo_embedding import photo_embedding
 
 SIDE, CLASSES, CPU = 32, 3, torch.device("cpu")
 PHOTOS = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)

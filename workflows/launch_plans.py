@@ -13,14 +13,16 @@ from flytekit import CronSchedule, Email, Labels, LaunchPlan
 from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPolicy
 from flytekit.models.core.execution import WorkflowExecutionPhase
 
-from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig
+from rakuten_tasks.config import Mode, PhotoConfig, PublicationConfig, TextConfig, TrainingConfig
 from rakuten_tasks.schedules import SCHEDULES
 from rakuten_tasks.watch import Places
+from workflows.etl import publish_catalogue
 from workflows.training import train_classifier
 from workflows.watch import watch_drift
 
 ACTIVE = os.environ.get("RAKUTEN_ACTIVATE", "") == "1"
 SOURCE = os.environ.get("RAKUTEN_SOURCE", "sample")
+INCOMING = os.environ.get("RAKUTEN_INCOMING", SOURCE)  # what the ETL reads
 STORE = os.environ.get("RAKUTEN_STORE", "s3://rakuten")
 NOTIFIED = os.environ.get("RAKUTEN_NOTIFIED", "").split(",") if os.environ.get("RAKUTEN_NOTIFIED") else []
 PLACES = Places(log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history", reports=f"{STORE}/drift/reports")
@@ -58,6 +60,16 @@ drift_watch = _plan(
     schedule=CronSchedule(schedule=SCHEDULES["drift_watch"], kickoff_time_input_arg="kickoff"),
     default_inputs={"source": SOURCE, "config": TrainingConfig(), "model": "", "rest_hours": 72.0},
     fixed_inputs={"places": PLACES, "hours": 6.0},
+)
+
+# What it publishes is trained on where RAKUTEN_SOURCE names it
+weekly_etl = _plan(
+    "weekly_etl",
+    publish_catalogue,
+    "catalogue",
+    schedule=CronSchedule(schedule=SCHEDULES["weekly_etl"]),
+    default_inputs={"source": INCOMING, "config": PublicationConfig(), "mode": Mode.ADD},
+    fixed_inputs={"destination": f"{STORE}/catalogue"},
 )
 
 # On the sample, whatever has drifted: that everything still runs

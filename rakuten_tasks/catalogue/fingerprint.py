@@ -15,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tqdm import tqdm
 
 from rakuten_tasks.catalogue.layout import find_layout
+from rakuten_tasks.catalogue.published import find_published
 from rakuten_tasks.catalogue.sample import SAMPLE
 
 READ = ("*.csv", "image_*", "SYNTHETIC*")  # names of all files that ingest may look at
@@ -36,11 +37,16 @@ class Fingerprint:
 def fingerprint(source: str) -> Fingerprint:
     """The catalogue's, or the built-in sample's, which is made by this package and changes with it.
 
+    A published catalogue is known by its content, which stands in its manifest.
+
     Raises FileNotFoundError as find_layout does.
     """
     if source == SAMPLE:
         made_by = sorted(Path(__file__).parent.glob("sample*"))
         digest = _digest([path.read_bytes().hex() for path in made_by])
+        return Fingerprint(digest, digest)
+    if (published := find_published(source)) is not None:  # versions never change
+        digest = _digest(["published", published.manifest.content])
         return Fingerprint(digest, digest)
     filesystem, found = _listed(source)
     listing = {name: [info["size"], _changed(info)] for name, info in found.items()}
@@ -55,7 +61,7 @@ def fingerprint(source: str) -> Fingerprint:
 
 def listing(source: str) -> str:
     """`fingerprint(source).listing`, without reading any file."""
-    if source == SAMPLE:
+    if source == SAMPLE or find_published(source) is not None:
         return fingerprint(source).listing
     return _digest({name: [info["size"], _changed(info)] for name, info in _listed(source)[1].items()})
 

@@ -1,8 +1,7 @@
-"""A catalogue in the challenge's layout -> checked Parquet shards, a quarantine and a summary, streaming."""
+"""A catalogue in the challenge's layout, or a published one -> checked Parquet shards, a quarantine and a summary."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from tqdm import tqdm
 
+from rakuten_tasks.catalogue.ingested import Counts, Ingested
 from rakuten_tasks.catalogue.layout import TEST_ROWS, TRAIN_LABELS, TRAIN_ROWS, Layout, find_layout, is_synthetic
 from rakuten_tasks.catalogue.photo_files import PhotoReader
+from rakuten_tasks.catalogue.published import find_published
 from rakuten_tasks.catalogue.schema import PRODUCTS, QUARANTINE, SHARD, CatalogueError
 from rakuten_tasks.catalogue.shards import Shard, ShardWriter, iter_shards, read_shard
 from rakuten_tasks.catalogue.tables import Judge, Labels, check_match, read_chunks, read_class_names, read_labels, scan
@@ -28,46 +29,23 @@ BATCH = 64  # photos in memory at once
 SOUND_PHOTO = ("ok", "none")
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Rows of one part. kept + quarantined = read."""
-
-    read: int
-    kept: int
-    quarantined: int
-    reasons: dict[str, int]  # of the quarantined rows
-    photos: dict[str, int]  # photo_status of the kept rows
-    issues: dict[str, int]  # of the kept rows, unlabelled only
-
-
-@dataclass(frozen=True)
-class Ingested:
-    """What was read of a catalogue, and where it lies."""
-
-    labelled: list[Shard]
-    unlabelled: list[Shard]
-    counts: dict[str, Counts]  # by part, "labelled" and "unlabelled"
-    class_counts: dict[int, int]  # kept rows by prdtypecode, ascending
-    names: dict[int, str]  # prdtypecode -> name for people; empty without classes.csv
-    synthetic: bool
-    content_hash: str  # changes with any kept byte, and with nothing else
-    quarantine: Path  # Parquet (schema.QUARANTINE): each row that was not kept, with its reason
-    file: Path  # JSON: all of this
-
-
 def ingest(source: str, out: Path, config: IngestConfig, labelled: bool = True, unlabelled: bool = True) -> Ingested:
     """Write the catalogue's rows and photos to `out` as Parquet, with a quarantine and a summary; see Ingested.
 
-    source: a folder, or an fsspec URL of one; never written to. labelled, unlabelled: which parts to read; a catalogue
-    with labelled rows may lack the others. Raises FileNotFoundError for files that are not there, and CatalogueError
-    for what cannot be read, for labels that do not match rows, and for more than config.max_bad_share bad rows.
+    source: a folder, or an fsspec URL of one, or of a published catalogue; never written to. labelled, unlabelled:
+    which parts to read; a catalogue with labelled rows may lack the others. Raises FileNotFoundError for files that
+    are not there, and CatalogueError for what cannot be read, for labels that do not match rows, and for more than
+    config.max_bad_share bad rows. A published catalogue was judged when it was published: its shards
+    are copied, whatever the config.
     """
+    for earlier in [*out.glob("labelled-*.parquet"), *out.glob("unlabelled-*.parquet")]:
+        earlier.unlink()
+    if (published := find_published(source)) is not None:
+        return published.fetch(out, labelled, unlabelled)
     layout = find_layout(source)
     parts = _parts(layout, source, labelled, unlabelled)
     names = read_class_names(layout.filesystem, layout.classes) if layout.classes else {}
     out.mkdir(parents=True, exist_ok=True)
-    for earlier in [*out.glob("labelled-*.parquet"), *out.glob("unlabelled-*.parquet")]:
-        earlier.unlink()
     quarantine = out / "quarantine.parquet"
     with pq.ParquetWriter(quarantine, QUARANTINE) as writer:
         done = {part.name: _ingest_part(part, layout.filesystem, out, writer, config) for part in parts}
@@ -83,8 +61,7 @@ def ingest(source: str, out: Path, config: IngestConfig, labelled: bool = True, 
         quarantine=quarantine,
         file=out / "summary.json",
     )
-    summary = json.dumps(dataclasses.asdict(ingested), indent=2, ensure_ascii=False, default=lambda path: path.name)
-    ingested.file.write_text(summary, encoding="utf-8")
+    ingested.write_summary()
     return ingested
 
 

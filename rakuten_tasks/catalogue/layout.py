@@ -10,6 +10,7 @@ import fsspec
 import pandas as pd
 from fsspec import AbstractFileSystem
 
+from rakuten_tasks.catalogue.published import find_published
 from rakuten_tasks.catalogue.tables import read_labels
 
 # the challenge's own name, then what else is taken for the same file where only one fits
@@ -72,12 +73,15 @@ def find_layout(source: str) -> Layout:
 
 
 def is_synthetic(source: str) -> bool:
-    """Whether the catalogue says that its products were made up. Raises as find_layout does."""
-    return find_layout(source).synthetic
+    """Whether the catalogue, published or not, says that its products were made up. Raises as find_layout does."""
+    published = find_published(source)
+    return published.manifest.synthetic if published else find_layout(source).synthetic
 
 
 def test_labels(source: str) -> pd.Series | None:
     """The answers to the rows to predict: prdtypecode (int64) by row index; None where the catalogue has none."""
+    if (published := find_published(source)) is not None:
+        return published.answers()
     layout = find_layout(source)
     if layout.test_labels is None:
         return None

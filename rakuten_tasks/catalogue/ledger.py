@@ -52,10 +52,14 @@ class Ledger:
         return cls(dict(zip(table["title_hash"], table["side"].map(SIDES.index), strict=True)))
 
     def save(self, path: Path) -> None:
-        """Write Parquet: title_hash, side (its name), ordered by hash."""
+        """Write `table` as Parquet."""
+        self.table().to_parquet(path, index=False)
+
+    def table(self) -> pd.DataFrame:
+        """title_hash, side (its name), ordered by hash."""
         hashes = sorted(self._sides)
         names = [SIDES[self._sides[known]] for known in hashes]
-        pd.DataFrame({"title_hash": hashes, "side": names}, dtype=str).to_parquet(path, index=False)
+        return pd.DataFrame({"title_hash": hashes, "side": names}, dtype=str)
 
     def __len__(self) -> int:
         return len(self._sides)
@@ -74,6 +78,10 @@ class Ledger:
     def merged(self, other: Ledger) -> Ledger:
         """Both ledgers' titles; where they differ, this one, the older, is right."""
         return Ledger(other._sides | self._sides)
+
+    def differing(self, other: Ledger) -> int:
+        """Titles that both have placed, on different sides."""
+        return sum(other._sides.get(title, side) != side for title, side in self._sides.items())
 
     def extended(self, titles: Sequence[str], codes: Sequence[int], config: SplitConfig) -> Ledger:
         """Place the titles that this ledger has not seen. titles[i] has the class codes[i]; (N,), (N,).

@@ -8,7 +8,7 @@ so a live photo meets the same numbers as a cached one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -129,11 +129,6 @@ class PhotoBranch(nn.Module):
         """Of a prepared photo, in pixels."""
         return self.shape.side
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, EARLY + LATE) fp32, outside training rounded to fp16."""
-        early, maps = self.lower(pixels)
-        return torch.cat((early.float(), self.upper.late(maps).float()), 1)
-
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, K)"""
         return self.upper(*self.lower(pixels))
@@ -162,23 +157,14 @@ def batch_size(device: torch.device) -> int:
     return 128 if device.type == "cuda" else 2
 
 
+@torch.inference_mode()
 def photo_logits(branch: PhotoBranch, pixels: NDArray) -> NDArray:
     """(N, S, S, 3) prepared photos -> (N, K) fp32"""
-    return _in_batches(branch, branch, pixels)
-
-
-def photo_embedding(branch: PhotoBranch, pixels: NDArray) -> NDArray:
-    """What the head reads, for watching drift. (N, S, S, 3) prepared photos -> (N, EARLY + LATE) fp32"""
-    return _in_batches(branch, branch.features, pixels)
-
-
-@torch.inference_mode()
-def _in_batches(branch: PhotoBranch, answer: Callable[[Tensor], Tensor], pixels: NDArray) -> NDArray:
     branch.eval()
     device = next(branch.parameters()).device
 
     def part(start: int, end: int) -> Tensor:
         with autocast(device):
-            return answer(torch.from_numpy(pixels[start:end]).to(device)).float().cpu()
+            return branch(torch.from_numpy(pixels[start:end]).to(device)).float().cpu()
 
     return torch.cat(list(BatchSize(batch_size(device), "photos").parts(len(pixels), part))).numpy()

@@ -84,7 +84,7 @@ def _runs(client: MlflowClient) -> RenderableType:
 def _drift(history: str, model: str) -> RenderableType:
     seen = looks(history, model)[-SHOWN:]
     if not seen:
-        return Text("no window yet: `make monitor`")
+        return Text("no window of the log yet: `make monitor` after `make api`")
     line = Text("strongest effect / minimum  ")
     for look, bar in zip(seen, sparkline((look.strength for look in seen), top=2.0), strict=True):
         line.append(bar, style=COLOURS[look.decision.outcome.value])

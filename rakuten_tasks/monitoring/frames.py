@@ -11,6 +11,7 @@ import pandas as pd
 
 from rakuten_tasks.catalogue.layout import find_layout
 from rakuten_tasks.catalogue.photo_files import PhotoReader
+from rakuten_tasks.catalogue.published import PARTS, Published, find_published
 from rakuten_tasks.catalogue.sample import JPEG_QUALITY, SAMPLE, make_products
 from rakuten_tasks.catalogue.sample_photos import draw_photo
 from rakuten_tasks.catalogue.schema import PRODUCTS
@@ -93,6 +94,8 @@ def _table(address: str) -> pd.DataFrame:
 
 
 def _catalogue(source: str, to_predict: bool, most: int) -> pd.DataFrame:
+    if (published := find_published(source)) is not None:
+        return _published(published, to_predict, most)
     layout = find_layout(source)
     test = layout.test_rows and (to_predict or not layout.train_rows)
     file, photos = (layout.test_rows, layout.test_photos) if test else (layout.train_rows, layout.train_photos)
@@ -107,6 +110,23 @@ def _catalogue(source: str, to_predict: bool, most: int) -> pd.DataFrame:
             parts.append(part.join(reader.read(part)) if len(part) else part)
     rows = pd.concat(parts)
     codes = read_labels(layout.filesystem, labels).codes.reindex(rows.index) if labels else pd.NA
+    return rows.assign(true_code=codes).reset_index(drop=True)
+
+
+def _published(published: Published, to_predict: bool, most: int) -> pd.DataFrame:
+    """As _catalogue, of shards: one in memory at a time."""
+    test = to_predict and published.manifest.unlabelled
+    stored = published.manifest.shards(PARTS[1] if test else PARTS[0])
+    chosen = np.sort(np.random.default_rng(0).permutation(sum(shard.rows for shard in stored))[:most])
+    parts, start = [], 0
+    for shard in stored:
+        at = chosen[(chosen >= start) & (chosen < start + shard.rows)] - start
+        if len(at):
+            parts.append(published.table(shard.file).iloc[at])
+        start += shard.rows
+    rows = pd.concat(parts)
+    answers = published.answers()
+    codes = (pd.NA if answers is None else rows["row"].map(answers)) if test else rows["prdtypecode"]
     return rows.assign(true_code=codes).reset_index(drop=True)
 
 

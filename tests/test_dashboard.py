@@ -83,5 +83,5 @@ def test_a_sparkline_is_scaled_to_the_highest_or_to_the_top():
 
 def test_the_next_runs_are_in_order():
     moments = next_runs(datetime(2026, 1, 2, 5, tzinfo=UTC))
-    assert list(moments) == ["drift_watch", "nightly_training", "smoke"]
+    assert list(moments) == ["drift_watch", "nightly_training", "weekly_etl", "smoke"]
     assert moments["drift_watch"] == datetime(2026, 1, 2, 6, 10, tzinfo=UTC)

@@ -58,14 +58,15 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
       > /tmp/requirements.txt \
     && pip install --constraint constraints.txt --requirement /tmp/requirements.txt \
     && rm /tmp/requirements.txt
+# Tells flytekit of our plugin (pyproject.toml), and copies nothing; before the code, which changes more often.
+COPY README.md ./
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
+    install --directory --owner 1000 --group 1000 rakuten_tasks workflows \
+    && PIP_CONSTRAINT=constraints.txt pip install --no-deps --editable .
 # Flyte's fast registration unpacks newer code over this one, so it belongs to who runs it.
 COPY --chown=1000:1000 rakuten_tasks rakuten_tasks
 COPY --chown=1000:1000 workflows workflows
 COPY --chown=1000:1000 configs configs
-COPY README.md ./
-# Nothing is copied by this: it tells flytekit of our plugin, see pyproject.toml.
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    PIP_CONSTRAINT=constraints.txt pip install --no-deps --editable .
 ARG GIT_COMMIT=unknown
 ENV GIT_COMMIT=$GIT_COMMIT
 USER 1000:1000

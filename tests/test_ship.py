@@ -248,7 +248,7 @@ def test_compose_reads_both_profiles():
     running = resolved("full")
     assert lean | extras == {name for name, s in running.items() if set(s.get("profiles", ["full"])) & {"full"}}
     assert lean == {name for name, service in resolved().items() if not service.get("profiles")}
-    assert running["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"] == "postgresql://mlflow:0123@postgres/mlflow"
+    assert running["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg2://mlflow:0123@postgres/mlflow"
 
 
 @has_compose

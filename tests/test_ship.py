@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
@@ -56,13 +57,13 @@ def normalised(name: str) -> str:
 
 
 def config(*profiles: str, **environment: str) -> subprocess.CompletedProcess:
-    """What Compose makes of the file; the plugin where it is, else the program of that name."""
-    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True) if shutil.which("docker") else None
+    """What Compose makes of the file, without a .env that lies here; the plugin where it is, else Debian's program."""
+    plugin = shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True)
     command = ["docker", "compose"] if plugin and plugin.returncode == 0 else ["docker-compose"]
     variables = {"PATH": os.environ["PATH"], "COMPOSE_PROFILES": ",".join(profiles), **environment}
-    return subprocess.run(
-        [*command, "--file", "compose.yaml", "config"], cwd=ROOT, env=variables, capture_output=True, text=True
-    )
+    with tempfile.NamedTemporaryFile() as empty:
+        command += ["--env-file", empty.name, "--file", "compose.yaml", "config"]
+        return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
 
 
 def resolved(*profiles: str, **environment: str) -> dict[str, Any]:
@@ -133,7 +134,8 @@ def test_the_api_needs_only_what_its_image_installs():
     modules = [f"serving.{path.stem}" for path in (ROOT / "serving").glob("*.py")]
     needed = imports_below(modules)
     allowed = {normalised(name) for name in PROJECT["dependencies"]} | {"starlette"}  # which belongs to fastapi
-    distributions = {module: {normalised(name) for name in packages_distributions()[module]} for module in needed}
+    found = packages_distributions()
+    distributions = {module: {normalised(name) for name in found[module]} for module in needed}
     assert {"torch", "litserve", "mlflow"} <= needed
     assert not {module for module, names in distributions.items() if not names & allowed}
     assert not {"flytekit", "evidently", "mlflow"} & {normalised(name) for name in PROJECT["dependencies"]}
@@ -248,7 +250,10 @@ def test_compose_reads_both_profiles():
     running = resolved("full")
     assert lean | extras == {name for name, s in running.items() if set(s.get("profiles", ["full"])) & {"full"}}
     assert lean == {name for name, service in resolved().items() if not service.get("profiles")}
-    assert running["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg2://mlflow:0123@postgres/mlflow"
+    assert (
+        running["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"]
+        == "postgresql+psycopg2://mlflow:0123@postgres/mlflow"
+    )
 
 
 @has_compose

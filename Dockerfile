@@ -3,6 +3,14 @@
 #   docker build --target serve .    the API, without flytekit
 # Needs BuildKit (Docker 23 has it by itself, DOCKER_BUILDKIT=1 asks an older one for it).
 ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+# Another version of something else is no reason to install torch again.
+FROM ${BASE_IMAGE} AS torchs
+COPY constraints.txt ./
+RUN grep -iE '^(torch(vision)?|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+|numpy|pillow|sympy|mpmath|networkx|jinja2|markupsafe|filelock|fsspec|typing.extensions)==' \
+    constraints.txt > /torch.txt
+
+
 FROM ${BASE_IMAGE} AS libraries
 
 ENV PATH=/opt/venv/bin:$PATH \
@@ -24,13 +32,13 @@ RUN python -m venv /opt/venv \
 
 # A mirror or a proxy for pip, with a password or without: `--secret id=pip,src=pip.conf`, which stays out of the layers.
 # The layers go from what changes seldom to what changes often: torch, libraries, code.
-COPY constraints.txt ./
-# PyPI's torch carries CUDA; https://download.pytorch.org/whl/cpu has one without, a tenth of its size.
+# The index of PyTorch's builds for the CPU, say: the ordinary one carries CUDA, 4 GB of it.
 ARG TORCH_INDEX=
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint constraints.txt torch torchvision
+    --mount=type=bind,from=torchs,source=/torch.txt,target=/tmp/constraints.txt \
+    pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint /tmp/constraints.txt torch torchvision
 
-COPY pyproject.toml ./
+COPY constraints.txt pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
       > /tmp/requirements.txt \

@@ -12,13 +12,15 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
 import promql_parser
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.board import READY, Status
@@ -53,7 +55,8 @@ def last(stage: str, word: str) -> str:
 
 
 def normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", re.split(r"[\[=<>]", name)[0]).lower()
+    """Of a requirement or a pin."""
+    return canonicalize_name(re.split(r"[\[=<>]", name)[0])
 
 
 def config(*profiles: str, **environment: str) -> subprocess.CompletedProcess:
@@ -78,7 +81,7 @@ has_compose = pytest.mark.skipif(
 
 
 def test_both_images_start_from_the_same_libraries_and_run_as_an_ordinary_user():
-    assert {"libraries", "serve", "task"} == set(stages()) - {""}
+    assert {"torchs", "libraries", "serve", "task"} == set(stages()) - {""}
     for target in ("serve", "task"):
         assert last(target, "FROM") == f"libraries AS {target}"
         assert last(target, "USER") == "1000:1000"
@@ -89,9 +92,10 @@ def test_both_images_start_from_the_same_libraries_and_run_as_an_ordinary_user()
 
 def test_libraries_come_before_code_and_torch_before_other_libraries():
     words = [(word, rest) for word, rest in stages()["libraries"] if word in ("COPY", "RUN")]
+    assert "from=torchs" in next(rest for _, rest in words if "torch " in rest)
     order = [
         next(i for i, step in enumerate(words) if what in step[1])
-        for what in ("constraints.txt", "torch ", "pyproject.toml")
+        for what in ("from=torchs", "constraints.txt pyproject.toml")
     ]
     assert order == sorted(order)
     assert not any("rakuten_tasks" in rest for word, rest in words)
@@ -105,10 +109,33 @@ def test_everything_that_is_installed_is_pinned():
     installs = re.findall(r"pip install[^&\n]*(?:\\\n[^&\n]*)*", DOCKERFILE)
     assert len(installs) == 4
     assert all("constraints.txt" in f"{line}" or "--no-deps --editable ." in line for line in installs)
+    assert "--constraint /tmp/constraints.txt torch torchvision" in installs[0]
     assert "PIP_CONSTRAINT=constraints.txt pip install --no-deps --editable ." in DOCKERFILE
     pinned = {normalised(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     names = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["task"]]
     assert {normalised(name) for name in names} <= pinned
+
+
+def test_torchs_layer_is_pinned_by_all_pins_of_torch_and_by_no_others():
+    pattern = re.search(r"grep -iE '(\S+)'", last("torchs", "RUN"))[1]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    chosen = {normalised(line) for line in lines if re.match(pattern, line, re.I)}
+    assert chosen >= below("torch") | below("torchvision")
+    assert not {"mlflow", "fastapi", "hatchling", "ruff"} & chosen
+
+
+def below(name: str) -> set[str]:
+    """A distribution that is installed here, and all it needs but for setuptools, which has no pin."""
+    found: set[str] = set()
+    todo = [name]
+    while todo:
+        name = canonicalize_name(todo.pop())
+        if name in found or name == "setuptools":
+            continue
+        found.add(name)
+        needed = map(Requirement, requires(name) or [])
+        todo += [need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
 
 
 def test_what_the_dockerfile_copies_is_there_and_in_the_build_context():

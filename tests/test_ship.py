@@ -36,6 +36,18 @@ DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/api.json").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def compose_command() -> list[str]:
+    """The plugin of Docker where it is, or else Debian's program; empty where there is neither."""
+    plugin = shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True)
+    if plugin and plugin.returncode == 0:
+        return ["docker", "compose"]
+    return ["docker-compose"] if shutil.which("docker-compose") else []
+
+
+COMMAND = compose_command()
+has_compose = pytest.mark.skipif(not COMMAND, reason="needs Docker Compose: `.ci/run` installs it")
+
+
 def stages() -> dict[str, list[tuple[str, str]]]:
     """Name of a stage -> its instructions, as (word, rest); those before the first stage are under ''."""
     found: dict[str, list[tuple[str, str]]] = {"": []}
@@ -60,12 +72,10 @@ def normalised(name: str) -> str:
 
 
 def config(*profiles: str, **environment: str) -> subprocess.CompletedProcess:
-    """What Compose makes of the file, without a .env that lies here; the plugin where it is, else Debian's program."""
-    plugin = shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True)
-    command = ["docker", "compose"] if plugin and plugin.returncode == 0 else ["docker-compose"]
+    """What Compose makes of the file, without a .env that lies here."""
     variables = {"PATH": os.environ["PATH"], "COMPOSE_PROFILES": ",".join(profiles), **environment}
     with tempfile.NamedTemporaryFile() as empty:
-        command += ["--env-file", empty.name, "--file", "compose.yaml", "config"]
+        command = [*COMMAND, "--env-file", empty.name, "--file", "compose.yaml", "config"]
         return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
 
 
@@ -73,11 +83,6 @@ def resolved(*profiles: str, **environment: str) -> dict[str, Any]:
     done = config(*profiles, **dict.fromkeys(SECRETS, "0123"), **environment)
     assert done.returncode == 0, done.stderr
     return yaml.safe_load(done.stdout)["services"]
-
-
-has_compose = pytest.mark.skipif(
-    not (shutil.which("docker-compose") or shutil.which("docker")), reason="needs Docker Compose, plugin or program"
-)
 
 
 def test_both_images_start_from_the_same_libraries_and_run_as_an_ordinary_user():

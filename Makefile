@@ -22,6 +22,12 @@ KEEP_GB ?= 10
 # Read by the recipes from their environment, so that quotes and spaces in them do no harm.
 export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE
 
+# Docker, and what its builds are to be told besides, as `--network host` or `--secret id=pip,src=pip.conf` for a mirror.
+DOCKER ?= docker
+COMPOSE ?= $(DOCKER) compose
+BUILD_FLAGS ?=
+TORCH_INDEX ?=
+
 BIN := $(VAR)/venv/bin
 READY := $(VAR)/venv/ready
 export RAKUTEN_VAR := $(VAR)
@@ -49,7 +55,7 @@ $(READY): pyproject.toml constraints.txt
 	if [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit; fi; \
 	echo "installing into $(VAR)/venv: once, about four minutes"; \
 	$(PYTHON) -m venv $(VAR)/venv; \
-	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev]'; \
+	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[task,dev]'; \
 	touch $@
 
 .PHONY: train
@@ -181,3 +187,31 @@ no-train-run: $(READY) ## predict, monitor, dashboard with the champion there is
 	@$(MAKE) --no-print-directory predict
 	@CURRENT="$${CURRENT:-$$SOURCE}" $(MAKE) --no-print-directory monitor
 	@$(MAKE) --no-print-directory dashboard
+
+GIT_COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
+
+.PHONY: image
+image: ## build the images rakuten-task and rakuten-serve (TORCH_INDEX=, BUILD_FLAGS=)
+	@for target in task serve; do DOCKER_BUILDKIT=1 $(DOCKER) build $(BUILD_FLAGS) --build-arg TORCH_INDEX="$(TORCH_INDEX)" \
+	  --build-arg GIT_COMMIT=$(GIT_COMMIT) --target $$target --tag rakuten-$$target .; done
+
+.PHONY: image-test
+image-test: $(READY) image ## build both images and run them: a pod without network, the API from waiting to stopped
+	@DOCKER="$(DOCKER)" $(BIN)/python -m tests.images
+
+.PHONY: up
+up: .env ## the stack of compose.yaml: MLflow, API, trainer, drift watcher, Prometheus, Grafana
+	@GIT_COMMIT=$(GIT_COMMIT) $(COMPOSE) up --detach --build
+	@echo "API http://127.0.0.1:8000, MLflow http://127.0.0.1:5001, Grafana http://127.0.0.1:3000 (admin, GRAFANA_PASSWORD of .env)"
+	@echo "/ready answers 200 once \`$(COMPOSE) logs -f trainer\` has registered a champion"
+
+.PHONY: down
+down: ## stop the stack; its volumes stay
+	@$(COMPOSE) down --remove-orphans
+
+.env: .env.example
+	@if [ -e $@ ]; then touch $@; exit; fi; umask 077; \
+	while IFS= read -r line; do case "$$line" in \
+	  *PASSWORD=|*SECRET_KEY=) echo "$$line$$(od -An -N 24 -tx1 /dev/urandom | tr -d ' \n')";; *) echo "$$line";; esac; \
+	done < $< > $@; \
+	echo "wrote .env with random passwords: keep it, the volumes know no others"

@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from plotly.graph_objects import Figure
 
 from rakuten_tasks.var import var_folder
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 EXPERIMENT = "rakuten-classifier"
 SQLITE = "sqlite:///"

@@ -139,8 +139,8 @@ test: $(READY) ## the quick tests
 	@$(BIN)/python -m pytest -m "not slow"
 
 .PHONY: test-all
-test-all: $(READY) ## all tests
-	@$(BIN)/python -m pytest
+test-all: test ## all tests: after the quick ones those with pods, browser, several processes and servers under fault
+	@$(BIN)/python -m pytest -m slow
 
 .PHONY: lint
 lint: $(READY) ## ruff and mypy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from flytekit import FlyteContextManager, map_task, workflow
 from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
 
+from rakuten_tasks import local_cache
 from rakuten_tasks.artifacts import Arrays, Registered, local
 from rakuten_tasks.catalogue.ledger import TEST, Ledger, title_hash
 from rakuten_tasks.classifier import bundle
@@ -29,6 +31,7 @@ from rakuten_tasks.opening import open_run
 from rakuten_tasks.photos import prepare_photos
 from rakuten_tasks.registry import champion
 from rakuten_tasks.registry.tracking import connect
+from rakuten_tasks.var import cache_folder
 from tests.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.prediction import predict_catalogue
 from workflows.training import train_classifier
@@ -46,13 +49,17 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(
+    mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Trained]:
     folder = tmp_path_factory.mktemp("trained")
+    local_cache.use(folder / "cache")  # or what other tests have trained would be taken, without a page
     source, report = write_catalogue(folder / "catalogue", labelled=45, unlabelled=6), folder / "reports/training.json"
     before = decks()
     registered = train_classifier(source=str(source), config=TINY, model=MODEL, report=str(report))
-    pages = sorted(decks() - before)  # tests of other files may have run in this process
-    return Trained(source, registered, champion.fetch(mlflow_store, MODEL, str(registered.version)), report, pages)
+    pages = sorted(decks() - before)
+    yield Trained(source, registered, champion.fetch(mlflow_store, MODEL, str(registered.version)), report, pages)
+    local_cache.use(cache_folder())
 
 
 def decks() -> set[Path]:

@@ -8,6 +8,11 @@ from typing import Any
 
 from flytekit import Resources
 
+from rakuten_tasks.pod_settings import for_pods
+
+# Named, for Flyte's default image is flytekit's own and holds none of this code: registering without naming one fails.
+IMAGE = "{{.image.task.fqn}}:{{.image.task.version}}"
+
 # A pod that asks for a GPU stays Pending on a cluster that has none, and a launch plan cannot change what a task
 # asks for: so the profile is chosen where the tasks are registered. Locally it makes no difference.
 PROFILE = os.environ.get("RAKUTEN_POD_PROFILE", "gpu")
@@ -16,7 +21,7 @@ if PROFILE not in ("cpu", "gpu"):
 
 # Settings that a pod needs and a laptop may have: copied from the environment in which the tasks are registered.
 SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL", "RAKUTEN_CHECKPOINT_SECONDS")
-ENVIRONMENT = {name: os.environ[name] for name in SETTINGS if name in os.environ}
+ENVIRONMENT = for_pods(SETTINGS)
 
 # How often a training writes a checkpoint, at most; a slow store is written to less often.
 CHECKPOINT_SECONDS = float(os.environ.get("RAKUTEN_CHECKPOINT_SECONDS", "30"))
@@ -28,6 +33,7 @@ def _pod(cpu: str, memory: str, hours: float, gpu: str | None = None, **options:
     # Requests and limits are the same: `Resources(gpu=...)` alone sets only the request, and no pod then gets a GPU.
     resources = Resources(cpu=cpu, mem=memory, gpu=gpu if PROFILE == "gpu" else None)
     return {
+        "container_image": IMAGE,
         "requests": resources,
         "limits": resources,
         "retries": 2,

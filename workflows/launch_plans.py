@@ -13,15 +13,19 @@ from flytekit import CronSchedule, Email, Labels, LaunchPlan
 from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPolicy
 from flytekit.models.core.execution import WorkflowExecutionPhase
 
+from rakuten_tasks.catalogue.sample import SAMPLE
 from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig
+from rakuten_tasks.pod_settings import shared
 from rakuten_tasks.schedules import SCHEDULES
 from rakuten_tasks.watch import Places
 from workflows.training import train_classifier
 from workflows.watch import watch_drift
 
 ACTIVE = os.environ.get("RAKUTEN_ACTIVATE", "") == "1"
-SOURCE = os.environ.get("RAKUTEN_SOURCE", "sample")
-STORE = os.environ.get("RAKUTEN_STORE", "s3://rakuten")
+SOURCE = os.environ.get("RAKUTEN_SOURCE") or SAMPLE
+if SOURCE != SAMPLE:
+    shared("RAKUTEN_SOURCE", SOURCE)
+STORE = shared("RAKUTEN_STORE", os.environ.get("RAKUTEN_STORE") or "s3://rakuten").rstrip("/")
 NOTIFIED = os.environ.get("RAKUTEN_NOTIFIED", "").split(",") if os.environ.get("RAKUTEN_NOTIFIED") else []
 PLACES = Places(log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history", reports=f"{STORE}/drift/reports")
 FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT, WorkflowExecutionPhase.ABORTED]

@@ -128,9 +128,7 @@ def _require_tracking_server(only_warn: bool) -> None:
     address = os.environ.get(TRACKING, "")
     if address and not only_here(address):
         return
-    said = (
-        f"{TRACKING}={address!r} is nothing that a pod reaches: set it to the address of an MLflow server as pods see it"
-    )
+    said = f"{TRACKING}={address!r} is nothing that a pod reaches: set it to an MLflow server's address as pods see it"
     if not only_warn:
         raise click.ClickException(said)
     click.echo(f"warning: {said}", err=True)

@@ -6,6 +6,7 @@ Nothing secret is among them: whoever sees a task in Flyte's console sees these.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -49,13 +50,16 @@ def shared(name: str, address: str) -> str:
     return address
 
 
-def with_store(function: F) -> F:
-    """The function, which in a pod of Flyte's finds the store by the names that fsspec and MLflow read."""
+def in_pod(function: F) -> F:
+    """The function; in a pod it finds the store by the names that fsspec and MLflow read, and says what it does."""
 
     @functools.wraps(function)
     def told(*args: Any, **kwargs: Any) -> Any:
-        if not any(name in os.environ for name in STORE.values()):
-            os.environ.update({ours: os.environ[flytes] for flytes, ours in STORE.items() if flytes in os.environ})
+        if "FLYTE_INTERNAL_EXECUTION_ID" in os.environ:
+            logging.basicConfig()
+            logging.getLogger("rakuten_tasks").setLevel(logging.INFO)  # the log is all that is seen of a pod
+            if not any(name in os.environ for name in STORE.values()):
+                os.environ.update({ours: os.environ[flytes] for flytes, ours in STORE.items() if flytes in os.environ})
         return function(*args, **kwargs)
 
     return told  # type: ignore[return-value]

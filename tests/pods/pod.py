@@ -1,0 +1,157 @@
+"""One pod: a task's container command in a process of its own, of which nothing stays but what it sent to the store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fsspec
+from flyteidl.core.errors_pb2 import ErrorDocument
+from flyteidl.core.literals_pb2 import LiteralMap
+from flyteidl.core.tasks_pb2 import TaskTemplate
+
+PROGRAMS = Path(sys.executable).parent
+INDEX = {"BATCH_JOB_ARRAY_INDEX_VAR_NAME": "FLYTE_K8S_ARRAY_INDEX"}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is left of a pod. log: what it printed; seconds: it lasted; left_behind: files in its working directory."""
+
+    folder: str
+    returncode: int
+    log: str
+    seconds: float
+    left_behind: list[str]
+
+    @property
+    def checkpoints(self) -> str:
+        return f"{self.folder}/checkpoints"
+
+    @property
+    def error(self) -> ErrorDocument | None:
+        """A failed task exits with 0 and leaves error.pb."""
+        content = _read(f"{self.folder}/outputs/error.pb")
+        return None if content is None else ErrorDocument.FromString(content)
+
+    def outputs(self) -> LiteralMap:
+        content = _read(f"{self.folder}/outputs/outputs.pb")
+        assert content is not None, f"{self.folder}: neither outputs nor error, status {self.returncode}:\n{self.log}"
+        return LiteralMap.FromString(content)
+
+    def futures(self) -> bytes | None:
+        """Of a dynamic task: the DynamicJobSpec that is to be run in its place."""
+        return _read(f"{self.folder}/outputs/futures.pb")
+
+
+@dataclass
+class Machine:
+    """Where pods run. code: their image's working directory; work: their disks, empty again after each.
+
+    environment: what the cluster gives to each pod; names: addresses that only the cluster's DNS knows -> real ones.
+    kill_when: asked ten times a second with the store's folder of a pod; true kills it with SIGKILL.
+    """
+
+    code: Path
+    work: Path
+    store: str
+    environment: Mapping[str, str]
+    names: Mapping[str, str]
+    at_once: int = 2
+    started: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._places = threading.BoundedSemaphore(self.at_once)
+
+    def run(
+        self,
+        task: TaskTemplate,
+        inputs: LiteralMap,
+        before: str = "",
+        item: int | None = None,
+        kill_when: Callable[[str], bool] | None = None,
+        **environment: str,
+    ) -> Ended:
+        """Run the task's container once. before: checkpoints of the attempt before; item: of a map task."""
+        with self._lock:
+            self.started += 1
+            name = f"pod{self.started:03}"
+        with self._places:
+            return self._run(name, task, inputs, before, item, kill_when, environment)
+
+    def _run(self, name, task, inputs, before, item, kill_when, environment) -> Ended:  # type: ignore[no-untyped-def]
+        disk, folder = self.work / name, f"{self.store}/{name}"
+        shutil.copytree(self.code, disk / "code")
+        shipped = _files(disk / "code")
+        for inside in ("home", "tmp"):
+            (disk / inside).mkdir()
+        with fsspec.open(f"{folder}/inputs.pb", "wb", auto_mkdir=True) as file:
+            file.write(inputs.SerializeToString())
+        began = time.monotonic()
+        with (disk / "log").open("w") as log:
+            process = subprocess.Popen(
+                _command(task, folder, before),
+                cwd=disk / "code",
+                env=self._variables(disk, task, item, environment),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            while process.poll() is None:
+                if kill_when and kill_when(folder):
+                    process.kill()
+                time.sleep(0.1)
+        left = sorted(_files(disk / "code") - shipped)
+        said = (disk / "log").read_text(errors="replace")
+        shutil.rmtree(disk)
+        return Ended(folder, process.returncode, said, time.monotonic() - began, left)
+
+    def _variables(
+        self, disk: Path, task: TaskTemplate, item: int | None, environment: Mapping[str, str]
+    ) -> dict[str, str]:
+        told = {pair.key: pair.value for pair in task.container.env}
+        return {
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            "HOME": str(disk / "home"),
+            "TMPDIR": str(disk / "tmp"),
+            "PYTHONPATH": str(disk / "code"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_WAIT_POLICY": "passive",
+            "RAKUTEN_VAR": str(disk / "code" / "var"),  # if anything is written there, it shows in left_behind
+            "FLYTE_INTERNAL_EXECUTION_PROJECT": "project",
+            "FLYTE_INTERNAL_EXECUTION_DOMAIN": "domain",
+            **({} if item is None else {**INDEX, "FLYTE_K8S_ARRAY_INDEX": str(item)}),
+            **self.environment,
+            **{name: self.names.get(value, value) for name, value in told.items()},
+            **environment,
+        }
+
+
+def _command(task: TaskTemplate, folder: str, before: str) -> list[str]:
+    places = {
+        "{{.input}}": f"{folder}/inputs.pb",
+        "{{.outputPrefix}}": f"{folder}/outputs",
+        "{{.rawOutputDataPrefix}}": f"{folder}/raw",
+        "{{.checkpointOutputPrefix}}": f"{folder}/checkpoints",
+        "{{.prevCheckpointPrefix}}": before or '""',
+    }
+    program, *arguments = (places.get(word, word) for word in (*task.container.command, *task.container.args))
+    return [str(PROGRAMS / program), *arguments]
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _read(address: str) -> bytes | None:
+    filesystem, path = fsspec.url_to_fs(address)
+    filesystem.invalidate_cache()
+    return filesystem.cat_file(path) if filesystem.exists(path) else None

@@ -130,7 +130,11 @@ def test_every_launch_plan_has_its_schedule_and_runs_once_at_a_time(packaged):
     when = {name: plan.spec.entity_metadata.schedule for name, plan in plans(packaged).items()}
     crons = {name: schedule.cron_schedule.schedule for name, schedule in when.items()}
     assert crons == SCHEDULES
-    assert (crons["nightly_training"], crons["drift_watch"], crons["smoke"]) == ("0 2 * * *", "10 */6 * * *", "0 1 * * 1")
+    assert (crons["nightly_training"], crons["drift_watch"], crons["smoke"]) == (
+        "0 2 * * *",
+        "10 */6 * * *",
+        "0 1 * * 1",
+    )
     assert {name for name, schedule in when.items() if schedule.kickoff_time_input_arg} == {"drift_watch"}
     for name, plan in plans(packaged).items():
         assert plan.spec.concurrency_policy.max == 1, name

@@ -78,6 +78,12 @@ def activate(file: str, version: str) -> None:
         _pyflyte(file, "gpu", "launchplan", "--activate", plan, version or git_version())
 
 
+@cluster.command("version")
+def say_version() -> None:
+    """The version that is registered unless another is named; the tag of its image."""
+    click.echo(git_version())
+
+
 def git_version() -> str:
     """The commit; with what differs from it, if anything does: Flyte takes each version once.
 

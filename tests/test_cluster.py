@@ -144,6 +144,7 @@ def test_the_version_is_gits_and_another_as_soon_as_a_file_differs(tmp_path, mon
     git("add", "a")
     git("commit", "-qm", "a")
     clean = cluster.git_version()
+    assert run("version") == (0, f"{clean}\n")
     assert re.fullmatch("[0-9a-f]{12}", clean)
     (tmp_path / "a").write_text("2")
     changed = cluster.git_version()

@@ -155,7 +155,9 @@ def _images(file: str, image: str, version: str) -> Sequence[str]:
     if not image:
         raise click.ClickException(f"{file}: no `task` under [images]: name the image there, or with IMAGE=")
     folder, slash, name = image.rpartition("/")
-    return ["--image", f"task={folder}{slash}{name.partition(':')[0]}:{version}"]
+    image = f"{folder}{slash}{name.partition(':')[0]}:{version}"
+    # nobody else tells a pod what it runs in, and a version's lineage names it
+    return ["--image", f"task={image}", "--env", f"FLYTE_INTERNAL_IMAGE={image}"]
 
 
 def _pyflyte(file: str, profile: str, *arguments: str) -> None:

@@ -67,8 +67,9 @@ def run(*arguments: object) -> tuple[int, str]:
 def test_all_is_registered_in_the_version_and_profile_that_are_asked_for(commands, listening):
     code, said = run("register", "--config", listening, "--version", "v7", "--profile", "cpu")
     assert (code, said) == (0, "version v7 for CPU pods: workflows and launch plans are registered\n")
-    image = "task=registry.example:30000/rakuten-task:v7"
-    expected = ["-c", str(listening), "register", "--image", image, "--copy", "none", "--version", "v7", "workflows"]
+    image = "registry.example:30000/rakuten-task:v7"
+    named = ["--image", f"task={image}", "--env", f"FLYTE_INTERNAL_IMAGE={image}"]
+    expected = ["-c", str(listening), "register", *named, "--copy", "none", "--version", "v7", "workflows"]
     assert commands == [(expected, "cpu")]
 
 
@@ -103,8 +104,8 @@ def test_a_training_on_the_cluster_takes_no_folder_of_this_machine(commands, lis
     ((command, _),) = commands
     assert code == 0
     assert command[2:5] == ["run", "--remote", "--image"]
-    assert command[6:8] == ["workflows/training.py", "train_classifier"]
-    assert command[8:] == ["--source", "s3://shop/catalogue", "--config", "configs/default.yaml", "--model", "m"]
+    assert command[8:10] == ["workflows/training.py", "train_classifier"]
+    assert command[10:] == ["--source", "s3://shop/catalogue", "--config", "configs/default.yaml", "--model", "m"]
 
 
 def test_all_plans_are_activated_in_the_same_version(commands, listening):

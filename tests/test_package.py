@@ -59,7 +59,7 @@ def test_every_task_names_our_image_and_gets_the_addresses_that_pods_reach_and_n
     for task in packaged.tasks.values():
         assert task.container.image == IMAGE, task.id.name
         told = {pair.key: pair.value for pair in task.container.env}
-        told.pop("FLYTE_INTERNAL_IMAGE", None)
+        assert told.pop("FLYTE_INTERNAL_IMAGE") == IMAGE, task.id.name
         assert told == {"MLFLOW_TRACKING_URI": MLFLOW, "RAKUTEN_CHECKPOINT_SECONDS": "15"}, task.id.name
 
 

@@ -205,8 +205,9 @@ def test_what_was_computed_from_the_same_contents_is_not_computed_again(story, t
     comparison = value(outputs["o0"], Comparison)
     assert (comparison.same_weights, comparison.same_answers, comparison.differences) == (True, 1.0, [])
     ran = {function(ran.task): ran.pod is not None for ran in story.cluster.of("again")}
-    assert {name for name, anew in ran.items() if anew} == {"reopen", "stage_settings", "assemble", "compare"}
-    assert {"ingest", "split", "encode_text", "train_lstm", "train_vgg16", "fuse", "evaluate_test"} <= set(ran)
+    # split starts from the version's sides instead of from none, and comes to the same ledger
+    assert {name for name, anew in ran.items() if anew} == {"reopen", "stage_settings", "split", "assemble", "compare"}
+    assert {"ingest", "encode_text", "train_lstm", "train_vgg16", "fuse", "evaluate_test"} <= set(ran)
 
 
 def function(task: str) -> str:

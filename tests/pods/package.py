@@ -41,8 +41,10 @@ def function(task: TaskTemplate) -> str:
 def package(code: Path, folder: Path, packages: str = "workflows", **environment: str) -> Package:
     """Package the workflows of the image `code`. environment: as where they are registered."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [str(Path(sys.executable).with_name("pyflyte")), "--pkgs", packages, "package"]
-    command += ["--source", str(code), "-i", f"task={IMAGE}", "-f", "-o", str(folder / "package.tgz")]
+    pyflyte = str(Path(sys.executable).with_name("pyflyte"))
+    image = ["-i", f"task={IMAGE}", "--env", f"FLYTE_INTERNAL_IMAGE={IMAGE}"]
+    output = ["-f", "-o", str(folder / "package.tgz")]
+    command = [pyflyte, "--pkgs", packages, "package", "--source", str(code), *image, *output]
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     variables = {**kept, "HOME": str(folder), "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1", **environment}
     done = subprocess.run(command, cwd=code, env=variables, capture_output=True, text=True)

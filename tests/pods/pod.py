@@ -18,6 +18,8 @@ from flyteidl.core.literals_pb2 import LiteralMap
 from flyteidl.core.tasks_pb2 import TaskTemplate
 
 PROGRAMS = Path(sys.executable).parent
+# How this machine computes: another BLAS kernel rounds otherwise, and "bit for bit" holds on one machine type
+ARITHMETIC = ("OMP_", "OPENBLAS_", "MKL_")
 INDEX = {"BATCH_JOB_ARRAY_INDEX_VAR_NAME": "FLYTE_K8S_ARRAY_INDEX"}
 
 
@@ -84,35 +86,21 @@ class Machine:
         with self._lock:
             self.started += 1
             name = f"pod{self.started:03}"
-        with self._places:
-            return self._run(name, task, inputs, before, item, kill_when, environment)
-
-    def _run(self, name, task, inputs, before, item, kill_when, environment) -> Ended:  # type: ignore[no-untyped-def]
         disk, folder = self.work / name, f"{self.store}/{name}"
-        shutil.copytree(self.code, disk / "code")
-        shipped = _files(disk / "code")
-        for inside in ("home", "tmp"):
-            (disk / inside).mkdir()
-        with fsspec.open(f"{folder}/inputs.pb", "wb", auto_mkdir=True) as file:
-            file.write(inputs.SerializeToString())
-        began = time.monotonic()
-        with (disk / "log").open("w") as log:
-            process = subprocess.Popen(
-                _command(task, folder, before),
-                cwd=disk / "code",
-                env=self._variables(disk, task, item, environment),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            while process.poll() is None:
-                if kill_when and kill_when(folder):
-                    process.kill()
-                time.sleep(0.1)
-        left = sorted(_files(disk / "code") - shipped)
-        said = (disk / "log").read_text(errors="replace")
-        shutil.rmtree(disk)
-        return Ended(folder, process.returncode, said, time.monotonic() - began, left)
+        with self._places:
+            shutil.copytree(self.code, disk / "code")
+            shipped = _files(disk / "code")
+            for inside in ("home", "tmp"):
+                (disk / inside).mkdir()
+            with fsspec.open(f"{folder}/inputs.pb", "wb", auto_mkdir=True) as file:
+                file.write(inputs.SerializeToString())
+            began = time.monotonic()
+            variables = self._variables(disk, task, item, environment)
+            status = _wait(_command(task, folder, before), disk, variables, lambda: kill_when and kill_when(folder))
+            left = sorted(_files(disk / "code") - shipped)
+            said = (disk / "log").read_text(errors="replace")
+            shutil.rmtree(disk)
+        return Ended(folder, status, said, time.monotonic() - began, left)
 
     def _variables(
         self, disk: Path, task: TaskTemplate, item: int | None, environment: Mapping[str, str]
@@ -124,7 +112,7 @@ class Machine:
             "TMPDIR": str(disk / "tmp"),
             "PYTHONPATH": str(disk / "code"),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "OMP_WAIT_POLICY": "passive",
+            **{name: value for name, value in os.environ.items() if name.startswith(ARITHMETIC)},
             "RAKUTEN_VAR": str(disk / "code" / "var"),  # if anything is written there, it shows in left_behind
             "FLYTE_INTERNAL_EXECUTION_PROJECT": "project",
             "FLYTE_INTERNAL_EXECUTION_DOMAIN": "domain",
@@ -133,6 +121,19 @@ class Machine:
             **{name: self.names.get(value, value) for name, value in told.items()},
             **environment,
         }
+
+
+def _wait(command: list[str], disk: Path, variables: dict[str, str], kill_now: Callable[[], bool | None]) -> int:
+    """Run the command in the image's working directory. -> its status, below 0 where a signal has ended it"""
+    with (disk / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=disk / "code", env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        while process.poll() is None:
+            if kill_now():
+                process.kill()
+            time.sleep(0.1)
+    return process.returncode
 
 
 def _command(task: TaskTemplate, folder: str, before: str) -> list[str]:

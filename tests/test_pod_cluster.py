@@ -115,7 +115,7 @@ def test_no_branch_and_no_attempt_that_is_left_fail_with_what_was_said(cluster):
 
 
 def test_a_killed_pod_is_an_attempt(cluster):
-    outputs = run(cluster, "killed", Fault("toys.flows.count_attempts", kill_when=lambda folder: True))
+    outputs = run(cluster, "killed", Fault("toys.flows.count_attempts", kill_when=lambda checkpoints: True))
     assert value(outputs["o2"], int) == 1
     assert [ran.pod.returncode for ran in cluster.of("killed", "count_attempts")] == [-9, 0]
 

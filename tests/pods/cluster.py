@@ -36,7 +36,7 @@ class Fault:
 
     task: str
     attempt: int = 0
-    kill_when: Callable[[str], bool] | None = None
+    kill_when: Callable[[list[str]], bool] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -25,13 +25,17 @@ INDEX = {"BATCH_JOB_ARRAY_INDEX_VAR_NAME": "FLYTE_K8S_ARRAY_INDEX"}
 
 @dataclass(frozen=True)
 class Ended:
-    """What is left of a pod. log: what it printed; seconds: it lasted; left_behind: files in its working directory."""
+    """What is left of a pod. log: what it printed; seconds: it lasted; left_behind: files in its working directory.
+
+    written: what it sent to the store for Flyte, by name.
+    """
 
     folder: str
     returncode: int
     log: str
     seconds: float
     left_behind: list[str]
+    written: dict[str, bytes]
 
     @property
     def checkpoints(self) -> str:
@@ -40,17 +44,16 @@ class Ended:
     @property
     def error(self) -> ErrorDocument | None:
         """A failed task exits with 0 and leaves error.pb."""
-        content = _read(f"{self.folder}/outputs/error.pb")
-        return None if content is None else ErrorDocument.FromString(content)
+        return ErrorDocument.FromString(self.written["error.pb"]) if "error.pb" in self.written else None
 
     def outputs(self) -> LiteralMap:
-        content = _read(f"{self.folder}/outputs/outputs.pb")
-        assert content is not None, f"{self.folder}: neither outputs nor error, status {self.returncode}:\n{self.log}"
-        return LiteralMap.FromString(content)
+        missing = f"{self.folder}: neither outputs nor error, status {self.returncode}:\n{self.log}"
+        assert "outputs.pb" in self.written, missing
+        return LiteralMap.FromString(self.written["outputs.pb"])
 
     def futures(self) -> bytes | None:
         """Of a dynamic task: the DynamicJobSpec that is to be run in its place."""
-        return _read(f"{self.folder}/outputs/futures.pb")
+        return self.written.get("futures.pb")
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Machine:
     """Where pods run. code: their image's working directory; work: their disks, empty again after each.
 
     environment: what the cluster gives to each pod; names: addresses that only the cluster's DNS knows -> real ones.
-    kill_when: asked ten times a second with the store's folder of a pod; true kills it with SIGKILL.
+    kill_when: asked ten times a second with the checkpoints a pod has written; true kills it with SIGKILL.
     """
 
     code: Path
@@ -72,6 +75,8 @@ class Machine:
 
     def __post_init__(self) -> None:
         self._places = threading.BoundedSemaphore(self.at_once)
+        # one for all threads: fsspec would make one for each, and leave its connections open
+        self._filesystem, _ = fsspec.url_to_fs(self.store)
 
     def run(
         self,
@@ -79,7 +84,7 @@ class Machine:
         inputs: LiteralMap,
         before: str = "",
         item: int | None = None,
-        kill_when: Callable[[str], bool] | None = None,
+        kill_when: Callable[[list[str]], bool] | None = None,
         **environment: str,
     ) -> Ended:
         """Run the task's container once. before: checkpoints of the attempt before; item: of a map task."""
@@ -92,15 +97,27 @@ class Machine:
             shipped = _files(disk / "code")
             for inside in ("home", "tmp"):
                 (disk / inside).mkdir()
-            with fsspec.open(f"{folder}/inputs.pb", "wb", auto_mkdir=True) as file:
-                file.write(inputs.SerializeToString())
+            self._filesystem.makedirs(folder, exist_ok=True)
+            self._filesystem.pipe_file(f"{folder}/inputs.pb", inputs.SerializeToString())
             began = time.monotonic()
             variables = self._variables(disk, task, item, environment)
-            status = _wait(_command(task, folder, before), disk, variables, lambda: kill_when and kill_when(folder))
+            status = _wait(_command(task, folder, before), disk, variables, lambda: self._is_time(kill_when, folder))
             left = sorted(_files(disk / "code") - shipped)
             said = (disk / "log").read_text(errors="replace")
             shutil.rmtree(disk)
-        return Ended(folder, status, said, time.monotonic() - began, left)
+            seconds = time.monotonic() - began
+        return Ended(folder, status, said, seconds, left, self._written(f"{folder}/outputs"))
+
+    def _is_time(self, kill_when: Callable[[list[str]], bool] | None, folder: str) -> bool:
+        if kill_when is None:
+            return False
+        self._filesystem.invalidate_cache()
+        return kill_when(self._filesystem.find(f"{folder}/checkpoints"))
+
+    def _written(self, folder: str) -> dict[str, bytes]:
+        self._filesystem.invalidate_cache()
+        paths = [path for path in self._filesystem.find(folder) if path.endswith(".pb")]
+        return {path.rpartition("/")[2]: self._filesystem.cat_file(path) for path in paths}
 
     def _variables(
         self, disk: Path, task: TaskTemplate, item: int | None, environment: Mapping[str, str]
@@ -123,7 +140,7 @@ class Machine:
         }
 
 
-def _wait(command: list[str], disk: Path, variables: dict[str, str], kill_now: Callable[[], bool | None]) -> int:
+def _wait(command: list[str], disk: Path, variables: dict[str, str], kill_now: Callable[[], bool]) -> int:
     """Run the command in the image's working directory. -> its status, below 0 where a signal has ended it"""
     with (disk / "log").open("w") as log:
         process = subprocess.Popen(
@@ -150,9 +167,3 @@ def _command(task: TaskTemplate, folder: str, before: str) -> list[str]:
 
 def _files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def _read(address: str) -> bytes | None:
-    filesystem, path = fsspec.url_to_fs(address)
-    filesystem.invalidate_cache()
-    return filesystem.cat_file(path) if filesystem.exists(path) else None

@@ -28,6 +28,14 @@ COMPOSE ?= $(DOCKER) compose
 BUILD_FLAGS ?=
 TORCH_INDEX ?=
 
+# On a cluster. PROFILE=cpu: no pod asks for a GPU. IMAGE= of the pods, without tag; DRY_RUN=1 asks no cluster.
+PROFILE ?= gpu
+IMAGE ?=
+DRY_RUN ?=
+FLYTE_CONFIG ?= flyte.config
+CLUSTER = $(BIN)/python -m rakuten_tasks.cluster
+ON_CLUSTER = --config "$(FLYTE_CONFIG)" --version "$$VERSION"
+
 BIN := $(VAR)/venv/bin
 READY := $(VAR)/venv/ready
 export RAKUTEN_VAR := $(VAR)
@@ -109,6 +117,19 @@ promote: $(READY) ## make VERSION= the champion by hand (MODEL=, REASON=)
 .PHONY: rollback
 rollback: $(READY) ## back to the champion before this one (MODEL=, REASON=)
 	@$(BIN)/python -m rakuten_tasks.registry rollback --model "$$MODEL" --reason "$$REASON"
+
+.PHONY: register
+register: $(READY) ## the workflows and launch plans, on the cluster (PROFILE=cpu|gpu, IMAGE=, VERSION=, DRY_RUN=1)
+	@$(CLUSTER) register $(ON_CLUSTER) --profile "$(PROFILE)" --image "$(IMAGE)" $(if $(DRY_RUN),--dry-run)
+
+.PHONY: remote
+remote: $(READY) ## train on the cluster (SOURCE=, CONFIG=, MODEL=, PROFILE=cpu|gpu, IMAGE=, VERSION=)
+	@$(CLUSTER) train $(ON_CLUSTER) --profile "$(PROFILE)" --image "$(IMAGE)" --source "$$SOURCE" \
+	  --training "$$CONFIG" --model "$$MODEL"
+
+.PHONY: activate
+activate: $(READY) ## put the registered launch plans on their schedules (VERSION=)
+	@$(CLUSTER) activate $(ON_CLUSTER)
 
 .PHONY: bench
 bench: $(READY) ## speeds, each as a ratio to something measured in the same run

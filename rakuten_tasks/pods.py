@@ -8,7 +8,11 @@ from typing import Any
 
 from flytekit import Resources
 
+from rakuten_tasks.pod_settings import for_pods
 from rakuten_tasks.pod_sizes import cores, memory, whole
+
+# Named, for Flyte's default image is flytekit's own and holds none of this code: registering without naming one fails.
+IMAGE = "{{.image.task.fqn}}:{{.image.task.version}}"
 
 # A pod that asks for a GPU stays Pending on a cluster that has none, and a launch plan cannot change what a task
 # asks for: so the profile is chosen where the tasks are registered. Locally it makes no difference.
@@ -25,7 +29,7 @@ SETTINGS = (
     "RAKUTEN_PHOTO_GPUS",
     "RAKUTEN_PHOTO_NODES",
 )
-ENVIRONMENT = {name: os.environ[name] for name in SETTINGS if name in os.environ}
+ENVIRONMENT = for_pods(SETTINGS)
 
 # How often a training writes a checkpoint, at most; a slow store is written to less often.
 CHECKPOINT_SECONDS = float(os.environ.get("RAKUTEN_CHECKPOINT_SECONDS", "30"))
@@ -37,6 +41,7 @@ def _pod(cpu: str, memory: str, hours: float, gpu: str | None = None, **options:
     # Requests and limits are the same: `Resources(gpu=...)` alone sets only the request, and no pod then gets a GPU.
     resources = Resources(cpu=cpu, mem=memory, gpu=gpu if PROFILE == "gpu" else None)
     return {
+        "container_image": IMAGE,
         "requests": resources,
         "limits": resources,
         "retries": 2,

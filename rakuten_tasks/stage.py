@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from flytekit import Cache, task
 
 from rakuten_tasks.faults import recoverable
+from rakuten_tasks.pod_settings import in_pod
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,7 +47,7 @@ def stage(pod: Mapping[str, Any], cached: bool = False, deck: bool = False) -> C
             settings["cache"] = Cache(version=code_version(), serialize=True, ignored_inputs=ignored)
         if deck:
             settings |= {"enable_deck": True, "deck_fields": ()}
-        return task(**settings)(recoverable(function))
+        return task(**settings)(recoverable(in_pod(function)))
 
     return wrap
 

@@ -1,9 +1,8 @@
-"""Runs a task as its pod would: a process of its own, inputs and outputs as literals, HOME and TMPDIR gone after it."""
+"""Runs one task of this process's as its pod would, on local folders that stay; tests/pods runs whole workflows."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import LiteralMap
 
-ROOT = Path(__file__).parents[1]
-SHIPPED = ("rakuten_tasks", "workflows")
-SETTINGS = SerializationSettings(ImageConfig(Image("default", "registry/image", "1")), "project", "domain", "1")
+from tests.pods.image import write_image
+
+IMAGE = Image("task", "registry.example/rakuten-task", "1")
+SETTINGS = SerializationSettings(ImageConfig(IMAGE, [IMAGE]), "project", "domain", "1")
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,7 @@ def start(
     task: PythonFunctionTask, inputs: dict[str, Any], folder: Path, before: Path | None = None, **environment: str
 ) -> Attempt:
     """Start the task's container command in `folder`. before: the checkpoints of the attempt before this one."""
-    code = folder / "code"
-    code.mkdir(parents=True)
-    for package in SHIPPED:
-        shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = write_image(folder / "code")
     context = FlyteContextManager.current_context()
     types = task.python_interface.inputs
     literals = TypeEngine.dict_to_literal_map(context, inputs, types)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import fsspec
 import pytest
+
+from tests.pods.services import s3_bucket
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,19 +41,5 @@ def local_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of an empty s3 bucket, served on this machine."""
-    from moto.server import ThreadedMotoServer
-    from s3fs import S3FileSystem
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    S3FileSystem.clear_instance_cache()
-    name = uuid.uuid4().hex  # moto's servers of one process share their buckets
-    fsspec.filesystem("s3").mkdir(name)
-    yield f"s3://{name}"
-    S3FileSystem.clear_instance_cache()
-    server.stop()
+    with s3_bucket(monkeypatch) as (address, _):
+        yield address

@@ -13,7 +13,9 @@ from flytekit import CronSchedule, Email, Labels, LaunchPlan
 from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPolicy
 from flytekit.models.core.execution import WorkflowExecutionPhase
 
+from rakuten_tasks.catalogue.sample import SAMPLE
 from rakuten_tasks.config import Mode, PhotoConfig, PublicationConfig, TextConfig, TrainingConfig
+from rakuten_tasks.pod_settings import shared
 from rakuten_tasks.schedules import SCHEDULES
 from rakuten_tasks.watch import Places
 from workflows.etl import publish_catalogue
@@ -21,9 +23,13 @@ from workflows.training import train_classifier
 from workflows.watch import watch_drift
 
 ACTIVE = os.environ.get("RAKUTEN_ACTIVATE", "") == "1"
-SOURCE = os.environ.get("RAKUTEN_SOURCE", "sample")
-INCOMING = os.environ.get("RAKUTEN_INCOMING", SOURCE)  # what the ETL reads
-STORE = os.environ.get("RAKUTEN_STORE", "s3://rakuten")
+SOURCE = os.environ.get("RAKUTEN_SOURCE") or SAMPLE
+if SOURCE != SAMPLE:
+    shared("RAKUTEN_SOURCE", SOURCE)
+INCOMING = os.environ.get("RAKUTEN_INCOMING") or SOURCE  # what the ETL reads
+if INCOMING != SAMPLE:
+    shared("RAKUTEN_INCOMING", INCOMING)
+STORE = shared("RAKUTEN_STORE", os.environ.get("RAKUTEN_STORE") or "s3://rakuten").rstrip("/")
 NOTIFIED = os.environ.get("RAKUTEN_NOTIFIED", "").split(",") if os.environ.get("RAKUTEN_NOTIFIED") else []
 PLACES = Places(log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history", reports=f"{STORE}/drift/reports")
 FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT, WorkflowExecutionPhase.ABORTED]

@@ -38,9 +38,17 @@ PNG_SCALE = 2  # pixels of a PNG per pixel of the figure: sharp on today's scree
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or else a sqlite store under the folder RAKUTEN_VAR (default: var/ where this runs)."""
+    """MLFLOW_TRACKING_URI, or else a sqlite store under the folder RAKUTEN_VAR (default: var/ where this runs).
+
+    LookupError in a pod that was not told: a store of its own would be gone with it.
+    """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
+    if os.environ.get("FLYTE_INTERNAL_EXECUTION_ID"):
+        raise LookupError(
+            "this pod was told no MLflow server: register the tasks with MLFLOW_TRACKING_URI set to an address that "
+            "pods reach (no sqlite file, no localhost)"
+        )
     return f"{SQLITE}{var_folder() / 'mlflow' / 'mlflow.db'}"
 
 

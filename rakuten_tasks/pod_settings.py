@@ -1,0 +1,69 @@
+"""What a pod is told: addresses and settings of the environment in which the tasks are registered.
+
+Nothing secret is among them: whoever sees a task in Flyte's console sees these.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# A pod of Flyte's knows its store by the first names, which only flytekit reads; fsspec and MLflow read the second.
+# Real clusters name neither: there a role of the pod's service account opens the store.
+STORE = {
+    "FLYTE_AWS_ENDPOINT": "AWS_ENDPOINT_URL",
+    "FLYTE_AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
+    "FLYTE_AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
+}
+
+
+def for_pods(names: Iterable[str]) -> dict[str, str]:
+    """Those of these settings that are set here, but for addresses that mean something here alone.
+
+    In a pod such an address would quietly be another, empty store.
+    """
+    found = {name: os.environ[name] for name in names if os.environ.get(name)}
+    return {name: value for name, value in found.items() if not (_is_address(name) and only_here(value))}
+
+
+def only_here(address: str) -> bool:
+    """Whether it means something on this machine alone: a folder, a sqlite file, localhost."""
+    url = urlsplit(address)
+    host = url.hostname or ""
+    here = host in ("localhost", "0.0.0.0", "::1") or host.startswith("127.")
+    return here or url.scheme in ("", "file") or url.scheme.startswith("sqlite")
+
+
+def shared(name: str, address: str) -> str:
+    """The address, which the setting `name` holds. ValueError if pods do not share it."""
+    if only_here(address):
+        raise ValueError(
+            f"{name}={address!r}: no pod sees what is on this machine alone: name an address that pods reach, "
+            "such as s3://bucket/folder or http://mlflow.example:5001"
+        )
+    return address
+
+
+def in_pod(function: F) -> F:
+    """The function; in a pod it finds the store by the names that fsspec and MLflow read, and says what it does."""
+
+    @functools.wraps(function)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        if "FLYTE_INTERNAL_EXECUTION_ID" in os.environ:
+            logging.basicConfig()
+            logging.getLogger("rakuten_tasks").setLevel(logging.INFO)  # the log is all that is seen of a pod
+            if not any(name in os.environ for name in STORE.values()):
+                os.environ.update({ours: os.environ[flytes] for flytes, ours in STORE.items() if flytes in os.environ})
+        return function(*args, **kwargs)
+
+    return told  # type: ignore[return-value]
+
+
+def _is_address(name: str) -> bool:
+    return name.endswith(("_URI", "_URL"))

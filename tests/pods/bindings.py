@@ -1,0 +1,71 @@
+"""What a node is given: the literals that its bindings name, and whether a condition holds."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterable, Mapping
+
+import msgpack
+from flyteidl.core.condition_pb2 import BooleanExpression, ComparisonExpression, ConjunctionExpression, Operand
+from flyteidl.core.literals_pb2 import Binary, Binding, BindingData, Literal, LiteralCollection, LiteralMap, Scalar
+from flyteidl.core.types_pb2 import OutputReference
+
+Lookup = Callable[[str, str], Literal]  # node's id ("" for the workflow's inputs), variable
+
+COMPARED = {
+    ComparisonExpression.EQ: operator.eq,
+    ComparisonExpression.NEQ: operator.ne,
+    ComparisonExpression.GT: operator.gt,
+    ComparisonExpression.GTE: operator.ge,
+    ComparisonExpression.LT: operator.lt,
+    ComparisonExpression.LTE: operator.le,
+}
+
+
+def bind(bindings: Iterable[Binding], lookup: Lookup) -> LiteralMap:
+    """The inputs of a node, or the outputs of a workflow."""
+    return LiteralMap(literals={binding.var: _literal(binding.binding, lookup) for binding in bindings})
+
+
+def _literal(data: BindingData, lookup: Lookup) -> Literal:
+    kind = data.WhichOneof("value")
+    if kind == "promise":
+        return _followed(lookup(data.promise.node_id, data.promise.var), data.promise)
+    if kind == "collection":
+        items = [_literal(item, lookup) for item in data.collection.bindings]
+        return Literal(collection=LiteralCollection(literals=items))
+    if kind == "map":
+        entries = {name: _literal(entry, lookup) for name, entry in data.map.bindings.items()}
+        return Literal(map=LiteralMap(literals=entries))
+    if kind == "scalar":
+        return Literal(scalar=data.scalar)
+    raise NotImplementedError(f"a binding of kind {kind}")
+
+
+def _followed(literal: Literal, promise: OutputReference) -> Literal:
+    """A part of a dataclass, list or dict, e.g. `config.text`; parts of dataclasses stay msgpack, as in Flyte."""
+    path = [getattr(attribute, attribute.WhichOneof("value")) for attribute in promise.attr_path]
+    while path and (kind := literal.WhichOneof("value")) in ("collection", "map"):
+        literal = getattr(literal, kind).literals[path.pop(0)]
+    if not path:
+        return literal
+    whole = msgpack.loads(literal.scalar.binary.value, strict_map_key=False)
+    part = functools.reduce(operator.getitem, path, whole)
+    return Literal(scalar=Scalar(binary=Binary(value=msgpack.dumps(part), tag="msgpack")))
+
+
+def holds(condition: BooleanExpression, inputs: Mapping[str, Literal]) -> bool:
+    """inputs: of the branch node."""
+    if condition.WhichOneof("expr") == "comparison":
+        comparison = condition.comparison
+        sides = (_primitive(side, inputs) for side in (comparison.left_value, comparison.right_value))
+        return COMPARED[comparison.operator](*sides)
+    conjunction = condition.conjunction
+    sides = [holds(side, inputs) for side in (conjunction.left_expression, conjunction.right_expression)]
+    return all(sides) if conjunction.operator == ConjunctionExpression.AND else any(sides)
+
+
+def _primitive(operand: Operand, inputs: Mapping[str, Literal]) -> object:
+    primitive = inputs[operand.var].scalar.primitive if operand.WhichOneof("val") == "var" else operand.primitive
+    return getattr(primitive, primitive.WhichOneof("value"))

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from rakuten_tasks.pod_settings import for_pods, in_pod, only_here, shared
+from rakuten_tasks.registry import tracking
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite:////home/me/mlflow.db", "sqlite+pysqlite:///a.db", "file:///mlruns", "mlruns", "/mlruns",
+     "http://localhost:5001", "http://127.0.0.1:5001", "http://127.0.1.1", "http://0.0.0.0:5001", "http://[::1]:5001"],
+)  # fmt: skip
+def test_what_means_something_on_this_machine_alone_is_no_address_for_a_pod(address):
+    assert only_here(address)
+    with pytest.raises(ValueError, match=r"RAKUTEN_STORE='.*': no pod sees what is on this machine alone: name an"):
+        shared("RAKUTEN_STORE", address)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://mlflow:5001", "https://mlflow.example.org", "s3://bucket/a", "http://10.0.0.1"]
+)
+def test_what_others_reach_is(address):
+    assert shared("RAKUTEN_STORE", address) == address
+
+
+def test_pods_are_told_only_what_is_set_and_what_they_reach(monkeypatch):
+    names = ("A_URI", "B_URL", "C_SECONDS", "D_URI", "E_URI")
+    for name, value in zip(names, ("sqlite:///a.db", "http://store:9000", "0", "", "s3://a"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert for_pods(names) == {"B_URL": "http://store:9000", "C_SECONDS": "0", "E_URI": "s3://a"}
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that names no store, and is as it was afterwards."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "FLYTE_INTERNAL_EXECUTION_ID"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FLYTE_AWS_ENDPOINT", "http://minio:9000")
+    monkeypatch.setattr(logging.getLogger("rakuten_tasks"), "level", logging.NOTSET)
+    return monkeypatch
+
+
+def test_a_pod_finds_flytes_store_by_the_names_that_everybody_reads(here):
+    assert in_pod(lambda: "AWS_ENDPOINT_URL" in os.environ)() is False
+    here.setenv("FLYTE_INTERNAL_EXECUTION_ID", "f1")
+    assert in_pod(lambda: os.environ["AWS_ENDPOINT_URL"])() == "http://minio:9000"
+    here.setenv("AWS_ENDPOINT_URL", "http://ours:9000")
+    assert in_pod(lambda: os.environ["AWS_ENDPOINT_URL"])() == "http://ours:9000"
+
+
+def test_a_pod_that_was_told_no_tracking_server_says_how_to_register_it(here):
+    here.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking.tracking_uri().startswith("sqlite:///")
+    here.setenv("FLYTE_INTERNAL_EXECUTION_ID", "f1")
+    with pytest.raises(LookupError, match="register the tasks with MLFLOW_TRACKING_URI set to an address that"):
+        tracking.tracking_uri()

@@ -1,7 +1,7 @@
 """Every task of every workflow, run as its pod would be: see tests/pods.
 
-One story on one small cluster: a training that is disturbed, predictions, a reproduction, three windows of drift, and a
-training that cannot succeed. Inputs, outputs, catalogue, log and reports lie in an object store, models in an MLflow
+One story on one small cluster: a training that is disturbed, predictions, a reproduction, three windows of drift, a
+published catalogue, and a training that cannot succeed. Inputs, outputs, catalogue, log and reports lie in an object store, models in an MLflow
 server, and each pod's disk is deleted as soon as it has ended.
 """
 
@@ -26,9 +26,11 @@ from flytekit.models.literals import Literal as LiteralModel
 from mlflow import MlflowClient
 
 from rakuten_tasks.artifacts import Registered
+from rakuten_tasks.catalogue.published import find_published
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.evaluation import Evaluation
-from rakuten_tasks.config import IngestConfig, PhotoConfig, SplitConfig, TextConfig, TrainingConfig
+from rakuten_tasks.config import IngestConfig, PhotoConfig, PublicationConfig, SplitConfig, TextConfig, TrainingConfig
+from rakuten_tasks.etl import Publication
 from rakuten_tasks.monitoring.columns import SCHEMA
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.history import Look, looks
@@ -43,6 +45,7 @@ from tests.pods.image import write_image
 from tests.pods.package import package
 from tests.pods.pod import PROGRAMS, Machine
 from tests.pods.services import USER, mlflow_server, s3_bucket
+from workflows.etl import publish_catalogue
 from workflows.prediction import predict_catalogue
 from workflows.training import reproduce_version, train_classifier
 from workflows.watch import watch_drift
@@ -268,6 +271,18 @@ def test_a_cached_task_runs_again_once_its_input_holds_something_else(story):
     photos = {ran.item: ran.pod is not None for ran in story.cluster.of("watch2", "prepare_photos")}
     assert photos == {0: False, 1: False, 2: True}
     assert [ran.pod is not None for ran in story.cluster.of("watch2", "train_vgg16")] == [True]
+
+
+def test_a_catalogue_is_published_pod_by_pod_as_by_this_process(story, local_runs, tmp_path):
+    """By the weekly plan, to the place that it was registered with."""
+    config = PublicationConfig(ingest=CONFIG.ingest)
+    outputs = story.run("weekly_etl", publish_catalogue, "etl", source=story.source, config=config)
+    published = value(outputs["o0"], Publication)
+    assert published.address == f"{story.store}/rakuten/catalogue/versions/000001.json"
+    assert (published.version, published.new, published.labelled) == (1, True, PRODUCTS)
+    here = publish_catalogue(destination=str(tmp_path / "published"), source=story.source, config=config)
+    contents = [find_published(address).manifest.content for address in (published.address, here.address)]
+    assert contents[0] == contents[1]
 
 
 def test_a_user_error_stops_with_its_message_after_one_attempt_and_mlflow_is_told(story):

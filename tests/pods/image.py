@@ -29,7 +29,7 @@ def copied(dockerfile: str, target: str) -> list[str]:
 
 def write_image(folder: Path) -> Path:
     """The working directory of the pods, as the target `task` holds it."""
-    sources = copied(DOCKERFILE.read_text(), "task") if DOCKERFILE.exists() else ["rakuten_tasks", "workflows"]
+    sources = copied(DOCKERFILE.read_text(), "task")
     assert {"rakuten_tasks", "workflows"} <= set(sources), f"{DOCKERFILE} copies no code: {sources}"
     for name in sources:
         there = folder / name

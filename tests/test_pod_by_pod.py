@@ -1,8 +1,8 @@
 """Every task of every workflow, run as its pod would be: see tests/pods.
 
 One story on one small cluster: a training that is disturbed, predictions, a reproduction, three windows of drift, a
-published catalogue, and a training that cannot succeed. Inputs, outputs, catalogue, log and reports lie in an object store, models in an MLflow
-server, and each pod's disk is deleted as soon as it has ended.
+published catalogue, and a training that cannot succeed. Inputs, outputs, catalogue, log and reports lie in an object
+store, models in an MLflow server, and each pod's disk is deleted as soon as it has ended.
 """
 
 from __future__ import annotations

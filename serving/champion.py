@@ -49,7 +49,8 @@ class ChampionKeeper:
         """Until `stop`: the thread's body. Nothing that happens here ends it."""
         if self._board.replaces_another:
             self._last_good("in place of a killed worker, before MLflow is asked")
-            self.tried.set()
+            if self.current:
+                self.tried.set()
         while not stop.is_set():
             started = time.monotonic()
             try:
@@ -106,6 +107,7 @@ class ChampionKeeper:
         predictor = self._load(bundle)
         predictor.score([WARM_UP])
         language(WARM_UP.description)  # its model too is loaded before the first request, not beside it
+        described = describe(bundle, predictor)  # a bundle that cannot say what it is never answers
         before, self.current = self.current, Loaded(champion, predictor)
         reloads = self._board.status.reloads + (before is not None)
         self._board.tell(
@@ -113,7 +115,7 @@ class ChampionKeeper:
             model=champion.model,
             version=champion.version,
             reloads=reloads,
-            bundle=describe(bundle, predictor),
+            bundle=described,
         )
         self._say()
         log.info("serving %s version %s", champion.model, champion.version)
@@ -161,7 +163,7 @@ class ChampionKeeper:
     def _say(self, problem: str = "") -> None:
         parts = [problem, self._unreachable]
         if self._unreachable:
-            parts.append("serving the last good bundle" if self.current else "and there is no bundle on disk yet")
+            parts.append("serving the last good bundle" if self.current else "and no bundle on disk can be used")
         self._board.tell(problem="; ".join(filter(None, parts)), **({} if self.current else {"state": WAITING}))
 
 

@@ -21,6 +21,7 @@ from litserve.utils import WorkerSetupStatus
 # What a worker imports: torch, torchvision, transformers and scikit-learn alone take 4 s of a core.
 PRELOADED = ["serving.answers", "serving.recorder", "rakuten_tasks.registry.champion"]
 
+WORKER_ENDS = 60.0  # seconds that a worker may take to write what it has answered
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -87,6 +88,9 @@ class OneWorkerServer(LitServer):
             name="inference-worker",
         )
         process.start()
+        # LitServe gives it 5 s; photos of answers may still wait for their place in the prediction log
+        join = process.join
+        process.join = lambda timeout=None: join(WORKER_ENDS)  # type: ignore[method-assign]
         return process
 
     def _perform_graceful_shutdown(self, *args: Any) -> None:

@@ -131,7 +131,22 @@ def test_without_mlflow_and_without_a_bundle_on_disk_it_waits(bundles, tmp_path)
     keeper.poll()
     assert keeper.current is None
     assert view.status().state == WAITING
-    assert view.status().problem.endswith("and there is no bundle on disk yet")
+    assert view.status().problem.endswith("and no bundle on disk can be used")
+
+
+def test_a_champion_that_cannot_say_what_it_is_never_answers(bundles, tmp_path):
+    torn = Champion("m", "9", "torn")
+    folder = Path(shutil.copytree(bundles[TWO], tmp_path / "torn"))
+    (folder / "evaluation.json").write_text('{"systems": {"fus')
+    registry = Registry({**bundles, torn: folder})
+    registry.now = ONE
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    registry.now = torn
+    for _ in range(2):
+        keeper.poll()
+        assert (keeper.current.champion, view.status().version, view.status().reloads) == (ONE, "1", 0)
+        assert "m version 9 cannot be loaded" in view.status().problem
 
 
 @pytest.mark.parametrize("note", ['[{"model": "m"', '{"model": "m"}', '["m"]', "5"])

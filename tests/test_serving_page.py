@@ -235,6 +235,26 @@ def urls(page: Browser) -> set[str]:
     return {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
 
 
+def test_a_good_photo_takes_the_refusal_of_another_file_away(browse, photo, tmp_path):
+    page = browse(language="en")
+    (tmp_path / "no.jpg").write_text("no photo")
+    page.find("photo").send_keys(str(tmp_path / "no.jpg"))
+    page.until(lambda: page.find("error").is_displayed())
+    page.find("photo").send_keys(str(photo))
+    page.until(lambda: page.find("preview").is_displayed() and not page.find("error").is_displayed())
+
+
+def test_a_key_that_no_header_can_carry_is_asked_for_again(browse):
+    page = browse(language="en")
+    page.find("description").send_keys("Roman policier")
+    page.ask(key="")
+    page.find("key").send_keys("clé€", Keys.ENTER)
+    page.until(lambda: page.find("error").text == "An API key is needed: enter it and try again.")
+    page.find("key").clear()
+    page.find("key").send_keys(KEY, Keys.ENTER)
+    page.until(lambda: page.find("answer").is_displayed())
+
+
 def test_the_api_documentation_is_reached_from_the_page_with_the_key_as_a_password(browse, served):
     page = browse()
     link = page.driver.find_element(By.CSS_SELECTOR, "footer a")

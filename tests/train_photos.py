@@ -1,20 +1,27 @@
-"""Calls the task train_vgg16 as a workflow run locally does: python -m tests.train_photos SHARD RUN_ID"""
+"""Runs the task train_vgg16 in a workflow of its own, locally: python -m tests.train_photos SHARD RUN_ID"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from flytekit import workflow
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.artifacts import Arrays, Catalogue, Run
+from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run
 from rakuten_tasks.config import PhotoConfig
 from rakuten_tasks.vgg16 import train_vgg16
 
 
+@workflow
+def train(shards: list[Arrays], catalogue: Catalogue, config: PhotoConfig, seed: int, run: Run) -> Branch:
+    """The one stage."""
+    return train_vgg16(shards=shards, catalogue=catalogue, config=config, seed=seed, run=run)
+
+
 def main(shard: str, run_id: str) -> None:
     file = FlyteFile(__file__)
-    branch = train_vgg16(
+    branch = train(
         shards=[Arrays.of(Path(shard))],
         catalogue=Catalogue("hash", [10, 20, 30], {}, True, file, file, file),
         config=PhotoConfig(side=32, epochs=4, batch_size=16),

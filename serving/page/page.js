@@ -34,6 +34,7 @@ function take(file) {
     photo = reader.result;
     $("preview").src = photo;
     $("chosen").hidden = false;
+    forgive();
   };
   reader.readAsDataURL(file);
 }
@@ -58,13 +59,20 @@ function refuse(text) {
   $("error").hidden = false;
 }
 
+function forgive() {
+  refusal = null;
+  $("error").hidden = true;
+}
+
+function askForKey() {
+  $("key-box").hidden = false;
+  $("key").focus();
+}
+
 async function explainRefusal(response) {
   const body = await response.json().catch(() => ({}));
   const fault = Array.isArray(body.detail) ? body.detail[0] : { msg: body.detail || response.statusText };
-  if (response.status === 401) {
-    $("key-box").hidden = false;
-    $("key").focus();
-  }
+  if (response.status === 401) askForKey();
   refuse(() => {
     const words = WORDS[language];
     return words[fault.type] || words[response.status] || `${words.other} (${response.status}): ${fault.msg}`;
@@ -95,12 +103,17 @@ async function decoded(uri) {
 
 async function ask(event) {
   event.preventDefault();
+  if (/[^\x20-\x7e]/.test($("key").value)) { // no header can carry it, so no server has it
+    refuse(() => WORDS[language][401]);
+    askForKey();
+    return;
+  }
   if ($("key").value) sessionStorage.setItem("key", $("key").value);
   const body = { top_k: 5, explain: true };
   for (const name of ["designation", "description"]) if ($(name).value.trim()) body[name] = $(name).value;
   if (photo) body.image = photo;
-  refusal = null;
-  $("error").hidden = $("answer").hidden = true;
+  forgive();
+  $("answer").hidden = true;
   $("ask").disabled = true;
   $("busy").textContent = WORDS[language].busy;
   try {

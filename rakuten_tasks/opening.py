@@ -78,7 +78,7 @@ def stage_settings(config: TrainingConfig) -> Settings:
 
 def absolute(source: str) -> str:
     """The catalogue's address: a local folder's, wherever one stands."""
-    return source if source == SAMPLE or "://" in source else str(Path(source).resolve())
+    return source if source == SAMPLE or "://" in source else str(Path(source).expanduser().resolve())
 
 
 def _require_writable(report: str) -> None:

@@ -105,6 +105,28 @@ def test_product_csvs_are_compared_by_their_texts(tmp_path, var):
     assert "drift in text" in printed
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("no.csv.gz", b"hello"), ("no.parquet", b"hello"), ("long.csv", b"designation_length\n1" + b"0" * 400)],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, var, name, content):
+    (tmp_path / "a.csv").write_text("designation_length\n3\n")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: not a readable"):
+        run("--reference", str(tmp_path / "a.csv"), "--current", str(tmp_path / name))
+
+
+def test_values_of_another_type_are_no_drift(tmp_path, var):
+    reference, window = rows(seed=1), rows(seed=2)
+    window["confidence"] = window["confidence"] > 0.5
+    window["predicted"] = [{"code": 1}] * len(window)
+    reference.to_parquet(tmp_path / "reference.parquet")
+    window.to_parquet(tmp_path / "window.parquet")
+    run("--reference", str(tmp_path / "reference.parquet"), "--current", str(tmp_path / "window.parquet"))
+    decision = DriftReport.from_json((var / "monitoring/reports/drift_report.json").read_text()).decision
+    assert (decision.outcome, decision.groups) == (Outcome.NO_DRIFT, [])
+
+
 def test_files_that_are_no_products_are_refused_with_what_is_needed(tmp_path, var):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
     (tmp_path / "empty.csv").write_text("")

@@ -244,6 +244,22 @@ def test_a_catalogue_is_not_published_into_another_one_nor_to_nowhere(source: Pa
         published(source, "")
 
 
+def test_a_place_that_is_no_folder_is_refused_before_anything_is_written(source: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/below"):
+        with pytest.raises(CatalogueError, match="file is no folder that can be written to"):
+            published(source, tmp_path / place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_nothing_joins_a_version_of_which_a_shard_is_gone(source: Path, tmp_path: Path):
+    first = published(source, tmp_path / "shop")
+    (tmp_path / "shop/files" / first.published.manifest.labelled[0].file).unlink()
+    with pytest.raises(CatalogueError, match="of the current version is gone: put it back from a copy"):
+        published(newer(tmp_path / "export"), tmp_path / "shop")
+    assert not (tmp_path / "shop/versions/000002.json").exists()
+
+
 def test_a_publisher_that_dies_leaves_the_earlier_version_current(source: Path, tmp_path: Path, monkeypatch):
     published(source, tmp_path / "shop")
     export = newer(tmp_path / "export")

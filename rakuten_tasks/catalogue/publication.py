@@ -89,6 +89,11 @@ def _require_place(destination: str) -> None:
         raise CatalogueError(
             f"destination={destination!r}: name a folder or fsspec address for the published catalogue"
         )
+    filesystem, root = fsspec.url_to_fs(destination)
+    if isinstance(filesystem, LocalFileSystem):
+        nearest = next(place for place in (Path(root), *Path(root).parents) if place.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise CatalogueError(f"destination={destination!r}: {nearest} is no folder that can be written to")
     try:
         found = find_layout(destination)
     except FileNotFoundError:
@@ -116,7 +121,7 @@ def _stored(draft: Draft, origin: Origin, before: Published | None, destination:
 
     shards = {
         part: [
-            shard
+            _still_there(filesystem, root, shard)
             if isinstance(shard, StoredShard)
             else StoredShard(
                 _put(filesystem, root, "shard", "parquet", shard.path.read_bytes()), shard.rows, shard.sha256
@@ -146,6 +151,16 @@ def _stored(draft: Draft, origin: Origin, before: Published | None, destination:
         read=draft.read,
         quarantine=table("quarantine", draft.quarantine),
     )
+
+
+def _still_there(filesystem: AbstractFileSystem, root: str, shard: StoredShard) -> StoredShard:
+    """A shard of the version before, or the next one would be broken from birth."""
+    if not filesystem.exists(f"{root}/files/{shard.file}"):
+        raise CatalogueError(
+            f"files/{shard.file} of the current version is gone: put it back from a copy, or publish the whole "
+            "catalogue with MODE=replace"
+        )
+    return shard
 
 
 def _put(filesystem: AbstractFileSystem, root: str, kind: str, ending: str, content: bytes) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from io import BytesIO
 from random import Random
 
 import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from rakuten_tasks.catalogue.layout import find_layout
 from rakuten_tasks.catalogue.photo_files import PhotoReader
@@ -26,6 +29,8 @@ MOST_LINES = 100_000  # of a CSV that holds drift columns already
 SLICE = 256
 TEXTS = ("designation", "description")
 FILES = (".csv", ".csv.gz", ".parquet")
+# a number of hundreds of digits overflows; a .gz may be none, or be cut off
+UNREADABLE = (pd.errors.ParserError, UnicodeDecodeError, OverflowError, gzip.BadGzipFile, EOFError, zlib.error)
 
 
 def is_file(address: str) -> bool:
@@ -75,7 +80,10 @@ def _table(address: str) -> pd.DataFrame:
     """At most MOST_LINES rows, drawn by chance, read some at a time."""
     if address.endswith(".parquet"):
         with fsspec.open(address, "rb") as file:
-            table = pd.read_parquet(file)
+            try:
+                table = pd.read_parquet(file)
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{address}: not a readable Parquet file ({error}): write it anew") from error
         return table.sample(min(len(table), MOST_LINES), random_state=0).reset_index(drop=True)
     random = np.random.default_rng(0)
     kept: pd.DataFrame | None = None
@@ -86,7 +94,7 @@ def _table(address: str) -> pd.DataFrame:
                 kept = found if kept is None else pd.concat([kept, found]).nsmallest(MOST_LINES, "_chance")
     except pd.errors.EmptyDataError:
         kept = None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{address}: not a readable CSV ({error}): save it as UTF-8, separated by commas") from error
     if kept is None:
         raise ValueError(f"{address} is empty: its first line must name the columns")

@@ -11,12 +11,12 @@ _SAID = {"true": "yes", "1": "yes", "yes": "yes", "false": "no", "0": "no", "no"
 
 
 def numbers(column: pd.Series) -> pd.Series:
-    """float64; texts that are no numbers and infinite ones become NaN."""
+    """float64; texts that are no numbers, yes and no, and infinite ones become NaN."""
     if column.dtype == object or isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype):
-        # a list or a date in a cell is no number either
-        plain = column.map(lambda value: value if isinstance(value, int | float | str | np.number) else None)
+        # a list, a date or a yes in a cell is no number either
+        plain = column.map(lambda value: value if _plain(value) and not isinstance(value, bool | np.bool_) else None)
         column = pd.to_numeric(plain.astype(object), errors="coerce")
-    elif not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
+    elif not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return pd.Series(np.nan, index=column.index)
     values = pd.Series(column.to_numpy(float, na_value=np.nan), index=column.index)
     return values.where(np.isfinite(values))
@@ -28,7 +28,13 @@ def categories(column: pd.Series) -> pd.Series:
     return said.map(lambda text: _SAID.get(text.lower()), na_action="ignore") if column.name in YES_NO else said
 
 
+def _plain(value: object) -> bool:
+    return isinstance(value, int | float | str | np.number | np.bool_)
+
+
 def _category(value: object) -> str | None:
+    if not _plain(value):
+        return None
     text = str(value).strip()
     whole = text.removesuffix(".0")
     return (whole if whole.lstrip("-").isdigit() else text) or None

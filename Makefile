@@ -124,6 +124,7 @@ register: $(READY) ## the workflows and launch plans, on the cluster (PROFILE=cp
 
 .PHONY: remote
 remote: $(READY) ## train on the cluster (SOURCE=, CONFIG=, MODEL=, PROFILE=cpu|gpu, IMAGE=, VERSION=)
+	@test -f "$$CONFIG" || { echo "CONFIG=$$CONFIG: no such file, see configs/"; exit 1; }
 	@$(CLUSTER) train $(ON_CLUSTER) --profile "$(PROFILE)" --image "$(IMAGE)" --source "$$SOURCE" \
 	  --training "$$CONFIG" --model "$$MODEL"
 
@@ -220,19 +221,23 @@ image: ## build the images rakuten-task and rakuten-serve (TORCH_INDEX=, BUILD_F
 image-test: $(READY) image ## build both images and run them: a pod without network, the API from waiting to stopped
 	@DOCKER="$(DOCKER)" $(BIN)/python -m tests.images
 
+# .env says MODEL, CONFIG and the like of the stack, unless they are given to make itself
+COMPOSED = env $(foreach name,SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS,$(if $(filter file,$(origin $(name))),-u $(name))) \
+  $(COMPOSE)
+
 .PHONY: up
 up: .env ## the stack of compose.yaml: MLflow, API, trainer, drift watcher, Prometheus, Grafana
-	@GIT_COMMIT=$(GIT_COMMIT) $(COMPOSE) up --detach --build
+	@GIT_COMMIT=$(GIT_COMMIT) $(COMPOSED) up --detach --build
 	@echo "API http://127.0.0.1:8000, MLflow http://127.0.0.1:5001, Grafana http://127.0.0.1:3000 (admin, GRAFANA_PASSWORD of .env)"
 	@echo "/ready answers 200 once \`$(COMPOSE) logs -f trainer\` has registered a champion"
 
 .PHONY: down
 down: ## stop the stack; its volumes stay
-	@$(COMPOSE) down --remove-orphans
+	@[ -e .env ] || export POSTGRES_PASSWORD=- S3_SECRET_KEY=- GRAFANA_PASSWORD=-; $(COMPOSED) down --remove-orphans
 
-.env: .env.example
-	@if [ -e $@ ]; then touch $@; exit; fi; umask 077; \
-	while IFS= read -r line; do case "$$line" in \
-	  *PASSWORD=|*SECRET_KEY=) echo "$$line$$(od -An -N 24 -tx1 /dev/urandom | tr -d ' \n')";; *) echo "$$line";; esac; \
-	done < $< > $@; \
-	echo "wrote .env with random passwords: keep it, the volumes know no others"
+# Each time: passwords that .env leaves empty are filled, those that it has stay.
+.PHONY: ALWAYS
+.env: .env.example ALWAYS
+	@[ -e $@ ] || { umask 077; cp $< $@; echo "wrote .env with random passwords: keep it, the volumes know no others"; }
+	@while name=$$(grep -m1 -oE '^[A-Z0-9_]*(PASSWORD|SECRET_KEY)=$$' $@); do \
+	  sed -i "s/^$$name$$/$$name$$(od -An -N 24 -tx1 /dev/urandom | tr -d ' \n')/" $@; done

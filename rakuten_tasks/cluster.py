@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -18,6 +20,7 @@ from rakuten_tasks.pod_settings import only_here, shared
 from rakuten_tasks.schedules import SCHEDULES
 
 TRACKING = "MLFLOW_TRACKING_URI"
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of an image
 CONFIG = click.option("--config", "file", default="flyte.config", help="INI file that names cluster and image")
 IMAGE = click.option("--image", default="", help="image of the pods without its tag; empty for the one of the file")
 VERSION = click.option("--version", default="", help="empty for what git says")
@@ -92,12 +95,15 @@ def git_version() -> str:
     folder = Path(__file__).parents[1]
 
     def git(*command: str, given: str = "") -> str:
-        done = subprocess.run(["git", *command], cwd=folder, input=given, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        options: dict[str, Any] = {"capture_output": True, "check": True, "text": True, "errors": "backslashreplace"}
+        return subprocess.run(["git", *command], cwd=folder, input=given, **options).stdout.strip()
 
     try:
         commit = git("describe", "--always", "--tags", "--abbrev=12")
-        changes = git("diff", "HEAD") + git("ls-files", "--others", "--exclude-standard")
+        added = git("ls-files", "--others", "--exclude-standard")
+        changes = git("diff", "HEAD", "--binary") + added + git("hash-object", "--stdin-paths", given=added)
+        # of a tag's name, what may stand in the tag of an image
+        commit = re.sub(r"[^A-Za-z0-9_.-]", "-", commit)
         return f"{commit}-{git('hash-object', '--stdin', given=changes)[:8]}" if changes else commit
     except (OSError, subprocess.CalledProcessError) as error:
         raise click.ClickException(f"git tells no version of {folder}: name one with VERSION=") from error
@@ -132,9 +138,18 @@ def _require_cluster(file: str) -> None:
 
 def _require_tracking_server(only_warn: bool) -> None:
     address = os.environ.get(TRACKING, "")
-    if address and not only_here(address):
+    url = urlsplit(address)
+    if url.password:
+        raise click.ClickException(
+            f"{TRACKING} holds a password, which all who see a task would see: take it out, and give it to pods as a "
+            "secret named MLFLOW_TRACKING_PASSWORD"
+        )
+    if url.scheme in ("http", "https") and not only_here(address):
         return
-    said = f"{TRACKING}={address!r} is nothing that a pod reaches: set it to an MLflow server's address as pods see it"
+    said = (
+        f"{TRACKING}={address!r} is nothing that a pod reaches: set it to an MLflow server's address as pods see it, "
+        "http://HOST:PORT"
+    )
     if not only_warn:
         raise click.ClickException(said)
     click.echo(f"warning: {said}", err=True)
@@ -154,6 +169,12 @@ def _images(file: str, image: str, version: str) -> Sequence[str]:
     image = image or config.get("images", "task", fallback="")
     if not image:
         raise click.ClickException(f"{file}: no `task` under [images]: name the image there, or with IMAGE=")
+    if "@" in image:
+        raise click.ClickException(f"IMAGE={image}: without a digest: its tag is the version, {version}")
+    if not TAG.fullmatch(version):
+        raise click.ClickException(
+            f"VERSION={version}: it is the tag of the image too: letters, digits, _ . and - only"
+        )
     folder, slash, name = image.rpartition("/")
     image = f"{folder}{slash}{name.partition(':')[0]}:{version}"
     # nobody else tells a pod what it runs in, and a version's lineage names it

@@ -20,6 +20,7 @@ from rakuten_tasks.config import Mode, PublicationConfig
 from rakuten_tasks.console import show
 from rakuten_tasks.decks.publication import publication_deck
 from rakuten_tasks.opening import absolute
+from rakuten_tasks.pod_settings import lasting
 from rakuten_tasks.stage import stage
 
 
@@ -49,7 +50,7 @@ def publish_version(
 ) -> Publication:
     """Check it, and publish it if it is sound and new."""
     answers = sample_answers() if source.address == SAMPLE else test_labels(source.address)
-    place = absolute(destination) if destination else ""
+    place = absolute(lasting("destination", destination)) if destination else ""
     read, origin = _ingested(catalogue, labelled, unlabelled), Origin(source.address, answers)
     outcome = publish(read, origin, place, config, mode is Mode.ADD, workspace())
     Console(soft_wrap=True).print(told(outcome))

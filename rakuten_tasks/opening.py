@@ -20,6 +20,7 @@ from rakuten_tasks.catalogue.sample import SAMPLE
 from rakuten_tasks.classifier.bundle import LEDGER
 from rakuten_tasks.classifier.vgg16_weights import convolutions, weights_key
 from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig, Weights
+from rakuten_tasks.pod_settings import lasting
 from rakuten_tasks.pod_state import execution
 from rakuten_tasks.registry import champion, runs, tracking
 from rakuten_tasks.stage import stage
@@ -82,7 +83,7 @@ def absolute(source: str) -> str:
 
 
 def _require_writable(report: str) -> None:
-    filesystem, path = fsspec.url_to_fs(report)
+    filesystem, path = fsspec.url_to_fs(lasting("report", report))
     probe = f"{path}.probe"
     filesystem.makedirs(filesystem._parent(path), exist_ok=True)
     filesystem.touch(probe)

@@ -50,6 +50,11 @@ def shared(name: str, address: str) -> str:
     return address
 
 
+def lasting(name: str, address: str) -> str:
+    """The address, to which a task writes. ValueError if it does so in a pod, and the pod's own disk is meant."""
+    return shared(name, address) if address and "FLYTE_INTERNAL_EXECUTION_ID" in os.environ else address
+
+
 def in_pod(function: F) -> F:
     """The function; in a pod it finds the store by the names that fsspec and MLflow read, and says what it does."""
 

@@ -19,6 +19,7 @@ from rakuten_tasks.catalogue.sample import SAMPLE, sample_answers
 from rakuten_tasks.classifier.evaluation import against_answers
 from rakuten_tasks.classifier.predictor import Predictor, Scores
 from rakuten_tasks.classifier.scoring import products_of
+from rakuten_tasks.pod_settings import lasting
 from rakuten_tasks.registry import champion, tracking
 from rakuten_tasks.stage import stage
 
@@ -91,6 +92,7 @@ def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
 @stage(pods.CPU)
 def write_submission(parts: list[FlyteFile], champion: Champion, source: str, output: str) -> Predictions:
     """One row for each product, in the file's order; copied to the folder `output`, unless that is empty."""
+    lasting("output", output)
     work = workspace()
     details = pd.concat([pd.read_parquet(local(part)) for part in parts], ignore_index=True)
     details.to_parquet(work / "details.parquet", index=False)

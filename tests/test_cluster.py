@@ -152,6 +152,29 @@ def test_the_version_is_gits_and_another_as_soon_as_a_file_differs(tmp_path, mon
     assert re.fullmatch(f"{clean}-[0-9a-f]{{8}}", changed)
     (tmp_path / "a").write_text("3")
     assert cluster.git_version() not in (clean, changed)
+    (tmp_path / "a").write_bytes("café".encode("latin-1"))
+    (tmp_path / "new.py").write_text("x = 1")
+    added = cluster.git_version()
+    (tmp_path / "new.py").write_text("x = 2")
+    assert cluster.git_version() != added
+    git("tag", "release/1.0+cpu")
+    assert re.fullmatch("release-1.0-cpu-[0-9a-f]{8}", cluster.git_version())
+
+
+@pytest.mark.parametrize(
+    ("options", "address", "said"),
+    [
+        (("--version", "a b/c"), "http://mlflow.example:5001", "it is the tag of the image too"),
+        (("--image", "reg.example/x@sha256:abcd"), "http://mlflow.example:5001", "without a digest"),
+        ((), "http://user:secret@mlflow.example:5001", "holds a password"),
+    ],
+)
+def test_what_no_image_or_task_should_hold_is_refused(monkeypatch, options, address, said):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    status, told = run("register", "--dry-run", *options)
+    assert status == 1
+    assert said in told
+    assert "secret@" not in told
 
 
 @pytest.mark.slow  # twelve seconds: flytekit serialises all

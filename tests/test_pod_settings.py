@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from rakuten_tasks.pod_settings import for_pods, in_pod, only_here, shared
+from rakuten_tasks.pod_settings import for_pods, in_pod, lasting, only_here, shared
 from rakuten_tasks.registry import tracking
 
 
@@ -25,6 +25,15 @@ def test_what_means_something_on_this_machine_alone_is_no_address_for_a_pod(addr
 )
 def test_what_others_reach_is(address):
     assert shared("RAKUTEN_STORE", address) == address
+
+
+def test_a_task_writes_to_a_folder_only_where_its_disk_stays(monkeypatch):
+    monkeypatch.delenv("FLYTE_INTERNAL_EXECUTION_ID", raising=False)
+    assert [lasting("output", address) for address in ("out", "", "s3://a")] == ["out", "", "s3://a"]
+    monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "pod")
+    assert [lasting("output", address) for address in ("", "s3://a")] == ["", "s3://a"]
+    with pytest.raises(ValueError, match="output='out': no pod sees what is on this machine alone"):
+        lasting("output", "out")
 
 
 def test_pods_are_told_only_what_is_set_and_what_they_reach(monkeypatch):

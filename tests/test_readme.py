@@ -37,6 +37,18 @@ def test_every_make_command_in_the_readme_is_in_the_makefile():
     assert {name for name in named if re.search(rf"[`\n]make {name}(?![\w-])", README)} <= targets
 
 
+def test_the_french_readme_names_the_same_commands_settings_and_figures():
+    french = (ROOT / "README.fr.md").read_text()
+    blocks = [re.findall(r"^```\n(.*?)^```$", text, re.M | re.S) for text in (README, french)]
+    assert blocks[0] == blocks[1]
+    prose = [re.sub(r"^```\n.*?^```$", "", text, flags=re.M | re.S) for text in (README, french)]
+    assert set(re.findall(r"`[^`\n]+`", prose[0])) == set(re.findall(r"`[^`\n]+`", prose[1]))
+    figures = [
+        [re.findall(r"\d[\d.,]*", line) for line in text.splitlines() if line.startswith("|")] for text in prose
+    ]
+    assert figures[0] == figures[1]
+
+
 def test_every_file_in_the_readme_is_there():
     paths = re.findall(r"`((?:workflows|rakuten_tasks|configs|benchmarks|tests|docs)/[\w./]*)`", README)
     paths += re.findall(r"\]\(((?!http)[^)]+)\)", README)

@@ -267,6 +267,32 @@ def test_make_up_writes_passwords_that_nobody_else_has_and_leaves_them_alone_aft
     assert (tmp_path / ".env").read_text() == written
 
 
+def test_a_env_of_ones_own_gets_the_passwords_that_it_lacks_and_keeps_the_others(tmp_path):
+    for name in ("Makefile", ".env.example"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".env").write_text("POSTGRES_PASSWORD=mine\nS3_SECRET_KEY=\nGRAFANA_PASSWORD=\nMODEL=shoes\n")
+    done = subprocess.run(["make", "up", "COMPOSE=true"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "wrote" not in done.stdout
+    lines = (tmp_path / ".env").read_text().splitlines()
+    assert (lines[0], lines[3]) == ("POSTGRES_PASSWORD=mine", "MODEL=shoes")
+    assert all(re.fullmatch("[A-Z0-9_]+=[0-9a-f]{48}", line) for line in lines[1:3])
+
+
+@pytest.mark.parametrize("target", ["up", "down"])
+def test_what_env_says_of_the_stack_is_not_overruled_by_makes_own_defaults(tmp_path, target):
+    for name in ("Makefile", ".env.example"):
+        shutil.copy(ROOT / name, tmp_path)
+    given = {name: value for name, value in os.environ.items() if name not in ("MODEL", "CONFIG", "SOURCE")}
+
+    def seen(*options: str) -> set[str]:
+        command = ["make", target, "COMPOSE=env #", *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=given)
+        return {line for line in done.stdout.splitlines() if line.startswith(("MODEL=", "CONFIG=", "SOURCE="))}
+
+    assert seen() == set()
+    assert seen("MODEL=shoes") == {"MODEL=shoes"}
+
+
 @has_compose
 def test_compose_refuses_to_start_without_its_passwords():
     for missing in SECRETS:

@@ -92,7 +92,7 @@ def value(literal: Literal, of: type) -> Any:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(tmp_path_factory: pytest.TempPathFactory, mlflow_store: MlflowClient) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("story")
     (folder / "mlflow").mkdir()
     with (
@@ -117,6 +117,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         fsspec.filesystem("s3").put(str(source), f"{store}/catalogue", recursive=True)
         patch.setenv("MLFLOW_TRACKING_URI", server)
         yield Story(Cluster(packaged, machine), tracking.connect(), store, f"{store}/catalogue")
+    tracking.connect()  # the session's store is MLflow's process-wide address again
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.special import log_softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -47,9 +48,9 @@ def linear_systems(split: Split) -> dict[str, Logits]:
     train = features.fit_transform(_joined(split, split.on(TRAIN)))
     valid, held_out = (features.transform(_joined(split, at)) for at in (split.on(VALIDATION_A), split.held_out))
     models: dict[str, list] = {
-        SVC: [LinearSVC(C=c, random_state=0) for c in (0.03, 0.1, 0.2, 0.5, 1.0, 3.0)],
+        SVC: [LinearSVC(C=c, max_iter=20_000, random_state=0) for c in (0.03, 0.1, 0.2, 0.5, 1.0, 3.0)],
         LOGISTIC: [
-            OneVsRestClassifier(LogisticRegression(C=c, solver="liblinear", dual=True, random_state=0))
+            OneVsRestClassifier(LogisticRegression(C=c, solver="liblinear", dual=True, max_iter=2000, random_state=0))
             for c in (3.0, 10.0, 30.0, 100.0)
         ],
     }
@@ -139,7 +140,7 @@ def _one_direction(pooled: Callable, network: lstm.TokenLSTM, tokens: Tensor) ->
 def _whole_texts(titles: list[str], descriptions: list[str], bits: int) -> list:
     """In place of ngrams._blocks: no blocks of titles."""
     blocks = BLOCKS(titles, descriptions, bits)
-    return [blocks[0] * 0, blocks[1] * 0, *blocks[2:]]
+    return [csr_array(blocks[0].shape, dtype=np.float32), csr_array(blocks[1].shape, dtype=np.float32), *blocks[2:]]
 
 
 BLOCKS = ngrams._blocks

@@ -120,7 +120,7 @@ rollback: $(READY) ## back to the champion before this one (MODEL=, REASON=)
 
 .PHONY: register
 register: $(READY) ## the workflows and launch plans, on the cluster (PROFILE=cpu|gpu, IMAGE=, VERSION=, DRY_RUN=1)
-	@$(CLUSTER) register $(ON_CLUSTER) --profile "$(PROFILE)" --image "$(IMAGE)" $(if $(DRY_RUN),--dry-run)
+	@$(CLUSTER) register $(ON_CLUSTER) --profile "$(PROFILE)" --image "$(IMAGE)" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 .PHONY: remote
 remote: $(READY) ## train on the cluster (SOURCE=, CONFIG=, MODEL=, PROFILE=cpu|gpu, IMAGE=, VERSION=)

@@ -114,9 +114,16 @@ def cluster_address(file: str) -> str:
     config = configparser.ConfigParser()
     if not config.read(file) or not config.has_option("platform", "url"):
         raise click.ClickException(f"{file}: no `url` under [platform]: see flyte.config for an example")
-    url = urlsplit(f"//{config['platform']['url'].rpartition('/')[2]}")
-    insecure = config.getboolean("platform", "insecure", fallback=False)
-    return f"{url.hostname}:{url.port or (80 if insecure else 443)}"
+    address = config["platform"]["url"]
+    try:
+        url = urlsplit(f"//{address.rpartition('/')[2]}")
+        host, port = url.hostname, url.port
+        insecure = config.getboolean("platform", "insecure", fallback=False)
+    except ValueError as error:
+        raise click.ClickException(f"{file}: [platform]: {error}: see flyte.config for an example") from error
+    if not host:
+        raise click.ClickException(f"{file}: [platform] url = {address!r} names no host: dns:///HOST:PORT")
+    return f"{host}:{port or (80 if insecure else 443)}"
 
 
 def reached(address: str, seconds: float = 3.0) -> bool:

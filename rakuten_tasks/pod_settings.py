@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")  # fsspec's names of those that Flyte's pods write to
+
 # A pod of Flyte's knows its store by the first names, which only flytekit reads; fsspec and MLflow read the second.
 # Real clusters name neither: there a role of the pod's service account opens the store.
 STORE = {
@@ -41,11 +43,12 @@ def only_here(address: str) -> bool:
 
 
 def shared(name: str, address: str) -> str:
-    """The address, which the setting `name` holds. ValueError if pods do not share it."""
-    if only_here(address):
+    """The address, which the setting `name` holds. ValueError unless it is in an object store, which pods share."""
+    url = urlsplit(address)
+    if url.scheme not in OBJECT_STORES or not url.netloc:
         raise ValueError(
-            f"{name}={address!r}: no pod sees what is on this machine alone: name an address that pods reach, "
-            "such as s3://bucket/folder or http://mlflow.example:5001"
+            f"{name}={address!r}: pods share what is in an object store, and nothing that is on one machine: name "
+            f"an address such as s3://bucket/folder ({', '.join(OBJECT_STORES)})"
         )
     return address
 

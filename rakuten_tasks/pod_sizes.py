@@ -25,6 +25,16 @@ def whole(name: str, default: int) -> int:
     return int(_matching(name, str(default), re.compile(r"[1-9]\d*"), "a whole number from 1"))
 
 
+def seconds(name: str, default: str) -> float:
+    """A number of seconds, 0 included. Raises ValueError if it is none."""
+    return float(_matching(name, default, re.compile(r"\d+(\.\d+)?"), "a number of seconds, 0 or more"))
+
+
+def yes_or_no(name: str) -> bool:
+    """Whether it is 1. Raises ValueError if it is neither that nor 0."""
+    return _matching(name, "0", re.compile("0|1"), "1 for yes") == "1"
+
+
 def _matching(name: str, default: str, pattern: re.Pattern, rule: str) -> str:
     value = os.environ.get(name) or default
     if not pattern.fullmatch(value):

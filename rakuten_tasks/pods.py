@@ -9,7 +9,7 @@ from typing import Any
 from flytekit import Resources
 
 from rakuten_tasks.pod_settings import for_pods
-from rakuten_tasks.pod_sizes import cores, memory, whole
+from rakuten_tasks.pod_sizes import cores, memory, seconds, whole
 
 # Named, for Flyte's default image is flytekit's own and holds none of this code: registering without naming one fails.
 IMAGE = "{{.image.task.fqn}}:{{.image.task.version}}"
@@ -32,9 +32,7 @@ SETTINGS = (
 ENVIRONMENT = for_pods(SETTINGS)
 
 # How often a training writes a checkpoint, at most; a slow store is written to less often.
-CHECKPOINT_SECONDS = float(os.environ.get("RAKUTEN_CHECKPOINT_SECONDS", "30"))
-if not CHECKPOINT_SECONDS >= 0:
-    raise ValueError(f"RAKUTEN_CHECKPOINT_SECONDS={CHECKPOINT_SECONDS}: 0 (after every step) or more")
+CHECKPOINT_SECONDS = seconds("RAKUTEN_CHECKPOINT_SECONDS", "30")  # 0: after every step
 
 
 def _pod(cpu: str, memory: str, hours: float, gpu: str | None = None, **options: Any) -> dict[str, Any]:
@@ -62,17 +60,16 @@ PHOTO_GPUS, PHOTO_NODES = whole("RAKUTEN_PHOTO_GPUS", 1), whole("RAKUTEN_PHOTO_N
 
 
 def _photo() -> dict[str, Any]:
-    if PHOTO_GPUS * PHOTO_NODES == 1:
-        return GPU
-    from flytekitplugins.kfpytorch import Elastic  # a second to import
+    # alone it is as large as the other pods with a GPU, unless it is told otherwise
+    usual = {"cpu": cores("GPU", "4"), "memory": memory("GPU", "16Gi")}
+    options: dict[str, Any] = {}
+    if PHOTO_GPUS * PHOTO_NODES > 1:
+        from flytekitplugins.kfpytorch import Elastic  # a second to import
 
-    return _pod(
-        cpu=cores("PHOTO", str(4 * PHOTO_GPUS)),
-        memory=memory("PHOTO", f"{16 * PHOTO_GPUS}Gi"),
-        gpu=str(PHOTO_GPUS),
-        task_config=Elastic(nnodes=PHOTO_NODES, nproc_per_node=PHOTO_GPUS),
-        **TRAINING,
-    )
+        usual = {"cpu": str(4 * PHOTO_GPUS), "memory": f"{16 * PHOTO_GPUS}Gi"}
+        options["task_config"] = Elastic(nnodes=PHOTO_NODES, nproc_per_node=PHOTO_GPUS)
+    size = {"cpu": cores("PHOTO", usual["cpu"]), "memory": memory("PHOTO", usual["memory"])}
+    return _pod(**size, gpu=str(PHOTO_GPUS), **options, **TRAINING)
 
 
 PHOTO = _photo()

@@ -22,6 +22,7 @@ from rakuten_tasks.monitoring.history import Look, looks, remember
 from rakuten_tasks.monitoring.report import DriftReport, write_report
 from rakuten_tasks.monitoring.watching import Action, act
 from rakuten_tasks.monitoring.window import Span
+from rakuten_tasks.pod_settings import lasting
 from rakuten_tasks.registry import champion, runs, tracking
 from rakuten_tasks.stage import stage
 
@@ -50,6 +51,8 @@ def look_for_drift(
     kickoff: datetime, hours: float, places: Places, source: str, model: str, rest_hours: float
 ) -> Watched:
     """Compare, write the report, decide, and remember."""
+    for what in ("log", "history", "reports", "open_hours"):
+        lasting(f"places.{what}", getattr(places, what))
     client = tracking.connect()
     name, _ = champion.resolve_model(client, model, synthetic=False)
     version = champion.aliases(client, name)[champion.CHAMPION]

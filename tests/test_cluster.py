@@ -99,7 +99,7 @@ def test_pods_are_not_registered_without_a_tracking_server_that_they_reach(comma
 def test_a_training_on_the_cluster_takes_no_folder_of_this_machine(commands, listening):
     code, said = run("train", "--config", listening, "--version", "v7", "--source", "my/catalogue")
     assert (code, commands) == (1, [])
-    assert "SOURCE='my/catalogue': no pod sees what is on this machine alone" in said
+    assert "SOURCE='my/catalogue': pods share what is in an object store" in said
     code, _ = run("train", "--config", listening, "--version", "v7", "--source", "s3://shop/catalogue", "--model", "m")
     ((command, _),) = commands
     assert code == 0
@@ -188,3 +188,21 @@ def test_make_register_is_a_dry_run_without_a_cluster(tmp_path):
     registered = set(re.findall(r"Launch Plan: (\w+) \(Dry run Mode\)", done.stdout))
     assert registered == set(cluster.SCHEDULES)
     assert done.stdout.endswith("version v7 for CPU pods: workflows and launch plans would be registered\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("dns:///host:99999", "Port out of range"),
+        ("dns:///host:port", "Port could not be cast"),
+        ("dns:///[::1", "Invalid IPv6 URL"),
+        ("dns:///", "names no host: dns:///HOST:PORT"),
+    ],
+)
+def test_an_address_that_is_none_is_said_with_its_file(commands, tmp_path, url, said):
+    path = tmp_path / "flyte.config"
+    path.write_text(f"[platform]\nurl = {url}\n[images]\ntask = image\n")
+    code, output = run("activate", "--config", path, "--version", "v7")
+    assert (code, commands) == (1, [])
+    assert f"{path}: [platform]" in output
+    assert said in output

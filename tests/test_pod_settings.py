@@ -16,14 +16,23 @@ from rakuten_tasks.registry import tracking
 )  # fmt: skip
 def test_what_means_something_on_this_machine_alone_is_no_address_for_a_pod(address):
     assert only_here(address)
-    with pytest.raises(ValueError, match=r"RAKUTEN_STORE='.*': no pod sees what is on this machine alone: name an"):
-        shared("RAKUTEN_STORE", address)
+
+
+@pytest.mark.parametrize("address", ["http://mlflow:5001", "https://mlflow.example.org", "http://10.0.0.1"])
+def test_what_others_reach_is(address):
+    assert not only_here(address)
 
 
 @pytest.mark.parametrize(
-    "address", ["http://mlflow:5001", "https://mlflow.example.org", "s3://bucket/a", "http://10.0.0.1"]
+    "address", ["", "out", "/out", "file:///out", "memory://out", "http://store:9000/out", "foo://out", "s3://", "s3:/a"]
 )
-def test_what_others_reach_is(address):
+def test_pods_share_what_is_in_an_object_store_only(address):
+    with pytest.raises(ValueError, match=r"RAKUTEN_STORE='.*': pods share what is in an object store, and nothing "):
+        shared("RAKUTEN_STORE", address)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/a", "gs://bucket", "abfs://container@account.example/a"])
+def test_an_object_store_is_shared(address):
     assert shared("RAKUTEN_STORE", address) == address
 
 
@@ -32,7 +41,7 @@ def test_a_task_writes_to_a_folder_only_where_its_disk_stays(monkeypatch):
     assert [lasting("output", address) for address in ("out", "", "s3://a")] == ["out", "", "s3://a"]
     monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "pod")
     assert [lasting("output", address) for address in ("", "s3://a")] == ["", "s3://a"]
-    with pytest.raises(ValueError, match="output='out': no pod sees what is on this machine alone"):
+    with pytest.raises(ValueError, match="output='out': pods share what is in an object store"):
         lasting("output", "out")
 
 

@@ -53,6 +53,11 @@ def test_without_settings_one_pod_trains_on_one_gpu() -> None:
     assert found["same"]
 
 
+def test_one_gpus_pod_is_as_large_as_the_others_unless_it_is_told_otherwise() -> None:
+    found = registered(RAKUTEN_GPU_MEMORY="8Gi", RAKUTEN_PHOTO_CORES="6")
+    assert limits(found) == {CPU: "6", GPU: "1", MEMORY: "8Gi"}
+
+
 def test_on_several_nodes_each_gets_its_gpus_and_every_pod_knows_how_many_there_are() -> None:
     found = registered(RAKUTEN_PHOTO_GPUS="4", RAKUTEN_PHOTO_NODES="2", RAKUTEN_PHOTO_MEMORY="128Gi")
     assert found["type"] == "pytorch"
@@ -100,3 +105,22 @@ def test_numbers_that_make_no_sense_are_refused(value: str, monkeypatch: pytest.
         pod_sizes.whole("RAKUTEN_PHOTO_GPUS", 1)
     with pytest.raises(ValueError, match=f"RAKUTEN_CPU_CORES='{value}': set it to a whole number such as 4"):
         pod_sizes.cores("CPU", "2")
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "nan", "1e3"])
+def test_seconds_are_a_number_from_0(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAKUTEN_CHECKPOINT_SECONDS", value)
+    with pytest.raises(ValueError, match=f"RAKUTEN_CHECKPOINT_SECONDS='{value}': set it to a number of seconds, 0 or"):
+        pod_sizes.seconds("RAKUTEN_CHECKPOINT_SECONDS", "30")
+    monkeypatch.setenv("RAKUTEN_CHECKPOINT_SECONDS", "0.5")
+    assert pod_sizes.seconds("RAKUTEN_CHECKPOINT_SECONDS", "30") == 0.5
+
+
+def test_yes_is_1_and_nothing_else_passes_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAKUTEN_ACTIVATE", raising=False)
+    assert not pod_sizes.yes_or_no("RAKUTEN_ACTIVATE")
+    monkeypatch.setenv("RAKUTEN_ACTIVATE", "1")
+    assert pod_sizes.yes_or_no("RAKUTEN_ACTIVATE")
+    monkeypatch.setenv("RAKUTEN_ACTIVATE", "true")
+    with pytest.raises(ValueError, match="RAKUTEN_ACTIVATE='true': set it to 1 for yes, or unset it for 0"):
+        pod_sizes.yes_or_no("RAKUTEN_ACTIVATE")

@@ -6,6 +6,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fsspec
 import pandas as pd
 import pytest
 from flytekit import FlyteContextManager
@@ -170,15 +171,19 @@ def test_traffic_that_drifts_for_two_windows_is_trained_on_once_there_are_new_la
 
 
 @pytest.mark.slow
-def test_the_look_runs_in_a_pod_and_its_record_and_bool_come_out_typed(tmp_path: Path, mlflow_store: MlflowClient):
+def test_the_look_runs_in_a_pod_and_its_record_and_bool_come_out_typed(
+    tmp_path: Path, mlflow_store: MlflowClient, bucket: str
+):
     model = "watched-in-a-pod"
     run_id = mlflow_store.create_run(champion.experiment_id(mlflow_store)).info.run_id
     version = champion.register(mlflow_store, model, reference_bundle(tmp_path / "bundle", run_id), run_id, {})
     champion.promote(mlflow_store, model, version, "tests", "a test")
     serve(tmp_path / "log", rows(seed=2), NOON, model, version)
-    places = Places(str(tmp_path / "log"), str(tmp_path / "history"), str(tmp_path / "reports"))
+    fsspec.filesystem("s3").put(str(tmp_path / "log"), f"{bucket}/log", recursive=True)
+    places = Places(f"{bucket}/log", f"{bucket}/history", f"{bucket}/reports")
     inputs = {"kickoff": NOON, "hours": 6.0, "places": places, "source": "sample", "model": model, "rest_hours": 72.0}
-    attempt = start(look_for_drift, inputs, tmp_path / "pod", MLFLOW_TRACKING_URI=os.environ["MLFLOW_TRACKING_URI"])
+    told = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "MLFLOW_"))}
+    attempt = start(look_for_drift, inputs, tmp_path / "pod", **told)
     context = FlyteContextManager.current_context()
     outputs = attempt.outputs().literals
     look = TypeEngine.to_python_value(context, outputs["look"], Look)
@@ -188,3 +193,12 @@ def test_the_look_runs_in_a_pod_and_its_record_and_bool_come_out_typed(tmp_path:
     deck = (tmp_path / "pod/outputs/deck.html").read_text(encoding="utf-8")
     assert "<h1>Drift</h1>" in deck
     assert f"{places.reports}/20260102T120000/drift_report.html" in deck
+
+
+def test_in_a_pod_no_place_is_on_the_pods_own_disk(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "pod")
+    store = {"log": "s3://a/log", "history": "s3://a/history", "reports": "s3://a/reports"}
+    for name in ("log", "history", "reports", "open_hours"):
+        places = Places(**{**store, name: "here"})
+        with pytest.raises(ValueError, match=f"places.{name}='here': pods share what is in an object store"):
+            look_for_drift.task_function(NOON, 6.0, places, "sample", "", 72.0)

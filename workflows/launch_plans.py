@@ -16,13 +16,14 @@ from flytekit.models.core.execution import WorkflowExecutionPhase
 from rakuten_tasks.catalogue.sample import SAMPLE
 from rakuten_tasks.config import Mode, PhotoConfig, PublicationConfig, TextConfig, TrainingConfig
 from rakuten_tasks.pod_settings import shared
+from rakuten_tasks.pod_sizes import yes_or_no
 from rakuten_tasks.schedules import SCHEDULES
 from rakuten_tasks.watch import Places
 from workflows.etl import publish_catalogue
 from workflows.training import train_classifier
 from workflows.watch import watch_drift
 
-ACTIVE = os.environ.get("RAKUTEN_ACTIVATE", "") == "1"
+ACTIVE = yes_or_no("RAKUTEN_ACTIVATE")
 SOURCE = os.environ.get("RAKUTEN_SOURCE") or SAMPLE
 if SOURCE != SAMPLE:
     shared("RAKUTEN_SOURCE", SOURCE)
@@ -30,7 +31,7 @@ INCOMING = os.environ.get("RAKUTEN_INCOMING") or SOURCE  # what the ETL reads
 if INCOMING != SAMPLE:
     shared("RAKUTEN_INCOMING", INCOMING)
 STORE = shared("RAKUTEN_STORE", os.environ.get("RAKUTEN_STORE") or "s3://rakuten").rstrip("/")
-NOTIFIED = os.environ.get("RAKUTEN_NOTIFIED", "").split(",") if os.environ.get("RAKUTEN_NOTIFIED") else []
+NOTIFIED = [address.strip() for address in os.environ.get("RAKUTEN_NOTIFIED", "").split(",") if address.strip()]
 PLACES = Places(log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history", reports=f"{STORE}/drift/reports")
 FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT, WorkflowExecutionPhase.ABORTED]
 # One epoch of each branch: that everything runs, not that it learns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,11 +109,11 @@ def log_size(address: str, open_folder: Path) -> LogSize:
     files = filesystem.glob(f"{root.rstrip('/')}/*-*-*/*.parquet", detail=True)
     rows = 0
     for path in files:
-        with filesystem.open(path, "rb") as file:
+        with suppress(FileNotFoundError), filesystem.open(path, "rb") as file:  # hours age out of the log meanwhile
             rows += pq.ParquetFile(file).metadata.num_rows
     lines = 0
     for hour in open_folder.glob("*.jsonl"):
-        with hour.open("rb") as opened:
+        with suppress(FileNotFoundError), hour.open("rb") as opened:  # and are closed
             lines += sum(1 for _ in opened)
     return LogSize(len(files), rows, sum(info["size"] for info in files.values()), lines)
 

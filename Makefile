@@ -210,6 +210,8 @@ no-train-run: $(READY) ## predict, monitor, dashboard with the champion there is
 	@CURRENT="$${CURRENT:-$$SOURCE}" $(MAKE) --no-print-directory monitor
 	@$(MAKE) --no-print-directory dashboard
 
+# as the stack has it
+TORCH_INDEX ?= $(shell sed -n s/^TORCH_INDEX=//p .env 2>/dev/null)
 GIT_COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 
 .PHONY: image

@@ -39,6 +39,14 @@ def test_the_report_is_evidentlys_with_the_decision_on_top(tmp_path):
     assert "unknown_word_share" in html
 
 
+def test_a_category_is_text_and_never_a_script(tmp_path):
+    window = rows(seed=2).assign(predicted="</script><script>alert(1)</script>")
+    assert written(rows(seed=1), window, tmp_path).decision.drift
+    html = (tmp_path / "drift_report.html").read_text(encoding="utf-8")
+    assert "alert(1)" in html
+    assert "<script>alert(1)" not in html
+
+
 @pytest.mark.parametrize(
     "window",
     [

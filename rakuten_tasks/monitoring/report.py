@@ -104,8 +104,13 @@ def drawn(reference: pd.DataFrame, window: pd.DataFrame) -> str:
 
 def _usable(frame: pd.DataFrame) -> pd.DataFrame:
     clean = {
-        name: (categories if name in CATEGORIES else numbers)(frame[name])
+        name: _harmless(categories(frame[name])) if name in CATEGORIES else numbers(frame[name])
         for name in DRIFT_COLUMNS
         if name in frame.columns
     }
     return pd.DataFrame({name: values for name, values in clean.items() if values.notna().sum() >= RULE.values})
+
+
+def _harmless(texts: pd.Series) -> pd.Series:
+    """Evidently writes categories into a script as they are, where </script> ends it and begins what follows."""
+    return texts.str.replace("<", "‹").str.replace(">", "›")

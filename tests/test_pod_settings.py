@@ -24,7 +24,8 @@ def test_what_others_reach_is(address):
 
 
 @pytest.mark.parametrize(
-    "address", ["", "out", "/out", "file:///out", "memory://out", "http://store:9000/out", "foo://out", "s3://", "s3:/a"]
+    "address",
+    ["", "out", "/out", "file:///out", "memory://out", "http://store:9000/out", "foo://out", "s3://", "s3:/a"],
 )
 def test_pods_share_what_is_in_an_object_store_only(address):
     with pytest.raises(ValueError, match=r"RAKUTEN_STORE='.*': pods share what is in an object store, and nothing "):

@@ -68,8 +68,8 @@ def _photo() -> dict[str, Any]:
 
         usual = {"cpu": str(4 * PHOTO_GPUS), "memory": f"{16 * PHOTO_GPUS}Gi"}
         options["task_config"] = Elastic(nnodes=PHOTO_NODES, nproc_per_node=PHOTO_GPUS)
-    size = {"cpu": cores("PHOTO", usual["cpu"]), "memory": memory("PHOTO", usual["memory"])}
-    return _pod(**size, gpu=str(PHOTO_GPUS), **options, **TRAINING)
+    cpu, room = cores("PHOTO", usual["cpu"]), memory("PHOTO", usual["memory"])
+    return _pod(cpu=cpu, memory=room, gpu=str(PHOTO_GPUS), **options, **TRAINING)
 
 
 PHOTO = _photo()

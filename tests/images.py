@@ -21,7 +21,6 @@ import numpy as np
 from flyteidl.core.errors_pb2 import ErrorDocument
 from flyteidl.core.literals_pb2 import LiteralMap as LiteralMapProto
 from flytekit import FlyteContext, FlyteContextManager
-from flytekit.configuration import Image, ImageConfig, SerializationSettings
 from flytekit.core.data_persistence import FileAccessProvider
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import LiteralMap
@@ -35,6 +34,7 @@ from rakuten_tasks.config import PhotoConfig
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.registry.champion import SAMPLE_MODEL
 from rakuten_tasks.vgg16 import train_vgg16
+from tests.as_pod import SETTINGS
 from tests.bundles import register, write_bundle
 
 DOCKER = os.environ.get("DOCKER", "docker").split()
@@ -114,7 +114,6 @@ def check_pod(folder: Path) -> None:
     with FlyteContextManager.with_context(inside(folder)) as context:
         given = TypeEngine.dict_to_literal_map(context, photo_inputs(folder), train_vgg16.python_interface.inputs)
     (folder / "inputs.pb").write_bytes(given.to_flyte_idl().SerializeToString())
-    settings = SerializationSettings(ImageConfig(Image("default", TASK, "1")), "project", "domain", "1")
     places = {
         "{{.input}}": f"{folder}/inputs.pb",
         "{{.outputPrefix}}": f"{folder}/outputs",
@@ -122,7 +121,7 @@ def check_pod(folder: Path) -> None:
         "{{.checkpointOutputPrefix}}": f"{folder}/checkpoints",
         "{{.prevCheckpointPrefix}}": '""',
     }
-    command = [places.get(word, word) for word in train_vgg16.get_container(settings).args]
+    command = [places.get(word, word) for word in train_vgg16.get_container(SETTINGS).args]
     for name in ("outputs", "raw", "checkpoints"):
         (folder / name).mkdir()
     open_to_all(folder)

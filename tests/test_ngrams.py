@@ -82,14 +82,17 @@ def test_word_weights_are_those_of_scikit_learn():
     words = set(word_counts(titles, CONFIG.ngram_bits, 0).indices.tolist())
     ours = sorted(weight for bucket, weight in bag(vocabulary, titles[-1], "").items() if bucket in words)
     reference = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+", sublinear_tf=True).fit_transform(titles)
-    np.testing.assert_allclose(ours, sorted(reference[-1].data), rtol=1e-5)
+    np.testing.assert_allclose(ours, sorted(vocabulary.lengths[0] * reference[-1].data), rtol=1e-5)
 
 
-def test_words_weigh_one_and_characters_two_and_an_unseen_n_gram_is_left_out(vocabulary):
+def test_blocks_weigh_what_their_lengths_say_and_an_unseen_n_gram_is_left_out(vocabulary):
+    title_words, title_characters, words, characters = np.square(vocabulary.lengths)
     encoded = vocabulary.encode(["", "Piscine ronde éçûœ", "éçûœ"], ["Piscine ronde", "", ""])
     of_description, of_title, unseen = np.split(encoded["weights"], encoded["weights" + OFFSETS][1:-1])
-    assert np.square(of_description).sum() == pytest.approx(1 + 2, rel=1e-5)
-    assert np.square(of_title).sum() == pytest.approx(2 * (1 + 2), rel=1e-5)  # the title's blocks and the whole text's
+    assert np.square(of_description).sum() == pytest.approx(words + characters, rel=1e-5)
+    # the title's blocks and the whole text's
+    expected = title_words + title_characters + words + characters
+    assert np.square(of_title).sum() == pytest.approx(expected, rel=1e-5)
     assert len(unseen) == 0
 
 
@@ -125,6 +128,13 @@ def test_a_vocabulary_saved_and_loaded_encodes_the_same(vocabulary, tmp_path):
     before, after = vocabulary.encode(*texts), again.encode(*texts)
     assert all(np.array_equal(before[name], after[name]) for name in before)
     assert (again.size, again.buckets, again.max_tokens) == (vocabulary.size, 2**20, 128)
+
+
+def test_a_vocabulary_that_tells_no_lengths_keeps_those_it_was_trained_with(vocabulary, tmp_path):
+    vocabulary.save(tmp_path)
+    (tmp_path / "vocabulary.json").write_text('{"max_tokens": 128}')
+    encoded = Vocabulary.load(tmp_path).encode(["Piscine ronde"], [""])
+    assert np.square(encoded["weights"]).sum() == pytest.approx(2 * (1 + 2), rel=1e-5)
 
 
 def test_no_training_rows_are_refused():

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 
 from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
-from rakuten_tasks.classifier.photo_training import new_branch, photo_features
+from rakuten_tasks.classifier.photo_training import photo_features
 from rakuten_tasks.classifier.training import autocast, choose_device, half_precision
-from rakuten_tasks.classifier.vgg16 import batch_size
+from rakuten_tasks.classifier.vgg16 import PhotoBranch, PhotoShape, batch_size
 from rakuten_tasks.classifier.vgg16_weights import random_convolutions
-from rakuten_tasks.config import PhotoConfig
 
-SIDE, REPEATS, LIMIT = 224, 4, 0.9
+SIDE, REPEATS, LIMIT = 224, 4, 0.95
 
 
 def write_photos(folder: Path, count: int) -> ShardArrays:
@@ -52,8 +51,8 @@ def main() -> None:
     device = choose_device()
     size = batch_size(device)
     count = 32 * size
-    layers = random_convolutions()[:-1].to(device).to(memory_format=torch.channels_last).eval()
-    branch = new_branch(PhotoConfig(side=SIDE), classes=27).to(device)
+    layers = random_convolutions(batch_norm=False)[:-1].to(device).to(memory_format=torch.channels_last).eval()
+    branch = PhotoBranch(PhotoShape(False, SIDE, classes=27), random_convolutions(batch_norm=False)).to(device)
     batch = torch.randn(size, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
         photos = write_photos(Path(folder), count)

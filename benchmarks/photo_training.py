@@ -56,7 +56,7 @@ class Photos(Dataset[tuple[Tensor, int]]):
 
 def ordinary(files: Sequence[bytes], labels: NDArray, device: torch.device, epochs: int) -> None:
     """As people write it."""
-    network = random_convolutions().to(device).eval().requires_grad_(False)
+    network = random_convolutions(batch_norm=False).to(device).eval().requires_grad_(False)
     head = nn.Linear(512, CLASSES).to(device)
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
     for _ in range(epochs):
@@ -82,7 +82,7 @@ def ours(files: Sequence[bytes], labels: NDArray, device: torch.device, folder: 
 @torch.inference_mode()
 def forward(device: torch.device, photos: int, half: bool) -> float:
     """Seconds of the bare forward pass over so many photos: the ceiling of either way."""
-    network = random_convolutions().to(device).to(memory_format=torch.channels_last).eval()
+    network = random_convolutions(batch_norm=False).to(device).to(memory_format=torch.channels_last).eval()
     size = batch_size(device) if half else BATCH
     batch = torch.randn(size, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
 
@@ -122,7 +122,7 @@ def main(count: int) -> None:
     files, labels = drawn(count)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_file(random_convolutions().state_dict(), folder / "vgg16.safetensors")
+        save_file(random_convolutions(batch_norm=False).state_dict(), folder / "vgg16.safetensors")
         ours(files[:16], labels[:16], device, folder)  # warms up
         mine = seconds(lambda: ours(files, labels, device, folder))
     theirs = seconds(lambda: ordinary(files, labels, device, EPOCHS))

@@ -44,12 +44,12 @@ def new_branch(config: PhotoConfig, classes: int) -> PhotoBranch:
 
 @torch.inference_mode()
 def photo_features(branch: PhotoBranch, photos: ShardArrays, keep_maps: bool) -> dict[str, NDArray]:
-    """What the frozen convolutions see in a shard's `pixels`, all fp16.
+    """What the convolutions, frozen by this, see in a shard's `pixels`, all fp16.
 
     early (n, EARLY) and late (n, LATE): pooled; with keep_maps also maps (n, 512, S / 16, S / 16): what block 5 reads.
     """
     device = next(branch.parameters()).device
-    branch.eval()
+    branch.freeze()
     shapes: dict[str, tuple[int, ...]] = {"early": (EARLY,), "late": (LATE,)}
     if keep_maps:
         shapes["maps"] = (512, branch.side // 16, branch.side // 16)

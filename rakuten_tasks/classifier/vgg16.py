@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rakuten_tasks.classifier.memory import BatchSize
-from rakuten_tasks.classifier.training import autocast
+from rakuten_tasks.classifier.packed import Step, packed
+from rakuten_tasks.classifier.training import autocast, half_precision
 from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
 
 WEIGHTS = "photo.safetensors"
@@ -61,6 +62,7 @@ class Lower(nn.Module):
     def __init__(self, blocks: list[nn.Sequential]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+        self.packed: list[Step] | None = None
         self.halve = nn.MaxPool2d(2)
         self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", 255 * torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
@@ -70,7 +72,7 @@ class Lower(nn.Module):
         maps = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last as it lies in memory
         maps = (maps - self.mean) / self.deviation
         early = []
-        for block in self.blocks:
+        for block in self.blocks if torch.is_grad_enabled() else self.packed or self.blocks:
             maps = block(maps)  # (B, C, H, W)
             early.append(pooled(maps))
             maps = self.halve(maps)  # (B, C, H / 2, W / 2)
@@ -101,11 +103,13 @@ class Upper(nn.Module):
     def __init__(self, block: nn.Sequential, classes: int) -> None:
         super().__init__()
         self.block = block
+        self.packed: Step | None = None
         self.head = Head(classes)
 
     def late(self, maps: Tensor) -> Tensor:
         """(B, 512, H, W) -> (B, LATE)"""
-        features = pooled(self.block(maps.float()))
+        block = self.block if torch.is_grad_enabled() else self.packed or self.block
+        features = pooled(block(maps.float()))
         return features if self.training else features.half()
 
     def forward(self, early: Tensor, maps: Tensor) -> Tensor:
@@ -133,6 +137,20 @@ class PhotoBranch(nn.Module):
         """(B, S, S, 3) uint8 -> (B, K)"""
         return self.upper(*self.lower(pixels))
 
+    def freeze(self) -> Self:
+        """Ready to answer, as fast as may be; never to be trained from here on."""
+        self.eval().requires_grad_(False)
+        device = next(self.parameters()).device
+        if device.type == "cpu" and half_precision(device):
+            self.lower.packed = [packed(block) for block in self.lower.blocks]  # type: ignore[arg-type]
+            self.upper.packed = packed(self.upper.block)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        if mode and self.upper.packed:
+            raise RuntimeError("a frozen photo branch is not trained: its packed weights would stay behind")
+        return super().train(mode)
+
     def save(self, folder: Path) -> None:
         """Write photo.safetensors and photo.json."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +163,7 @@ class PhotoBranch(nn.Module):
         shape = PhotoShape(**json.loads((folder / SHAPE).read_text()))
         branch = cls(shape, empty_convolutions(shape.batch_norm))
         branch.load_state_dict(load_file(folder / WEIGHTS))
-        return branch.to(device).eval()
+        return branch.to(device).freeze()
 
 
 def batch_size(device: torch.device) -> int:

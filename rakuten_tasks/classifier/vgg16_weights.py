@@ -51,12 +51,13 @@ def empty_convolutions(batch_norm: bool) -> nn.Sequential:
     return make_layers(cfgs["D"], batch_norm)
 
 
-def random_convolutions() -> nn.Sequential:
-    """vgg16_bn, initialised as torchvision does. (arXiv 1502.01852)"""
-    layers = empty_convolutions(batch_norm=True)
+def random_convolutions(batch_norm: bool = True) -> nn.Sequential:
+    """vgg16_bn or vgg16, initialised as torchvision does. (arXiv 1502.01852)"""
+    layers = empty_convolutions(batch_norm)
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            layer.bias.data.zero_()  # type: ignore[union-attr]
     return layers
 
 

@@ -1,0 +1,54 @@
+"""Convolutions for answers alone, on a processor with bf16: weights laid out once as oneDNN reads them, and ReLU done
+within the convolution.
+
+It is what torch.compile's freezing does to them, which needs a C++ compiler and half a minute: the same numbers bit for
+bit at 0.9 times the time for a pair of photos, 0.8 for one alone (`benchmarks/photo_limits.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Step = Callable[[Tensor], Tensor]
+
+
+def packed(block: Iterable[nn.Module]) -> Step:
+    """(B, C, H, W), channels_last -> what the block gives under bf16's autocast.
+
+    Later changes of the block's weights do not reach it. No gradients.
+    """
+    layers = [*block, None]
+    steps: list[Step] = []
+    fused = False
+    for layer, following in pairwise(layers):
+        if isinstance(layer, nn.Conv2d):
+            fused = isinstance(following, nn.ReLU)
+            steps.append(_convolution(layer, "relu" if fused else "none"))
+        elif not (fused and isinstance(layer, nn.ReLU)):
+            fused = False
+            steps.append(layer)  # type: ignore[arg-type]
+
+    def run(maps: Tensor) -> Tensor:
+        for step in steps:
+            maps = step(maps)
+        return maps
+
+    return run
+
+
+@torch.no_grad()
+def _convolution(layer: nn.Conv2d, then: str) -> Step:
+    where: list[Any] = [layer.padding, layer.stride, layer.dilation, layer.groups]
+    reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+    weight = reorder(layer.weight.bfloat16().to_mkldnn(), *where, None)
+    bias = None if layer.bias is None else layer.bias.bfloat16()
+
+    def run(maps: Tensor) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(maps.bfloat16(), weight, bias, *where, then, [None], "")
+
+    return run

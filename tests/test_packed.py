@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rakuten_tasks.classifier.packed import packed
+from rakuten_tasks.classifier.training import autocast, half_precision
+from rakuten_tasks.classifier.vgg16 import PhotoBranch, PhotoShape, photo_logits
+from rakuten_tasks.classifier.vgg16_weights import random_convolutions
+
+CPU = torch.device("cpu")
+BF16 = pytest.mark.skipif(not half_precision(CPU), reason="this processor has no bf16")
+
+
+@BF16
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("side", [32, 224])
+def test_packed_convolutions_give_the_same_numbers_bit_for_bit(batch_norm, side):
+    torch.manual_seed(0)
+    layers = random_convolutions(batch_norm).train()
+    layers(torch.randn(8, 3, 32, 32))  # gives batch norm something to subtract
+    layers = layers.eval().to(memory_format=torch.channels_last)
+    maps = torch.randn(3, 3, side, side).to(memory_format=torch.channels_last)
+    with torch.inference_mode(), autocast(CPU):
+        assert torch.equal(packed(layers)(maps), layers(maps))
+
+
+def branch() -> PhotoBranch:
+    torch.manual_seed(0)
+    made = PhotoBranch(PhotoShape(False, 64, 3), random_convolutions(batch_norm=False))
+    torch.nn.init.normal_(made.upper.head.linear.weight)
+    return made.eval()
+
+
+def test_a_frozen_branch_answers_as_before_and_saves_what_it_held(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    plain, frozen = branch(), branch().freeze()
+    assert np.array_equal(photo_logits(plain, pixels), photo_logits(frozen, pixels))
+    frozen.save(tmp_path)
+    again = PhotoBranch.load(tmp_path, CPU)
+    held = plain.state_dict()
+    assert {name: torch.equal(held[name], tensor) for name, tensor in again.state_dict().items()} == dict.fromkeys(
+        held, True
+    )
+
+
+@BF16
+def test_what_is_frozen_is_not_trained():
+    with pytest.raises(RuntimeError, match="a frozen photo branch is not trained"):
+        branch().freeze().train()

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from rakuten_tasks.classifier.packed import packed
+from rakuten_tasks.classifier.packed import packable, packed
 from rakuten_tasks.classifier.training import autocast, choose_device, half_precision
 from rakuten_tasks.classifier.vgg16 import batch_size
 from rakuten_tasks.classifier.vgg16_weights import random_convolutions
@@ -101,7 +101,7 @@ def main() -> None:
         f"{dtype}, 224 px": rate(network, batch(224), True),
         "fp32": rate(network, batch(224), False),
     }
-    if device.type == "cpu" and half_precision(device):
+    if packable(device):
         found["bf16, packed: the pipeline"] = rate(packed(network), batch(224), True)
     if shutil.which("c++") or device.type == "cuda":  # inductor compiles C++ on processors
         found[f"{dtype}, torch.compile"] = rate(torch.compile(network), batch(224), True)

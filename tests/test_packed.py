@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from rakuten_tasks.classifier.packed import packed
-from rakuten_tasks.classifier.training import autocast, half_precision
+from rakuten_tasks.classifier.packed import packable, packed
+from rakuten_tasks.classifier.training import autocast
 from rakuten_tasks.classifier.vgg16 import PhotoBranch, PhotoShape, photo_logits
 from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 
 CPU = torch.device("cpu")
-BF16 = pytest.mark.skipif(not half_precision(CPU), reason="this processor has no bf16")
+BF16 = pytest.mark.skipif(not packable(CPU), reason="this processor has no bf16")
 
 
 @BF16

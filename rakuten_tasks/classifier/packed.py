@@ -1,8 +1,8 @@
-"""Convolutions for answers alone, on a processor with bf16: weights laid out once as oneDNN reads them, and ReLU done
-within the convolution.
+"""Convolutions for answers alone, on an x86 processor with bf16: weights are laid out once as oneDNN reads them, and
+ReLU is done within the convolution.
 
-It is what torch.compile's freezing does to them, which needs a C++ compiler and half a minute: the same numbers bit for
-bit at 0.9 times the time for a pair of photos, 0.8 for one alone (`benchmarks/photo_limits.py`).
+That is what torch.compile's freezing does to them, which needs a C++ compiler and half a minute. The numbers stay the
+same bit for bit, at 0.7 to 0.9 times the time (`benchmarks/photo_limits.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ import torch
 from torch import Tensor, nn
 
 Step = Callable[[Tensor], Tensor]
+
+
+def packable(device: torch.device) -> bool:
+    """Whether it is a processor of this kind, under a torch that has oneDNN."""
+    capabilities = torch.cpu.get_capabilities()
+    there = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and there
 
 
 def packed(block: Iterable[nn.Module]) -> Step:

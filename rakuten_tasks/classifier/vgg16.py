@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rakuten_tasks.classifier.memory import BatchSize
-from rakuten_tasks.classifier.packed import Step, packed
-from rakuten_tasks.classifier.training import autocast, half_precision
+from rakuten_tasks.classifier.packed import Step, packable, packed
+from rakuten_tasks.classifier.training import autocast
 from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
 
 WEIGHTS = "photo.safetensors"
@@ -141,7 +141,7 @@ class PhotoBranch(nn.Module):
         """Ready to answer, as fast as may be; never to be trained from here on."""
         self.eval().requires_grad_(False)
         device = next(self.parameters()).device
-        if device.type == "cpu" and half_precision(device):
+        if packable(device):
             self.lower.packed = [packed(block) for block in self.lower.blocks]  # type: ignore[arg-type]
             self.upper.packed = packed(self.upper.block)
         return self

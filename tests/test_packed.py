@@ -37,6 +37,9 @@ def test_a_frozen_branch_answers_as_before_and_saves_what_it_held(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     plain, frozen = branch(), branch().freeze()
     assert np.array_equal(photo_logits(plain, pixels), photo_logits(frozen, pixels))
+    with torch.inference_mode():  # without autocast fp32 is wanted, and given
+        there = torch.from_numpy(pixels)
+        assert torch.equal(plain(there), frozen(there))
     frozen.save(tmp_path)
     again = PhotoBranch.load(tmp_path, CPU)
     held = plain.state_dict()

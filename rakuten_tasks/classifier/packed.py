@@ -24,6 +24,11 @@ def packable(device: torch.device) -> bool:
     return device.type == "cpu" and torch.backends.mkldnn.is_available() and there
 
 
+def answering() -> bool:
+    """Whether bf16 is wanted here, and no gradient."""
+    return torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
+
+
 def packed(block: Iterable[nn.Module]) -> Step:
     """(B, C, H, W), channels_last -> what the block gives under bf16's autocast.
 

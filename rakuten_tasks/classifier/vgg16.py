@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rakuten_tasks.classifier.memory import BatchSize
-from rakuten_tasks.classifier.packed import Step, packable, packed
+from rakuten_tasks.classifier.packed import Step, answering, packable, packed
 from rakuten_tasks.classifier.training import autocast
 from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
 
@@ -72,7 +72,7 @@ class Lower(nn.Module):
         maps = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last as it lies in memory
         maps = (maps - self.mean) / self.deviation
         early = []
-        for block in self.blocks if torch.is_grad_enabled() else self.packed or self.blocks:
+        for block in self.packed if self.packed and answering() else self.blocks:
             maps = block(maps)  # (B, C, H, W)
             early.append(pooled(maps))
             maps = self.halve(maps)  # (B, C, H / 2, W / 2)
@@ -108,7 +108,7 @@ class Upper(nn.Module):
 
     def late(self, maps: Tensor) -> Tensor:
         """(B, 512, H, W) -> (B, LATE)"""
-        block = self.block if torch.is_grad_enabled() else self.packed or self.block
+        block = self.packed if self.packed and answering() else self.block
         features = pooled(block(maps.float()))
         return features if self.training else features.half()
 

@@ -159,7 +159,8 @@ def main() -> None:
             "app": servers.enter_context(app(Path(folder), bundle)),
             "ordinary endpoint": servers.enter_context(ordinary(bundle)),
         }
-        idle = running["app"].cpu(5)
+        time.sleep(5)  # what starting leaves to do is not idleness
+        idle = running["app"].cpu(10)
         work: dict[tuple[str, int], Callable[[], Figures]] = {
             ("bare predictor", n): lambda n=n: bare(predictor, products, n, asked.seconds)  # type: ignore[misc]
             for n in BATCHES

@@ -98,7 +98,7 @@ def main(sizes: str, one: int | None) -> None:
         parts = [f"{found['parts'].get(stage, 0):.1f}" for stage in PARTS]
         share = (found["whole"] - own) / found["whole"]
         table.add_row(size, f"{found['whole']:.1f}", f"{own:.1f}", f"{share:.0%}", f"{found['peak']:.0f}", *parts)
-    Console(width=140).print(table)
+    Console(width=170).print(table)
     click.echo(f"orchestration: wanted under {LIMIT:.0%} at 5,000 products")
 
 

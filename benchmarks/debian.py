@@ -59,7 +59,7 @@ def main(translations: Path, packages: Path, products: int, seed: int, out: Path
     rows = rows[rows["section"].isin(largest)].sample(products, random_state=seed, ignore_index=True)
     rows.loc[np.random.default_rng(seed).random(products) < MISSING, "description"] = ""
     (out / "images/image_train").mkdir(parents=True, exist_ok=True)
-    rows = rows.assign(productid=range(1000, 1000 + products), imageid=0)
+    rows = rows.assign(productid=range(1000, 1000 + products), imageid="")
     rows[["designation", "description", "productid", "imageid"]].to_csv(out / "X_train_update.csv")
     codes = {section: 10 * (position + 1) for position, section in enumerate(largest)}
     rows["section"].map(codes).rename("prdtypecode").to_frame().to_csv(out / "Y_train_CVw08PX.csv")

@@ -167,6 +167,7 @@ LEVERS: Mapping[str, Callable] = {
     "title and description as one field": partial(
         _removed, _lever(ngrams, "_blocks", _whole_texts), _lever(lstm, "SEPARATOR_ID", -1)
     ),
+    "256 hidden units, whatever the rows": partial(_removed, _lever(lstm, "_sizes", lambda rows: (384, 256))),
     "no dropout": partial(_removed, _lever(lstm, "WORD_DROPOUT", 0.0), _lever(lstm, "DROPOUT", 0.0)),
     "no label smoothing": partial(_removed, _lever(lstm, "LABEL_SMOOTHING", 0.0)),
     "embedding not started from SVD": partial(

@@ -16,7 +16,7 @@ from rakuten_tasks.classifier.branches import Product
 from rakuten_tasks.classifier.bundle import EVALUATION
 from rakuten_tasks.classifier.predictor import Predictor
 from serving.board import READY, WAITING, Worker
-from serving.bundles import BundleShelf, Champion
+from serving.bundles import BundleShelf, Champion, require_whole
 from serving.registry import Registry, StoreMissingError
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class ChampionKeeper:
 
     def _serve(self, champion: Champion, bundle: Path) -> None:
         """Load, try out, swap. Raises whatever a bundle that cannot be used raises."""
+        require_whole(champion, bundle)
         predictor = self._load(bundle)
         predictor.score([WARM_UP])
         language(WARM_UP.description)  # its model too is loaded before the first request, not beside it

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rakuten_tasks.classifier.bundle import bundle_hash
 from serving.board import LOADING, READY, WAITING, Reader, Status, Worker
 from serving.bundles import BundleShelf, Champion
 from serving.champion import ChampionKeeper
@@ -170,6 +171,31 @@ def test_a_damaged_copy_on_disk_is_fetched_anew_at_once(bundles, tmp_path, caplo
     assert (keeper.current.champion, view.status().state, view.status().problem) == (ONE, READY, "")
     assert view.status().failed_reloads == 0
     assert "the copy of m version 1 on disk is damaged: fetching it anew" in caplog.text
+
+
+def flip(folder: Path, champion: Champion) -> None:
+    """One bit of a weight: the file loads as before."""
+    (weights,) = (folder / "bundles").glob(f"m-{champion.version}-*/text/text.safetensors")
+    held = bytearray(weights.read_bytes())
+    held[-2] ^= 1
+    weights.write_bytes(held)
+
+
+def test_a_copy_with_a_flipped_bit_does_not_answer(bundles, tmp_path, caplog):
+    told = Champion("m", "1", bundle_hash(bundles[ONE]))
+    registry = Registry({told: bundles[ONE]})
+    registry.now = told
+    keep(tmp_path, registry)[0].poll()
+    flip(tmp_path, told)
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    assert (keeper.current.champion, view.status().state, view.status().problem) == (told, READY, "")
+    assert "is damaged: fetching it anew (its files are not those that were registered)" in caplog.text
+    flip(tmp_path, told)
+    registry.now = ConnectionError("down")
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    assert (keeper.current, view.status().state) == (None, WAITING)
 
 
 def test_while_mlflow_is_down_a_damaged_last_bundle_is_replaced_by_the_one_before(bundles, tmp_path):

@@ -11,6 +11,7 @@ README.md           the model card
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ REFERENCE = "reference.parquet"
 TEST = "test.parquet"
 EVALUATION = "evaluation.json"
 CARD = "README.md"
+MLFLOWS = "registered_model_meta"  # MLflow's own note, in what it downloads
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,13 @@ def read_manifest(folder: Path) -> Manifest:
             "use the package version that wrote it, or train anew"
         )
     return Manifest.from_dict(manifest)
+
+
+def bundle_hash(folder: Path) -> str:
+    """SHA-256 of the names and contents of a bundle's files: a registered version tells its own, in a tag."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MLFLOWS):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{content} {path.relative_to(folder).as_posix()}\n".encode())
+    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from rakuten_tasks.classifier.bundle import bundle_hash
 from rakuten_tasks.registry.audit import GATE, PROMOTE, ROLLBACK, champions_before, history, record
 from rakuten_tasks.registry.gate import VERDICT, Verdict
 from rakuten_tasks.registry.leftovers import drop_half_models
@@ -38,7 +38,7 @@ def register(client: MlflowClient, model: str, bundle: Path, run_id: str, tags: 
 
     run_id: the training's run; tags: go onto the version, as text. -> version number
     """
-    content = _bundle_hash(bundle)
+    content = bundle_hash(bundle)
     for found in client.search_model_versions(f"name='{model}' and run_id='{run_id}'"):
         if found.tags.get(BUNDLE_HASH) == content:
             return int(found.version)
@@ -55,15 +55,6 @@ def register(client: MlflowClient, model: str, bundle: Path, run_id: str, tags: 
     # The version appears last, whole and with its tags: a retry after a crash before it starts anew
     source = f"models:/{logged.model_id}"
     return int(client.create_model_version(model, source, run_id, texts, model_id=logged.model_id).version)
-
-
-def _bundle_hash(bundle: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{content} {path.relative_to(bundle).as_posix()}\n".encode())
-    return digest.hexdigest()
 
 
 def fetch(client: MlflowClient, model: str, version_or_alias: str, out: Path | None = None) -> Path:

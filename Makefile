@@ -26,7 +26,8 @@ export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MO
 DOCKER ?= docker
 COMPOSE ?= $(DOCKER) compose
 BUILD_FLAGS ?=
-TORCH_INDEX ?=
+# where there is a stack's .env, as it says
+TORCH_INDEX ?= $(shell sed -n s/^TORCH_INDEX=//p .env 2>/dev/null)
 
 # On a cluster. PROFILE=cpu: no pod asks for a GPU. IMAGE= of the pods, without tag; DRY_RUN=1 asks no cluster.
 PROFILE ?= gpu
@@ -210,8 +211,6 @@ no-train-run: $(READY) ## predict, monitor, dashboard with the champion there is
 	@CURRENT="$${CURRENT:-$$SOURCE}" $(MAKE) --no-print-directory monitor
 	@$(MAKE) --no-print-directory dashboard
 
-# as the stack has it
-TORCH_INDEX ?= $(shell sed -n s/^TORCH_INDEX=//p .env 2>/dev/null)
 GIT_COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 
 .PHONY: image

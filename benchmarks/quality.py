@@ -27,6 +27,7 @@ from benchmarks.quality_split import Split, photographed, read_catalogue, splits
 from benchmarks.quality_text import TEXT
 from rakuten_tasks.catalogue.ledger import TEST, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.catalogue.sample import SAMPLE
+from rakuten_tasks.catalogue.schema import CatalogueError
 from rakuten_tasks.classifier.evaluation import reliability
 from rakuten_tasks.classifier.fusion import Logits, calibrate, fit_fusion, fit_temperature
 from rakuten_tasks.config import PhotoConfig, TrainingConfig
@@ -41,22 +42,30 @@ BESIDE = "weighted F1 - LinearSVC's"  # seed by seed: the splits differ more tha
 @click.command()
 @click.option("--source", default=SAMPLE, help="the catalogue's folder; sample for the built-in one")
 @click.option("--products", default=2400, help="how many, where the source is the built-in sample")
-@click.option("--seeds", default=3)
-@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="for the photo branch")
+@click.option("--seeds", default=3, type=click.IntRange(2))
+@click.option(
+    "--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="for ingest and photos"
+)
 @click.option("--text", "only_text", is_flag=True, help="leave photos and fusion out")
 @click.option("--levers/--no-levers", default=True, help="also ours with one lever removed at a time")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="where to write the table as Markdown too")
 def main(
-    source: str, products: int, seeds: int, config: Path | None, only_text: bool, levers: bool, out: Path | None
+    source: str, products: int, seeds: int, file: Path | None, only_text: bool, levers: bool, out: Path | None
 ) -> None:
     """Train every system with each seed and print mean and spread over the seeds."""
-    photo = TrainingConfig.from_dict(yaml.safe_load(config.read_text()) or {}).photo if config else PhotoConfig()
+    config = TrainingConfig.from_dict(yaml.safe_load(file.read_text()) or {}) if file else TrainingConfig()
     rows, table = [], None
     with tempfile.TemporaryDirectory() as folder:
-        catalogue = read_catalogue(source, Path(folder), products)
+        try:
+            catalogue = read_catalogue(source, Path(folder), products, config.ingest)
+        except (CatalogueError, FileNotFoundError) as error:
+            raise click.ClickException(str(error)) from error
+        if not only_text and not catalogue["photo"].notna().any():
+            print("no product has a photo: text only", flush=True)
+            only_text = True
         for split in splits(catalogue, seeds):
             test_rows = int((split.sides == TEST).sum())
-            for name, probabilities in _systems(split, Path(folder), photo, only_text, levers):
+            for name, probabilities in _systems(split, Path(folder), config.photo, only_text, levers):
                 rows.append({"system": name, "seed": split.seed, **_metrics(split, probabilities)})
                 print(rows[-1], flush=True)
     table = _summary(pd.DataFrame(rows))

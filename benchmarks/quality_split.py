@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from rakuten_tasks.catalogue.ingest import ingest, read_shard
 from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B, title_hash
 from rakuten_tasks.catalogue.sample import SAMPLE, write_sample
+from rakuten_tasks.catalogue.schema import CatalogueError
 from rakuten_tasks.classifier.arrays import class_index, write_shard
 from rakuten_tasks.classifier.photos import prepare_photos
 from rakuten_tasks.config import IngestConfig
@@ -51,14 +52,20 @@ class Split:
         return np.flatnonzero(self.sides == side)
 
 
-def read_catalogue(source: str, folder: Path, products: int) -> pd.DataFrame:
-    """The labelled rows that ingest keeps. products: how many of the synthetic sample, where that is the source."""
+def read_catalogue(source: str, folder: Path, products: int, config: IngestConfig) -> pd.DataFrame:
+    """The labelled rows that ingest keeps. products: how many of the synthetic sample, where that is the source.
+
+    Raises CatalogueError as ingest does, and for a single class.
+    """
     if source == SAMPLE:
         source = str(folder / "sample")
         write_sample(Path(source), products=products, unlabelled=0)
-    ingested = ingest(source, folder / "catalogue", IngestConfig(), unlabelled=False)
+    ingested = ingest(source, folder / "catalogue", config, unlabelled=False)
     columns = ["designation", "description", "prdtypecode", "photo"]
-    return pd.concat([read_shard(shard.path, columns) for shard in ingested.labelled], ignore_index=True)
+    rows = pd.concat([read_shard(shard.path, columns) for shard in ingested.labelled], ignore_index=True)
+    if rows["prdtypecode"].nunique() < 2:
+        raise CatalogueError(f"{source}: all {len(rows)} labelled products are of one class: nothing to tell apart")
+    return rows
 
 
 def splits(rows: pd.DataFrame, seeds: int) -> Iterator[Split]:

@@ -112,7 +112,9 @@ def git_version() -> str:
 def cluster_address(file: str) -> str:
     """host:port of `[platform] url`. Raises click.ClickException where the file does not tell."""
     config = configparser.ConfigParser()
-    if not config.read(file) or not config.has_option("platform", "url"):
+    if not config.read(file):
+        raise click.ClickException(f"{file}: no such file: FLYTE_CONFIG= names the one that says where the cluster is")
+    if not config.has_option("platform", "url"):
         raise click.ClickException(f"{file}: no `url` under [platform]: see flyte.config for an example")
     address = config["platform"]["url"]
     try:

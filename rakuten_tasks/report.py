@@ -10,12 +10,10 @@ from rich.console import Console
 from rakuten_tasks import pods
 from rakuten_tasks.artifacts import Catalogue, Evaluated, Registered, Source, local
 from rakuten_tasks.classifier.evaluation import Evaluation, table
-from rakuten_tasks.decks.index import write_pages
+from rakuten_tasks.decks.index import place_of, write_pages
 from rakuten_tasks.registration import DECKS
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.stage import stage
-
-STAGES = ("ingest", "train_lstm", "train_vgg16", "fuse", "evaluate", "register")  # that have a page, in their order
 
 
 @stage(pods.SMALL)
@@ -48,7 +46,7 @@ def report_training(
         with fsspec.open(report, "w", auto_mkdir=True) as file:
             json.dump(content, file, indent=1)
         pages = f"{report.rpartition('/')[0] or '.'}/decks"
-        shown = sorted(runs.fetch(registered.run_id, DECKS).glob("*.html"), key=lambda page: STAGES.index(page.stem))
+        shown = sorted(runs.fetch(registered.run_id, DECKS).glob("*.html"), key=lambda page: place_of(page.stem))
         index = write_pages(
             pages, {page.stem: page.read_text(encoding="utf-8") for page in shown}, _facts(source, registered)
         )

@@ -24,7 +24,7 @@ from rakuten_tasks.config import GateConfig, IngestConfig
 from rakuten_tasks.decks import page
 from rakuten_tasks.decks.evaluation import evaluation_deck, reliability_before
 from rakuten_tasks.decks.fusion import fusion_deck
-from rakuten_tasks.decks.index import write_pages
+from rakuten_tasks.decks.index import place_of, write_pages
 from rakuten_tasks.decks.ingest import ingest_deck
 from rakuten_tasks.decks.mistakes import Said, most_confident_mistakes, surest_mistakes, with_photos
 from rakuten_tasks.decks.registration import registration_deck
@@ -320,7 +320,19 @@ def test_durations_are_told_as_people_do(seconds, text):
     assert duration(seconds) == text
 
 
+def test_a_page_without_a_title_here_comes_last():
+    assert sorted(["train_title", "register", "ingest"], key=place_of) == ["ingest", "register", "train_title"]
+
+
 # fusion
+
+
+def test_the_fusion_deck_shows_a_third_branch_against_the_mix_of_the_others(answers):
+    weights = {"text": 0.5, "photo": 0.3, "title": 0.2}
+    fusion = dataclasses.replace(answers.fusion, temperatures=dict.fromkeys(weights, 1.0), weights=weights)
+    text = text_of(fusion_deck(answers.search, fusion))
+    assert "weight of text 0.500 weight of photo 0.300 weight of title 0.200" in text
+    assert "F1 of text + photo alone" in text
 
 
 def test_the_fusion_deck_draws_the_curve_and_explains_the_temperatures(answers):
@@ -334,7 +346,7 @@ def test_the_fusion_deck_draws_the_curve_and_explains_the_temperatures(answers):
     assert f"from {search.low:.3f} to {search.high:.3f}" in text
     assert "text 2.000 was too sure of itself" in text
     assert "photo 1.010 probabilities were right as they were" in text
-    assert "text and photo mixed 0.500 was not sure enough" in text
+    assert "all of them mixed 0.500 was not sure enough" in text
     (curve,) = figures_of(deck)
     assert curve["data"][0]["x"] == pytest.approx(search.edges, abs=1e-5)
 
@@ -343,7 +355,7 @@ def test_a_fusion_without_rows_says_so():
     search = best_weight(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, int))
     fusion = Fusion({"text": 1.0, "photo": 1.0}, {"text": 1.0, "photo": 0.0}, 1.0, [1 / 3] * 3)
     deck = fusion_deck(search, fusion)
-    assert "No validation product was seen by both branches: text has all the weight." in text_of(deck)
+    assert "No validation product was seen by all branches: text has all the weight." in text_of(deck)
     assert figures_of(deck) == []
 
 

@@ -69,3 +69,14 @@ def test_when_asked_for_they_are_activated_and_tell_of_failures():
         env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split("\n")[-2] == "True ['a@example.org', 'b@example.org']"
+
+
+@pytest.mark.slow
+def test_what_is_no_address_is_told_of_nothing():
+    environment = {**os.environ, "RAKUTEN_NOTIFIED": "a@example.org, nobody"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "import workflows.launch_plans"],
+        env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "RAKUTEN_NOTIFIED: nobody is no e-mail address: separate several by commas" in " ".join(done.stderr.split())

@@ -162,6 +162,13 @@ def test_an_lstm_that_knows_nothing_is_left_out():
     assert lstm == 0
 
 
+def test_on_a_handful_of_rows_the_lstm_is_left_out_whatever_it_answered():
+    labels = np.arange(5) % 3
+    bag, lstm = fit_scales(logits_of(labels, 3, 0.6, 0), logits_of(labels, 3, 1.0, 1), labels)
+    assert bag > 0
+    assert lstm == 0
+
+
 def test_an_lstm_that_knows_what_the_bag_does_not_is_mixed_in():
     labels = np.arange(300) % 3
     bag, lstm = fit_scales(logits_of(labels, 3, 0.6, 0), logits_of(labels, 3, 0.6, 1), labels)

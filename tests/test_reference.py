@@ -10,10 +10,13 @@ from rakuten_tasks.classifier.bundle import REFERENCE
 from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.classifier.scoring import products_of
 from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
+from rakuten_tasks.monitoring.decision import Outcome
+from rakuten_tasks.monitoring.drift import decide
 from rakuten_tasks.monitoring.reference import load_reference, reference_rows
 from rakuten_tasks.monitoring.traits import project, traits
 from tests.bundles import write_bundle
 from tests.catalogues import photo_bytes
+from tests.test_drift import rows as drift_rows
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,15 @@ def test_a_photo_that_could_not_be_read_is_told_from_one_that_is_not_there(predi
 
 def test_the_reference_of_an_older_bundle_says_what_to_do(tmp_path: Path):
     pd.DataFrame({"row": [1], "predicted": [10], "confidence": [0.5]}).to_parquet(tmp_path / REFERENCE)
-    with pytest.raises(ValueError, match=r"has no designation_length, .*: .* train it again"):
+    with pytest.raises(ValueError, match=r"has none of the columns .*: .* train it again"):
         load_reference(tmp_path)
     pd.DataFrame({name: [0.0] for name in DRIFT_COLUMNS}).to_parquet(tmp_path / REFERENCE)
     assert len(load_reference(tmp_path)) == 1
+
+
+def test_of_a_champion_from_before_a_column_that_column_is_skipped_with_the_reason(tmp_path: Path):
+    seen = drift_rows(seed=1)
+    seen.drop(columns="contrast").to_parquet(tmp_path / REFERENCE)
+    decision = decide(load_reference(tmp_path), drift_rows(seed=2))
+    assert decision.outcome is Outcome.NO_DRIFT
+    assert [skipped.column for skipped in decision.skipped] == ["contrast"]

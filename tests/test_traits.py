@@ -9,9 +9,9 @@ from PIL import Image
 from rakuten_tasks.classifier.branches import Product
 from rakuten_tasks.classifier.explanation import branch_shares, heat_map, word_weights
 from rakuten_tasks.classifier.photos import square_on_photo
-from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.classifier.predictor import Predictor, Scores
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, SCHEMA
-from rakuten_tasks.monitoring.traits import photo_traits, project, text_traits, traits
+from rakuten_tasks.monitoring.traits import answer_traits, photo_traits, project, text_traits, traits
 from tests.bundles import write_bundle
 from tests.catalogues import photo_bytes
 
@@ -49,6 +49,16 @@ def test_every_drift_column_is_filled(predictor):
     assert not [name for name in DRIFT_COLUMNS if found[name] is None]
     assert found["confidence"] == scores.confidence[0]
     assert 0 <= found["disagreement"] <= 1
+
+
+def test_of_three_branches_each_pair_disagrees_and_all_are_projected():
+    said = {name: np.array([[1 - p, p]]) for name, p in (("text", 0.1), ("photo", 0.4), ("title", 0.5))}
+    fused = np.array([[0.7, 0.3]])
+    scores = Scores(np.array([10, 20]), fused, said, dict.fromkeys(said, np.array([True])))
+    assert answer_traits(scores, 0)["disagreement"] == pytest.approx((0.3 + 0.4 + 0.1) / 3)
+    projected = project({name: np.ones((1, 3)) for name in said})
+    assert projected.shape == (1, 16)
+    assert np.isfinite(projected).all()
 
 
 def test_text_traits_are_of_the_cleaned_text(predictor):

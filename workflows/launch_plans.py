@@ -33,6 +33,8 @@ if INCOMING != SAMPLE:
 STORE = shared("RAKUTEN_STORE", os.environ.get("RAKUTEN_STORE") or "s3://rakuten").rstrip("/")
 NOTIFIED = [address.strip() for address in os.environ.get("RAKUTEN_NOTIFIED", "").split(",") if address.strip()]
 PLACES = Places(log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history", reports=f"{STORE}/drift/reports")
+if wrong := [address for address in NOTIFIED if "@" not in address.strip("@")]:
+    raise ValueError(f"RAKUTEN_NOTIFIED: {', '.join(wrong)} is no e-mail address: separate several by commas")
 FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT, WorkflowExecutionPhase.ABORTED]
 # One epoch of each branch: that everything runs, not that it learns
 SMOKE = TrainingConfig(text=TextConfig(epochs=1, ngram_bits=12), photo=PhotoConfig(epochs=1))

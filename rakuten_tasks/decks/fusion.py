@@ -12,15 +12,15 @@ AS_IT_IS = 0.05  # a temperature closer to 1 than this is called 1
 
 
 def fusion_deck(search: WeightSearch, fusion: Fusion) -> str:
-    """search: over the weight of the first of the fusion's branches."""
-    first, second = fusion.weights
+    """search: over the weight of the mix of all branches but the last, against the last."""
+    *mixed, second = fusion.weights
+    first = " + ".join(mixed)
     chosen = search.scores[max(0, int(np.searchsorted(search.edges[:-1], search.weight, side="right")) - 1)]
     thinned = len(search.scores) > 2 * COLUMNS
     blocks = [
         facts(
             {
-                f"weight of {first}": f"{search.weight:.3f}",
-                f"weight of {second}": f"{1 - search.weight:.3f}",
+                **{f"weight of {name}": f"{weight:.3f}" for name, weight in fusion.weights.items()},
                 "F1 at that weight": f"{chosen:.4f}",
                 "best F1 of any weight": f"{search.optimum:.4f}",
                 f"F1 of {first} alone": f"{search.scores[-1]:.4f}",
@@ -30,7 +30,7 @@ def fusion_deck(search: WeightSearch, fusion: Fusion) -> str:
         heading("Weight"),
     ]
     if search.standard_error == 0:
-        blocks.append(notice(f"No validation product was seen by both branches: {first} has all the weight."))
+        blocks.append(notice(f"No validation product was seen by all branches: {mixed[0]} has all the weight."))
     else:
         blocks += [
             note(
@@ -42,7 +42,7 @@ def fusion_deck(search: WeightSearch, fusion: Fusion) -> str:
             ),
             figure(fusion_curve(search)),
         ]
-    temperatures = {**fusion.temperatures, f"{first} and {second} mixed": fusion.fused_temperature}
+    temperatures = {**fusion.temperatures, "all of them mixed": fusion.fused_temperature}
     rows = [(name, f"{value:.3f}", _meaning(value)) for name, value in temperatures.items()]
     blocks += [
         heading("Temperatures"),

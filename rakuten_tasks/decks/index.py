@@ -19,6 +19,11 @@ TITLES = {
 }
 
 
+def place_of(name: str) -> int:
+    """Where a stage's page stands among the others; last where it has no title here."""
+    return list(TITLES).index(name) if name in TITLES else len(TITLES)
+
+
 def write_pages(folder: str, pages: Mapping[str, str], key_facts: Mapping[str, object]) -> str:
     """pages: what `standalone` gave, by name ("ingest" -> ingest.html). -> the address of index.html
 

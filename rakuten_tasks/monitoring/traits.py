@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -87,15 +88,13 @@ def answer_traits(scores: Scores, row: int) -> dict[str, Any]:
     fused = scores.probabilities[row]
     codes, probabilities = scores.top(TOP)
     seen = [name for name, mask in scores.seen.items() if mask[row]]
-    disagreement = None
-    if len(seen) == 2:
-        first, second = (scores.by_branch[name][row] for name in seen)
-        disagreement = float(np.abs(first - second).sum() / 2)
+    pairs = combinations([scores.by_branch[name][row] for name in seen], 2)
+    distances = [float(np.abs(first - second).sum() / 2) for first, second in pairs]
     return {
         "predicted": int(scores.predicted[row]),
         "confidence": float(scores.confidence[row]),
         "entropy": float(-(fused * np.log(np.maximum(fused, np.finfo(float).tiny))).sum()),
-        "disagreement": disagreement,
+        "disagreement": float(np.mean(distances)) if distances else None,
         "used": "+".join(seen),
         "top_codes": codes[row].tolist(),
         "top_probabilities": probabilities[row].tolist(),
@@ -107,14 +106,13 @@ def project(embeddings: Mapping[str, NDArray]) -> NDArray:
 
     (N, E) for each branch -> (N, PROJECTED). The same embedding gives the same numbers in every process.
     """
-    share = PROJECTED // len(embeddings)
+    shares = [len(part) for part in np.array_split(np.arange(PROJECTED), len(embeddings))]
     parts = []
-    for number, embedding in enumerate(embeddings.values()):
+    for number, (share, embedding) in enumerate(zip(shares, embeddings.values(), strict=True)):
         size = embedding.shape[1]
         directions = np.random.default_rng(number).standard_normal((size, share)) / math.sqrt(size)
         parts.append(embedding @ directions)  # (N, E) @ (E, share) -> (N, share)
-    joined = np.concatenate(parts, 1)
-    return np.pad(joined, ((0, 0), (0, PROJECTED - joined.shape[1])), constant_values=np.nan)
+    return np.concatenate(parts, 1)
 
 
 def _number(value: float) -> float | None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-YES_NO = ("description_empty", "photo_missing", "photo_unreadable")
-CATEGORIES = (*YES_NO, "language", "predicted")
+from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, SCHEMA
+
+_TYPES = {name: SCHEMA.field(name).type for name in DRIFT_COLUMNS}
+YES_NO = tuple(name for name, kind in _TYPES.items() if pa.types.is_boolean(kind))
+CATEGORIES = (*YES_NO, *(name for name, kind in _TYPES.items() if pa.types.is_string(kind)), "predicted")
 _SAID = {"true": "yes", "1": "yes", "yes": "yes", "false": "no", "0": "no", "no": "no"}
 
 

@@ -134,8 +134,10 @@ activate: $(READY) ## put the registered launch plans on their schedules (VERSIO
 	@$(CLUSTER) activate $(ON_CLUSTER)
 
 .PHONY: bench
-bench: $(READY) ## speeds, each as a ratio to something measured in the same run
-	@for name in fusion_search text_preparation photo_features photo_training; do $(BIN)/python -m benchmarks.$$name; done
+bench: $(READY) ## speeds, each as a ratio to something measured in the same run; growth and cost
+	@for name in fusion_search text_preparation text_training photo_features photo_training photo_limits; do \
+	  $(BIN)/python -m benchmarks.$$name; done
+	@$(MAKE) --no-print-directory bench-growth bench-cost
 
 .PHONY: bench-growth
 bench-growth: $(READY) ## time and memory of a whole training at 1, 2, 4 and 8 times the products; what orchestration costs

@@ -135,9 +135,9 @@ activate: $(READY) ## put the registered launch plans on their schedules (VERSIO
 
 .PHONY: bench
 bench: $(READY) ## speeds, each as a ratio to something measured in the same run; growth and cost
-	@for name in fusion_search text_preparation text_training photo_features photo_training photo_limits; do \
-	  $(BIN)/python -m benchmarks.$$name; done
-	@$(MAKE) --no-print-directory bench-growth bench-cost
+	@failed=0; for name in fusion_search text_preparation text_training photo_features photo_training photo_limits; do \
+	  $(BIN)/python -m benchmarks.$$name || failed=1; done; \
+	$(MAKE) --no-print-directory --keep-going bench-growth bench-cost || failed=1; exit $$failed
 
 .PHONY: bench-growth
 bench-growth: $(READY) ## time and memory of a whole training at 1, 2, 4 and 8 times the products; what orchestration costs

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
+import pandas as pd
 import torch
 from rich import box
 from rich.console import Console
@@ -24,6 +25,7 @@ from rich.table import Table
 from benchmarks.cost_steps import Used, Work, run
 from rakuten_tasks import pods
 from rakuten_tasks.catalogue.sample import SAMPLE, write_sample
+from rakuten_tasks.catalogue.schema import CatalogueError
 from rakuten_tasks.classifier.training import choose_device, half_precision
 from rakuten_tasks.config import IngestConfig
 
@@ -101,14 +103,18 @@ class Cost:
 @click.option("--photos", default=100, help="how many of them go through VGG16")
 def main(source: str, products: int, photos: int) -> None:
     """Print both tables."""
-    if products < 2 * SHARD:
-        raise click.BadParameter(f"--products={products}: from {2 * SHARD} on, or growth cannot be seen")
     os.environ["TQDM_DISABLE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         if source == SAMPLE:
             source = f"{folder}/sample"
             write_sample(Path(source), products, 0)
-        costs = [measure(step, Work(source, Path(folder), products, photos)) for step in STEPS]
+        try:
+            there = len(pd.read_csv(f"{source}/Y_train_CVw08PX.csv"))
+            if (products := min(products, there)) < 2 * SHARD:
+                raise click.ClickException(f"{products} products of {source}: from {2 * SHARD} on growth can be seen")
+            costs = [measure(step, Work(source, Path(folder), products, photos)) for step in STEPS]
+        except (CatalogueError, FileNotFoundError) as error:
+            raise click.ClickException(f"{source}: {error}") from error
     console = Console()
     console.print(measured(costs, products, photos))
     console.print(needed([cost for cost in costs if cost.step is not SCRATCH]))

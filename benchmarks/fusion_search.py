@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
+from benchmarks.timing import seconds
 from rakuten_tasks.classifier.fusion import best_weight, calibrate
 
 ROWS, CLASSES, REPEATS = 8492, 27, 5
@@ -25,13 +23,6 @@ def grid_search(first: NDArray, second: NDArray, labels: NDArray) -> float:
     """The best weighted F1 of 101 weights."""
     mixes = (w * first + (1 - w) * second for w in np.linspace(0, 1, 101))
     return max(f1_score(labels, mix.argmax(1), average="weighted", zero_division=0) for mix in mixes)
-
-
-def seconds(search: Callable[[], object]) -> float:
-    """One run's time."""
-    started = time.perf_counter()
-    search()
-    return time.perf_counter() - started
 
 
 def main() -> None:

@@ -7,13 +7,13 @@ The weights are random: they take as long as any others.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.timing import seconds
 from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
 from rakuten_tasks.classifier.packed import packable, packed
 from rakuten_tasks.classifier.photo_training import photo_features
@@ -39,13 +39,6 @@ def bare_pass(layers: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tenso
             layers(batch)
     if batch.device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """One run's time."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def main() -> None:

@@ -9,8 +9,7 @@ take as long as any others.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from benchmarks.timing import seconds
 from rakuten_tasks.catalogue.sample import JPEG_QUALITY
 from rakuten_tasks.catalogue.sample_photos import draw_photo
 from rakuten_tasks.classifier.arrays import write_shard
@@ -97,13 +97,6 @@ def forward(device: torch.device, photos: int, half: bool) -> float:
 
     run()
     return seconds(run)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """One run's time."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def drawn(count: int) -> tuple[list[bytes], NDArray]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from torch.utils.data import DataLoader
 
+from benchmarks.timing import seconds
 from rakuten_tasks.catalogue.ledger import TRAIN, VALIDATION_A
 from rakuten_tasks.catalogue.sample import make_products
 from rakuten_tasks.classifier.arrays import class_index, write_shard
@@ -67,13 +66,6 @@ def ordinary(rows: list[tuple[str, str, int]], vocabulary: Vocabulary, config: T
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(tokens.to(device), lengths), labels.to(device)).backward()
         optimizer.step()
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """One run's time."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 @click.command()

@@ -48,7 +48,6 @@ def test_a_frozen_branch_answers_as_before_and_saves_what_it_held(tmp_path):
     )
 
 
-@BF16
 def test_what_is_frozen_is_not_trained():
     with pytest.raises(RuntimeError, match="a frozen photo branch is not trained"):
         branch().freeze().train()

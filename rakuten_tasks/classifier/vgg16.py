@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rakuten_tasks.classifier.memory import BatchSize
 from rakuten_tasks.classifier.packed import Step, answering, packable, packed
@@ -39,9 +40,26 @@ class PhotoShape:
     classes: int
 
 
-def pooled(maps: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 2C): each channel's mean, then its maximum."""
-    return torch.cat((maps.mean((2, 3)), maps.amax((2, 3))), 1)
+def pooled(maps: Tensor, highest: Tensor | None = None) -> Tensor:
+    """(B, C, H, W) -> (B, 2C): each channel's mean, then its maximum, which also `highest` (B, C, h, w) holds.
+
+    The sum is a matrix product, whose bf16 kernel takes a sixth of the time that mean's takes on two cores.
+    """
+    each = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C): a view, channels_last
+    mean = (each.new_ones(1, each.shape[1]) @ each).squeeze(1).float() / each.shape[1]
+    return torch.cat((mean, (maps if highest is None else highest).amax((2, 3)).float()), 1)
+
+
+def halved(maps: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H // 2, W // 2): max pooling. A processor answers by two maxima, in 0.7 of its time."""
+    if torch.is_grad_enabled() or maps.device.type != "cpu" or not _even(maps):
+        return functional.max_pool2d(maps, 2)
+    rows = torch.maximum(maps[:, :, ::2], maps[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
+def _even(maps: Tensor) -> bool:
+    return maps.shape[2] % 2 == maps.shape[3] % 2 == 0
 
 
 def _blocks(layers: nn.Sequential) -> Iterator[nn.Sequential]:
@@ -63,7 +81,6 @@ class Lower(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.packed: list[Step] | None = None
-        self.halve = nn.MaxPool2d(2)
         self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", 255 * torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
 
@@ -74,8 +91,9 @@ class Lower(nn.Module):
         early = []
         for block in self.packed if self.packed and answering() else self.blocks:
             maps = block(maps)  # (B, C, H, W)
-            early.append(pooled(maps))
-            maps = self.halve(maps)  # (B, C, H / 2, W / 2)
+            smaller = halved(maps)  # (B, C, H // 2, W // 2)
+            early.append(pooled(maps, smaller if _even(maps) else maps))  # of odd sides it leaves a row out
+            maps = smaller
         features = torch.cat(early, 1)
         return (features, maps) if self.training else (features.half(), maps.half())
 
@@ -124,6 +142,7 @@ class PhotoBranch(nn.Module):
         super().__init__()
         *lower, block5 = _blocks(layers)
         self.shape = shape
+        self.frozen = False
         self.lower = Lower(lower)
         self.upper = Upper(block5, shape.classes)
         self.to(memory_format=torch.channels_last)
@@ -140,6 +159,7 @@ class PhotoBranch(nn.Module):
     def freeze(self) -> Self:
         """Ready to answer, as fast as may be; never to be trained from here on."""
         self.eval().requires_grad_(False)
+        self.frozen = True
         device = next(self.parameters()).device
         if packable(device):
             self.lower.packed = [packed(block) for block in self.lower.blocks]  # type: ignore[arg-type]
@@ -147,8 +167,8 @@ class PhotoBranch(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        if mode and self.upper.packed:
-            raise RuntimeError("a frozen photo branch is not trained: its packed weights would stay behind")
+        if mode and self.frozen:
+            raise RuntimeError("a frozen photo branch is not trained: answers would not follow its weights")
         return super().train(mode)
 
     def save(self, folder: Path) -> None:

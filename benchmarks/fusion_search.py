@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from benchmarks.timing import seconds
-from rakuten_tasks.classifier.fusion import best_weight, calibrate
+from rakuten_tasks.classifier.calibration import calibrate
+from rakuten_tasks.classifier.fusion import best_weight
 
 ROWS, CLASSES, REPEATS = 8492, 27, 5
 

@@ -28,8 +28,9 @@ from benchmarks.quality_text import TEXT
 from rakuten_tasks.catalogue.ledger import TEST, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.catalogue.sample import SAMPLE
 from rakuten_tasks.catalogue.schema import CatalogueError
+from rakuten_tasks.classifier.calibration import calibrate, fit_temperature
 from rakuten_tasks.classifier.evaluation import reliability
-from rakuten_tasks.classifier.fusion import Logits, calibrate, fit_fusion, fit_temperature
+from rakuten_tasks.classifier.fusion import Logits, fit_fusion
 from rakuten_tasks.config import PhotoConfig, TrainingConfig
 
 EXACT, GRID, STACKED = "fused, exact weight", "fused, weight from a 101-point grid", "fused, stacked"

@@ -40,7 +40,8 @@ def fuse(
         fusion, search = fit_fusion(a.logits, a.labels, b.logits, b.labels)
         log.metrics({f"temperature_{name}": value for name, value in fusion.temperatures.items()})
         log.metrics({f"weight_{name}": value for name, value in fusion.weights.items()})
-        log.metrics({"temperature_fused": fusion.fused_temperature, "validation_b_f1": search.optimum})
+        told = {"temperature_fused": fusion.fused_temperature, "floor_fused": fusion.fused_floor}
+        log.metrics(told | {"validation_b_f1": search.optimum})
         log.figure(fusion_curve(search), "fusion_curve")
         scores = fuse_logits(validation.logits, fusion, catalogue.codes)
         photographed = rows_on(paths, sides, HELD_OUT)

@@ -17,7 +17,8 @@ from plotly.offline import get_plotlyjs
 
 from rakuten_tasks.catalogue.ingest import ingest
 from rakuten_tasks.catalogue.profile import profile, quarantined
-from rakuten_tasks.classifier.fusion import Fusion, best_weight, calibrate
+from rakuten_tasks.classifier.calibration import calibrate
+from rakuten_tasks.classifier.fusion import Fusion, best_weight
 from rakuten_tasks.classifier.predictor import Scores
 from rakuten_tasks.classifier.training import Epoch
 from rakuten_tasks.config import GateConfig, IngestConfig

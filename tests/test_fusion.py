@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,16 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from rakuten_tasks.classifier.fusion import (
-    TEMPERATURES,
-    Fusion,
-    Logits,
-    WeightSearch,
-    best_weight,
-    calibrate,
-    fit_fusion,
-    fit_temperature,
-)
+from rakuten_tasks.classifier.calibration import FLOORS, TEMPERATURES, calibrate, fit_floor, fit_temperature
+from rakuten_tasks.classifier.fusion import Fusion, Logits, WeightSearch, best_weight, fit_fusion
 
 
 def weighted_f1(labels, predicted):
@@ -180,6 +173,13 @@ def test_each_product_is_answered_by_the_branches_that_saw_it():
     np.testing.assert_allclose(answers, [both / both.sum(), text, photo, [0.5, 0.3, 0.2]])
 
 
+def test_the_floor_is_spread_over_what_several_branches_answer_and_over_nothing_else():
+    floored = dataclasses.replace(FUSION, fused_floor=0.3)
+    before, after = (f.probabilities({"text": TEXT, "photo": PHOTO}, SEEN) for f in (FUSION, floored))
+    np.testing.assert_allclose(after[0], 0.7 * before[0] + 0.1)
+    np.testing.assert_allclose(after[1:], before[1:])
+
+
 def test_one_branch_asked_alone_answers_at_its_own_temperature():
     answers = FUSION.probabilities({"photo": PHOTO}, {"photo": SEEN["photo"]})
     np.testing.assert_allclose(answers[:2], [calibrate(PHOTO, 0.5)[0], [0.5, 0.3, 0.2]])
@@ -200,7 +200,38 @@ def test_of_three_branches_those_present_share_the_weight():
 
 
 def test_a_fusion_survives_json():
-    assert Fusion.from_json(json.dumps(FUSION.to_dict())) == FUSION
+    floored = dataclasses.replace(FUSION, fused_floor=0.1)
+    assert Fusion.from_json(json.dumps(floored.to_dict())) == floored
+
+
+def test_a_fusion_from_before_floors_has_none():
+    former = FUSION.to_dict()
+    del former["fused_floor"]
+    assert Fusion.from_json(json.dumps(former)) == FUSION
+
+
+def test_confident_mistakes_get_a_floor_and_not_doubt_about_everything():
+    logits, labels = made_up(4000, 5, 2.0, 0)
+    wrong = np.random.default_rng(1).random(4000) < 0.1
+    labels[wrong] = np.random.default_rng(2).integers(5, size=wrong.sum())
+    fit, unseen = slice(2000), slice(2000, 4000)
+    temperature, floor = fit_floor(4 * logits[fit], labels[fit])
+    assert temperature == pytest.approx(4.0, rel=0.15)
+    assert floor == pytest.approx(0.1, abs=0.03)
+    rows = np.arange(2000)
+    plain = calibrate(4 * logits[unseen], fit_temperature(4 * logits[fit], labels[fit]))[rows, labels[unseen]]
+    floored = calibrate(4 * logits[unseen], temperature, floor)[rows, labels[unseen]]
+    assert np.log(floored).mean() > np.log(plain).mean() + 0.02
+
+
+def test_where_a_temperature_suffices_there_is_no_floor():
+    assert [fit_floor(*made_up(rows, 5, 2.0, rows))[1] for rows in (0, 1, 3, 20, 2000)] == [0.0] * 5
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.0, float("nan")])
+def test_a_floor_out_of_range_is_refused(floor):
+    with pytest.raises(ValueError, match="floor="):
+        calibrate(TEXT, 1.0, floor)
 
 
 def sides(rows_a, rows_b, seen_a=True, seen_b=True, classes=4):
@@ -248,6 +279,7 @@ def test_tiny_sides_give_a_usable_fusion(rows):
     answers = fusion.probabilities({"text": TEXT[:, :1] * np.eye(4), "photo": np.eye(4)}, SEEN)
     np.testing.assert_allclose(answers.sum(1), 1)
     assert all(TEMPERATURES[0] <= t <= TEMPERATURES[1] for t in fusion.temperatures.values())
+    assert FLOORS[0] <= fusion.fused_floor <= FLOORS[1]
 
 
 def test_a_side_of_one_class_is_no_obstacle():

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
 from rakuten_tasks.classifier.bag import Bag, fit_bag
-from rakuten_tasks.classifier.lstm import TextBranch, fit_scales, text_logits, train_text_branch
+from rakuten_tasks.classifier.lstm import WEIGHTS, TextBranch, text_logits, train_text_branch
 from rakuten_tasks.classifier.ngrams import Vocabulary
-from rakuten_tasks.classifier.text_examples import TextExamples, training_bags
+from rakuten_tasks.classifier.text_examples import BagExamples, TokenExamples, training_bags
 from rakuten_tasks.classifier.training import predict_logits
 from rakuten_tasks.config import TextConfig
 
@@ -60,8 +61,28 @@ def test_a_product_has_the_same_logits_alone_in_a_batch_and_from_its_shard(train
     batch = text_logits(branch, vocabulary.encode(titles, descriptions))
     alone = [text_logits(branch, vocabulary.encode([titles[i]], [descriptions[i]]))[0] for i in range(0, 135, 9)]
     np.testing.assert_allclose(np.stack(alone), batch[::9], atol=1e-5)
-    from_shards = predict_logits(branch, TextExamples(ShardArrays(shards)), np.arange(135), 16, CPU)
+    arrays, rows = ShardArrays(shards), np.arange(135)
+    bag = torch.from_numpy(predict_logits(branch.bag, BagExamples(arrays), rows, 16, CPU))
+    lstm = torch.from_numpy(predict_logits(branch.lstm, TokenExamples(arrays), rows, 16, CPU))
+    (slope, offset), scales = branch.curve, branch.scales
+    from_shards = scales[0] * torch.nn.functional.logsigmoid(slope * bag + offset) + scales[1] * lstm
     np.testing.assert_allclose(from_shards, batch, atol=1e-5)
+
+
+def test_a_bundle_from_before_the_curve_answers_as_it_did(trained, tmp_path):
+    vocabulary, branch, _, _ = trained
+    branch.save(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    del tensors["curve"]
+    save_file(tensors | {"scales": torch.tensor((2.0, 0.5))}, tmp_path / WEIGHTS)
+    encoded = vocabulary.encode(*catalogue(135)[:2])
+    answers = torch.from_numpy(text_logits(TextBranch.load(tmp_path, CPU), encoded)).softmax(1)
+    parts = []
+    for scales in ((1.0, 0.0), (0.0, 1.0)):
+        plain = TextBranch.load(tmp_path, CPU)
+        plain.scales.copy_(torch.tensor(scales))
+        parts.append(torch.from_numpy(text_logits(plain, encoded)))
+    np.testing.assert_allclose(answers, (2 * parts[0] + 0.5 * parts[1]).softmax(1), atol=1e-5)
 
 
 def test_a_product_without_text_gets_finite_logits(trained):
@@ -146,31 +167,3 @@ def test_the_bag_is_at_its_optimum(trained):
     again = Bag(vocabulary.buckets, len(CODES))
     fit_bag(again, bags[::-1], labels[::-1].copy())  # the order of the rows is no matter
     assert (again.table - branch.bag.table).abs().max() < 1e-2 * branch.bag.table.abs().max()
-
-
-def logits_of(labels, sure, right, seed):
-    """Logits that name the right class with probability `right`."""
-    random = np.random.default_rng(seed)
-    named = np.where(random.random(len(labels)) < right, labels, random.integers(0, 3, len(labels)))
-    return sure * np.eye(3)[named] + random.normal(size=(len(labels), 3))
-
-
-def test_an_lstm_that_knows_nothing_is_left_out():
-    labels = np.arange(60) % 3
-    bag, lstm = fit_scales(logits_of(labels, 3, 0.8, 0), np.random.default_rng(1).normal(size=(60, 3)), labels)
-    assert bag > 0
-    assert lstm == 0
-
-
-def test_on_a_handful_of_rows_the_lstm_is_left_out_whatever_it_answered():
-    labels = np.arange(5) % 3
-    bag, lstm = fit_scales(logits_of(labels, 3, 0.6, 0), logits_of(labels, 3, 1.0, 1), labels)
-    assert bag > 0
-    assert lstm == 0
-
-
-def test_an_lstm_that_knows_what_the_bag_does_not_is_mixed_in():
-    labels = np.arange(300) % 3
-    bag, lstm = fit_scales(logits_of(labels, 3, 0.6, 0), logits_of(labels, 3, 0.6, 1), labels)
-    assert bag > 0
-    assert lstm > 0

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from rakuten_tasks.classifier.calibration import calibrate
 from rakuten_tasks.classifier.evaluation import evaluate
-from rakuten_tasks.classifier.fusion import best_weight, calibrate
+from rakuten_tasks.classifier.fusion import best_weight
 from rakuten_tasks.classifier.plots import evaluation_figures, fusion_curve, png, training_curves
 from rakuten_tasks.classifier.training import Epoch
 

@@ -29,17 +29,16 @@ def bags(ngrams: Sequence[NDArray], weights: Sequence[NDArray]) -> tuple[Tensor,
     return buckets, values, at
 
 
-class TextExamples:
-    """Shards' rows for the whole branch."""
+class BagExamples:
+    """Shards' rows for the bag alone."""
 
     def __init__(self, arrays: ShardArrays) -> None:
         self.arrays = arrays
         self.labels = arrays.column("label")
 
     def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        """(B,) rows -> what TextBranch reads."""
-        ngrams, weights = (self.arrays.take_ragged(name, rows) for name in ("ngrams", "weights"))
-        return padded(self.arrays.take_ragged("tokens", rows)), *bags(ngrams, weights)
+        """(B,) rows -> what `bags` gives."""
+        return bags(*(self.arrays.take_ragged(name, rows) for name in ("ngrams", "weights")))
 
 
 class TokenExamples:

@@ -29,7 +29,7 @@ def reliability_before(logits: Logits, fusion: Fusion, labels: NDArray) -> dict[
     """
     codes = range(len(fusion.prior))
     plain = dataclasses.replace(fusion, temperatures=dict.fromkeys(fusion.temperatures, 1.0))
-    unmixed = dataclasses.replace(fusion, fused_temperature=1.0)
+    unmixed = dataclasses.replace(fusion, fused_temperature=1.0, fused_floor=0.0)
     alone = fuse_logits(logits, plain, codes).by_branch
     systems = {**alone, FUSED: fuse_logits(logits, unmixed, codes).probabilities}
     return {name: reliability(probabilities, labels) for name, probabilities in systems.items()}

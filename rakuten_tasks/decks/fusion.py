@@ -49,6 +49,13 @@ def fusion_deck(search: WeightSearch, fusion: Fusion) -> str:
         note("Logits are divided by it: a branch's answers stay what they were, how sure they are changes."),
         table(["of", "temperature", "what it means"], rows),
     ]
+    if fusion.fused_floor:
+        blocks.append(
+            note(
+                f"{fusion.fused_floor:.1%} of the mix's probability is spread evenly over the classes, for mistakes "
+                "that both branches make with confidence: no answer changes, and the rest is not doubted for them."
+            )
+        )
     return deck("Fusion", blocks)
 
 

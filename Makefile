@@ -19,6 +19,8 @@ MODE ?= add
 # What is kept of outputs, cached features and checkpoints of local runs: used within so many days, and so much in all.
 KEEP_DAYS ?= 30
 KEEP_GB ?= 10
+# How many of the newest versions `make prune` leaves in any case.
+KEEP_VERSIONS ?= 10
 # Read by the recipes from their environment, so that quotes and spaces in them do no harm.
 export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE
 
@@ -55,13 +57,17 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo "SOURCE= a catalogue's folder or address, CONFIG= a configuration, MODEL= a registered model's name"
 
+ifeq ($(wildcard $(BIN)/python),)  # a mark without what it marks
+.PHONY: $(READY)
+endif
+
 .PHONY: setup
 setup: $(READY) ## install into var/venv, alone
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it with PYTHON="; exit 1; }
 	@mkdir -p $(VAR)
 	@exec 9> $(VAR)/setup.lock; if command -v flock > /dev/null; then flock 9; fi; \
-	if [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit; fi; \
+	if [ -x $(BIN)/python ] && [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit; fi; \
 	echo "installing into $(VAR)/venv: once, about four minutes"; \
 	$(PYTHON) -m venv $(VAR)/venv; \
 	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[task,dev]'; \
@@ -118,6 +124,10 @@ promote: $(READY) ## make VERSION= the champion by hand (MODEL=, REASON=)
 .PHONY: rollback
 rollback: $(READY) ## back to the champion before this one (MODEL=, REASON=)
 	@$(BIN)/python -m rakuten_tasks.registry rollback --model "$$MODEL" --reason "$$REASON"
+
+.PHONY: prune
+prune: $(READY) ## delete old versions without alias (KEEP_VERSIONS=, MODEL=), those whose files are gone, unnamed files
+	@$(BIN)/python -m rakuten_tasks.registry prune --model "$$MODEL" --keep $(or $(KEEP_VERSIONS),10)
 
 .PHONY: register
 register: $(READY) ## the workflows and launch plans, on the cluster (PROFILE=cpu|gpu, IMAGE=, VERSION=, DRY_RUN=1)

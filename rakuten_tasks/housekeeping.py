@@ -13,8 +13,10 @@ import calendar
 import fcntl
 import os
 import shutil
+import sqlite3
 import time
 import uuid
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +104,22 @@ def _inside(parent: Path) -> list[Path]:
     return [path for path in paths if not path.name.startswith(DOOMED)]
 
 
+def drop_damaged_cache() -> bool:
+    """Forget which results are there if the file that knows is no database any more. -> whether it was so"""
+    database = cache_folder() / "cache.db"
+    if not database.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.OperationalError:  # another run has it locked: then it is one
+        return False
+    except sqlite3.DatabaseError:
+        _delete(cache_folder())
+        return True
+    return False
+
+
 def _going_on() -> set[Path]:
     return {folder for folder in _inside(runs_folder()) if _locked(folder / LOCK)}
 
@@ -150,6 +168,8 @@ def run_command(days: float, gigabytes: float, command: tuple[str, ...]) -> None
         click.echo(
             f"deleted {len(gone)} old folders of outputs and checkpoints (KEEP_DAYS={days:g}, KEEP_GB={gigabytes:g})"
         )
+    if drop_damaged_cache():
+        click.echo(f"{cache_folder()} was damaged and is deleted: what it knew is computed again")
     folder, lock = new_run()
     os.set_inheritable(lock, True)  # the lock lives as long as the command does
     os.environ["TMPDIR"] = str(folder)

@@ -84,10 +84,11 @@ def absolute(source: str) -> str:
 
 def _require_writable(report: str) -> None:
     filesystem, path = fsspec.url_to_fs(lasting("report", report))
-    probe = f"{path}.probe"
-    filesystem.makedirs(filesystem._parent(path), exist_ok=True)
-    filesystem.touch(probe)
-    filesystem.rm(probe)
+    folder = filesystem._parent(path)
+    for probe in (f"{path}.probe", f"{folder}/decks/.probe"):
+        filesystem.makedirs(filesystem._parent(probe), exist_ok=True)
+        filesystem.touch(probe)
+        filesystem.rm(probe)
 
 
 def look_at(source: str) -> Source:

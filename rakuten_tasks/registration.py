@@ -130,14 +130,16 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
         # A retry must not judge the version against itself.
         settled = champion.settled(client, run.model, version)
         judged = Judged(settled, {}, {}) if settled else _verdict(client, path, paths, config, seed, run.model)
-        alias = champion.settle(client, run.model, version, judged.verdict)
+        alias = champion.earned(judged.verdict)
         log.dictionary(judged.verdict.to_dict(), "verdict.json")
         names = bundle.read_manifest(path).names
         page = registration_deck(
             run.model, version, alias, judged.verdict, judged.differences, config, judged.losses, names
         )
         deck = show("register", "Registration", page, log)
-    runs.log_to_parent(run.run_id).artifact(local(deck), DECKS)
+        runs.log_to_parent(run.run_id).artifact(local(deck), DECKS)
+        # last: of a registration that fails no alias has moved
+        champion.settle(client, run.model, version, judged.verdict)
     return Registered(run.model, version, alias, judged.verdict.reason, run.run_id, deck)
 
 

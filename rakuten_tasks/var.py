@@ -1,4 +1,7 @@
-"""var/: the one folder that local runs write to. Deleting it, or any part of it, is always safe."""
+"""var/: the one folder that local runs write to. Deleting it, or any folder in it, is always safe.
+
+What lies in mlflow/ belongs together: without its artifacts `make prune` is needed.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from rakuten_tasks.registry import audit, champion
+from rakuten_tasks.registry import audit, champion, pruning
 from rakuten_tasks.registry.gate import Verdict
 from rakuten_tasks.registry.runs import start_parent
+from rakuten_tasks.registry.tracking import EXPERIMENT, experiment_id
 
 
 @pytest.fixture
@@ -258,3 +260,49 @@ def test_the_models_name_is_the_asked_one_or_the_default_or_the_sample_with_a_no
         match=r"model typo has no champion: train it, or name another one; the registered models are .*resolve-real",
     ):
         champion.resolve_model(mlflow_store, "typo", False)
+
+
+def stored(client: MlflowClient) -> set[str]:
+    """Models whose files lie in the store."""
+    place = client.get_experiment_by_name(EXPERIMENT).artifact_location
+    return {path.name for path in Path(place.removeprefix("file://")).glob("models/m-*")}
+
+
+def test_pruning_leaves_the_newest_those_with_an_alias_and_what_a_rollback_goes_back_to(
+    mlflow_store, model, add
+) -> None:
+    before = stored(mlflow_store)
+    for score in (0.8, 0.81, 0.82):
+        add(passed(score))
+    for _ in range(4):
+        add(Verdict(False, "refused", 0.7, 0.8, 0.8))
+    assert set(pruning.prune(mlflow_store, model, keep=1)) == {1, 4, 5, 6}
+    assert [version.number for version in champion.versions(mlflow_store, model)] == [2, 3, 7]
+    assert champion.aliases(mlflow_store, model) == {"champion": 3, "best": 3, "challenger": 7}
+    pruning.sweep_files(mlflow_store)
+    assert len(stored(mlflow_store) - before) == 3
+    assert champion.rollback(mlflow_store, model, "ana", "") == 2
+    champion.fetch(mlflow_store, model, "champion")
+
+
+def test_a_version_whose_files_are_gone_is_forgotten_and_the_next_training_is_not_stopped_by_it(
+    mlflow_store, model, add
+) -> None:
+    add(passed(0.8))
+    add(passed(0.81))
+    shutil.rmtree(champion.fetch(mlflow_store, model, "2"))
+    with pytest.raises(LookupError, match="`make prune` forget"):
+        champion.fetch(mlflow_store, model, "2")
+    assert pruning.prune(mlflow_store, model, keep=10) == {2: "its files are gone"}
+    assert champion.latest_version(mlflow_store, model) == 1
+    assert champion.champion_version(mlflow_store, model) is None
+
+
+def test_files_of_a_model_that_is_being_registered_are_not_swept(mlflow_store, run_id) -> None:
+    logged = mlflow_store.create_logged_model(experiment_id(mlflow_store), name="bundle", source_run_id=run_id)
+    mlflow_store.log_model_artifact(logged.model_id, __file__)
+    pruning.sweep_files(mlflow_store)
+    assert logged.model_id in stored(mlflow_store)
+    mlflow_store.delete_logged_model(logged.model_id)
+    assert pruning.sweep_files(mlflow_store) >= 1
+    assert logged.model_id not in stored(mlflow_store)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rakuten_tasks.housekeeping import Retention, clean, new_run, sweep
+from rakuten_tasks.housekeeping import Retention, clean, drop_damaged_cache, new_run, sweep
 
 HOUR = 3600.0
 
@@ -95,3 +96,16 @@ def test_a_command_runs_with_a_folder_of_its_own_that_is_locked_as_long_as_it_li
 def test_a_retention_below_zero_is_refused(values):
     with pytest.raises(ValueError, match="KEEP_DAYS and KEEP_GB must be 0 or more"):
         Retention(**values)
+
+
+def test_a_damaged_cache_is_forgotten_and_a_whole_or_missing_one_is_not(var):
+    assert not drop_damaged_cache()
+    database = folder(var / "flyte/cache", 10, hours_ago=0) / "cache.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE Cache (key)")
+    connection.close()
+    assert not drop_damaged_cache()
+    assert database.exists()
+    database.write_bytes(os.urandom(4000))
+    assert drop_damaged_cache()
+    assert not (var / "flyte/cache").exists()

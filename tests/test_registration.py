@@ -21,6 +21,7 @@ from rakuten_tasks.classifier import bundle
 from rakuten_tasks.config import GateConfig, IngestConfig, TrainingConfig
 from rakuten_tasks.registration import register
 from rakuten_tasks.registry import audit, champion, runs
+from rakuten_tasks.registry.leftovers import came_to_its_end
 from tests.catalogues import TINY, write_catalogue
 from workflows.training import train_classifier
 
@@ -109,7 +110,10 @@ def test_cut_short_at_any_request_and_tried_again_it_registers_once_and_leaves_n
     assert at > 15
 
 
-@pytest.mark.parametrize("cut", ["create_logged_model", "create_model_version", "set_model_version_tag"])
+CUTS = ["create_logged_model", "create_model_version", "set_model_version_tag", "update_model_version"]
+
+
+@pytest.mark.parametrize("cut", [*CUTS, "log_dict", "set_registered_model_alias", "set_registered_model_tag"])
 def test_a_registration_that_is_given_up_is_withdrawn(made, mlflow_store, monkeypatch, cut):
     model = f"given-up-{cut}"
     inputs = training(made, model)
@@ -129,6 +133,37 @@ def test_a_registration_that_is_given_up_is_withdrawn(made, mlflow_store, monkey
     run_id = inputs["run"].run_id
     assert len(mlflow_store.search_logged_models(["1"], filter_string=f"source_run_id = '{run_id}'")) == 0
     assert mlflow_store.get_run(run_id).info.status == "FAILED"
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["not done", "answer lost"])
+def test_given_up_at_any_request_it_leaves_versions_and_aliases_as_they_were(made, mlflow_store, monkeypatch, before):
+    model = f"stays-{before}"
+    inputs = training(made, model)
+    register.task_function(**inputs)
+    runs.finish_parent(inputs["run"].run_id)
+
+    def there() -> tuple[dict[str, int], list[int]]:
+        return champion.aliases(mlflow_store, model), [v.number for v in champion.versions(mlflow_store, model)]
+
+    given_up = 0
+    for at in range(1, 100):
+        was, inputs = there(), training(made, model)
+        with monkeypatch.context() as patch:
+            changes = cut_short(patch, at, before)
+            try:
+                register.task_function(**inputs)
+            except FlyteRecoverableException:
+                pass
+            else:
+                if len(changes) < at:  # there is no such request any more
+                    break
+        runs.fail("the pod was lost", model)
+        if came_to_its_end(mlflow_store, inputs["run"].run_id):  # only the last answer was lost: all of it stands
+            assert there()[0]["champion"] == there()[1][-1]
+        else:
+            given_up += 1
+            assert there() == was
+    assert given_up > 12
 
 
 @pytest.mark.parametrize("harm", ["cut", "other"])

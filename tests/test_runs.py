@@ -117,8 +117,9 @@ def test_a_second_attempt_at_a_task_closes_the_run_of_the_first(mlflow_store) ->
     assert mlflow_store.get_run(other).info.status == "KILLED"
 
 
-def test_what_is_broken_off_by_ctrl_c_says_so(mlflow_store) -> None:
-    script = "from rakuten_tasks.registry import runs; print(runs.start_parent('a', {}, {})); raise KeyboardInterrupt"
+@pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "import os; os.kill(os.getpid(), 15)"])
+def test_what_is_broken_off_by_ctrl_c_or_sigterm_says_so(mlflow_store, end) -> None:
+    script = f"from rakuten_tasks.registry import runs; print(runs.start_parent('a', {{}}, {{}}), flush=True); {end}"
     broken = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert broken.returncode != 0
     run = mlflow_store.get_run(broken.stdout.strip())

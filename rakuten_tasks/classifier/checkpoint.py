@@ -151,7 +151,7 @@ class Checkpoints:
         except ValueError as error:
             log.warning("checkpoint ignored, training starts anew: %s", error)
             return
-        log.info("going on from a checkpoint: %s", ", ".join(self._records))
+        log.warning("going on from a checkpoint: %s", ", ".join(self._records))
         self._write(lambda: blob)  # a pod's next attempt sees what this one wrote, and no more
 
     def take(self, phase: str) -> Record | None:

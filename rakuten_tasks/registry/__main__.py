@@ -1,4 +1,4 @@
-"""The registry's commands, for the Makefile: address, versions, promote, rollback."""
+"""The registry's commands, for the Makefile: address, versions, lineage, promote, rollback, prune."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.table import Table
 
-from rakuten_tasks.registry import audit, champion, tracking
+from rakuten_tasks.registry import audit, champion, pruning, tracking
 from rakuten_tasks.registry.gate import VERDICT
 
 MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
@@ -87,6 +87,18 @@ def rollback(model: str, reason: str) -> None:
     name = _resolve(model)
     version = champion.rollback(tracking.connect(), name, getpass.getuser(), reason)
     click.echo(f"{name}: version {version} is the champion again")
+
+
+@registry.command()
+@MODEL
+@click.option("--keep", type=click.IntRange(min=1), default=10, help="newest versions that stay in any case")
+def prune(model: str, keep: int) -> None:
+    """Delete old versions, those whose files are gone, and files that no version names."""
+    client = tracking.connect()
+    for name in [model] if model else [found.name for found in client.search_registered_models()]:
+        for number, why in pruning.prune(client, name, keep).items():
+            click.echo(f"deleted {name} version {number}: {why}")
+    click.echo(f"deleted the files of {pruning.sweep_files(client)} models that no version names")
 
 
 def _resolve(model: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,18 @@ from mlflow.exceptions import MlflowException
 from rakuten_tasks.classifier.bundle import bundle_hash
 from rakuten_tasks.registry.audit import GATE, PROMOTE, ROLLBACK, champions_before, history, record
 from rakuten_tasks.registry.gate import VERDICT, Verdict
-from rakuten_tasks.registry.leftovers import drop_half_models
+from rakuten_tasks.registry.leftovers import (
+    ALIASES_BEFORE,
+    BEST,
+    CHALLENGER,
+    CHAMPION,
+    SETTLED,
+    drop_half_models,
+)
 from rakuten_tasks.registry.tracking import experiment_id
 
 DEFAULT_MODEL = "rakuten-classifier"
 SAMPLE_MODEL = "rakuten-classifier-sample"
-CHAMPION, CHALLENGER, BEST = "champion", "challenger", "best"
 BUNDLE_HASH = "bundle_hash"
 
 
@@ -73,8 +80,8 @@ def fetch(client: MlflowClient, model: str, version_or_alias: str, out: Path | N
         if "No such artifact" not in str(error):
             raise
         raise LookupError(
-            f"the files of {model} version {number} are gone from the store: put them back, or delete that version, or "
-            "the whole registry (locally var/mlflow), and train again"
+            f"the files of {model} version {number} are gone from the store: put them back, or let `make prune` forget "
+            "every version whose files are gone, and train again"
         ) from error
 
 
@@ -127,24 +134,38 @@ def _verdict_in(tags: Mapping[str, str]) -> Verdict | None:
     return Verdict.from_json(tags[VERDICT]) if VERDICT in tags else None
 
 
+def earned(verdict: Verdict) -> str:
+    """The alias that a version gets for its verdict."""
+    return CHAMPION if verdict.passed else CHALLENGER
+
+
 def settle(client: MlflowClient, model: str, version: int, verdict: Verdict) -> str:
     """Put the verdict on the version and move the alias that it earned. -> "champion" or "challenger"
 
-    The first verdict on a version stands. Each step may be repeated, so a retry completes what was cut short.
+    The first verdict on a version stands. Each step may be repeated, so a retry completes what was cut short; what is
+    given up goes back, by leftovers.withdraw.
     """
+    there = client.get_model_version(model, str(version)).tags
     verdict = settled(client, model, version) or verdict
     client.set_model_version_tag(model, str(version), VERDICT, verdict.to_json())
     client.update_model_version(model, str(version), description=verdict.reason)
-    if not verdict.passed:
+    if ALIASES_BEFORE not in there:
+        client.set_model_version_tag(model, str(version), ALIASES_BEFORE, json.dumps(aliases(client, model)))
+    if verdict.passed:
+        _crown(client, model, version, verdict)
+    else:
         client.set_registered_model_alias(model, CHALLENGER, str(version))
-        return CHALLENGER
+    client.set_model_version_tag(model, str(version), SETTLED, earned(verdict))
+    return earned(verdict)
+
+
+def _crown(client: MlflowClient, model: str, version: int, verdict: Verdict) -> None:
     now = aliases(client, model)
     # Past the champion's own move, `now[CHAMPION]` is this version and keeps its own score: so best comes first
     scores = {now.get(CHAMPION): verdict.incumbent_f1, now.get(BEST): verdict.best_f1, version: verdict.new_f1}
     comparable = {number: score for number, score in scores.items() if number is not None and score is not None}
     client.set_registered_model_alias(model, BEST, str(max(comparable, key=lambda number: comparable[number])))
     _move(client, model, version, GATE, "the gate", verdict.reason)
-    return CHAMPION
 
 
 def promote(client: MlflowClient, model: str, version: int, by: str, reason: str) -> None:

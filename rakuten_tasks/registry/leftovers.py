@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
-from mlflow import MlflowClient
+import json
 
-from rakuten_tasks.registry.gate import VERDICT
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from rakuten_tasks.registry.audit import ROLLBACK, record
 from rakuten_tasks.registry.tracking import experiment_id
+
+SETTLED = "settled"  # tag of a version: the alias that the gate gave it, set when all is done
+ALIASES_BEFORE = "aliases_before"  # tag of a version: what the model's aliases were before it moved any
+CHAMPION, CHALLENGER, BEST = "champion", "challenger", "best"
 
 
 def withdraw(client: MlflowClient, run_id: str) -> list[int]:
-    """Delete what a training that came to nothing has left: versions without a verdict, models without a version.
+    """Delete what a training that came to nothing has left: versions that are not settled, models without a version.
 
-    -> the numbers of the versions
+    Aliases that such a version had already moved go back. -> the numbers of the versions
     """
     gone = []
     for found in client.search_model_versions(f"run_id='{run_id}'"):
-        if VERDICT not in found.tags:
+        if SETTLED not in found.tags:
+            _give_back(client, found)
             client.delete_model_version(found.name, found.version)
             gone.append(int(found.version))
     drop_half_models(client, run_id)
     return gone
 
 
+def came_to_its_end(client: MlflowClient, run_id: str) -> bool:
+    """Whether this training's version is settled: what came after that is only the report."""
+    return any(SETTLED in found.tags for found in client.search_model_versions(f"run_id='{run_id}'"))
+
+
+def _give_back(client: MlflowClient, version: ModelVersion) -> None:
+    if ALIASES_BEFORE not in version.tags:
+        return
+    before: dict[str, int] = json.loads(version.tags[ALIASES_BEFORE])
+    now = {alias: int(number) for alias, number in client.get_registered_model(version.name).aliases.items()}
+    number = int(version.version)
+    # to where this version may have moved each; one that somebody else has moved since is left alone
+    moved: dict[str, set[int | None]] = {CHAMPION: {number}, CHALLENGER: {number}, BEST: {number, before.get(CHAMPION)}}
+    for alias, to in moved.items():
+        former = before.get(alias)
+        if now.get(alias) == former or now.get(alias) not in to:
+            continue
+        if former is None:
+            client.delete_registered_model_alias(version.name, alias)
+            continue
+        if alias == CHAMPION:
+            why = "its training was given up while it was registered"
+            record(client, version.name, ROLLBACK, number, former, "the registry", why)
+        client.set_registered_model_alias(version.name, alias, str(former))
+
+
 def drop_half_models(client: MlflowClient, run_id: str) -> None:
-    """An attempt that was cut short leaves a model without a version; what it uploaded stays in the store, unnamed."""
+    """An attempt that was cut short leaves a model without a version; `make prune` deletes what it uploaded."""
     experiments = [experiment_id(client)]
     registered = {found.source for found in client.search_model_versions(f"run_id='{run_id}'")}
     for model in client.search_logged_models(experiments, filter_string=f"source_run_id = '{run_id}'"):

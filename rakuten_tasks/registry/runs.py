@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import socket
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -20,7 +23,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
-from rakuten_tasks.registry.leftovers import withdraw
+from rakuten_tasks.registry.leftovers import came_to_its_end, withdraw
 from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
 
 EXECUTION = "execution"  # tag of a parent: the Flyte execution, or the local process, that it belongs to
@@ -74,7 +77,7 @@ def finish_parent(run_id: str) -> None:
 def fail(reason: str, execution: str = "") -> list[str]:
     """Close the open runs of an execution (empty: of this process) as failed, each with the reason. -> their ids
 
-    What they left in the registry without a verdict is withdrawn.
+    What they left in the registry unsettled is withdrawn.
     """
     client = connect()
     failed = []
@@ -155,13 +158,18 @@ def _close_the_dead(client: MlflowClient) -> None:
     for run in _search(client, f"tags.{EXECUTION} LIKE '{LOCAL}/{socket.gethostname()}/%'"):
         execution = run.data.tags[EXECUTION]
         if execution == own or not _lives(execution):
-            _end(client, run.info.run_id, KILLED, "its process was killed")
+            if came_to_its_end(client, run.info.run_id):  # killed while it wrote the report
+                finish_parent(run.info.run_id)
+            else:
+                _end(client, run.info.run_id, KILLED, "its process was killed")
 
 
 @cache
 def _close_at_exit() -> None:
-    """Once: a run that is broken off by Ctrl-C goes through no failure node."""
+    """Once: a run that is broken off by Ctrl-C or SIGTERM goes through no failure node."""
     atexit.register(_break_off)
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _break_off() -> None:

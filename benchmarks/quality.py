@@ -8,7 +8,8 @@ Each seed has a split of its own: training, validations A and B, test. All that 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, log_loss
 
 from benchmarks import quality_photo, quality_text
 from benchmarks.quality_photo import PHOTO
@@ -28,7 +29,7 @@ from benchmarks.quality_text import TEXT
 from rakuten_tasks.catalogue.ledger import TEST, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.catalogue.sample import SAMPLE
 from rakuten_tasks.catalogue.schema import CatalogueError
-from rakuten_tasks.classifier.calibration import calibrate, fit_temperature
+from rakuten_tasks.classifier.calibration import TINY, calibrate, fit_floor, fit_temperature
 from rakuten_tasks.classifier.evaluation import reliability
 from rakuten_tasks.classifier.fusion import Logits, fit_fusion
 from rakuten_tasks.config import PhotoConfig, TrainingConfig
@@ -36,8 +37,11 @@ from rakuten_tasks.config import PhotoConfig, TrainingConfig
 EXACT, GRID, STACKED = "fused, exact weight", "fused, weight from a 101-point grid", "fused, stacked"
 SURE = 0.95
 SKIPPED = f"fused, no photo where text is {SURE} sure"
-METRICS = ("weighted F1", "macro F1", "ECE")
+METRICS = ("weighted F1", "macro F1", "log loss", "ECE")
 BESIDE = "weighted F1 - LinearSVC's"  # seed by seed: the splits differ more than the systems
+COLUMNS = (*METRICS, BESIDE)
+LEVERED = (TEXT, quality_text.LSTM, PHOTO)
+GIVES = ("weighted F1", "log loss")  # what a lever does to these
 
 
 @click.command()
@@ -49,13 +53,23 @@ BESIDE = "weighted F1 - LinearSVC's"  # seed by seed: the splits differ more tha
 )
 @click.option("--text", "only_text", is_flag=True, help="leave photos and fusion out")
 @click.option("--levers/--no-levers", default=True, help="also ours with one lever removed at a time")
+@click.option(
+    "--validation", is_flag=True, help="score validation B, to choose by, not the test rows; nothing is fused"
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="where to write the table as Markdown too")
 def main(
-    source: str, products: int, seeds: int, file: Path | None, only_text: bool, levers: bool, out: Path | None
+    source: str,
+    products: int,
+    seeds: int,
+    file: Path | None,
+    only_text: bool,
+    levers: bool,
+    validation: bool,
+    out: Path | None,
 ) -> None:
     """Train every system with each seed and print mean and spread over the seeds."""
     config = TrainingConfig.from_dict(yaml.safe_load(file.read_text()) or {}) if file else TrainingConfig()
-    rows, table = [], None
+    rows, scored_on = [], VALIDATION_B if validation else TEST
     with tempfile.TemporaryDirectory() as folder:
         try:
             catalogue = read_catalogue(source, Path(folder), products, config.ingest)
@@ -65,45 +79,51 @@ def main(
             print("no product has a photo: text only", flush=True)
             only_text = True
         for split in splits(catalogue, seeds):
-            test_rows = int((split.sides == TEST).sum())
-            for name, probabilities in _systems(split, Path(folder), config.photo, only_text, levers):
-                rows.append({"system": name, "seed": split.seed, **_metrics(split, probabilities)})
+            scored = int((split.sides == scored_on).sum())
+            for name, probabilities in _systems(split, Path(folder), config.photo, only_text, levers, scored_on):
+                rows.append({"system": name, "seed": split.seed, **_metrics(split, probabilities, scored_on)})
                 print(rows[-1], flush=True)
-    table = _summary(pd.DataFrame(rows))
-    title = f"{source}: {len(catalogue)} labelled products, {test_rows} test rows, {seeds} seeds"
-    Console().print(_rich(table, title))
+    kind = "validation" if validation else "test"
+    title = f"{source}: {len(catalogue)} labelled products, {scored} {kind} rows, {seeds} seeds"
+    tables: list[tuple[pd.DataFrame, str, Sequence[str]]] = [(_summary(pd.DataFrame(rows)), title, COLUMNS)]
+    if levers:
+        tables.append((_given(pd.DataFrame(rows)), "what each lever gives, seed by seed: with it less without", GIVES))
+    for table in tables:
+        Console().print(_rich(*table))
     if out:
-        out.write_text(_markdown(table, title), encoding="utf-8")
+        out.write_text("\n".join(_markdown(*table) for table in tables), encoding="utf-8")
 
 
 def _systems(
-    split: Split, folder: Path, photo: PhotoConfig, only_text: bool, levers: bool
+    split: Split, folder: Path, photo: PhotoConfig, only_text: bool, levers: bool, scored_on: int
 ) -> Iterator[tuple[str, NDArray]]:
-    """Name and (T, K) probabilities of the test rows of each system."""
+    """Name and (T, K) probabilities of the scored rows of each system."""
+    calibrated = partial(_calibrated, split, scored_on)
     for name, logits in quality_text.linear_systems(split).items():
-        yield name, _calibrated(split, logits)
-    yield quality_text.PLAIN, _calibrated(split, quality_text.plain_lstm(split))
+        yield name, calibrated(logits)
+    yield quality_text.PLAIN, calibrated(quality_text.plain_lstm(split))
     ours = quality_text.our_systems(split, folder)
     for name, logits in ours.items():
-        yield name, _calibrated(split, logits)
+        yield name, calibrated(logits)
     if levers:
         for name, logits in quality_text.without_levers(split, folder):
-            yield name, _calibrated(split, logits)
+            yield name, calibrated(logits)
     if only_text:
         return
     seen = quality_photo.photo_branch(split, folder, photo)
-    yield PHOTO, _calibrated(split, seen)
+    yield PHOTO, calibrated(seen)
     if levers:
         for name, logits in quality_photo.without_levers(split, folder, photo):
-            yield name, _calibrated(split, logits)
-    yield from _fused(split, ours[TEXT], seen)
+            yield name, calibrated(logits)
+    if scored_on == TEST:
+        yield from _fused(split, ours[TEXT], seen)
 
 
-def _calibrated(split: Split, logits: NDArray) -> NDArray:
-    """The test rows' probabilities at the temperature that fits validation A: as the pipeline does for its branches."""
+def _calibrated(split: Split, scored_on: int, logits: NDArray) -> NDArray:
+    """The scored rows' probabilities at the temperature that fits validation A: as the pipeline does for its branches."""
     a = split.held_out_on(VALIDATION_A)
     temperature = fit_temperature(logits[a], split.labels[split.on(VALIDATION_A)])
-    return calibrate(logits[split.held_out_on(TEST)], temperature)
+    return calibrate(logits[split.held_out_on(scored_on)], temperature)
 
 
 def _fused(split: Split, text: NDArray, photo: NDArray) -> Iterator[tuple[str, NDArray]]:
@@ -128,8 +148,7 @@ def _fused(split: Split, text: NDArray, photo: NDArray) -> Iterator[tuple[str, N
     grid = np.linspace(0, 1, 101)
     scores = [f1_score(labels_b, mixed(weight, b).argmax(1), average="weighted") for weight in grid]
     best = grid[int(np.argmax(scores))]
-    temperature = fit_temperature(np.log(np.maximum(mixed(best, b), 1e-12)), labels_b)
-    yield GRID, calibrate(np.log(np.maximum(mixed(best, test), 1e-12)), temperature)
+    yield GRID, calibrate(np.log(mixed(best, test) + TINY), *fit_floor(np.log(mixed(best, b) + TINY), labels_b))
     yield STACKED, _stacked(fusion.temperatures, (a, b, test), labels_a, labels_b)
 
 
@@ -149,10 +168,11 @@ def _stacked(
     return probabilities
 
 
-def _metrics(split: Split, probabilities: NDArray) -> dict[str, float]:
-    labels = split.labels[split.on(TEST)]
-    scores = (f1_score(labels, probabilities.argmax(1), average=kind) for kind in ("weighted", "macro"))
-    return dict(zip(METRICS, (*scores, reliability(probabilities, labels).ece), strict=True))
+def _metrics(split: Split, probabilities: NDArray, scored_on: int) -> dict[str, float]:
+    labels = split.labels[split.on(scored_on)]
+    scores = [f1_score(labels, probabilities.argmax(1), average=kind) for kind in ("weighted", "macro")]
+    loss = log_loss(labels, probabilities, labels=range(probabilities.shape[1]))
+    return dict(zip(METRICS, (*scores, loss, reliability(probabilities, labels).ece), strict=True))
 
 
 def _summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -164,21 +184,35 @@ def _summary(rows: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _cells(values: pd.Series) -> list[str]:
-    cells = [f"{values[metric, 'mean']:.3f} ± {values[metric, 'std']:.3f}" for metric in METRICS]
-    return [*cells, f"{values[BESIDE, 'mean']:+.3f} ± {values[BESIDE, 'std']:.3f}"]
+def _given(rows: pd.DataFrame) -> pd.DataFrame:
+    """By lever: a system with it less the one without it, mean over the seeds and its standard error."""
+    scores = rows.pivot_table(index="seed", columns="system", values=list(GIVES), sort=False)
+    whole = {name: name.partition(", ")[0] for name in scores[GIVES[0]] if name.partition(", ")[0] in LEVERED}
+    table = pd.DataFrame(index=[name for name, base in whole.items() if name != base])
+    for metric in GIVES:
+        without = scores[metric][table.index]
+        given = scores[metric][[whole[name] for name in table.index]].to_numpy() - without
+        table[metric, "mean"], table[metric, "std"] = given.mean(), given.sem()
+    return table
 
 
-def _rich(table: pd.DataFrame, title: str) -> Table:
-    result = Table("", *METRICS, BESIDE, title=title)
+def _cells(values: pd.Series, columns: Sequence[str]) -> list[str]:
+    signed = (BESIDE,) if BESIDE in columns else columns
+    return [
+        f"{values[name, 'mean']:{'+' if name in signed else ''}.3f} ± {values[name, 'std']:.3f}" for name in columns
+    ]
+
+
+def _rich(table: pd.DataFrame, title: str, columns: Sequence[str]) -> Table:
+    result = Table("", *columns, title=title)
     for name, values in table.iterrows():
-        result.add_row(str(name), *_cells(values))
+        result.add_row(str(name), *_cells(values, columns))
     return result
 
 
-def _markdown(table: pd.DataFrame, title: str) -> str:
-    lines = [title, "", f"| | {' | '.join((*METRICS, BESIDE))} |", "|---|---|---|---|---|"]
-    lines += [f"| {name} | {' | '.join(_cells(values))} |" for name, values in table.iterrows()]
+def _markdown(table: pd.DataFrame, title: str, columns: Sequence[str]) -> str:
+    lines = [title, "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(_cells(values, columns))} |" for name, values in table.iterrows()]
     return "\n".join(lines) + "\n"
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.quality_split import Split, photographed, pixels, write_arrays
-from rakuten_tasks.classifier import photo_training, photos
+from rakuten_tasks.classifier import photo_training, photos, training, vgg16
 from rakuten_tasks.classifier.photo_training import train_photo_branch, write_features
 from rakuten_tasks.classifier.training import choose_device
 from rakuten_tasks.classifier.vgg16 import photo_logits
@@ -36,6 +38,10 @@ def photo_branch(split: Split, folder: Path, config: PhotoConfig) -> NDArray:
     return logits
 
 
+def _no_autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, enabled=False)
+
+
 def without_levers(split: Split, folder: Path, config: PhotoConfig) -> Iterator[tuple[str, NDArray]]:
     """The branch with one lever removed at a time, of those that this configuration has."""
     with mock.patch.object(photos, "kept_box", lambda image: (0, 0, *image.size)):
@@ -43,5 +49,9 @@ def without_levers(split: Split, folder: Path, config: PhotoConfig) -> Iterator[
     if config.weights is Weights.RANDOM:
         with mock.patch.object(photo_training, "moved", lambda photos, random: photos):
             yield f"{PHOTO}, no augmentation", photo_branch(split, folder, config)
+    with ExitStack() as in_fp32:
+        for module in (training, vgg16, photo_training):
+            in_fp32.enter_context(mock.patch.object(module, "autocast", _no_autocast))
+        yield f"{PHOTO}, in fp32", photo_branch(split, folder, config)
     if config.fine_tune_epochs:
         yield f"{PHOTO}, no fine-tuning", photo_branch(split, folder, replace(config, fine_tune_epochs=0))

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from benchmarks.quality_split import Split, write_arrays
 from rakuten_tasks.catalogue.ledger import TRAIN, VALIDATION_A
-from rakuten_tasks.classifier import lstm, ngrams
+from rakuten_tasks.classifier import lstm, ngrams, text_mix
+from rakuten_tasks.classifier.calibration import fit_temperature
 from rakuten_tasks.classifier.lstm import TextBranch, text_logits, train_text_branch
 from rakuten_tasks.classifier.ngrams import Vocabulary
 from rakuten_tasks.classifier.text import clean
@@ -146,6 +147,11 @@ def _whole_texts(titles: list[str], descriptions: list[str], bits: int) -> list:
 BLOCKS = ngrams._blocks
 
 
+def _no_curve(scores: NDArray, labels: NDArray) -> tuple[float, float]:
+    """In place of text_mix.fit_curve: a temperature alone."""
+    return 1 / fit_temperature(scores, labels), text_mix.FLAT
+
+
 @contextmanager
 def _removed(*patches: Callable[[], mock._patch]) -> Iterator[None]:
     with ExitStack() as stack:
@@ -168,6 +174,8 @@ LEVERS: Mapping[str, Callable] = {
         _removed, _lever(ngrams, "_blocks", _whole_texts), _lever(lstm, "SEPARATOR_ID", -1)
     ),
     "256 hidden units, whatever the rows": partial(_removed, _lever(lstm, "_sizes", lambda rows: (384, 256))),
+    "titles weighed as whole texts": partial(_removed, _lever(ngrams, "LENGTHS", ngrams.FORMER_LENGTHS)),
+    "bag's scores not bent": partial(_removed, _lever(text_mix, "fit_curve", _no_curve)),
     "no dropout": partial(_removed, _lever(lstm, "WORD_DROPOUT", 0.0), _lever(lstm, "DROPOUT", 0.0)),
     "no label smoothing": partial(_removed, _lever(lstm, "LABEL_SMOOTHING", 0.0)),
     "embedding not started from SVD": partial(

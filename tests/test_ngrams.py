@@ -151,7 +151,7 @@ def test_a_title_and_a_description_are_cut_as_the_tokenizer_itself_cuts_a_pair(v
     texts = [words[:length] for length in (0, 1, 2, 9, 30, 70, 200, 480)]
     pairs = [(title, description) for title in texts for description in texts]
     for room in (4, 5, 31, 128):
-        short = Vocabulary(vocabulary.tokenizer, vocabulary.idf, room)
+        short = Vocabulary(vocabulary.tokenizer, vocabulary.idf, room, vocabulary.lengths)
         encoded = short.encode(*zip(*pairs, strict=True))
         found = np.split(encoded["tokens"], encoded["tokens" + OFFSETS][1:-1])
         cleaned = [[text.strip() for text in column] for column in zip(*pairs, strict=True)]

@@ -74,9 +74,14 @@ def test_the_two_commands_of_the_first_screen_train_and_predict_the_sample(var):
 def test_several_commands_at_once_on_a_fresh_machine_install_once(tmp_path):
     pip = f"#!/bin/sh\nsleep 1\necho installed >> {tmp_path}/count\n"
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nmkdir -p "$3/bin"\ncat > "$3/bin/pip" << EOF\n{pip}EOF\nchmod +x "$3/bin/pip"\n')
+    python.write_text(
+        f'#!/bin/sh\nmkdir -p "$3/bin"\ncat > "$3/bin/pip" << EOF\n{pip}EOF\nchmod +x "$3/bin/pip"\ncp $0 "$3/bin"\n'
+    )
     python.chmod(0o755)
     command = ["make", "setup", f"VAR={tmp_path}/var", f"PYTHON={python}"]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert (tmp_path / "count").read_text() == "installed\n"
+    (tmp_path / "var/venv/bin/python").unlink()  # the mark stays without what it marks
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    assert (tmp_path / "count").read_text() == "installed\ninstalled\n"

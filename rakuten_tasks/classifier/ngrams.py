@@ -39,7 +39,7 @@ class Vocabulary:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, idf: NDArray, max_tokens: int, lengths: Sequence[float] = LENGTHS
+        self, tokenizer: PreTrainedTokenizerFast, idf: NDArray, max_tokens: int, lengths: Sequence[float]
     ) -> None:
         self.tokenizer = tokenizer
         self.idf = idf
@@ -75,7 +75,7 @@ class Vocabulary:
         idf = np.where(documents > 0, np.log((1 + rows) / (1 + documents.clip(max=rows))) + 1, 0).astype(np.float32)
         texts = (text for batch in _batches(products()) for column in batch for text in column)
         tokenizer = train_tokenizer(texts, config.vocabulary_size or vocabulary_size(words))
-        return cls(tokenizer, idf, config.max_tokens)
+        return cls(tokenizer, idf, config.max_tokens, LENGTHS)
 
     def encode(self, titles: Sequence[str], descriptions: Sequence[str]) -> dict[str, NDArray]:
         """Ragged arrays of N products: tokens (int32), ngrams (int32 buckets) and weights (fp32) of the n-grams."""

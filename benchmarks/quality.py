@@ -120,7 +120,7 @@ def _systems(
 
 
 def _calibrated(split: Split, scored_on: int, logits: NDArray) -> NDArray:
-    """The scored rows' probabilities at the temperature that fits validation A: as the pipeline does for its branches."""
+    """The scored rows' probabilities at validation A's temperature: as the pipeline does for its branches."""
     a = split.held_out_on(VALIDATION_A)
     temperature = fit_temperature(logits[a], split.labels[split.on(VALIDATION_A)])
     return calibrate(logits[split.held_out_on(scored_on)], temperature)

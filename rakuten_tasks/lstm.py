@@ -13,7 +13,7 @@ from rakuten_tasks.config import TextConfig
 from rakuten_tasks.pod_state import checkpoints
 from rakuten_tasks.registry import runs
 from rakuten_tasks.stage import stage
-from rakuten_tasks.training_log import log_epoch, record
+from rakuten_tasks.training_log import log_epoch, record, told
 
 TITLE = "Text: LSTM and bag of n-grams"
 
@@ -38,7 +38,8 @@ def train_lstm(
             store=store,
             interval=pods.CHECKPOINT_SECONDS,
         )
-        settings = {"seed": seed, **config.to_dict()}
+        shares = {"weight of the bag": f"{branch.scales[0]:.3f}", "weight of the LSTM": f"{branch.scales[1]:.3f}"}
+        settings = told(seed, config, vocabulary_size=words.size, hidden=branch.shape.hidden, **shares)
         work = workspace()
         words.save(work / "text")
         branch.save(work / "text")

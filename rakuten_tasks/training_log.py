@@ -12,6 +12,7 @@ from flytekit.types.file import FlyteFile
 from rakuten_tasks.classifier.machine import machine
 from rakuten_tasks.classifier.plots import training_curves
 from rakuten_tasks.classifier.training import Epoch
+from rakuten_tasks.config import PhotoConfig, TextConfig
 from rakuten_tasks.console import show
 from rakuten_tasks.decks.training import training_deck
 from rakuten_tasks.registry.tracking import RunLog
@@ -25,6 +26,14 @@ def log_epoch(log: RunLog) -> Callable[[Epoch], None]:
         log.metrics({name: value for name, value in figures.items() if name != "number"}, step=epoch.number)
 
     return send
+
+
+def told(seed: int, config: TextConfig | PhotoConfig, **chosen: object) -> dict[str, object]:
+    """The settings of a training, for people: what a zero left to be chosen is not told as zero."""
+    values = {name: "chosen" if value == 0 else value for name, value in config.to_dict().items()}
+    if isinstance(config, PhotoConfig):  # where zero means none
+        values["fine_tune_epochs"] = config.fine_tune_epochs
+    return {"seed": seed, **values, **chosen}
 
 
 def record(

@@ -11,7 +11,7 @@ from rakuten_tasks.config import PhotoConfig
 from rakuten_tasks.pod_state import checkpoints
 from rakuten_tasks.registry import runs
 from rakuten_tasks.stage import stage
-from rakuten_tasks.training_log import log_epoch, record
+from rakuten_tasks.training_log import log_epoch, record, told
 
 TITLE = "Photo: VGG16"
 
@@ -33,7 +33,7 @@ def train_vgg16(shards: list[Arrays], catalogue: Catalogue, config: PhotoConfig,
             branch, epochs = train_photo_branch(
                 *training, log_epoch(log), store=store, interval=pods.CHECKPOINT_SECONDS
             )
-            settings = {"seed": seed, **config.to_dict()}
+            settings = told(seed, config, side=config.pixels)
             work = workspace()
             branch.save(work / "photo")
             return Branch.of(work / "photo", *record(TITLE, "train_vgg16", epochs, settings, work, log))

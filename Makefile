@@ -21,6 +21,7 @@ KEEP_DAYS ?= 30
 KEEP_GB ?= 10
 # How many of the newest versions `make prune` leaves in any case.
 KEEP_VERSIONS ?= 10
+FORGET ?=
 # Read by the recipes from their environment, so that quotes and spaces in them do no harm.
 export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE
 
@@ -126,8 +127,8 @@ rollback: $(READY) ## back to the champion before this one (MODEL=, REASON=)
 	@$(BIN)/python -m rakuten_tasks.registry rollback --model "$$MODEL" --reason "$$REASON"
 
 .PHONY: prune
-prune: $(READY) ## delete old versions without alias (KEEP_VERSIONS=, MODEL=), those whose files are gone, unnamed files
-	@$(BIN)/python -m rakuten_tasks.registry prune --model "$$MODEL" --keep $(or $(KEEP_VERSIONS),10)
+prune: $(READY) ## delete old versions without alias (KEEP_VERSIONS=, MODEL=), and those whose files are gone (FORGET=1: all of them)
+	@$(BIN)/python -m rakuten_tasks.registry prune --model "$$MODEL" --keep $(or $(KEEP_VERSIONS),10) $(if $(FORGET),--forget)
 
 .PHONY: register
 register: $(READY) ## the workflows and launch plans, on the cluster (PROFILE=cpu|gpu, IMAGE=, VERSION=, DRY_RUN=1)

@@ -111,13 +111,14 @@ def drop_damaged_cache() -> bool:
         return False
     try:
         with closing(sqlite3.connect(database)) as connection:
-            connection.execute("PRAGMA schema_version")
+            whole = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
     except sqlite3.OperationalError:  # another run has it locked: then it is one
         return False
     except sqlite3.DatabaseError:
+        whole = False
+    if not whole:
         _delete(cache_folder())
-        return True
-    return False
+    return not whole
 
 
 def _going_on() -> set[Path]:

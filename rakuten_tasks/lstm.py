@@ -38,8 +38,8 @@ def train_lstm(
             store=store,
             interval=pods.CHECKPOINT_SECONDS,
         )
-        shares = {"weight of the bag": f"{branch.scales[0]:.3f}", "weight of the LSTM": f"{branch.scales[1]:.3f}"}
-        settings = told(seed, config, vocabulary_size=words.size, hidden=branch.shape.hidden, **shares)
+        share = {"share of the LSTM": f"{1 - branch.scales[0]:.2f}"}
+        settings = told(seed, config, vocabulary_size=words.size, hidden=branch.shape.hidden, **share)
         work = workspace()
         words.save(work / "text")
         branch.save(work / "text")

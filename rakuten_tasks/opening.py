@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -85,7 +86,8 @@ def absolute(source: str) -> str:
 def _require_writable(report: str) -> None:
     filesystem, path = fsspec.url_to_fs(lasting("report", report))
     folder = filesystem._parent(path)
-    for probe in (f"{path}.probe", f"{folder}/decks/.probe"):
+    probe_name = f".probe-{uuid.uuid4().hex[:8]}"  # of this training alone
+    for probe in (f"{folder}/{probe_name}", f"{folder}/decks/{probe_name}"):
         filesystem.makedirs(filesystem._parent(probe), exist_ok=True)
         filesystem.touch(probe)
         filesystem.rm(probe)

@@ -40,7 +40,7 @@ from rakuten_tasks.classifier.scoring import products_of, rows_on
 from rakuten_tasks.config import GateConfig, TrainingConfig
 from rakuten_tasks.console import show
 from rakuten_tasks.decks.registration import registration_deck
-from rakuten_tasks.registry import champion, runs, tracking
+from rakuten_tasks.registry import champion, runs, settlement, tracking
 from rakuten_tasks.registry.gate import Verdict, class_losses, decide
 from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.stage import stage
@@ -128,18 +128,18 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
         version = champion.register(client, run.model, path, run.run_id, _tags(bundle.read_manifest(path).lineage))
         paths = [local(shard.products) for shard in shards]
         # A retry must not judge the version against itself.
-        settled = champion.settled(client, run.model, version)
-        judged = Judged(settled, {}, {}) if settled else _verdict(client, path, paths, config, seed, run.model)
-        alias = champion.earned(judged.verdict)
-        log.dictionary(judged.verdict.to_dict(), "verdict.json")
-        names = bundle.read_manifest(path).names
-        page = registration_deck(
-            run.model, version, alias, judged.verdict, judged.differences, config, judged.losses, names
-        )
-        deck = show("register", "Registration", page, log)
-        runs.log_to_parent(run.run_id).artifact(local(deck), DECKS)
+        stands = settlement.settled(client, run.model, version)
+        if stands is None:
+            settlement.start_anew(client, run.model, version)
+        while True:
+            rivals = _rivals(client, run.model)
+            judged = Judged(stands, {}, {}) if stands else _judge(client, path, paths, config, seed, run.model, *rivals)
+            deck = _shown(log, run, version, judged, config, bundle.read_manifest(path).names)
+            # of a registry on a server another training may have moved the champion in between
+            if stands or rivals == _rivals(client, run.model):
+                break
         # last: of a registration that fails no alias has moved
-        champion.settle(client, run.model, version, judged.verdict)
+        alias = settlement.settle(client, run.model, version, judged.verdict)
     return Registered(run.model, version, alias, judged.verdict.reason, run.run_id, deck)
 
 
@@ -152,13 +152,19 @@ class Judged:
     losses: dict[int, float]
 
 
-def _verdict(client: MlflowClient, path: Path, shards: list[Path], config: GateConfig, seed: int, model: str) -> Judged:
-    """Of the gate, on the rivals as they are when it is done: another training may register at the same time."""
-    judged: tuple[int | None, int | None] | None = None
-    while judged != (rivals := (champion.champion_version(client, model), champion.best_version(client, model))):
-        answer = _judge(client, path, shards, config, seed, model, *rivals)
-        judged = rivals
-    return answer
+def _rivals(client: MlflowClient, model: str) -> tuple[int | None, int | None]:
+    return champion.champion_version(client, model), champion.best_version(client, model)
+
+
+def _shown(log: RunLog, run: Run, version: int, judged: Judged, config: GateConfig, names: dict[str, str]) -> FlyteFile:
+    log.dictionary(judged.verdict.to_dict(), "verdict.json")
+    alias = settlement.earned(judged.verdict)
+    page = registration_deck(
+        run.model, version, alias, judged.verdict, judged.differences, config, judged.losses, names
+    )
+    deck = show("register", "Registration", page, log)
+    runs.log_to_parent(run.run_id).artifact(local(deck), DECKS)
+    return deck
 
 
 def _judge(

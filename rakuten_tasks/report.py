@@ -21,7 +21,6 @@ def report_training(
     source: Source, catalogue: Catalogue, evaluated: Evaluated, registered: Registered, report: str
 ) -> Registered:
     """Print the result; write it as JSON to `report`, a path or fsspec address, and the pages into decks/ beside it."""
-    runs.finish_parent(registered.run_id)  # its version is settled, whether the report can be written or not
     evaluation = Evaluation.load(local(evaluated.evaluation))
     console = Console()
     kind = "SYNTHETIC sample" if catalogue.synthetic else source.address
@@ -52,6 +51,7 @@ def report_training(
             pages, {page.stem: page.read_text(encoding="utf-8") for page in shown}, _facts(source, registered)
         )
         console.print(f"written to {report}, pages to look at to {index}; `make deck` opens them")
+    runs.finish_parent(registered.run_id)
     return registered
 
 

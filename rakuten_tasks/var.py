@@ -1,4 +1,4 @@
-"""var/: the one folder that local runs write to. Deleting it, or any folder in it, is always safe.
+"""var/: the one folder that local runs write to. Deleting it, or any folder directly in it, is always safe.
 
 What lies in mlflow/ belongs together: without its artifacts `make prune` is needed.
 """

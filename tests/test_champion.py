@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from rakuten_tasks.registry import audit, champion, pruning
+from rakuten_tasks.registry import audit, champion, pruning, settlement
 from rakuten_tasks.registry.gate import Verdict
 from rakuten_tasks.registry.runs import start_parent
 from rakuten_tasks.registry.tracking import EXPERIMENT, experiment_id
@@ -43,7 +43,7 @@ def add(mlflow_store: MlflowClient, model: str, run_id: str, bundle: Path):
         (bundle / "number").write_text(str(count))
         version = champion.register(mlflow_store, model, bundle, run_id, {})
         if verdict:
-            champion.settle(mlflow_store, model, version, verdict)
+            settlement.settle(mlflow_store, model, version, verdict)
         return version
 
     return register
@@ -91,14 +91,14 @@ def test_a_model_that_does_not_exist_has_no_champion(mlflow_store) -> None:
 def test_a_passing_version_becomes_champion_and_a_refused_one_challenger(mlflow_store, model, add, bundle) -> None:
     first, second = add(), add()
     assert champion.champion_version(mlflow_store, model) is None
-    assert champion.settle(mlflow_store, model, first, passed(0.8)) == "champion"
+    assert settlement.settle(mlflow_store, model, first, passed(0.8)) == "champion"
     refused = Verdict(False, "refused: worse", 0.7, 0.8, 0.8, 0.01, 10, 0.2)
-    assert champion.settle(mlflow_store, model, second, refused) == "challenger"
+    assert settlement.settle(mlflow_store, model, second, refused) == "challenger"
     assert champion.versions(mlflow_store, model) == [
         champion.Version(1, ("best", "champion"), "0.8000", "passed with 0.8"),
         champion.Version(2, ("challenger",), "0.7000", "refused: worse"),
     ]
-    assert champion.settled(mlflow_store, model, second) == refused
+    assert settlement.settled(mlflow_store, model, second) == refused
     assert mlflow_store.get_model_version(model, "2").description == "refused: worse"
     (bundle / "number").write_text("1")
     assert files(champion.fetch(mlflow_store, model, "champion")) == files(bundle)
@@ -159,14 +159,40 @@ def test_a_retry_completes_a_settlement_cut_short(mlflow_store, model, add, monk
     with monkeypatch.context() as broken:
         broken.setattr(mlflow_store, call, cut_short)
         with pytest.raises(ConnectionError):
-            champion.settle(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
+            settlement.settle(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
     assert champion.champion_version(mlflow_store, model) == 1
     # scored again, now against itself: the first verdict stands
     for _ in range(2):
-        assert champion.settle(mlflow_store, model, second, passed(0.85, 0.85, 0.85)) == "champion"
+        assert settlement.settle(mlflow_store, model, second, passed(0.85, 0.85, 0.85)) == "champion"
     assert champion.aliases(mlflow_store, model) == {"champion": 2, "best": 2}
-    assert champion.settled(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
+    assert settlement.settled(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
     assert [(e.before, e.after) for e in champion.history(mlflow_store, model)] == [(None, 1), (1, 2)]
+
+
+def test_a_verdict_against_a_champion_that_is_none_any_more_does_not_stand(
+    mlflow_store, model, add, monkeypatch
+) -> None:
+    add(passed(0.8))
+    second = add()
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow_store, "set_registered_model_alias", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            settlement.settle(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
+    assert settlement.settled(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
+    third = add(passed(0.9, 0.8, 0.8))
+    assert settlement.settled(mlflow_store, model, second) is None
+    settlement.start_anew(mlflow_store, model, second)
+    assert champion.aliases(mlflow_store, model) == {"champion": third, "best": third}
+    refused = Verdict(False, "worse", 0.85, 0.9, 0.9)
+    assert settlement.settle(mlflow_store, model, second, refused) == "challenger"
+    assert settlement.settled(mlflow_store, model, second) == refused
+
+
+def test_a_rollback_passes_over_champions_that_were_deleted(mlflow_store, model, add) -> None:
+    for score in (0.8, 0.81, 0.82):
+        add(passed(score))
+    mlflow_store.delete_model_version(model, "2")
+    assert champion.rollback(mlflow_store, model, "ana", "") == 1
 
 
 def test_best_is_the_champion_with_the_highest_score_on_the_same_test_rows(mlflow_store, model, add) -> None:
@@ -242,7 +268,7 @@ def test_the_models_name_is_the_asked_one_or_the_default_or_the_sample_with_a_no
 
     def add_champion(name: str) -> None:
         version = champion.register(mlflow_store, name, bundle, run_id, {})
-        champion.settle(mlflow_store, name, version, passed(0.8))
+        settlement.settle(mlflow_store, name, version, passed(0.8))
 
     for synthetic in (True, False):
         with pytest.raises(LookupError, match="run `make train`"):
@@ -283,6 +309,25 @@ def test_pruning_leaves_the_newest_those_with_an_alias_and_what_a_rollback_goes_
     assert len(stored(mlflow_store) - before) == 3
     assert champion.rollback(mlflow_store, model, "ana", "") == 2
     champion.fetch(mlflow_store, model, "champion")
+
+
+def test_versions_of_others_and_what_is_being_registered_are_not_pruned(mlflow_store, model, add, run_id) -> None:
+    add()
+    for _ in range(3):
+        mlflow_store.create_model_version(model, "/somewhere/else", run_id)
+    with pytest.raises(LookupError):
+        champion.require_version(mlflow_store, model, 5)
+    assert pruning.prune(mlflow_store, model, keep=1) == {}
+    assert [version.number for version in champion.versions(mlflow_store, model)] == [1, 2, 3, 4]
+
+
+def test_a_store_that_is_away_is_not_taken_for_an_empty_one(mlflow_store, model, add) -> None:
+    add(passed(0.8))
+    shutil.rmtree(champion.fetch(mlflow_store, model, "1"))
+    with pytest.raises(LookupError, match="FORGET=1"):
+        pruning.prune(mlflow_store, model, keep=10)
+    assert champion.champion_version(mlflow_store, model) == 1
+    assert pruning.prune(mlflow_store, model, keep=10, forget=True) == {1: "its files are gone"}
 
 
 def test_a_version_whose_files_are_gone_is_forgotten_and_the_next_training_is_not_stopped_by_it(

@@ -106,6 +106,8 @@ def test_a_damaged_cache_is_forgotten_and_a_whole_or_missing_one_is_not(var):
     connection.close()
     assert not drop_damaged_cache()
     assert database.exists()
-    database.write_bytes(os.urandom(4000))
-    assert drop_damaged_cache()
-    assert not (var / "flyte/cache").exists()
+    for harm in (os.urandom(4000), database.read_bytes()[:4096] + os.urandom(8192)):
+        database.parent.mkdir(exist_ok=True)
+        database.write_bytes(harm)
+        assert drop_damaged_cache()
+        assert not (var / "flyte/cache").exists()

@@ -70,19 +70,17 @@ def test_a_product_has_the_same_logits_alone_in_a_batch_and_from_its_shard(train
 
 
 def test_a_bundle_from_before_the_curve_answers_as_it_did(trained, tmp_path):
-    vocabulary, branch, _, _ = trained
+    vocabulary, branch, _, shards = trained
     branch.save(tmp_path)
     tensors = load_file(tmp_path / WEIGHTS)
     del tensors["curve"]
     save_file(tensors | {"scales": torch.tensor((2.0, 0.5))}, tmp_path / WEIGHTS)
     encoded = vocabulary.encode(*catalogue(135)[:2])
     answers = torch.from_numpy(text_logits(TextBranch.load(tmp_path, CPU), encoded)).softmax(1)
-    parts = []
-    for scales in ((1.0, 0.0), (0.0, 1.0)):
-        plain = TextBranch.load(tmp_path, CPU)
-        plain.scales.copy_(torch.tensor(scales))
-        parts.append(torch.from_numpy(text_logits(plain, encoded)))
-    np.testing.assert_allclose(answers, (2 * parts[0] + 0.5 * parts[1]).softmax(1), atol=1e-5)
+    arrays, rows = ShardArrays(shards), np.arange(135)
+    bag = torch.from_numpy(predict_logits(branch.bag, BagExamples(arrays), rows, 16, CPU))
+    lstm = torch.from_numpy(predict_logits(branch.lstm, TokenExamples(arrays), rows, 16, CPU))
+    np.testing.assert_allclose(answers, (2 * bag + 0.5 * lstm).softmax(1), atol=1e-4)
 
 
 def test_a_product_without_text_gets_finite_logits(trained):

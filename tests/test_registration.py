@@ -135,6 +135,16 @@ def test_a_registration_that_is_given_up_is_withdrawn(made, mlflow_store, monkey
     assert mlflow_store.get_run(run_id).info.status == "FAILED"
 
 
+def test_a_training_that_fails_after_its_version_was_registered_has_not_failed(made, mlflow_store):
+    inputs = training(made, "report-fails")
+    register.task_function(**inputs)
+    runs.fail("no room for the report", "report-fails")
+    run = mlflow_store.get_run(inputs["run"].run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["error"] == "after its version was registered: no room for the report"
+    assert champion.aliases(mlflow_store, "report-fails") == {"champion": 1, "best": 1}
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["not done", "answer lost"])
 def test_given_up_at_any_request_it_leaves_versions_and_aliases_as_they_were(made, mlflow_store, monkeypatch, before):
     model = f"stays-{before}"

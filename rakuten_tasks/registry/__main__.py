@@ -90,15 +90,16 @@ def rollback(model: str, reason: str) -> None:
 
 
 @registry.command()
-@MODEL
+@click.option("--model", default="", help="registered model; empty for those that `make train` names by itself")
 @click.option("--keep", type=click.IntRange(min=1), default=10, help="newest versions that stay in any case")
-def prune(model: str, keep: int) -> None:
-    """Delete old versions, those whose files are gone, and files that no version names."""
+@click.option("--forget", is_flag=True, help="also if the files of all versions are gone")
+def prune(model: str, keep: int, forget: bool) -> None:
+    """Delete old versions, those whose files are gone, and files of deleted models."""
     client = tracking.connect()
-    for name in [model] if model else [found.name for found in client.search_registered_models()]:
-        for number, why in pruning.prune(client, name, keep).items():
+    for name in [model] if model else [champion.DEFAULT_MODEL, champion.SAMPLE_MODEL]:
+        for number, why in pruning.prune(client, name, keep, forget).items():
             click.echo(f"deleted {name} version {number}: {why}")
-    click.echo(f"deleted the files of {pruning.sweep_files(client)} models that no version names")
+    click.echo(f"deleted the files of {pruning.sweep_files(client)} deleted models")
 
 
 def _resolve(model: str) -> str:

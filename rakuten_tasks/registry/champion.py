@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from rakuten_tasks.classifier.bundle import bundle_hash
-from rakuten_tasks.registry.audit import GATE, PROMOTE, ROLLBACK, champions_before, history, record
+from rakuten_tasks.registry.audit import PROMOTE, ROLLBACK, champions_before, history, record
 from rakuten_tasks.registry.gate import VERDICT, Verdict
-from rakuten_tasks.registry.leftovers import (
-    ALIASES_BEFORE,
-    BEST,
-    CHALLENGER,
-    CHAMPION,
-    SETTLED,
-    drop_half_models,
-)
+from rakuten_tasks.registry.leftovers import BEST, CHALLENGER, CHAMPION, drop_half_models
 from rakuten_tasks.registry.tracking import experiment_id
 
 DEFAULT_MODEL = "rakuten-classifier"
@@ -117,61 +109,21 @@ def versions(client: MlflowClient, model: str) -> list[Version]:
     result = []
     for found in client.search_model_versions(f"name='{model}'"):
         number = int(found.version)
-        verdict = _verdict_in(found.tags)
+        verdict = verdict_in(found.tags)
         names = tuple(sorted(alias for alias, version in by_alias.items() if version == number))
         score = f"{verdict.new_f1:.4f}" if verdict else ""
         result.append(Version(number, names, score, verdict.reason if verdict else ""))
     return sorted(result, key=lambda version: version.number)
 
 
-def settled(client: MlflowClient, model: str, version: int) -> Verdict | None:
-    """The verdict that the gate has given on this version, None if it has not."""
-    require_version(client, model, version)
-    return _verdict_in(client.get_model_version(model, str(version)).tags)
-
-
-def _verdict_in(tags: Mapping[str, str]) -> Verdict | None:
+def verdict_in(tags: Mapping[str, str]) -> Verdict | None:
     return Verdict.from_json(tags[VERDICT]) if VERDICT in tags else None
-
-
-def earned(verdict: Verdict) -> str:
-    """The alias that a version gets for its verdict."""
-    return CHAMPION if verdict.passed else CHALLENGER
-
-
-def settle(client: MlflowClient, model: str, version: int, verdict: Verdict) -> str:
-    """Put the verdict on the version and move the alias that it earned. -> "champion" or "challenger"
-
-    The first verdict on a version stands. Each step may be repeated, so a retry completes what was cut short; what is
-    given up goes back, by leftovers.withdraw.
-    """
-    there = client.get_model_version(model, str(version)).tags
-    verdict = settled(client, model, version) or verdict
-    client.set_model_version_tag(model, str(version), VERDICT, verdict.to_json())
-    client.update_model_version(model, str(version), description=verdict.reason)
-    if ALIASES_BEFORE not in there:
-        client.set_model_version_tag(model, str(version), ALIASES_BEFORE, json.dumps(aliases(client, model)))
-    if verdict.passed:
-        _crown(client, model, version, verdict)
-    else:
-        client.set_registered_model_alias(model, CHALLENGER, str(version))
-    client.set_model_version_tag(model, str(version), SETTLED, earned(verdict))
-    return earned(verdict)
-
-
-def _crown(client: MlflowClient, model: str, version: int, verdict: Verdict) -> None:
-    now = aliases(client, model)
-    # Past the champion's own move, `now[CHAMPION]` is this version and keeps its own score: so best comes first
-    scores = {now.get(CHAMPION): verdict.incumbent_f1, now.get(BEST): verdict.best_f1, version: verdict.new_f1}
-    comparable = {number: score for number, score in scores.items() if number is not None and score is not None}
-    client.set_registered_model_alias(model, BEST, str(max(comparable, key=lambda number: comparable[number])))
-    _move(client, model, version, GATE, "the gate", verdict.reason)
 
 
 def promote(client: MlflowClient, model: str, version: int, by: str, reason: str) -> None:
     """Make any version the champion by hand. Raises LookupError if there is no such version."""
     require_version(client, model, version)
-    _move(client, model, version, PROMOTE, by, reason)
+    move_champion(client, model, version, PROMOTE, by, reason)
 
 
 def rollback(client: MlflowClient, model: str, by: str, reason: str) -> int:
@@ -182,18 +134,23 @@ def rollback(client: MlflowClient, model: str, by: str, reason: str) -> int:
     champion = champion_version(client, model)
     if champion is None:
         raise LookupError(f"model {model} has no champion to roll back: {_what_exists(client, model)}")
-    before = champions_before(history(client, model), champion)
+    before = champions_there(client, model, champion)
     if not before:
         raise LookupError(
             f"version {champion} is the first champion of {model}, there is none to go back to: "
             f"promote one of its versions by hand; {_what_exists(client, model)}"
         )
-    require_version(client, model, before[-1])
-    _move(client, model, before[-1], ROLLBACK, by, reason)
+    move_champion(client, model, before[-1], ROLLBACK, by, reason)
     return before[-1]
 
 
-def _move(client: MlflowClient, model: str, version: int, action: str, by: str, reason: str) -> None:
+def champions_there(client: MlflowClient, model: str, champion: int) -> list[int]:
+    """The champions that led to this one and have not been deleted, oldest first."""
+    there = {version.number for version in versions(client, model)}
+    return [number for number in champions_before(history(client, model), champion) if number in there]
+
+
+def move_champion(client: MlflowClient, model: str, version: int, action: str, by: str, reason: str) -> None:
     before = aliases(client, model)
     if before.get(CHAMPION) == version:
         return

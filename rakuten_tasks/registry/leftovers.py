@@ -6,9 +6,11 @@ import json
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 
 from rakuten_tasks.registry.audit import ROLLBACK, record
-from rakuten_tasks.registry.tracking import experiment_id
+from rakuten_tasks.registry.gate import VERDICT
+from rakuten_tasks.registry.tracking import experiment_id, one_at_a_time
 
 SETTLED = "settled"  # tag of a version: the alias that the gate gave it, set when all is done
 ALIASES_BEFORE = "aliases_before"  # tag of a version: what the model's aliases were before it moved any
@@ -21,25 +23,46 @@ def withdraw(client: MlflowClient, run_id: str) -> list[int]:
     Aliases that such a version had already moved go back. -> the numbers of the versions
     """
     gone = []
-    for found in client.search_model_versions(f"run_id='{run_id}'"):
-        if SETTLED not in found.tags:
-            _give_back(client, found)
-            client.delete_model_version(found.name, found.version)
-            gone.append(int(found.version))
+    if any(not _settled(found) for found in _versions(client, run_id)):
+        with one_at_a_time():  # nobody judges what is about to go
+            for found in _versions(client, run_id):
+                if not _settled(found):
+                    give_back(client, found)
+                    _delete(client, found)
+                    gone.append(int(found.version))
     drop_half_models(client, run_id)
     return gone
 
 
 def came_to_its_end(client: MlflowClient, run_id: str) -> bool:
     """Whether this training's version is settled: what came after that is only the report."""
-    return any(SETTLED in found.tags for found in client.search_model_versions(f"run_id='{run_id}'"))
+    return any(_settled(found) for found in _versions(client, run_id))
 
 
-def _give_back(client: MlflowClient, version: ModelVersion) -> None:
+def _versions(client: MlflowClient, run_id: str) -> list[ModelVersion]:
+    return list(client.search_model_versions(f"run_id='{run_id}'"))
+
+
+def _settled(version: ModelVersion) -> bool:
+    """Versions from before these tags were written have a verdict alone."""
+    return SETTLED in version.tags or (VERDICT in version.tags and ALIASES_BEFORE not in version.tags)
+
+
+def _delete(client: MlflowClient, version: ModelVersion) -> None:
+    try:
+        client.delete_model_version(version.name, version.version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another training that started now was quicker
+            raise
+
+
+def give_back(client: MlflowClient, version: ModelVersion) -> None:
+    """Put the aliases that this unsettled version has moved back to where they were."""
     if ALIASES_BEFORE not in version.tags:
         return
     before: dict[str, int] = json.loads(version.tags[ALIASES_BEFORE])
     now = {alias: int(number) for alias, number in client.get_registered_model(version.name).aliases.items()}
+    there = {int(found.version) for found in client.search_model_versions(f"name='{version.name}'")}
     number = int(version.version)
     # to where this version may have moved each; one that somebody else has moved since is left alone
     moved: dict[str, set[int | None]] = {CHAMPION: {number}, CHALLENGER: {number}, BEST: {number, before.get(CHAMPION)}}
@@ -47,7 +70,7 @@ def _give_back(client: MlflowClient, version: ModelVersion) -> None:
         former = before.get(alias)
         if now.get(alias) == former or now.get(alias) not in to:
             continue
-        if former is None:
+        if former not in there:
             client.delete_registered_model_alias(version.name, alias)
             continue
         if alias == CHAMPION:
@@ -59,7 +82,7 @@ def _give_back(client: MlflowClient, version: ModelVersion) -> None:
 def drop_half_models(client: MlflowClient, run_id: str) -> None:
     """An attempt that was cut short leaves a model without a version; `make prune` deletes what it uploaded."""
     experiments = [experiment_id(client)]
-    registered = {found.source for found in client.search_model_versions(f"run_id='{run_id}'")}
+    registered = {found.source for found in _versions(client, run_id)}
     for model in client.search_logged_models(experiments, filter_string=f"source_run_id = '{run_id}'"):
         if f"models:/{model.model_id}" not in registered:
             client.delete_logged_model(model.model_id)

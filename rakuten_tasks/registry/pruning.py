@@ -1,4 +1,4 @@
-"""What the registry no longer needs: old versions, versions whose files are gone, files that no version names."""
+"""What the registry no longer needs: old versions, versions whose files are gone, files of deleted models."""
 
 from __future__ import annotations
 
@@ -9,48 +9,69 @@ from urllib.parse import unquote, urlparse
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
 
 from rakuten_tasks.registry import champion
-from rakuten_tasks.registry.audit import champions_before, history
-from rakuten_tasks.registry.tracking import experiment_id
+from rakuten_tasks.registry.gate import VERDICT
+from rakuten_tasks.registry.tracking import SQLITE, experiment_id, one_at_a_time, tracking_uri
+
+SOURCE = "models:/"
 
 
-def prune(client: MlflowClient, model: str, keep: int) -> dict[int, str]:
+def prune(client: MlflowClient, model: str, keep: int, forget: bool = False) -> dict[int, str]:
     """Delete versions of a model. -> number -> why
 
     Those whose files are gone, whatever their alias; of the others those that are none of the newest `keep`, have no
-    alias, and are not what a rollback goes back to. Who comes after a deleted version takes sides from those that stay.
+    alias, and are not what a rollback goes back to. Versions of others, and those that are being registered, stay.
+    forget: also if the files of all are gone. Raises LookupError otherwise: the store may only be away.
     """
-    there = champion.versions(client, model)
-    now = champion.champion_version(client, model)
-    back = champions_before(history(client, model), now)[-1:] if now is not None else []
-    newest = [version.number for version in there][-keep:] if keep else []
-    gone: dict[int, str] = {}
-    for version in there:
-        if not mlflow.artifacts.list_artifacts(artifact_uri=f"models:/{model}/{version.number}"):
-            gone[version.number] = "its files are gone"
-        elif not version.aliases and version.number not in (*newest, *back):
-            gone[version.number] = f"no alias, none of the newest {keep}, and no rollback leads to it"
-    for number in gone:
-        _delete(client, model, number)
+    with one_at_a_time():
+        ours = {
+            int(found.version): found
+            for found in client.search_model_versions(f"name='{model}'")
+            if {champion.BUNDLE_HASH, VERDICT} <= found.tags.keys()
+        }
+        lost = {number for number in ours if not _has_files(model, number)}
+        if lost and lost == set(ours) and not forget:
+            raise LookupError(
+                f"the files of all {len(lost)} versions of {model} are gone: if the store is only away, bring it back; "
+                "`make prune FORGET=1` forgets them all"
+            )
+        gone = dict.fromkeys(sorted(lost), "its files are gone")
+        now = champion.champion_version(client, model)
+        back = [n for n in champion.champions_there(client, model, now) if n not in lost][-1:] if now else []
+        stay = {*sorted(ours.keys() - lost)[-keep:], *back}
+        for number in sorted(ours.keys() - lost - stay - set(champion.aliases(client, model).values())):
+            gone[number] = f"no alias, none of the newest {keep}, and no rollback leads to it"
+        for number in gone:
+            _delete(client, ours[number])
     return gone
 
 
-def _delete(client: MlflowClient, model: str, number: int) -> None:
-    source = client.get_model_version(model, str(number)).source or ""
-    client.delete_model_version(model, str(number))
-    client.delete_logged_model(source.removeprefix("models:/"))
+def _has_files(model: str, number: int) -> bool:
+    return bool(mlflow.artifacts.list_artifacts(artifact_uri=f"{SOURCE}{model}/{number}"))
+
+
+def _delete(client: MlflowClient, version: ModelVersion) -> None:
+    client.delete_model_version(version.name, version.version)
+    others = [found.source for found in client.search_model_versions(f"run_id='{version.run_id}'")]
+    source = version.source or ""
+    if source.startswith(SOURCE) and source not in others:
+        client.delete_logged_model(source.removeprefix(SOURCE))
 
 
 def sweep_files(client: MlflowClient) -> int:
-    """Delete the files of deleted models where the store is a folder; MLflow leaves them there. -> models"""
-    experiment = client.get_experiment(experiment_id(client))
-    place = urlparse(experiment.artifact_location)
-    if place.scheme not in ("", "file"):
+    """Delete the files of deleted models, which MLflow leaves there, where the store is our own in var/. -> models"""
+    if not tracking_uri().startswith(SQLITE):
         return 0
-    folder = Path(unquote(place.path)) / "models"
-    named = {found.model_id for found in _every_model(client, experiment.experiment_id)}
-    unnamed = [path for path in folder.glob("m-*") if path.name not in named]
+    experiment = client.get_experiment(experiment_id(client))
+    place = Path(unquote(urlparse(experiment.artifact_location).path))
+    # a store that was copied still names the folder of the other
+    if place != Path(tracking_uri().removeprefix(SQLITE)).resolve().parent / "artifacts":
+        return 0
+    found = list(place.glob("models/m-*"))  # before their names: one that is being registered now is not among them
+    named = {model.model_id for model in _every_model(client, experiment.experiment_id)}
+    unnamed = [path for path in found if path.name not in named]
     for path in unnamed:
         shutil.rmtree(path)
     return len(unnamed)

@@ -77,7 +77,7 @@ def finish_parent(run_id: str) -> None:
 def fail(reason: str, execution: str = "") -> list[str]:
     """Close the open runs of an execution (empty: of this process) as failed, each with the reason. -> their ids
 
-    What they left in the registry unsettled is withdrawn.
+    What they left in the registry unsettled is withdrawn; one whose version is settled is finished, not failed.
     """
     client = connect()
     failed = []
@@ -88,6 +88,9 @@ def fail(reason: str, execution: str = "") -> list[str]:
 
 
 def _end(client: MlflowClient, run_id: str, status: str, reason: str) -> None:
+    """A training whose version is settled has succeeded, whatever became of its report."""
+    if came_to_its_end(client, run_id):
+        status, reason = FINISHED, f"after its version was registered: {reason}"
     _close_children(client, run_id)
     withdraw(client, run_id)
     client.set_tag(run_id, ERROR, reason[:MAX_TAG_VAL_LENGTH])
@@ -158,10 +161,7 @@ def _close_the_dead(client: MlflowClient) -> None:
     for run in _search(client, f"tags.{EXECUTION} LIKE '{LOCAL}/{socket.gethostname()}/%'"):
         execution = run.data.tags[EXECUTION]
         if execution == own or not _lives(execution):
-            if came_to_its_end(client, run.info.run_id):  # killed while it wrote the report
-                finish_parent(run.info.run_id)
-            else:
-                _end(client, run.info.run_id, KILLED, "its process was killed")
+            _end(client, run.info.run_id, KILLED, "its process was killed")
 
 
 @cache

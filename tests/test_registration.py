@@ -81,6 +81,17 @@ def training(made: dict[str, Any], model: str) -> dict[str, Any]:
     return {**made, "run": Run(runs.start_parent(model, {}, {}, execution=model), model, "somewhere")}
 
 
+def attempted(monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Any], at: int, before: bool) -> bool:
+    """Register, with change number `at` cut short. Whether there is a change of that number."""
+    with monkeypatch.context() as patch:
+        changes = cut_short(patch, at, before)
+        try:
+            register.task_function(**inputs)
+        except FlyteRecoverableException:
+            return True
+        return len(changes) >= at
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["not done", "answer lost"])
 def test_cut_short_at_any_request_and_tried_again_it_registers_once_and_leaves_nothing_half_done(
     made, mlflow_store, monkeypatch, before
@@ -88,15 +99,8 @@ def test_cut_short_at_any_request_and_tried_again_it_registers_once_and_leaves_n
     for at in range(1, 100):
         model = f"cut-{before}-{at}"
         inputs = training(made, model)
-        with monkeypatch.context() as patch:
-            changes = cut_short(patch, at, before)
-            try:
-                register.task_function(**inputs)
-            except FlyteRecoverableException:
-                pass
-            else:
-                assert len(changes) < at  # there is no such request any more
-                break
+        if not attempted(monkeypatch, inputs, at, before):
+            break
         registered = register.task_function(**inputs)
         assert (registered.version, registered.alias) == (1, "champion")
         assert [v.number for v in champion.versions(mlflow_store, model)] == [1]
@@ -158,15 +162,8 @@ def test_given_up_at_any_request_it_leaves_versions_and_aliases_as_they_were(mad
     given_up = 0
     for at in range(1, 100):
         was, inputs = there(), training(made, model)
-        with monkeypatch.context() as patch:
-            changes = cut_short(patch, at, before)
-            try:
-                register.task_function(**inputs)
-            except FlyteRecoverableException:
-                pass
-            else:
-                if len(changes) < at:  # there is no such request any more
-                    break
+        if not attempted(monkeypatch, inputs, at, before):
+            break
         runs.fail("the pod was lost", model)
         if came_to_its_end(mlflow_store, inputs["run"].run_id):  # only the last answer was lost: all of it stands
             assert there()[0]["champion"] == there()[1][-1]

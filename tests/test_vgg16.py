@@ -14,7 +14,17 @@ from torch import nn
 from rakuten_tasks.classifier import vgg16_weights
 from rakuten_tasks.classifier.photo_training import new_branch
 from rakuten_tasks.classifier.training import autocast
-from rakuten_tasks.classifier.vgg16 import EARLY, LATE, PhotoBranch, photo_logits
+from rakuten_tasks.classifier.vgg16 import (
+    DEVIATION,
+    EARLY,
+    LATE,
+    MEAN,
+    Lower,
+    PhotoBranch,
+    halved,
+    photo_logits,
+    pooled,
+)
 from rakuten_tasks.classifier.vgg16_weights import convolutions, empty_convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
 from tests.photo_embedding import photo_embedding
@@ -165,3 +175,25 @@ def test_imagenet_weights_are_taken_from_the_cache_folder(
     layers = convolutions(PhotoConfig(weights=Weights.IMAGENET))
     assert torch.equal(layers[0].weight, plain[0].weight)
     assert vgg16_weights.IMAGENET.url.endswith("vgg16-397923af.pth")
+
+
+@pytest.mark.parametrize("side", [3, 33, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_is_what_torch_pools_at_odd_sides_too(side: int, dtype: torch.dtype) -> None:
+    maps = torch.randn(2, 5, side, side, generator=torch.manual_seed(0)).relu().to(dtype)
+    maps = maps.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert torch.equal(halved(maps), torch.nn.functional.max_pool2d(maps, 2))
+        means, maxima = pooled(maps).chunk(2, 1)
+    assert torch.equal(maxima, maps.amax((2, 3)).float())
+    torch.testing.assert_close(means, maps.float().mean((2, 3)), rtol=1e-2, atol=1e-6)
+
+
+def test_features_hold_the_maxima_of_whole_maps_at_an_odd_side() -> None:
+    """`halved` leaves the last row and column of an odd side out: a maximum that stands there is seen all the same."""
+    lower = Lower([nn.Sequential(nn.Identity())]).eval()
+    pixels = torch.zeros(1, 33, 33, 3, dtype=torch.uint8)
+    pixels[0, 32, 32] = 255
+    with torch.inference_mode():
+        features, _ = lower(pixels)
+    np.testing.assert_allclose(features[0, 3:], (1 - np.array(MEAN)) / np.array(DEVIATION), rtol=1e-3)

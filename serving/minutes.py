@@ -98,8 +98,10 @@ class Minutes:
 class Shipper:
     """Takes the files to MLflow. A file goes only when MLflow has taken its figures."""
 
-    def __init__(self, registry: Registry, folder: Path, run_folder: Path, stop: threading.Event) -> None:
+    def __init__(self, registry: Registry, folder: Path, run_folder: Path, port: int, stop: threading.Event) -> None:
+        """port: tells this server's run from those of others on the same host."""
         self._registry, self._folder, self._stop = registry, folder, stop
+        self._run_name = f"serving on {socket.gethostname()}:{port}"
         self._run_id_file = run_folder / RUN_ID  # outlives a killed worker, not the server
 
     def run(self) -> None:
@@ -122,8 +124,7 @@ class Shipper:
 
     def _run_id(self) -> str:
         if not self._run_id_file.exists():
-            name = f"serving on {socket.gethostname()}"
-            self._run_id_file.write_text(self._registry.open_run(name, {"kind": "serving"}))
+            self._run_id_file.write_text(self._registry.open_run(self._run_name, {"kind": "serving"}))
         return self._run_id_file.read_text()
 
     def _end(self) -> None:

@@ -63,7 +63,8 @@ class ProductAPI(litserve.LitAPI):
             "predictions",
             (self.settings.log_address, timedelta(days=self.settings.log_days)),
         )
-        shipper = Shipper(registry, self.settings.folder / "minutes", self.run_folder, self._stop)
+        minutes = self.settings.folder / "minutes"
+        shipper = Shipper(registry, minutes, self.run_folder, self.settings.port, self._stop)
         self._threads = [
             threading.Thread(target=self._keeper.run, args=(self.settings.poll_seconds, self._stop), daemon=True),
             threading.Thread(target=shipper.run, daemon=True),

@@ -13,23 +13,28 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from tests.catalogues import photo_bytes
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
 
 @dataclass(frozen=True)
 class Server:
-    """A running app. log: what it prints."""
+    """A running app. log: what it prints. began: seconds since 1970."""
 
     process: subprocess.Popen
     url: str
     var: Path
     log: Path
+    began: float = field(default_factory=time.time)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=60, **options)
@@ -65,6 +70,15 @@ class Server:
 
     def serves(self, version: int) -> bool:
         return self.get("/info").json()["model_version"] == str(version)
+
+    def run(self, store: MlflowClient) -> Run:
+        """This server's one run in MLflow: other servers may open theirs in the same store meanwhile."""
+        experiment = store.get_experiment_by_name("rakuten-classifier").experiment_id
+        name = f"serving on {socket.gethostname()}:{self.url.rpartition(':')[2]}"
+        # a port may have been another server's before
+        mine_alone = f"attributes.run_name = '{name}' AND attributes.start_time >= {round(1000 * self.began)}"
+        (mine,) = store.search_runs([experiment], f"tags.kind = 'serving' AND {mine_alone}")
+        return mine
 
     def stop(self) -> int:
         """SIGTERM to the main process. -> exit status"""

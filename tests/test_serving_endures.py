@@ -90,8 +90,7 @@ def test_counters_never_fall_and_the_open_minute_outlives_a_killed_worker(mlflow
 
 def _shipped(store: MlflowClient, server: Server) -> float:
     """The predictions that the server's run has in MLflow, of all its minutes."""
-    experiment = store.get_experiment_by_name("rakuten-classifier").experiment_id
-    run = store.search_runs([experiment], "tags.kind = 'serving'", order_by=["attributes.start_time DESC"])[0]
+    run = server.run(store)
     assert run.data.metrics["status.200"] >= run.data.metrics["predictions"]
     assert not list((server.var / "serving" / "minutes").iterdir())
     return sum(point.value for point in store.get_metric_history(run.info.run_id, "predictions"))

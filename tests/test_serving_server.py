@@ -267,7 +267,6 @@ def test_without_a_champion_it_stays_up_and_takes_the_first_that_appears(mlflow_
 
 
 def test_sigterm_finishes_what_is_inside_and_leaves_no_process_and_no_gap_in_the_log(mlflow_store, version, tmp_path):
-    began = time.time()  # servers of other tests have runs in this store too
     with serving(tmp_path, MODEL=MODEL, SERVE_BATCH="2") as server:
         everyone = server.processes()
         statuses: list = []
@@ -282,15 +281,11 @@ def test_sigterm_finishes_what_is_inside_and_leaves_no_process_and_no_gap_in_the
     while left := [pid for pid in everyone if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < gone_by, left
     assert len(predictions(records(server))) == 40
-    runs = mlflow_store.search_runs(
-        [mlflow_store.get_experiment_by_name("rakuten-classifier").experiment_id], "tags.kind = 'serving'"
-    )
-    mine = [run for run in runs if run.info.start_time >= 1000 * began]
-    assert len(mine) == 1
-    minutes = mlflow_store.get_metric_history(mine[0].info.run_id, "predictions")
+    mine = server.run(mlflow_store)
+    minutes = mlflow_store.get_metric_history(mine.info.run_id, "predictions")
     assert sum(minute.value for minute in minutes) == 40
-    assert mine[0].info.status == "FINISHED"
-    assert {"mean_confidence", "requests", "latency_ms_p99", "errors", "status.200"} <= set(mine[0].data.metrics)
+    assert mine.info.status == "FINISHED"
+    assert {"mean_confidence", "requests", "latency_ms_p99", "errors", "status.200"} <= set(mine.data.metrics)
 
 
 def _waiting(server: Server) -> float:

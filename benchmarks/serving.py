@@ -160,7 +160,7 @@ def main() -> None:
             "ordinary endpoint": servers.enter_context(ordinary(bundle)),
         }
         time.sleep(5)  # what starting leaves to do is not idleness
-        idle = running["app"].cpu(10)
+        idle = running["app"].cpu(60)  # a whole minute, with all that is done once a minute
         work: dict[tuple[str, int], Callable[[], Figures]] = {
             ("bare predictor", n): lambda n=n: bare(predictor, products, n, asked.seconds)  # type: ignore[misc]
             for n in BATCHES

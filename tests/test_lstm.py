@@ -4,6 +4,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.classifier import bag
 from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
 from rakuten_tasks.classifier.bag import Bag, fit_bag
 from rakuten_tasks.classifier.lstm import WEIGHTS, TextBranch, text_logits, train_text_branch
@@ -157,11 +158,38 @@ def test_rows_without_a_label_are_not_trained_on(trained, tmp_path):
     assert torch.equal(branch.bag.table, again.bag.table)
 
 
-def test_the_bag_is_at_its_optimum(trained):
-    vocabulary, branch, _, shards = trained
+def bags_of(trained):
+    """The training rows' bags and their labels."""
+    vocabulary, _, _, shards = trained
     arrays = ShardArrays(shards)
     rows = np.flatnonzero(arrays.column("side") == TRAIN)
-    bags, labels = training_bags(arrays, rows, vocabulary.buckets), arrays.column("label")[rows]
-    again = Bag(vocabulary.buckets, len(CODES))
+    return training_bags(arrays, rows, vocabulary.buckets), arrays.column("label")[rows]
+
+
+def test_the_bag_is_at_its_optimum(trained):
+    branch = trained[1]
+    bags, labels = bags_of(trained)
+    again = Bag(bags.shape[1], len(CODES))
     fit_bag(again, bags[::-1], labels[::-1].copy())  # the order of the rows is no matter
     assert (again.table - branch.bag.table).abs().max() < 1e-2 * branch.bag.table.abs().max()
+
+
+def test_many_classes_are_fitted_some_at_a_time_to_the_same_optimum(trained, monkeypatch):
+    branch, fits = trained[1], []
+    monkeypatch.setattr(bag, "_fit", lambda *args, fit=bag._fit: fits.append(args[2].shape[1]) or fit(*args))
+    bags, labels = bags_of(trained)
+    monkeypatch.setattr(bag, "AT_ONCE", 2 * len(np.unique(bags.indices)))
+    again = Bag(bags.shape[1], len(CODES))
+    fit_bag(again, bags, labels)
+    assert fits == [2, 1]
+    # L-BFGS stops a little beside it, elsewhere each time
+    assert (again.table - branch.bag.table).abs().max() < 3e-2 * branch.bag.table.abs().max()
+    assert (again.bias - branch.bag.bias).abs().max() < 3e-2
+
+
+def test_the_bag_does_not_spoil_the_rows_it_is_given_nor_double_their_indices(trained):
+    bags, labels = bags_of(trained)
+    before = bags.copy()
+    fit_bag(Bag(bags.shape[1], len(CODES)), bags, labels)
+    assert abs(bags - before).nnz == 0
+    assert bags.indices.dtype == bags.indptr.dtype == np.int32

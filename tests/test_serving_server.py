@@ -6,6 +6,7 @@ import base64
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -189,10 +190,12 @@ def test_metrics_and_info_tell_what_happens(server, version):
 
 
 def test_an_idle_server_uses_little_of_a_core(server):
-    time.sleep(2)
-    before, started = cpu_seconds(server.processes()), time.monotonic()
-    time.sleep(6)
-    assert (cpu_seconds(server.processes()) - before) / (time.monotonic() - started) < 0.05
+    shares = []
+    for _ in range(3):  # one of them may hold the last minute's way to MLflow, which is not idleness
+        before, started = cpu_seconds(server.processes()), time.monotonic()
+        time.sleep(5)
+        shares.append((cpu_seconds(server.processes()) - before) / (time.monotonic() - started))
+    assert statistics.median(shares) < 0.05, shares
 
 
 class Load:

@@ -55,16 +55,24 @@ class TokenExamples:
 
 def training_bags(arrays: ShardArrays, rows: NDArray, buckets: int) -> sparse.csr_array:
     """Rows' weighed n-grams as one sparse matrix, held whole: about 6 KB a product. (len(rows), buckets)"""
-    ngrams, weights = (arrays.take_ragged(name, rows) for name in ("ngrams", "weights"))
-    ends = np.cumsum([0, *map(len, ngrams)])
-    return sparse.csr_array((np.concatenate(weights), np.concatenate(ngrams), ends), shape=(len(rows), buckets))
+    found = arrays.take_ragged("ngrams", rows)
+    ends, ngrams = _ends(found), np.concatenate(found)
+    del found  # before the weights are read: both are of the whole catalogue
+    weights = np.concatenate(arrays.take_ragged("weights", rows))
+    return sparse.csr_array((weights, ngrams, ends), shape=(len(rows), buckets))
 
 
 def token_counts(arrays: ShardArrays, rows: NDArray, tokens: int) -> sparse.csr_array:
     """How often each token stands in each row. (len(rows), tokens)"""
     found = arrays.take_ragged("tokens", rows)
-    ends = np.cumsum([0, *map(len, found)])
+    ends = _ends(found)
     ones = np.ones(ends[-1], dtype=np.float32)
     counts = sparse.csr_array((ones, np.concatenate(found), ends), shape=(len(rows), tokens))
     counts.sum_duplicates()
     return counts
+
+
+def _ends(rows: Sequence[NDArray]) -> NDArray:
+    """(N,) rows -> (N + 1,) where each begins and ends; int32 if that will do, or scipy makes the indices int64 too."""
+    ends = np.cumsum([0, *map(len, rows)])
+    return ends.astype(np.int32) if ends[-1] < 2**31 else ends

@@ -163,8 +163,8 @@ bench-seeds: $(READY) ## three seeds on a catalogue that holds Y_test.csv (SOURC
 	@$(RUN) $(BIN)/python -m benchmarks.seeds --source "$$SOURCE"
 
 .PHONY: bench-cost
-bench-cost: $(READY) ## what a thousand products cost by step, and what other sizes would need (SOURCE=)
-	@$(BIN)/python -m benchmarks.cost --source "$$SOURCE"
+bench-cost: $(READY) ## what a thousand products cost by step, and what other sizes would need (SOURCE=, PRODUCTS= that it measures)
+	@$(BIN)/python -m benchmarks.cost --source "$$SOURCE" $(if $(PRODUCTS),--products $(PRODUCTS))
 
 .PHONY: clean
 clean: $(READY) ## delete outputs, cached results and checkpoints of local runs; models, reports, predictions stay

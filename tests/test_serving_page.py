@@ -80,7 +80,7 @@ class Browser:
 def browse(served: Server) -> Iterator[Callable[..., Browser]]:
     drivers = []
 
-    def start(phone: bool = False, language: str = "fr") -> Browser:
+    def start(phone: bool = False, language: str = "fr", address: str = served.url) -> Browser:
         options = webdriver.ChromeOptions()
         options.binary_location = "/usr/bin/chromium"
         for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,900"):
@@ -91,7 +91,7 @@ def browse(served: Server) -> Iterator[Callable[..., Browser]]:
             options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         drivers.append(webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver")))
-        return Browser(drivers[-1], served.url)
+        return Browser(drivers[-1], address)
 
     yield start
     for driver in drivers:
@@ -276,9 +276,7 @@ def test_the_api_documentation_is_reached_from_the_page_with_the_key_as_a_passwo
 
 def test_the_api_documentation_needs_no_key_where_there_is_none(browse, mlflow_store, tmp_path):
     with serving(tmp_path, wait=False, MODEL="none-yet") as server:
-        page = browse()
-        urls(page)
-        page.driver.get(f"{server.url}/docs")
+        page = browse(address=f"{server.url}/docs")
         page.until(lambda: any(path.replace("\u200b", "") == "/predict" for path in operations(page)), 30)
         assert {url for url in urls(page) if not url.startswith((server.url, "data:"))} == set()
 

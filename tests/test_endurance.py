@@ -40,7 +40,8 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**TINY.to_dict(), "photo": {"side": 32, "epochs": 20}}))
+    # two steps an epoch, so that there are checkpoints for every kill to come, however soon the epochs end
+    path.write_text(json.dumps({**TINY.to_dict(), "photo": {"side": 32, "epochs": 20, "batch_size": 12}}))
     return path
 
 
@@ -78,13 +79,22 @@ def weights(var: Path) -> dict[str, bytes]:
     return found
 
 
-def wait_for(checkpoints: int, var: Path, process: subprocess.Popen) -> None:
-    """Until so many have been written by this process."""
-    seen: set[tuple[str, int]] = set()
-    before = {(str(path), path.stat().st_mtime_ns) for path in var.glob("checkpoints/*/checkpoint")}
-    while len(seen - before) < checkpoints and process.poll() is None:
-        with contextlib.suppress(FileNotFoundError):  # one is being replaced
-            seen |= {(str(path), path.stat().st_mtime_ns) for path in var.glob("checkpoints/*/checkpoint")}
+def checkpoints(folder: Path) -> set[tuple[str, int]]:
+    """Each whole one in the folder's checkpoints/, as one writing of it."""
+    found = set()
+    for path in (folder / "checkpoints").rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # it is being replaced
+            if path.suffix != ".part" and path.is_file():
+                found.add((str(path), path.stat().st_mtime_ns))
+    return found
+
+
+def wait_for(count: int, process: subprocess.Popen, folder: Path, seconds: float) -> None:
+    """Until the process has written so many checkpoints, or for so long."""
+    before, seen = checkpoints(folder), set()
+    until = time.monotonic() + seconds
+    while len(seen) < count and process.poll() is None and time.monotonic() < until:
+        seen |= checkpoints(folder) - before
         time.sleep(0.01)
 
 
@@ -105,11 +115,11 @@ def test_a_training_killed_at_random_points_and_started_again_ends_with_the_same
 
     killed = fresh(tmp_path / "killed")
     dice = random.Random(0)
-    for checkpoints in (0, 0, 2, 3, 2):
+    for count in (0, 0, 2, 3, 2):
         process = train(source, config, killed)
-        if checkpoints:
-            wait_for(checkpoints, killed, process)
-        time.sleep(dice.uniform(0, 1) if checkpoints else dice.uniform(2, 15))
+        wait_for(count, process, killed, 300)
+        # and a random moment more, but for the next checkpoint at most: a fast machine would be over before long
+        wait_for(1, process, killed, dice.uniform(0, 1) if count else dice.uniform(2, 15))
         assert process.poll() is None, "the training was over before it could be killed"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -165,10 +175,8 @@ def test_a_pod_that_is_killed_is_gone_on_with_by_the_next_and_that_by_the_one_af
     before: Path | None = None
     for number in range(2):
         attempt = start(train_vgg16, photo_inputs, tmp_path / f"killed{number}", before, **settings)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and len(list(attempt.checkpoints.iterdir())) == 0:
-            time.sleep(0.05)
-        time.sleep(1.0)  # some steps further, and perhaps in the middle of a write
+        wait_for(3, attempt.process, attempt.folder, 120)  # what it was handed is the first of them
+        wait_for(1, attempt.process, attempt.folder, 0.3)  # perhaps in the middle of a write
         attempt.process.kill()
         assert attempt.process.wait() == -signal.SIGKILL
         before = attempt.checkpoints

@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from rakuten_tasks.registry import audit, champion, pruning, settlement
+from rakuten_tasks.registry.__main__ import registry
 from rakuten_tasks.registry.gate import Verdict
 from rakuten_tasks.registry.runs import start_parent
 from rakuten_tasks.registry.tracking import EXPERIMENT, experiment_id
@@ -328,6 +330,24 @@ def test_a_store_that_is_away_is_not_taken_for_an_empty_one(mlflow_store, model,
         pruning.prune(mlflow_store, model, keep=10)
     assert champion.champion_version(mlflow_store, model) == 1
     assert pruning.prune(mlflow_store, model, keep=10, forget=True) == {1: "its files are gone"}
+
+
+def test_a_model_whose_files_are_gone_does_not_keep_others_from_being_pruned(
+    mlflow_store, model, add, run_id, bundle, monkeypatch
+) -> None:
+    add(passed(0.8))
+    shutil.rmtree(champion.fetch(mlflow_store, model, "1"))
+    for number in "12":
+        (bundle / "number").write_text(number)
+        other = champion.register(mlflow_store, "other-pruned", bundle, run_id, {})
+        settlement.settle(mlflow_store, "other-pruned", other, Verdict(False, "refused", 0.7, 0.8, 0.8))
+    mlflow_store.delete_registered_model_alias("other-pruned", "challenger")
+    monkeypatch.setattr(champion, "DEFAULT_MODEL", model)
+    monkeypatch.setattr(champion, "SAMPLE_MODEL", "other-pruned")
+    result = CliRunner().invoke(registry, ["prune", "--keep", "1"])
+    assert "deleted other-pruned version 1: no alias" in result.output
+    assert "FORGET=1" in str(result.exception)
+    assert champion.champion_version(mlflow_store, model) == 1
 
 
 def test_a_version_whose_files_are_gone_is_forgotten_and_the_next_training_is_not_stopped_by_it(

@@ -96,10 +96,16 @@ def rollback(model: str, reason: str) -> None:
 def prune(model: str, keep: int, forget: bool) -> None:
     """Delete old versions, those whose files are gone, and files of deleted models."""
     client = tracking.connect()
+    left: list[str] = []
     for name in [model] if model else [champion.DEFAULT_MODEL, champion.SAMPLE_MODEL]:
-        for number, why in pruning.prune(client, name, keep, forget).items():
-            click.echo(f"deleted {name} version {number}: {why}")
+        try:
+            for number, why in pruning.prune(client, name, keep, forget).items():
+                click.echo(f"deleted {name} version {number}: {why}")
+        except LookupError as error:  # of one model: the others are gone through all the same
+            left.append(str(error))
     click.echo(f"deleted the files of {pruning.sweep_files(client)} deleted models")
+    if left:
+        raise LookupError("; ".join(left))
 
 
 def _resolve(model: str) -> str:

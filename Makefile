@@ -4,6 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 VAR ?= $(CURDIR)/var
+override VAR := $(abspath $(VAR))
 PYTHON ?= python3.11
 SOURCE ?= sample
 CONFIG ?= configs/default.yaml
@@ -106,10 +107,10 @@ lineage: $(READY) ## what VERSION= was made from: run, decks, configuration, cat
 	@$(BIN)/python -m rakuten_tasks.registry lineage "$$VERSION" --model "$$MODEL"
 
 .PHONY: reproduce
-reproduce: $(READY) ## train VERSION= again from what it says of itself, and compare (MODEL=)
+reproduce: $(READY) ## train VERSION= again from what it says of itself, and compare (MODEL=; SOURCE= if it was moved)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
 	@FLYTE_LOCAL_CACHE_ENABLED=false $(PYFLYTE) workflows/training.py reproduce_version --version "$$VERSION" \
-	  --model "$$MODEL" --report $(VAR)/reports/reproduction.json
+	  --model "$$MODEL" $(if $(filter-out file,$(origin SOURCE)),--source "$$SOURCE") --report $(VAR)/reports/reproduction.json
 
 .PHONY: deck
 deck: $(READY) ## open the pages of the last training
@@ -127,8 +128,9 @@ rollback: $(READY) ## back to the champion before this one (MODEL=, REASON=)
 	@$(BIN)/python -m rakuten_tasks.registry rollback --model "$$MODEL" --reason "$$REASON"
 
 .PHONY: prune
-prune: $(READY) ## delete old versions without alias (KEEP_VERSIONS=, MODEL=), and those whose files are gone (FORGET=1: all of them)
-	@$(BIN)/python -m rakuten_tasks.registry prune --model "$$MODEL" --keep $(or $(KEEP_VERSIONS),10) $(if $(FORGET),--forget)
+prune: $(READY) ## delete old versions without alias (KEEP_VERSIONS=, MODEL=), those without files (FORGET=1: all), old runs without version (KEEP_DAYS=)
+	@$(BIN)/python -m rakuten_tasks.registry prune --model "$$MODEL" --keep $(or $(KEEP_VERSIONS),10) --days $(or $(KEEP_DAYS),30) \
+	  $(if $(FORGET),--forget)
 
 .PHONY: register
 register: $(READY) ## the workflows and launch plans, on the cluster (PROFILE=cpu|gpu, IMAGE=, VERSION=, DRY_RUN=1)

@@ -115,11 +115,12 @@ class Branch:
     epochs: FlyteFile  # JSON list of training.Epoch
     deck: FlyteFile
     machine: str  # that trained it
+    weights: str = ""  # tells the pretrained weights that it began with
 
     @classmethod
-    def of(cls, folder: Path, epochs: FlyteFile, deck: FlyteFile) -> Self:
+    def of(cls, folder: Path, epochs: FlyteFile, deck: FlyteFile, weights: str = "") -> Self:
         """The branch that was trained and saved here."""
-        return cls(FlyteDirectory(str(folder)), content_hash(folder), epochs, deck, machine())
+        return cls(FlyteDirectory(str(folder)), content_hash(folder), epochs, deck, machine(), weights)
 
 
 @dataclass(frozen=True)

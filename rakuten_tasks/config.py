@@ -25,6 +25,15 @@ SCALARS: dict[str, Callable[[object], bool]] = {
 }
 
 
+def _number(value: object) -> bool:
+    # as 1e-3, which YAML 1.1 wants a point in
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return isinstance(value, str)
+
+
 @dataclass(frozen=True)
 class Strict(DataClassJSONMixin):
     """A dataclass that refuses unknown keys: flytekit alone drops them silently."""
@@ -42,7 +51,12 @@ class Strict(DataClassJSONMixin):
             )
         for f in fields(cls):
             if f.type in SCALARS and f.name in d and not SCALARS[str(f.type)](d[f.name]):
-                raise ValueError(f"{f.name}={d[f.name]!r}: must be of type {f.type}")
+                hint = (
+                    ": YAML takes it for text, write 0.001 or 1.0e-3"
+                    if f.type == "float" and _number(d[f.name])
+                    else ""
+                )
+                raise ValueError(f"{f.name}={d[f.name]!r}: must be of type {f.type}{hint}")
         return d
 
     @classmethod

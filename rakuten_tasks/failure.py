@@ -22,6 +22,8 @@ def record_failed_training(
 
 
 @stage(pods.SMALL)
-def record_failed_reproduction(version: int, model: str, report: str, err: FlyteError | None = None) -> None:
+def record_failed_reproduction(
+    version: int, model: str, source: str, report: str, err: FlyteError | None = None
+) -> None:
     """As record_failed_training."""
     runs.fail(err.message if err else UNKNOWN, execution())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -81,6 +82,13 @@ def stage_settings(config: TrainingConfig) -> Settings:
 def absolute(source: str) -> str:
     """The catalogue's address: a local folder's, wherever one stands."""
     return source if source == SAMPLE or "://" in source else str(Path(source).expanduser().resolve())
+
+
+def from_anywhere(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with the whole path of a local weights_file, as a version keeps it."""
+    if not config.photo.weights_file:
+        return config
+    return replace(config, photo=replace(config.photo, weights_file=absolute(config.photo.weights_file)))
 
 
 def _require_writable(report: str) -> None:

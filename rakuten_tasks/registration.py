@@ -40,10 +40,11 @@ from rakuten_tasks.classifier.scoring import products_of, rows_on
 from rakuten_tasks.config import GateConfig, TrainingConfig
 from rakuten_tasks.console import show
 from rakuten_tasks.decks.registration import registration_deck
+from rakuten_tasks.opening import from_anywhere
 from rakuten_tasks.registry import champion, runs, settlement, tracking
 from rakuten_tasks.registry.gate import Verdict, class_losses, decide
 from rakuten_tasks.registry.tracking import RunLog
-from rakuten_tasks.stage import stage
+from rakuten_tasks.stage import code_version, stage
 
 CHECKED = 64  # test rows that a bundle is asked about again before it is registered
 DECKS = "decks"
@@ -68,6 +69,7 @@ def assemble(
 ) -> FlyteDirectory:
     """Everything that a prediction needs, and what it was made of, in one folder; what it was made from, in the run."""
     folder = workspace() / "bundle"
+    config = from_anywhere(config)
     branches = {"text": text, "photo": photo}
     for name, branch in branches.items():
         shutil.copytree(local(branch.folder), folder / name)
@@ -88,7 +90,7 @@ def assemble(
         branches=list(branches),
         fusion=Fusion.from_json(local(fused.fusion).read_text()),
         config=config,
-        lineage=_lineage(catalogue, run, {text.machine, photo.machine}),
+        lineage=_lineage(catalogue, run, text, photo),
     )
     (folder / bundle.CARD).write_text(model_card(manifest, Evaluation.load(folder / bundle.EVALUATION)))
     manifest.write(folder)
@@ -227,7 +229,7 @@ def _predict_test(rival: Path, shards: list[Path], ledger: Ledger) -> NDArray:
     return np.concatenate(parts)
 
 
-def _lineage(catalogue: Catalogue, run: Run, machines: set[str]) -> bundle.Lineage:
+def _lineage(catalogue: Catalogue, run: Run, text: Branch, photo: Branch) -> bundle.Lineage:
     return bundle.Lineage(
         catalogue=run.source,
         catalogue_hash=catalogue.content_hash,
@@ -236,5 +238,7 @@ def _lineage(catalogue: Catalogue, run: Run, machines: set[str]) -> bundle.Linea
         image=os.environ.get("FLYTE_INTERNAL_IMAGE", "none: run locally"),
         execution=current_context().execution_id.name,
         run_id=run.run_id,
-        machine="; ".join(sorted(machines)),
+        machine="; ".join(sorted({text.machine, photo.machine})),
+        code=code_version(),
+        photo_weights=photo.weights,
     )

@@ -18,10 +18,12 @@ from rakuten_tasks.artifacts import KeyedFile, KeyedSource, Run, content_hash, l
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.evaluation import FUSED, Evaluation
 from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.opening import known_sides, look_at
+from rakuten_tasks.opening import absolute, known_sides, look_at
 from rakuten_tasks.pod_state import execution
 from rakuten_tasks.registry import champion, runs, tracking
 from rakuten_tasks.stage import stage
+
+COMPARED = "catalogue, code, libraries, photo weights and machine"
 
 
 class Reopened(NamedTuple):
@@ -46,13 +48,16 @@ class Comparison:
 
 
 @stage(pods.SMALL)
-def reopen(version: int, model: str) -> Reopened:
-    """Open a run for the reproduction and read from the version what it was made of."""
+def reopen(version: int, model: str, source: str) -> Reopened:
+    """Open a run for the reproduction and read from the version what it was made of.
+
+    source: where its catalogue lies now; empty for where it lay.
+    """
     client = tracking.connect()
     name = model or champion.resolve_model(client, model, synthetic=False)[0]
     original = champion.fetch(client, name, str(version))
     manifest = bundle.read_manifest(original)
-    source = manifest.lineage.catalogue
+    source = absolute(source or manifest.lineage.catalogue)
     tags = {"source": source, "reproduces": f"{name} version {version}"}
     title = f"reproduction of {name} version {version}"
     run_id = runs.start_parent(title, manifest.config.to_dict(), tags, execution())
@@ -75,7 +80,7 @@ def compare(version: int, original: FlyteDirectory, again: FlyteDirectory, run: 
         with fsspec.open(report, "w", auto_mkdir=True) as file:
             json.dump(asdict(comparison), file, indent=1)
     if comparison.same_answers < 1:
-        because = "; ".join(comparison.differences) or "catalogue, code and machine are the same, so this is a bug"
+        because = "; ".join(comparison.differences) or f"{COMPARED} are the same, so this is a bug"
         other = f"{1 - comparison.same_answers:.1%} of the test rows are answered differently"
         raise ValueError(f"{comparison.model} version {version} was not reproduced: {other}: {because}")
     runs.finish_parent(run.run_id)
@@ -92,6 +97,8 @@ def compared(model: str, version: int, original: Path, again: Path) -> Compariso
     facts = {
         "catalogue": (then.lineage.catalogue_hash, now.lineage.catalogue_hash),
         "code commit": (then.lineage.git_commit, now.lineage.git_commit),
+        "code or libraries": (then.lineage.code, now.lineage.code),
+        "photo weights": (then.lineage.photo_weights, now.lineage.photo_weights),
         "machine": (then.lineage.machine, now.lineage.machine),
     }
     return Comparison(
@@ -101,7 +108,7 @@ def compared(model: str, version: int, original: Path, again: Path) -> Compariso
         same_answers=float(same.mean()),
         f1_then=f1[0],
         f1_now=f1[1],
-        differences=[f"{name} was {old}, is {new}" for name, (old, new) in facts.items() if old != new],
+        differences=[f"{name} was {old or 'not kept'}, is {new}" for name, (old, new) in facts.items() if old != new],
     )
 
 
@@ -110,5 +117,5 @@ def _table(comparison: Comparison) -> Table:
     table.add_row("weights, tokenizer, fusion", "same, bit for bit" if comparison.same_weights else "differ")
     table.add_row("test rows answered alike", f"{comparison.same_answers:.1%}")
     table.add_row("weighted F1 then and now", f"{comparison.f1_then:.4f}, {comparison.f1_now:.4f}")
-    table.add_row("changed since", "\n".join(comparison.differences) or "nothing: catalogue, code and machine")
+    table.add_row("changed since", "\n".join(comparison.differences) or f"nothing: {COMPARED}")
     return table

@@ -7,6 +7,7 @@ from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, KeyedBranch, Run,
 from rakuten_tasks.classifier.photo_training import train_photo_branch
 from rakuten_tasks.classifier.ranks import own_device, rank, together
 from rakuten_tasks.classifier.training import choose_device
+from rakuten_tasks.classifier.vgg16_weights import weights_key
 from rakuten_tasks.config import PhotoConfig
 from rakuten_tasks.pod_state import checkpoints
 from rakuten_tasks.registry import runs
@@ -36,4 +37,5 @@ def train_vgg16(shards: list[Arrays], catalogue: Catalogue, config: PhotoConfig,
             settings = told(seed, config, side=config.pixels)
             work = workspace()
             branch.save(work / "photo")
-            return Branch.of(work / "photo", *record(TITLE, "train_vgg16", epochs, settings, work, log))
+            shown = record(TITLE, "train_vgg16", epochs, settings, work, log)
+            return Branch.of(work / "photo", *shown, weights_key(config))

@@ -71,3 +71,8 @@ def test_an_empty_file_keeps_every_default_and_what_is_no_mapping_is_refused():
 def test_a_value_of_the_wrong_type_is_refused_with_the_way_to_its_key(value):
     with pytest.raises(click.BadParameter, match=rf"text: epochs={value!r}: must be of type int"):
         TrainingConfig.from_json(json.dumps({"text": {"epochs": value}}))
+
+
+def test_a_number_that_yaml_takes_for_text_is_told_how_to_be_written():
+    with pytest.raises(click.BadParameter, match=r"learning_rate='1e-3': must be of type float: YAML .* write 0\.001"):
+        TrainingConfig.from_json(json.dumps({"photo": yaml.safe_load("learning_rate: 1e-3")}))

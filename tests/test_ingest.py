@@ -342,12 +342,21 @@ def test_as_many_bad_rows_as_allowed_pass_and_one_more_stops_the_run(source, out
     photo_path(source, 6).write_bytes(b"x")
     assert ingest(str(source), out, IngestConfig(max_bad_share=3 / 12)).counts["labelled"].kept == 11
     message = (
-        r"3 of 12 labelled rows are bad \(25\.0%, more than max_bad_share = 24\.0%\)\. no_title: 1 \(rows 3\); "
+        r"3 of 12 labelled rows are bad \(25\.0%, more than max_bad_share = 24\.0%\)\. no_title, designation is "
+        r"empty or holds no text: 1 \(rows 3\); "
         r"photo missing: 1 \(rows 5\); photo not_an_image: 1 \(rows 6\)\. .*images/image_train.* Mend .* or raise "
         r"ingest\.max_bad_share"
     )
     with pytest.raises(CatalogueError, match=message):
         ingest(str(source), out, IngestConfig(max_bad_share=0.24))
+
+
+def test_bad_labels_are_explained_and_photos_left_out_where_they_are_not_at_fault(source, out):
+    for row in range(12):
+        set_cell(source / "Y_train_CVw08PX.csv", row, "prdtypecode", "livre")
+    with pytest.raises(CatalogueError, match=r"bad_label, prdtypecode is no whole number: 12 \(rows 0") as error:
+        ingest(str(source), out, IngestConfig())
+    assert "hotos" not in str(error.value)
 
 
 def test_products_that_name_no_photo_are_not_bad(source, out):

@@ -14,6 +14,7 @@ from rakuten_tasks.artifacts import Registered
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.registry import champion
 from rakuten_tasks.reproduction import compared
+from rakuten_tasks.stage import code_version
 from tests.catalogues import TINY, set_cell, write_catalogue
 from workflows.training import reproduce_version, train_classifier
 
@@ -44,12 +45,14 @@ def children(store: MlflowClient, source: Path) -> set[str]:
 
 
 def test_a_version_is_trained_again_and_is_the_same_bit_for_bit(source, trained, mlflow_store, without_cache, tmp_path):
-    report = tmp_path / "report.json"
-    comparison = reproduce_version(version=trained.version, model=MODEL, report=str(report))
+    """From where its catalogue was moved to."""
+    report, moved = tmp_path / "report.json", tmp_path / "moved"
+    shutil.copytree(source, moved)
+    comparison = reproduce_version(version=trained.version, model=MODEL, source=str(moved), report=str(report))
     assert (comparison.same_weights, comparison.same_answers, comparison.differences) == (True, 1.0, [])
     assert comparison.f1_then == comparison.f1_now
     assert json.loads(report.read_text())["version"] == 1
-    assert {"ingest", "train_lstm", "train_vgg16", "fuse", "evaluate_test"} <= children(mlflow_store, source)
+    assert {"ingest", "train_lstm", "train_vgg16", "fuse", "evaluate_test"} <= children(mlflow_store, moved)
     assert [version.number for version in champion.versions(mlflow_store, MODEL)] == [1]  # nothing is registered
 
 
@@ -73,7 +76,7 @@ def test_what_differs_between_two_bundles_is_told(trained, mlflow_store, tmp_pat
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     manifest = json.loads((other / bundle.MANIFEST).read_text())
-    manifest["lineage"]["machine"] = "another processor"
+    manifest["lineage"] |= {"machine": "another processor", "code": "c0de", "photo_weights": "f11e"}
     (other / bundle.MANIFEST).write_text(json.dumps(manifest))
     test = pd.read_parquet(other / bundle.TEST)
     test.loc[0, "predicted"] = -1
@@ -83,6 +86,10 @@ def test_what_differs_between_two_bundles_is_told(trained, mlflow_store, tmp_pat
     comparison = compared(MODEL, 1, folder, other)
     assert not comparison.same_weights
     assert comparison.same_answers == pytest.approx(1 - 1 / len(test))
+    lineage = bundle.read_manifest(folder).lineage
+    assert lineage.code == code_version()
     assert comparison.differences == [
-        f"machine was {bundle.read_manifest(folder).lineage.machine}, is another processor"
+        f"code or libraries was {lineage.code}, is c0de",
+        "photo weights was random, is f11e",
+        f"machine was {lineage.machine}, is another processor",
     ]

@@ -42,3 +42,11 @@ def test_no_character_is_unknown():
     tokenizer = train_tokenizer(TEXTS, 300)
     assert len(tokenizer("😀")["input_ids"]) == 5  # a space and four bytes
     assert tokenizer.convert_tokens_to_ids([PAD, SEPARATOR]) == [0, 1]
+
+
+def test_what_has_no_space_for_long_is_learned_from_in_pieces():
+    """Merging takes the square of a word's length: one that fills a megabyte would hold a training up for long."""
+    letters = "".join(chr(97 + i * i % 23) for i in range(2600))
+    whole, pieces = [letters], [f"{letters[:1000]} {letters[1000:2000]} {letters[2000:]}"]
+    first, second = (train_tokenizer([*TEXTS, *texts], 400).backend_tokenizer.to_str() for texts in (whole, pieces))
+    assert first == second

@@ -110,14 +110,15 @@ def train_classifier(
 
 
 @workflow(on_failure=record_failed_reproduction)
-def reproduce_version(version: int, model: str = "", report: str = "") -> Comparison:
+def reproduce_version(version: int, model: str = "", source: str = "", report: str = "") -> Comparison:
     """Train a registered version again, from the catalogue and configuration that it names, and compare.
 
     Args:
         version: number of the registered version.
         model: name of the registered model; empty for the one that has a champion.
+        source: where its catalogue lies, if it was moved; empty for where the version says.
         report: where to write the comparison as JSON, local or remote; empty for nowhere.
     """
-    run, found, known, config, original = reopen(version=version, model=model)
+    run, found, known, config, original = reopen(version=version, model=model, source=source)
     bundle, _, _, _ = train_bundle(run=run, source=found, known=known, config=config)
     return compare(version=version, original=original, again=bundle, run=run, report=report)

@@ -27,6 +27,11 @@ __all__ = ["Counts", "Ingested", "Shard", "ingest", "is_synthetic", "iter_shards
 
 BATCH = 64  # photos in memory at once
 SOUND_PHOTO = ("ok", "none")
+MEANING = {  # of the issues that Judge finds, where the name does not tell it
+    "bad_label": ", prdtypecode is no whole number",
+    "bad_productid": ", it is no whole number",
+    "no_title": ", designation is empty or holds no text",
+}
 
 
 def ingest(source: str, out: Path, config: IngestConfig, labelled: bool = True, unlabelled: bool = True) -> Ingested:
@@ -168,11 +173,14 @@ def _refuse_too_many_bad(part: _Part, outcomes: pd.DataFrame, config: IngestConf
     if share <= config.max_bad_share:
         return
     found = "; ".join(
-        f"{fault}: {len(rows)} (rows {', '.join(map(str, rows.index[:3]))}{', ...' if len(rows) > 3 else ''})"
+        f"{fault}{MEANING.get(fault, '')}: {len(rows)} (rows {', '.join(map(str, rows.index[:3]))}"
+        f"{', ...' if len(rows) > 3 else ''})"
         for fault, rows in faults.groupby(faults)
     )
+    photos = ""
+    if faults.str.startswith("photo ").any():
+        photos = f"Photos were looked for in {', '.join(part.photos)}; a product without a photo has a blank imageid. "
     raise CatalogueError(
         f"{part.file}: {len(faults)} of {len(outcomes)} labelled rows are bad ({share:.1%}, more than max_bad_share = "
-        f"{config.max_bad_share:.1%}). {found}. Photos were looked for in {', '.join(part.photos)}. Mend the rows and "
-        "photos (a product without a photo has a blank imageid), or raise ingest.max_bad_share in the configuration"
+        f"{config.max_bad_share:.1%}). {found}. {photos}Mend them, or raise ingest.max_bad_share in the configuration"
     )

@@ -40,7 +40,10 @@ class Lineage(Strict):
     image: str
     execution: str
     run_id: str
-    machine: str = ""  # what the branches' bits depend on; empty in bundles from before it was kept
+    # what the branches' bits depend on; each is empty in bundles from before it was kept
+    machine: str = ""
+    code: str = ""  # hash of the package's files and its libraries' versions: two -dirty commits may differ
+    photo_weights: str = ""  # hash of the weights that the photo branch began with, or "random"
 
 
 @dataclass(frozen=True)

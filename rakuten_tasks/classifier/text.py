@@ -26,6 +26,10 @@ def clean(text: str) -> str:
     return SPACE.sub(" ", text).strip()
 
 
+# What has no space for so long is no word. Merging takes the square of a word's length: 10 s for 100,000 letters.
+ENDLESS = re.compile(r"\S{1000}")
+
+
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE of lower-cased text without accents, trained in one pass over clean `texts`.
 
@@ -43,7 +47,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((ENDLESS.sub(r"\g<0> ", text) for text in texts), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A", pair=f"$A {SEPARATOR} $B", special_tokens=[(SEPARATOR, 1)]
     )

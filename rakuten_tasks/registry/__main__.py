@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from datetime import timedelta
 
 import click
 from mlflow import MlflowClient
@@ -54,8 +55,9 @@ def lineage(version: int, model: str) -> None:
     """What a version was made from: run, decks, configuration, catalogue, quarantine, code."""
     client = tracking.connect()
     name = _resolve(model)
+    found = champion.tags(client, name, version)
     click.echo(f"{name} version {version}")
-    for key, value in sorted(champion.tags(client, name, version).items()):
+    for key, value in sorted(found.items()):
         if key != VERDICT:
             click.echo(f"{key:<16}{_address(client, value)}")  # whole, to be copied
 
@@ -93,8 +95,9 @@ def rollback(model: str, reason: str) -> None:
 @click.option("--model", default="", help="registered model; empty for those that `make train` names by itself")
 @click.option("--keep", type=click.IntRange(min=1), default=10, help="newest versions that stay in any case")
 @click.option("--forget", is_flag=True, help="also if the files of all versions are gone")
-def prune(model: str, keep: int, forget: bool) -> None:
-    """Delete old versions, those whose files are gone, and files of deleted models."""
+@click.option("--days", type=click.IntRange(min=0), default=30, help="trainings without a version stay so long")
+def prune(model: str, keep: int, forget: bool, days: int) -> None:
+    """Delete old versions, those whose files are gone, old trainings without a version, and files of the deleted."""
     client = tracking.connect()
     left: list[str] = []
     for name in [model] if model else [champion.DEFAULT_MODEL, champion.SAMPLE_MODEL]:
@@ -103,7 +106,8 @@ def prune(model: str, keep: int, forget: bool) -> None:
                 click.echo(f"deleted {name} version {number}: {why}")
         except LookupError as error:  # of one model: the others are gone through all the same
             left.append(str(error))
-    click.echo(f"deleted the files of {pruning.sweep_files(client)} deleted models")
+    click.echo(f"deleted {pruning.prune_runs(client, timedelta(days=days))} trainings without a version")
+    click.echo(f"deleted the files of {pruning.sweep_files(client)} deleted models and runs")
     if left:
         raise LookupError("; ".join(left))
 

@@ -1,21 +1,30 @@
-"""What the registry no longer needs: old versions, versions whose files are gone, files of deleted models."""
+"""What the registry no longer needs: old versions, versions without files, old runs, files of what was deleted."""
 
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlparse
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel
+from mlflow.entities import Run, ViewType
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.store.entities import PagedList
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from rakuten_tasks.registry import champion
 from rakuten_tasks.registry.gate import VERDICT
+from rakuten_tasks.registry.runs import EXECUTION
 from rakuten_tasks.registry.tracking import SQLITE, experiment_id, one_at_a_time, tracking_uri
 
 SOURCE = "models:/"
+
+T = TypeVar("T")
 
 
 def prune(client: MlflowClient, model: str, keep: int, forget: bool = False) -> dict[int, str]:
@@ -60,8 +69,32 @@ def _delete(client: MlflowClient, version: ModelVersion) -> None:
         client.delete_logged_model(source.removeprefix(SOURCE))
 
 
+def prune_runs(client: MlflowClient, age: timedelta) -> int:
+    """Delete trainings and reproductions that ended so long ago and no version comes from: failed, or their version
+    is deleted. The runs of their tasks, which hold the Decks, go with them. -> how many
+    """
+    deleted = 0
+    with one_at_a_time():
+        for run in _runs(client, ViewType.ACTIVE_ONLY):
+            ended = run.info.end_time and run.info.end_time / 1000 < time.time() - age.total_seconds()
+            if EXECUTION not in run.data.tags or not ended or client.search_model_versions(_comes_from(run)):
+                continue
+            for task in _runs(client, ViewType.ACTIVE_ONLY, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run.info.run_id}'"):
+                client.delete_run(task.info.run_id)
+            client.delete_run(run.info.run_id)
+            deleted += 1
+    return deleted
+
+
+def _comes_from(run: Run) -> str:
+    return f"run_id='{run.info.run_id}'"
+
+
 def sweep_files(client: MlflowClient) -> int:
-    """Delete the files of deleted models, which MLflow leaves there, where the store is our own in var/. -> models"""
+    """Delete the files of deleted models and runs, which MLflow leaves there, where the store is our own in var/.
+
+    -> of how many
+    """
     if not tracking_uri().startswith(SQLITE):
         return 0
     experiment = client.get_experiment(experiment_id(client))
@@ -70,18 +103,24 @@ def sweep_files(client: MlflowClient) -> int:
     if place != Path(tracking_uri().removeprefix(SQLITE)).resolve().parent / "artifacts":
         return 0
     found = list(place.glob("models/m-*"))  # before their names: one that is being registered now is not among them
-    named = {model.model_id for model in _every_model(client, experiment.experiment_id)}
-    unnamed = [path for path in found if path.name not in named]
-    for path in unnamed:
+    models = _every(lambda token: client.search_logged_models([experiment.experiment_id], page_token=token))
+    named = {model.model_id for model in models}
+    gone = [path for path in found if path.name not in named]
+    gone += [path for run in _runs(client, ViewType.DELETED_ONLY) if (path := place / run.info.run_id).exists()]
+    for path in gone:
         shutil.rmtree(path)
-    return len(unnamed)
+    return len(gone)
 
 
-def _every_model(client: MlflowClient, experiment: str) -> list[LoggedModel]:
-    found: list[LoggedModel] = []
+def _runs(client: MlflowClient, view: int, condition: str = "") -> list[Run]:
+    return _every(lambda token: client.search_runs([experiment_id(client)], condition, view, page_token=token))
+
+
+def _every(page: Callable[[str | None], PagedList[T]]) -> list[T]:
+    found: list[T] = []
     token = None
     while True:
-        page = client.search_logged_models([experiment], page_token=token)
-        found += page
-        if not (token := page.token):
+        some = page(token)
+        found += some
+        if not (token := some.token):
             return found

@@ -11,7 +11,7 @@ import fsspec
 import pandas as pd
 from flytekit.types.directory import FlyteDirectory
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from rakuten_tasks import pods
 from rakuten_tasks.artifacts import KeyedFile, KeyedSource, Run, content_hash, local
@@ -113,7 +113,8 @@ def compared(model: str, version: int, original: Path, again: Path) -> Compariso
 
 
 def _table(comparison: Comparison) -> Table:
-    table = Table("", "", title=f"{comparison.model} version {comparison.version}, trained again", show_header=False)
+    title = f"{comparison.model} version {comparison.version}, trained again"
+    table = Table("", Column(overflow="fold"), title=title, show_header=False)  # hashes whole
     table.add_row("weights, tokenizer, fusion", "same, bit for bit" if comparison.same_weights else "differ")
     table.add_row("test rows answered alike", f"{comparison.same_answers:.1%}")
     table.add_row("weighted F1 then and now", f"{comparison.f1_then:.4f}, {comparison.f1_now:.4f}")

@@ -98,22 +98,24 @@ class Cost:
 
 
 @click.command()
-@click.option("--source", default=SAMPLE, help="the catalogue's folder; sample for generated products")
+@click.option(
+    "--source", default=SAMPLE, help="a local folder with the challenge's own file names; sample: made-up products"
+)
 @click.option("--products", default=3 * SHARD, help="how many of them; two shards or more")
 @click.option("--photos", default=100, help="how many of them go through VGG16")
 def main(source: str, products: int, photos: int) -> None:
     """Print both tables."""
     os.environ["TQDM_DISABLE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        if source == SAMPLE:
-            source = f"{folder}/sample"
-            write_sample(Path(source), products, 0)
         try:
+            if source == SAMPLE:
+                source = f"{folder}/sample"
+                write_sample(Path(source), products, 0)
             there = len(pd.read_csv(f"{source}/Y_train_CVw08PX.csv"))
             if (products := min(products, there)) < 2 * SHARD:
                 raise click.ClickException(f"{products} products of {source}: from {2 * SHARD} on growth can be seen")
             costs = [measure(step, Work(source, Path(folder), products, photos)) for step in STEPS]
-        except (CatalogueError, FileNotFoundError) as error:
+        except (CatalogueError, OSError, ValueError) as error:
             raise click.ClickException(f"{source}: {error}") from error
     console = Console()
     console.print(measured(costs, products, photos))

@@ -92,6 +92,8 @@ def main(sizes: str, one: int | None) -> None:
             click.echo(json.dumps(measure(one, Path(folder))))
         return
     table = Table("products", "whole s", "stages' own work s", "orchestration", "peak MB", *PARTS)
+    if not all(size.strip().isdigit() for size in sizes.split(",")):
+        raise click.BadParameter(f"{sizes}: numbers of products, separated by commas", param_hint="--sizes")
     for size in sizes.split(","):
         found = _in_its_own_process(int(size))
         own = sum(found["parts"].values())
@@ -106,7 +108,9 @@ def _in_its_own_process(size: int) -> dict:
     command = [sys.executable, "-m", "benchmarks.growth", "--one", str(size)]
     with tempfile.TemporaryDirectory() as var:
         environment = {**os.environ, "RAKUTEN_VAR": var, "TMPDIR": var}
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise click.ClickException(f"{size} products: the training failed, as said above")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

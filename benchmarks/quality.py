@@ -7,6 +7,7 @@ Each seed has a split of its own: training, validations A and B, test. All that 
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -24,7 +25,7 @@ from sklearn.metrics import f1_score, log_loss
 
 from benchmarks import quality_photo, quality_text
 from benchmarks.quality_photo import PHOTO
-from benchmarks.quality_split import Split, photographed, read_catalogue, splits
+from benchmarks.quality_split import Split, photographed, read_catalogue, require_splits, splits
 from benchmarks.quality_text import TEXT
 from rakuten_tasks.catalogue.ledger import TEST, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.catalogue.sample import SAMPLE
@@ -68,12 +69,15 @@ def main(
     out: Path | None,
 ) -> None:
     """Train every system with each seed and print mean and spread over the seeds."""
-    config = TrainingConfig.from_dict(yaml.safe_load(file.read_text()) or {}) if file else TrainingConfig()
+    config = TrainingConfig.from_json(json.dumps(yaml.safe_load(file.read_text()))) if file else TrainingConfig()
+    if out and not out.absolute().parent.is_dir():
+        raise click.ClickException(f"--out {out}: make the folder {out.parent} first")
     rows, scored_on = [], VALIDATION_B if validation else TEST
     with tempfile.TemporaryDirectory() as folder:
         try:
             catalogue = read_catalogue(source, Path(folder), products, config.ingest)
-        except (CatalogueError, FileNotFoundError) as error:
+            require_splits(catalogue)
+        except (CatalogueError, OSError, ValueError) as error:
             raise click.ClickException(str(error)) from error
         if not only_text and not catalogue["photo"].notna().any():
             print("no product has a photo: text only", flush=True)

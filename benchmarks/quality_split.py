@@ -68,6 +68,13 @@ def read_catalogue(source: str, folder: Path, products: int, config: IngestConfi
     return rows
 
 
+def require_splits(rows: pd.DataFrame) -> None:
+    """Raise ValueError if these rows are too few to split."""
+    titles = len({title_hash(title) for title in rows["designation"]})
+    if titles < FOLDS:
+        raise ValueError(f"{len(rows)} labelled products of {titles} titles: from {FOLDS} titles on they can be split")
+
+
 def splits(rows: pd.DataFrame, seeds: int) -> Iterator[Split]:
     """One split for each seed, by class and without parting products that share a title."""
     codes = sorted(rows["prdtypecode"].unique().tolist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, Self
 
@@ -184,7 +184,9 @@ class PhotoConfig(Strict):
     def for_features(self) -> PhotoConfig:
         """Only what frozen features depend on; the rest as it is by default."""
         maps = min(self.fine_tune_epochs, 1)  # what block 5 reads is kept for as many epochs as will be
-        return PhotoConfig(self.weights, self.weights_file, self.pixels, fine_tune_epochs=maps)
+        default = PhotoConfig()
+        training = {name: getattr(default, name) for name in ("epochs", "batch_size", "learning_rate")}
+        return replace(self, side=self.pixels, fine_tune_epochs=maps, **training)
 
 
 @dataclass(frozen=True)

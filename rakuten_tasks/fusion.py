@@ -42,7 +42,7 @@ def fuse(
         log.metrics({f"weight_{name}": value for name, value in fusion.weights.items()})
         told = {"temperature_fused": fusion.fused_temperature, "floor_fused": fusion.fused_floor}
         log.metrics(told | {"validation_b_f1": search.optimum})
-        log.figure(fusion_curve(search), "fusion_curve")
+        log.figure(fusion_curve(search, " + ".join(list(fusion.weights)[:-1])), "fusion_curve")
         scores = fuse_logits(validation.logits, fusion, catalogue.codes)
         photographed = rows_on(paths, sides, HELD_OUT)
         reference = reference_rows(validation.rows, photographed, branches, scores, embeddings(scores.seen))

@@ -28,6 +28,18 @@ FLYTE_FREE = [
 ]
 
 
+@pytest.mark.parametrize("package", ["rakuten_tasks.classifier", "rakuten_tasks.registry", "serving"])
+def test_no_module_of_these_packages_imports_flytekit(package):
+    code = (
+        f"import importlib, pkgutil, sys, {package} as package\n"
+        "names = [found.name for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.')]\n"
+        "for name in names: importlib.import_module(name)\n"
+        "print(len(names) > 5, 'flytekit' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
 @pytest.mark.parametrize("module", FLYTE_FREE)
 def test_importing_the_classifier_does_not_import_flytekit(module):
     code = f"import sys, {module}; print('flytekit' in sys.modules)"

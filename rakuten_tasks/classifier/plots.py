@@ -31,8 +31,8 @@ MAX_LABEL = 44  # letters: longer ones would leave the bars no room
 COLUMNS = 1000
 
 
-def fusion_curve(search: WeightSearch) -> go.Figure:
-    """Weighted F1 over the first branch's weight, exact, with the plateau and the weight chosen."""
+def fusion_curve(search: WeightSearch, mixed: str = "text") -> go.Figure:
+    """Weighted F1 over the weight of all branches but the last (`mixed`), exact, with the plateau and the choice."""
     starts, scores = _steps(search)
     figure = go.Figure(
         go.Scatter(
@@ -45,7 +45,7 @@ def fusion_curve(search: WeightSearch) -> go.Figure:
     )
     figure.add_vrect(x0=search.low, x1=search.high, fillcolor="green", opacity=0.12, line_width=0)
     figure.add_vline(search.weight, line_dash="dash")
-    figure.update_xaxes(title="weight of the first branch (text)", range=[0, 1])
+    figure.update_xaxes(title=f"weight of {mixed}", range=[0, 1])
     figure.update_yaxes(title="weighted F1 on validation B")
     title = (
         f"Weight chosen: {search.weight:.3f}, the centre of [{search.low:.3f}, {search.high:.3f}]"

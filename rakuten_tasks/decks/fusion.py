@@ -40,7 +40,7 @@ def fusion_deck(search: WeightSearch, fusion: Fusion) -> str:
                 "centre is the weight chosen, as the best weight itself is partly luck."
                 + (f" Drawn are the lowest and the highest step of each of {COLUMNS:,} columns." if thinned else "")
             ),
-            figure(fusion_curve(search)),
+            figure(fusion_curve(search, first)),
         ]
     temperatures = {**fusion.temperatures, "all of them mixed": fusion.fused_temperature}
     rows = [(name, f"{value:.3f}", _meaning(value)) for name, value in temperatures.items()]
@@ -53,7 +53,7 @@ def fusion_deck(search: WeightSearch, fusion: Fusion) -> str:
         blocks.append(
             note(
                 f"{fusion.fused_floor:.1%} of the mix's probability is spread evenly over the classes, for mistakes "
-                "that both branches make with confidence: no answer changes, and the rest is not doubted for them."
+                "that the branches make with confidence: no answer changes, and the rest is not doubted for them."
             )
         )
     return deck("Fusion", blocks)

@@ -37,11 +37,8 @@ def source(tmp_path: Path) -> Path:
     return write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=2)
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "config.json"
-    # two steps an epoch, so that there are checkpoints for every kill to come, however soon the epochs end
-    path.write_text(json.dumps({**TINY.to_dict(), "photo": {"side": 32, "epochs": 20, "batch_size": 12}}))
+def write_config(path: Path, **photo: int) -> Path:
+    path.write_text(json.dumps({**TINY.to_dict(), "photo": {"side": 32, **photo}}))
     return path
 
 
@@ -98,8 +95,8 @@ def wait_for(count: int, process: subprocess.Popen, folder: Path, seconds: float
         time.sleep(0.01)
 
 
-def test_four_trainings_started_at_once_on_a_fresh_machine_all_finish(source, config, tmp_path):
-    var = fresh(tmp_path / "var")
+def test_four_trainings_started_at_once_on_a_fresh_machine_all_finish(source, tmp_path):
+    var, config = fresh(tmp_path / "var"), write_config(tmp_path / "config.json", epochs=4)
     processes = [train(source, config, var) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4, said(var)
     assert ask(var, "pragma integrity_check") == [("ok",)]
@@ -109,7 +106,9 @@ def test_four_trainings_started_at_once_on_a_fresh_machine_all_finish(source, co
     assert {"champion", "best"} <= set(aliases)
 
 
-def test_a_training_killed_at_random_points_and_started_again_ends_with_the_same_weights(source, config, tmp_path):
+def test_a_training_killed_at_random_points_and_started_again_ends_with_the_same_weights(source, tmp_path):
+    # two steps an epoch, so that there are checkpoints for every kill to come, however soon the epochs end
+    config = write_config(tmp_path / "config.json", epochs=12, batch_size=12)
     calm = fresh(tmp_path / "calm")
     assert train(source, config, calm).wait() == 0, said(calm)
 

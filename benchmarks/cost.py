@@ -107,15 +107,18 @@ def main(source: str, products: int, photos: int) -> None:
     """Print both tables."""
     os.environ["TQDM_DISABLE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            if source == SAMPLE:
-                source = f"{folder}/sample"
+        if source == SAMPLE:
+            source = f"{folder}/sample"
+            try:
                 write_sample(Path(source), products, 0)
+            except ValueError as error:  # too few
+                raise click.ClickException(str(error)) from error
+        try:
             there = len(pd.read_csv(f"{source}/Y_train_CVw08PX.csv"))
             if (products := min(products, there)) < 2 * SHARD:
                 raise click.ClickException(f"{products} products of {source}: from {2 * SHARD} on growth can be seen")
             costs = [measure(step, Work(source, Path(folder), products, photos)) for step in STEPS]
-        except (CatalogueError, OSError, ValueError) as error:
+        except (CatalogueError, FileNotFoundError) as error:
             raise click.ClickException(f"{source}: {error}") from error
     console = Console()
     console.print(measured(costs, products, photos))

@@ -87,7 +87,7 @@ def measure(products: int, folder: Path) -> dict:
 @click.option("--one", type=int, hidden=True, help="measure this size in this process")
 def main(sizes: str, one: int | None) -> None:
     """Print a row for each size."""
-    if one:
+    if one is not None:
         with tempfile.TemporaryDirectory() as folder:
             click.echo(json.dumps(measure(one, Path(folder))))
         return

@@ -58,7 +58,7 @@ def reopen(version: int, model: str, source: str) -> Reopened:
     original = champion.fetch(client, name, str(version))
     manifest = bundle.read_manifest(original)
     source = absolute(source or manifest.lineage.catalogue)
-    tags = {"source": source, "reproduces": f"{name} version {version}"}
+    tags = {"source": source, runs.REPRODUCES: f"{name} version {version}"}
     title = f"reproduction of {name} version {version}"
     run_id = runs.start_parent(title, manifest.config.to_dict(), tags, execution())
     return Reopened(

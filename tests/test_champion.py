@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from rakuten_tasks.registry import audit, champion, pruning, settlement
 from rakuten_tasks.registry.__main__ import registry
 from rakuten_tasks.registry.gate import Verdict
-from rakuten_tasks.registry.runs import FAILED, child_run, log_to_parent, start_parent
+from rakuten_tasks.registry.runs import FAILED, child_run, log_to_parent, rename, start_parent
 from rakuten_tasks.registry.tracking import EXPERIMENT, experiment_id
 
 
@@ -352,7 +352,8 @@ def test_a_model_whose_files_are_gone_does_not_keep_others_from_being_pruned(
 
 def ended_years_ago(client: MlflowClient, name: str) -> tuple[str, str]:
     """A training and the run of one of its tasks, each with a file."""
-    parent = start_parent(name, {}, {})
+    parent = start_parent("not known yet", {}, {})
+    rename(parent, name, {})
     with child_run(parent, "task") as log:
         log.dictionary({}, "deck.json")
     log_to_parent(parent).dictionary({}, "configuration.json")
@@ -362,18 +363,19 @@ def ended_years_ago(client: MlflowClient, name: str) -> tuple[str, str]:
 
 
 def test_old_runs_that_no_version_comes_from_go_with_their_files_and_others_stay(mlflow_store, model, bundle) -> None:
-    old, kept, recent = (ended_years_ago(mlflow_store, name) for name in ("old", "kept", "recent"))
+    old, kept, recent = (ended_years_ago(mlflow_store, model) for _ in range(3))
+    others = ended_years_ago(mlflow_store, "another-model")
     champion.register(mlflow_store, model, bundle, kept[0], {})
     mlflow_store.set_terminated(recent[0], FAILED)
     other = mlflow_store.create_run(experiment_id(mlflow_store), run_name="serving").info.run_id  # no training
     mlflow_store.set_terminated(other, end_time=1_600_000_000_000)
-    assert pruning.prune_runs(mlflow_store, timedelta(days=365)) == 1
-    stages = {run: mlflow_store.get_run(run).info.lifecycle_stage for run in (*old, *kept, *recent, other)}
+    assert pruning.prune_runs(mlflow_store, model, timedelta(days=365)) == 1
+    stages = {run: mlflow_store.get_run(run).info.lifecycle_stage for run in (*old, *kept, *recent, *others, other)}
     assert {run for run, stage in stages.items() if stage == "deleted"} == set(old)
     pruning.sweep_files(mlflow_store)
     place = Path(mlflow_store.get_experiment_by_name(EXPERIMENT).artifact_location.removeprefix("file://"))
-    assert {run for run in stages if (place / run).exists()} == {*kept, *recent}
-    assert pruning.prune_runs(mlflow_store, timedelta(days=365)) == 0
+    assert {run for run in stages if (place / run).exists()} == {*kept, *recent, *others}
+    assert pruning.prune_runs(mlflow_store, model, timedelta(days=365)) == 0
 
 
 def test_a_version_whose_files_are_gone_is_forgotten_and_the_next_training_is_not_stopped_by_it(

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from rakuten_tasks.config import PhotoConfig, SplitConfig, TextConfig, TrainingConfig, Weights
+from rakuten_tasks.opening import from_anywhere
 
 
 def test_a_partial_file_keeps_the_defaults_of_what_it_leaves_out():
@@ -71,6 +72,19 @@ def test_an_empty_file_keeps_every_default_and_what_is_no_mapping_is_refused():
 def test_a_value_of_the_wrong_type_is_refused_with_the_way_to_its_key(value):
     with pytest.raises(click.BadParameter, match=rf"text: epochs={value!r}: must be of type int"):
         TrainingConfig.from_json(json.dumps({"text": {"epochs": value}}))
+
+
+def test_features_depend_on_every_photo_setting_but_those_of_training():
+    config = PhotoConfig(Weights.FILE, "x.pth", 64, epochs=3, batch_size=8, learning_rate=0.1, fine_tune_epochs=2)
+    assert config.for_features() == PhotoConfig(Weights.FILE, "x.pth", 64, fine_tune_epochs=1)
+
+
+def test_a_version_keeps_the_whole_path_of_local_weights(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for told, kept in {"w.pth": str(tmp_path / "w.pth"), "s3://bucket/w.pth": "s3://bucket/w.pth"}.items():
+        config = TrainingConfig(photo=PhotoConfig(Weights.FILE, told))
+        assert from_anywhere(config) == TrainingConfig(photo=PhotoConfig(Weights.FILE, kept))
+    assert from_anywhere(TrainingConfig()) == TrainingConfig()
 
 
 def test_a_number_that_yaml_takes_for_text_is_told_how_to_be_written():

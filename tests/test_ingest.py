@@ -353,7 +353,7 @@ def test_as_many_bad_rows_as_allowed_pass_and_one_more_stops_the_run(source, out
 
 def test_bad_labels_are_explained_and_photos_left_out_where_they_are_not_at_fault(source, out):
     for row in range(12):
-        set_cell(source / "Y_train_CVw08PX.csv", row, "prdtypecode", "livre")
+        set_cell(source / Y_TRAIN, row, "prdtypecode", "livre")
     with pytest.raises(CatalogueError, match=r"bad_label, prdtypecode is no whole number: 12 \(rows 0") as error:
         ingest(str(source), out, IngestConfig())
     assert "hotos" not in str(error.value)

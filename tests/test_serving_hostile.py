@@ -7,7 +7,7 @@ import json
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -52,15 +52,39 @@ def bomb(side: int = 12_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def hostile_bodies(count: int) -> list[bytes]:
-    """Bodies of which none is a product, each with SECRET where it can hold text."""
-    draw = random.Random(0)
+def photo_makers(draw: random.Random) -> list[Callable[[], str]]:
+    """Of bodies whose image is none."""
     good, whole = base64_photo(3, 200), photo_bytes(3, 200)
     encoded = lambda data: base64.b64encode(data).decode()  # noqa: E731
     grey16 = BytesIO()
     Image.new("I;16", (3000, 3000)).save(grey16, "PNG")
-    text = lambda value: json.dumps({"description": value})  # noqa: E731
     photo = lambda value: json.dumps({"image": value})  # noqa: E731
+    return [
+        lambda: photo(
+            draw.choice(["../" * draw.randint(1, 400) + "etc/passwd", "/etc/passwd", "C:\\x", "~/.ssh/id_rsa"])
+        ),
+        lambda: photo(
+            draw.choice(["http://127.0.0.1:1/", "file:///etc/passwd", "ftp://h/x", "s3://b/k", "gopher://x"])
+        ),
+        lambda: photo("data:image/png;base64," + draw.choice(["", "!!!", SECRET, good[:100]])),
+        lambda: photo("data:" + "a" * draw.randint(0, 3000)),
+        lambda: photo(good[: draw.randint(1, len(good) // 2)]),
+        lambda: photo(encoded(whole[: draw.randint(1, len(whole) * 3 // 4)])),
+        lambda: photo(encoded(draw.randbytes(draw.randint(1, 3000)))),
+        lambda: photo(encoded(whole[:4] + draw.randbytes(draw.randint(1, 3000)))),
+        lambda: photo(encoded(b"\x89PNG\r\n\x1a\n" + draw.randbytes(200))),
+        lambda: photo(encoded(b"<svg xmlns='http://www.w3.org/2000/svg'/>")),
+        lambda: photo(encoded(bomb())),
+        lambda: photo(encoded(grey16.getvalue())),
+        lambda: photo("A" * 600_000),
+        lambda: photo(draw.choice([5, [], {}, False])),
+    ]
+
+
+def hostile_bodies(count: int) -> list[bytes]:
+    """Bodies of which none is a product, each with SECRET where it can hold text."""
+    draw = random.Random(0)
+    text = lambda value: json.dumps({"description": value})  # noqa: E731
     makers = [
         lambda: SECRET,
         lambda: "{" * draw.randint(1, 50_000),
@@ -81,24 +105,7 @@ def hostile_bodies(count: int) -> list[bytes]:
         lambda: json.dumps({"description": "roman", "top_k": draw.choice([0, -1, 101, "5", None, 2.5])}),
         lambda: json.dumps({"description": "roman", "explain": draw.choice(["yes", 1, None])}),
         lambda: json.dumps(draw.choice([None, [], SECRET, 5, [{"description": "roman"}], {}])),
-        lambda: photo(
-            draw.choice(["../" * draw.randint(1, 400) + "etc/passwd", "/etc/passwd", "C:\\x", "~/.ssh/id_rsa"])
-        ),
-        lambda: photo(
-            draw.choice(["http://127.0.0.1:1/", "file:///etc/passwd", "ftp://h/x", "s3://b/k", "gopher://x"])
-        ),
-        lambda: photo("data:image/png;base64," + draw.choice(["", "!!!", SECRET, good[:100]])),
-        lambda: photo("data:" + "a" * draw.randint(0, 3000)),
-        lambda: photo(good[: draw.randint(1, len(good) // 2)]),
-        lambda: photo(encoded(whole[: draw.randint(1, len(whole) * 3 // 4)])),
-        lambda: photo(encoded(draw.randbytes(draw.randint(1, 3000)))),
-        lambda: photo(encoded(whole[:4] + draw.randbytes(draw.randint(1, 3000)))),
-        lambda: photo(encoded(b"\x89PNG\r\n\x1a\n" + draw.randbytes(200))),
-        lambda: photo(encoded(b"<svg xmlns='http://www.w3.org/2000/svg'/>")),
-        lambda: photo(encoded(bomb())),
-        lambda: photo(encoded(grey16.getvalue())),
-        lambda: photo("A" * 600_000),
-        lambda: photo(draw.choice([5, [], {}, False])),
+        *photo_makers(draw),
         lambda: draw.randbytes(draw.randint(0, 2000)),
     ]
     made = [makers[i % len(makers)]() for i in range(count)]

@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 TAG = re.compile(r"<[^<>]*>")
 SPACE = re.compile(r"\s+")
+# What has no space for so long is no word. Merging takes the square of a word's length: 10 s for 100,000 letters.
+ENDLESS = re.compile(r"\S{1000}")
 PAD, SEPARATOR = "[PAD]", "[SEP]"  # ids 0 and 1
 
 
@@ -24,10 +26,6 @@ def clean(text: str) -> str:
         text = TAG.sub(" ", text)
     text = unicodedata.normalize("NFKC", text).replace("¿", " ").replace("\ufffd", " ")
     return SPACE.sub(" ", text).strip()
-
-
-# What has no space for so long is no word. Merging takes the square of a word's length: 10 s for 100,000 letters.
-ENDLESS = re.compile(r"\S{1000}")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:

@@ -99,14 +99,15 @@ def rollback(model: str, reason: str) -> None:
 def prune(model: str, keep: int, forget: bool, days: int) -> None:
     """Delete old versions, those whose files are gone, old trainings without a version, and files of the deleted."""
     client = tracking.connect()
-    left: list[str] = []
+    left, runs = [], 0
     for name in [model] if model else [champion.DEFAULT_MODEL, champion.SAMPLE_MODEL]:
         try:
             for number, why in pruning.prune(client, name, keep, forget).items():
                 click.echo(f"deleted {name} version {number}: {why}")
         except LookupError as error:  # of one model: the others are gone through all the same
             left.append(str(error))
-    click.echo(f"deleted {pruning.prune_runs(client, timedelta(days=days))} trainings without a version")
+        runs += pruning.prune_runs(client, name, timedelta(days=days))
+    click.echo(f"deleted {runs} trainings without a version")
     click.echo(f"deleted the files of {pruning.sweep_files(client)} deleted models and runs")
     if left:
         raise LookupError("; ".join(left))

@@ -19,7 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from rakuten_tasks.registry import champion
 from rakuten_tasks.registry.gate import VERDICT
-from rakuten_tasks.registry.runs import EXECUTION
+from rakuten_tasks.registry.runs import EXECUTION, REPRODUCES
 from rakuten_tasks.registry.tracking import SQLITE, experiment_id, one_at_a_time, tracking_uri
 
 SOURCE = "models:/"
@@ -69,25 +69,25 @@ def _delete(client: MlflowClient, version: ModelVersion) -> None:
         client.delete_logged_model(source.removeprefix(SOURCE))
 
 
-def prune_runs(client: MlflowClient, age: timedelta) -> int:
-    """Delete trainings and reproductions that ended so long ago and no version comes from: failed, or their version
-    is deleted. The runs of their tasks, which hold the Decks, go with them. -> how many
+def prune_runs(client: MlflowClient, model: str, age: timedelta) -> int:
+    """Delete a model's trainings that ended so long ago and no version comes from: failed, or their version is deleted.
+
+    Its reproductions too, and the runs of their tasks, which hold the Decks. -> how many
     """
     deleted = 0
     with one_at_a_time():
         for run in _runs(client, ViewType.ACTIVE_ONLY):
             ended = run.info.end_time and run.info.end_time / 1000 < time.time() - age.total_seconds()
-            if EXECUTION not in run.data.tags or not ended or client.search_model_versions(_comes_from(run)):
+            told = run.info.run_name == model or run.data.tags.get(REPRODUCES, "").startswith(f"{model} version ")
+            if EXECUTION not in run.data.tags or not told or not ended:
+                continue
+            if client.search_model_versions(f"run_id='{run.info.run_id}'"):
                 continue
             for task in _runs(client, ViewType.ACTIVE_ONLY, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run.info.run_id}'"):
                 client.delete_run(task.info.run_id)
             client.delete_run(run.info.run_id)
             deleted += 1
     return deleted
-
-
-def _comes_from(run: Run) -> str:
-    return f"run_id='{run.info.run_id}'"
 
 
 def sweep_files(client: MlflowClient) -> int:

@@ -7,7 +7,7 @@ VAR ?= $(CURDIR)/var
 override VAR := $(abspath $(VAR))
 PYTHON ?= python3.11
 SOURCE ?= sample
-CONFIG ?= configs/default.yaml
+CONFIG ?= $(if $(filter sample,$(SOURCE)),configs/sample.yaml,configs/default.yaml)
 MODEL ?=
 VERSION ?=
 REASON ?=
@@ -89,7 +89,7 @@ predict: $(READY) ## label the catalogue's unlabelled products with the champion
 .PHONY: etl
 etl: $(READY) ## publish SOURCE= as the next version at DESTINATION= (MODE=replace: without what is there)
 	@$(PYFLYTE) workflows/etl.py publish_catalogue --source "$$SOURCE" --destination "$$DESTINATION" \
-	  $(if $(filter-out configs/default.yaml,$(CONFIG)),--config "$$CONFIG") \
+	  $(if $(filter-out configs/default.yaml configs/sample.yaml,$(CONFIG)),--config "$$CONFIG") \
 	  --mode "$$MODE"
 
 .PHONY: mlflow

@@ -17,7 +17,8 @@ from flytekit import HashMethod, current_context
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.classifier.machine import machine
+from rakuten_tasks.classifier.pretrained import PretrainedWeights
+from rakuten_tasks.config import TrainingConfig
 
 
 def workspace() -> Path:
@@ -94,8 +95,26 @@ class Catalogue:
 
 
 @dataclass(frozen=True)
+class Splits:
+    """Which split each title is on, for ever, and what became of this catalogue's labelled rows."""
+
+    ledger: FlyteFile  # Parquet: title_hash, side
+    assignments: FlyteFile  # Parquet: row, prdtypecode, split (position in ledger.SIDES), fold, has_photo
+    sha256: str  # of both
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration whose weights are settled, and what they are; "" stands for those that are not pretrained."""
+
+    config: TrainingConfig
+    text: PretrainedWeights | None
+    photo: PretrainedWeights | None
+
+
+@dataclass(frozen=True)
 class Arrays:
-    """One shard's model inputs: safetensors with row, label, side and the payload."""
+    """One shard's features: safetensors with `row` and what an extractor gives."""
 
     file: FlyteFile
     sha256: str
@@ -107,27 +126,34 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class Branch:
-    """A trained branch, ready for the bundle, and its epochs."""
+class StoredExtractor:
+    """An extractor as it lies in the bundle."""
 
+    name: str
     folder: FlyteDirectory
-    sha256: str  # of the folder
-    epochs: FlyteFile  # JSON list of training.Epoch
-    deck: FlyteFile
-    machine: str  # that trained it
-    weights: str = ""  # tells the pretrained weights that it began with
-
-    @classmethod
-    def of(cls, folder: Path, epochs: FlyteFile, deck: FlyteFile, weights: str = "") -> Self:
-        """The branch that was trained and saved here."""
-        return cls(FlyteDirectory(str(folder)), content_hash(folder), epochs, deck, machine(), weights)
+    sha256: str
 
 
 @dataclass(frozen=True)
-class Fused:
-    """How the branches are mixed, and the validation rows that it was chosen on."""
+class FittedMember:
+    """A fitted member, what it said of rows before it had seen them, and how it was fitted."""
 
-    fusion: FlyteFile  # JSON of fusion.Fusion
+    name: str
+    extractors: list[str]
+    folder: FlyteDirectory  # fitted on everything but the test rows
+    final: FlyteDirectory  # what is registered: `folder`, or fitted on every row
+    scores: FlyteFile  # Parquet: row, stopping (see members.Fitted), a column of logits for each class index
+    epochs: FlyteFile  # JSON list of training.Epoch
+    deck: FlyteFile
+    machine: str  # that fitted it
+    sha256: str  # of folders and scores
+
+
+@dataclass(frozen=True)
+class FittedPool:
+    """How members become one answer, and the held-out rows that drift is measured against."""
+
+    pool: FlyteFile  # JSON of pool.Pool
     reference: FlyteFile  # Parquet: validation rows with their scores
     sha256: str  # of both
     deck: FlyteFile
@@ -158,5 +184,7 @@ KeyedSource = Annotated[Source, HashMethod(lambda source: source.content)]
 KeyedShard = Annotated[Shard, HashMethod(lambda shard: shard.sha256)]
 KeyedCatalogue = Annotated[Catalogue, HashMethod(lambda catalogue: catalogue.key)]
 KeyedArrays = Annotated[Arrays, HashMethod(lambda arrays: arrays.sha256)]
-KeyedBranch = Annotated[Branch, HashMethod(lambda branch: branch.sha256)]
-KeyedFused = Annotated[Fused, HashMethod(lambda fused: fused.sha256)]
+KeyedSplits = Annotated[Splits, HashMethod(lambda splits: splits.sha256)]
+KeyedExtractor = Annotated[StoredExtractor, HashMethod(lambda stored: stored.sha256)]
+KeyedMember = Annotated[FittedMember, HashMethod(lambda member: member.sha256)]
+KeyedPool = Annotated[FittedPool, HashMethod(lambda pool: pool.sha256)]

@@ -83,11 +83,32 @@ def _require(ok: bool, field_name: str, value: object, rule: str) -> None:
 
 
 class Weights(Enum):
-    """Where the VGG16's convolutions come from. Never silently replaced by another."""
+    """Where a photo backbone's weights come from.
 
+    AUTO: ImageNet's where they are cached or can be downloaded, else RANDOM, which is said loudly. Each of the others
+    fails rather than fall back.
+    """
+
+    AUTO = "auto"
     IMAGENET = "imagenet"
     FILE = "file"
     RANDOM = "random"
+
+
+class Refit(Enum):
+    """What members are fitted on once more after they were judged. Those that are fitted out of fold always are."""
+
+    NONE = "none"  # networks stay as they were judged, fitted on training rows alone: half the time
+    EXCEPT_TEST = "except_test"  # every labelled row but the test rows: the figures are of the registered model
+    EVERYTHING = "everything"  # the test rows too: the figures are of the model before that
+
+
+class Precision(Enum):
+    """Arithmetic of a network. AUTO: bf16 where the hardware has it, else fp32."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -125,12 +146,21 @@ class SplitConfig(Strict):
 
 
 @dataclass(frozen=True)
-class TextConfig(Strict):
-    """The text branch. Zero for a size means: chosen from the data's size by `classifier/lstm.py`."""
+class BagConfig(Strict):
+    """The member `bag`: a linear model on hashed n-grams. ngram_bits: 2 ** ngram_bits buckets."""
+
+    ngram_bits: int = 18
+
+    def __post_init__(self) -> None:
+        _require(10 <= self.ngram_bits <= 24, "ngram_bits", self.ngram_bits, "from 10 to 24")
+
+
+@dataclass(frozen=True)
+class LSTMConfig(Strict):
+    """The member `lstm`. Zero for a size means: chosen from the data's size by `classifier/lstm.py`."""
 
     vocabulary_size: int = 0
     max_tokens: int = 128
-    ngram_bits: int = 18
     epochs: int = 0
     batch_size: int = 64
     learning_rate: float = 0.0
@@ -138,25 +168,71 @@ class TextConfig(Strict):
     def __post_init__(self) -> None:
         _require(self.vocabulary_size >= 0, "vocabulary_size", self.vocabulary_size, "0 (chosen) or above")
         _require(4 <= self.max_tokens <= 4096, "max_tokens", self.max_tokens, "from 4 to 4096")
-        _require(10 <= self.ngram_bits <= 24, "ngram_bits", self.ngram_bits, "from 10 to 24")
         _require(self.epochs >= 0, "epochs", self.epochs, "0 (chosen) or above")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "0 (chosen) or above")
 
-    def for_encoding(self) -> TextConfig:
-        """Only what tokens and n-grams depend on; the rest as it is by default."""
-        return TextConfig(self.vocabulary_size, self.max_tokens, self.ngram_bits)
+
+@dataclass(frozen=True)
+class TextConfig(Strict):
+    """The pretrained text encoder of the members `encoder` and `bag_encoder`.
+
+    encoder: use-multilingual, hf:NAME_OR_FOLDER, or none. revision: commit of a hub's model. prefix: what is put before
+    each text, as "query: " for E5; empty for what the model's own configuration says. max_characters: of a text that
+    are read; zero: the encoder's own choice. max_tokens: of an hf: encoder; zero: what the model was made for, at most
+    512. fine_tune_epochs: above 0, an hf: encoder is trained with its head, at learning_rate, which falls by
+    layer_decay from each layer to the one below it.
+    """
+
+    encoder: str = "use-multilingual"
+    revision: str = ""
+    prefix: str = ""
+    max_characters: int = 0
+    max_tokens: int = 0
+    batch_size: int = 32
+    precision: Precision = Precision.AUTO
+    fine_tune_epochs: int = 0
+    learning_rate: float = 2e-5
+    warmup: float = 0.1
+    layer_decay: float = 1.0
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        hub = self.encoder.startswith("hf:") and len(self.encoder) > len("hf:")
+        known = hub or self.encoder in ("use-multilingual", "none")
+        _require(known, "encoder", self.encoder, "use-multilingual, hf:NAME_OR_FOLDER, or none")
+        _require(hub or not self.revision, "revision", self.revision, "goes with an hf: encoder, and only with it")
+        _require(self.max_characters >= 0, "max_characters", self.max_characters, "0 (chosen) or above")
+        _require(0 <= self.max_tokens <= 8192, "max_tokens", self.max_tokens, "0 (chosen), or up to 8192")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _require(self.fine_tune_epochs >= 0, "fine_tune_epochs", self.fine_tune_epochs, "0 (none) or above")
+        tunable = hub or self.fine_tune_epochs == 0
+        _require(tunable, "fine_tune_epochs", self.fine_tune_epochs, "needs an hf: encoder: no other can be trained")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(0 <= self.warmup < 1, "warmup", self.warmup, "a share of the steps, from 0 to under 1")
+        _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0, at most 1")
+
+    def for_vectors(self) -> TextConfig:
+        """Only what frozen vectors depend on; the rest as it is by default."""
+        default = TextConfig()
+        kept = ("encoder", "revision", "prefix", "max_characters", "max_tokens", "precision")
+        return replace(default, **{name: getattr(self, name) for name in kept})
 
 
 @dataclass(frozen=True)
 class PhotoConfig(Strict):
-    """The photo branch. side: pixels; zero means 224 with pretrained weights, 32 with random ones.
+    """The member `photo`: a pretrained backbone and a linear head, or VGG16 trained from random weights.
 
-    weights_file: a .pth or .safetensors of torchvision's vgg16 or vgg16_bn, for weights: file.
+    backbone: vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER. revision: commit of a hub's model. weights_file: for
+    weights: file, a .pth or .safetensors of the backbone. side: pixels; zero means what the backbone was made for
+    (VGG16: 224), or 32 for VGG16 from random weights. epochs, batch_size and learning_rate are of training VGG16;
+    fine_tune_epochs: above 0, VGG16's block 5 is trained too.
     """
 
-    weights: Weights = Weights.RANDOM
+    backbone: str = "vgg16"
+    weights: Weights = Weights.AUTO
     weights_file: str = ""
+    revision: str = ""
     side: int = 0
     epochs: int = 0
     batch_size: int = 32
@@ -164,6 +240,10 @@ class PhotoConfig(Strict):
     fine_tune_epochs: int = 0
 
     def __post_init__(self) -> None:
+        vgg16 = self.backbone == "vgg16"
+        kind, _, name = self.backbone.partition(":")
+        known = vgg16 or (kind in ("torchvision", "hf") and bool(name))
+        _require(known, "backbone", self.backbone, "vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER")
         _require(self.side == 0 or 32 <= self.side <= 1024, "side", self.side, "0 (chosen), or from 32 to 1024 pixels")
         _require(self.epochs >= 0, "epochs", self.epochs, "0 (chosen) or above")
         _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2: batch norm needs two")
@@ -171,22 +251,22 @@ class PhotoConfig(Strict):
         _require(self.fine_tune_epochs >= 0, "fine_tune_epochs", self.fine_tune_epochs, "0 (none) or above")
         named = bool(self.weights_file) == (self.weights is Weights.FILE)
         _require(named, "weights_file", self.weights_file, "goes with weights: file, and only with it")
-        tunable = self.weights is not Weights.RANDOM or self.fine_tune_epochs == 0
-        _require(
-            tunable, "fine_tune_epochs", self.fine_tune_epochs, "needs pretrained weights: random ones are all trained"
-        )
-
-    @property
-    def pixels(self) -> int:
-        """The side of a prepared photo, in pixels."""
-        return self.side or (32 if self.weights is Weights.RANDOM else 224)
+        hub = self.backbone.startswith("hf:")
+        _require(hub or not self.revision, "revision", self.revision, "goes with an hf: backbone, and only with it")
+        fitting = not hub or self.weights is Weights.AUTO
+        _require(fitting, "weights", self.weights.value, "an hf: backbone brings its own: leave weights out")
+        trained = vgg16 or self.weights is not Weights.RANDOM
+        _require(trained, "weights", self.weights.value, "only vgg16 is trained from random weights")
+        tunable = (vgg16 and self.weights is not Weights.RANDOM) or self.fine_tune_epochs == 0
+        rule = "needs vgg16 with pretrained weights: random ones are all trained"
+        _require(tunable, "fine_tune_epochs", self.fine_tune_epochs, rule)
 
     def for_features(self) -> PhotoConfig:
         """Only what frozen features depend on; the rest as it is by default."""
         maps = min(self.fine_tune_epochs, 1)  # what block 5 reads is kept for as many epochs as will be
         default = PhotoConfig()
         training = {name: getattr(default, name) for name in ("epochs", "batch_size", "learning_rate")}
-        return replace(self, side=self.pixels, fine_tune_epochs=maps, **training)
+        return replace(self, fine_tune_epochs=maps, **training)
 
 
 @dataclass(frozen=True)
@@ -205,19 +285,32 @@ class GateConfig(Strict):
         _require(self.min_class_rows >= 1, "min_class_rows", self.min_class_rows, "at least 1")
 
 
+MEMBERS = ("bag", "lstm", "encoder", "bag_encoder", "transformer", "photo", "vgg16")
+
+
 @dataclass(frozen=True)
 class TrainingConfig(Strict):
-    """Everything a training run can be told. A file may name only what it changes."""
+    """Everything a training run can be told. A file may name only what it changes.
+
+    members: what is trained and pooled, see classifier/members. refit: see Refit.
+    """
 
     seed: int = 0
+    members: list[str] = field(default_factory=lambda: list(MEMBERS))
+    refit: Refit = Refit.EXCEPT_TEST
     ingest: IngestConfig = field(default_factory=IngestConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
+    bag: BagConfig = field(default_factory=BagConfig)
+    lstm: LSTMConfig = field(default_factory=LSTMConfig)
     text: TextConfig = field(default_factory=TextConfig)
     photo: PhotoConfig = field(default_factory=PhotoConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
+        rule = f"one or more of {', '.join(MEMBERS)}, each once"
+        distinct = 0 < len(self.members) == len(set(self.members))
+        _require(distinct and set(self.members) <= set(MEMBERS), "members", self.members, rule)
 
 
 class Mode(Enum):

@@ -1,82 +1,113 @@
-"""Stage 8: the test side, once: branches, fusion and the baseline side by side."""
+"""Stage 8: the test rows, once: every member, the pool and the baselines side by side."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from flytekit.types.file import FlyteFile
+from numpy.typing import NDArray
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import Branch, Catalogue, Evaluated, Fused, KeyedFile, Run, Shard, local, workspace
+from rakuten_tasks.artifacts import (
+    Arrays,
+    Catalogue,
+    Evaluated,
+    FittedMember,
+    FittedPool,
+    KeyedFile,
+    Run,
+    Shard,
+    Splits,
+    StoredExtractor,
+    local,
+    workspace,
+)
 from rakuten_tasks.catalogue.ingest import read_shard
-from rakuten_tasks.catalogue.ledger import TEST, TRAIN, Ledger
+from rakuten_tasks.catalogue.ledger import TEST
 from rakuten_tasks.classifier import bundle, plots
-from rakuten_tasks.classifier.arrays import class_index
-from rakuten_tasks.classifier.baseline import fit_baseline
-from rakuten_tasks.classifier.branches import load_branches
-from rakuten_tasks.classifier.evaluation import evaluate
-from rakuten_tasks.classifier.fusion import Fusion
-from rakuten_tasks.classifier.predictor import fuse_logits
-from rakuten_tasks.classifier.scoring import score_sides
-from rakuten_tasks.classifier.training import choose_device
+from rakuten_tasks.classifier.baseline import BASELINES
+from rakuten_tasks.classifier.evaluation import POOL, evaluate
+from rakuten_tasks.classifier.pool import Pool
+from rakuten_tasks.classifier.predictor import pool_logits
+from rakuten_tasks.classifier.scoring import score_features
 from rakuten_tasks.console import show
-from rakuten_tasks.decks.evaluation import evaluation_deck, reliability_before
+from rakuten_tasks.decks.evaluation import evaluation_deck
 from rakuten_tasks.decks.mistakes import most_confident_mistakes, surest_mistakes, with_photos
+from rakuten_tasks.members import load_members, read_assignments
 from rakuten_tasks.registry import runs
 from rakuten_tasks.stage import stage
 
 
 @stage(pods.CPU, cached=True)
-def score_baseline(shards: list[Shard], ledger: FlyteFile, catalogue: Catalogue, seed: int, run: Run) -> KeyedFile:
-    """TF-IDF + linear classifier, trained on the training side: its probabilities of the test rows. Parquet."""
-    with runs.child_run(run.run_id, "score_baseline"):
-        columns = ["row", "designation", "description", "prdtypecode"]
+def score_baselines(shards: list[Shard], splits: Splits, catalogue: Catalogue, seed: int, run: Run) -> KeyedFile:
+    """Baselines fitted on everything but the test rows: their probabilities of the test rows. Parquet."""
+    with runs.child_run(run.run_id, "score_baselines"):
+        columns = ["row", "designation", "description"]
         rows = pd.concat([read_shard(local(s.products), columns) for s in shards], ignore_index=True)
-        side = Ledger.load(local(ledger)).sides(rows["designation"])
-        train, test = rows[side == TRAIN], rows[side == TEST]
-        labels = class_index(train["prdtypecode"], catalogue.codes)
-        baseline = fit_baseline(
-            train["designation"].tolist(), train["description"].tolist(), labels, len(catalogue.codes), seed
-        )
-        probabilities = baseline.probabilities(test["designation"].tolist(), test["description"].tolist())
-    path = workspace() / "baseline.parquet"
-    scores = pd.DataFrame(probabilities, columns=[str(code) for code in catalogue.codes])
-    scores.assign(row=test["row"].to_numpy()).to_parquet(path, index=False)
+        rows = rows.merge(read_assignments(splits, catalogue), on="row", validate="one_to_one")
+        train, test = rows[rows["split"] != TEST], rows[rows["split"] == TEST]
+        texts = [(part["designation"].tolist(), part["description"].tolist()) for part in (train, test)]
+        parts = []
+        for name, fit in BASELINES.items():
+            baseline = fit(*texts[0], train["label"].to_numpy(np.int64), len(catalogue.codes), seed)
+            scores = pd.DataFrame(baseline.probabilities(*texts[1]), columns=[str(code) for code in catalogue.codes])
+            parts.append(scores.assign(row=test["row"].to_numpy(), baseline=name))
+    path = workspace() / "baselines.parquet"
+    pd.concat(parts).to_parquet(path, index=False)
     return FlyteFile(str(path))
 
 
 @stage(pods.GPU, cached=True, deck=True)
 def evaluate_test(
     shards: list[Shard],
-    ledger: FlyteFile,
+    splits: Splits,
     catalogue: Catalogue,
-    text: Branch,
-    photo: Branch,
-    fused: Fused,
-    baseline: FlyteFile,
+    members: list[FittedMember],
+    extractors: list[StoredExtractor],
+    features: list[list[Arrays]],
+    pooled: FittedPool,
+    baselines: FlyteFile,
     seed: int,
     run: Run,
 ) -> Evaluated:
-    """Score the test rows from raw text and photo bytes, by the code that serves."""
+    """What members that were fitted on everything else say of the test rows, once."""
     work = workspace()
+    codes, pool = catalogue.codes, Pool.from_json(local(pooled.pool).read_text())
+    assignments = read_assignments(splits, catalogue)
+    test = assignments[assignments["split"] == TEST]
     with runs.child_run(run.run_id, "evaluate_test") as log:
-        branches = load_branches({"text": local(text.folder), "photo": local(photo.folder)}, choose_device())
-        paths = [local(shard.products) for shard in shards]
-        test = score_sides(paths, Ledger.load(local(ledger)), (TEST,), branches, catalogue.codes)
-        fusion = Fusion.from_json(local(fused.fusion).read_text())
-        scores = fuse_logits(test.logits, fusion, catalogue.codes)
-        by_row = pd.read_parquet(local(baseline)).set_index("row").loc[test.rows["row"]].to_numpy()
-        systems = {**scores.by_branch, "fused": scores.probabilities, "baseline": by_row}
-        evaluation = evaluate(systems, test.labels, catalogue.codes, seed)
-        for name, system in evaluation.systems.items():
-            log.metrics({f"{name}_{metric}": getattr(system, metric).value for metric in evaluation.METRICS})
+        files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
+        labels = test["label"].to_numpy(np.int64)
+        logits, _ = score_features(load_members(members), files, test["row"].to_numpy(np.int64), len(codes))
+        scores = pool_logits(logits, pool, codes)
+        systems = {**scores.by_member, POOL: scores.probabilities, **_read_baselines(local(baselines), test["row"])}
+        evaluation = evaluate(systems, labels, codes, seed, pool.text_only(logits))
+        log.metrics(evaluation.summary())
         for figure_name, figure in plots.evaluation_figures(evaluation, catalogue.names).items():
             log.figure(figure, figure_name)
-        at = surest_mistakes(scores, test.labels)
-        mistakes = most_confident_mistakes(with_photos(test.rows, at, paths), scores, test.labels)
-        before = reliability_before(test.logits, fusion, test.labels)
-        deck = show("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, before, mistakes), log)
+        at = surest_mistakes(scores, labels)
+        paths = [local(shard.products) for shard in shards]
+        rows = _products(paths, test["row"])
+        mistakes = most_confident_mistakes(with_photos(rows, at, paths), scores, labels)
+        deck = show("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, mistakes), log)
     (work / bundle.EVALUATION).write_text(json.dumps(evaluation.to_dict()))
-    test.rows.assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(work / bundle.TEST)
+    rows.assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(work / bundle.TEST)
     return Evaluated(FlyteFile(str(work / bundle.EVALUATION)), FlyteFile(str(work / bundle.TEST)), deck)
+
+
+def _read_baselines(path: Path, rows: pd.Series) -> dict[str, NDArray]:
+    frame = pd.read_parquet(path).set_index("row")
+    parts = {str(name): part.drop(columns=["baseline"]) for name, part in frame.groupby("baseline", sort=False)}
+    return {name: part.loc[rows].to_numpy(np.float64) for name, part in parts.items()}
+
+
+def _products(shards: Sequence[Path], rows: pd.Series) -> pd.DataFrame:
+    """Columns of the catalogue but the photo, in the order of these row numbers."""
+    columns = ["row", "productid", "designation", "description", "prdtypecode"]
+    parts = [read_shard(path, columns) for path in shards]
+    found = pd.concat([part[part["row"].isin(rows)] for part in parts], ignore_index=True)
+    return found.set_index("row").loc[rows].reset_index()

@@ -6,61 +6,52 @@ import logging
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import fsspec
-from flytekit import HashMethod
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import KeyedFile, KeyedSource, Run, Source, key_of, workspace
+from rakuten_tasks.artifacts import KeyedFile, KeyedSource, Resolved, Run, Source, workspace
 from rakuten_tasks.catalogue.fingerprint import fingerprint
 from rakuten_tasks.catalogue.ingest import is_synthetic
 from rakuten_tasks.catalogue.ledger import Ledger
 from rakuten_tasks.catalogue.published import find_published
 from rakuten_tasks.catalogue.sample import SAMPLE
+from rakuten_tasks.classifier.backbones import resolve_weights
 from rakuten_tasks.classifier.bundle import LEDGER
-from rakuten_tasks.classifier.vgg16_weights import convolutions, weights_key
-from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig, Weights
+from rakuten_tasks.classifier.encoders import resolve_encoder
+from rakuten_tasks.classifier.members.plan import active_members
+from rakuten_tasks.classifier.pretrained import PretrainedWeights
+from rakuten_tasks.config import IngestConfig, SplitConfig, TrainingConfig
 from rakuten_tasks.pod_settings import lasting
 from rakuten_tasks.pod_state import execution
 from rakuten_tasks.registry import champion, runs, tracking
 from rakuten_tasks.stage import stage
 
-
-def _photo_key(config: PhotoConfig) -> str:
-    return key_of([weights_key(config), {**config.to_dict(), "weights_file": ""}])
-
-
 log = logging.getLogger(__name__)
-
-KeyedPhotoConfig = Annotated[PhotoConfig, HashMethod(_photo_key)]
 
 
 class Opened(NamedTuple):
     run: Run
     source: KeyedSource
     known: KeyedFile  # titles whose side is settled, by the model's latest version or the published catalogue
-
-
-class Settings(NamedTuple):
-    """Each with only what its stage depends on, so that a change of another one leaves the stage's results cached."""
-
-    encoding: TextConfig
-    side: int  # of a prepared photo, in pixels
-    features: KeyedPhotoConfig
-    photo: KeyedPhotoConfig
+    resolved: Resolved
+    ingest: IngestConfig
+    split: SplitConfig
 
 
 @stage(pods.SMALL)
 def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Opened:
-    """Open the parent run in MLflow, settle which registered model it works for, and see what the catalogue holds."""
+    """Open the parent run in MLflow, settle which registered model it works for, see what the catalogue holds.
+
+    Encoder and weights are settled here too: what cannot be had is told before anything is read.
+    """
     source = absolute(source)
     tags = {"source": source}
     # first, so that whatever is wrong has a run to be told in
     run_id = runs.start_parent(model or champion.DEFAULT_MODEL, config.to_dict(), tags, execution())
-    if config.photo.weights is not Weights.RANDOM:
-        convolutions(config.photo)  # weights that cannot be had are told before anything is read
+    resolved = resolve(config)
     if report:
         _require_writable(report)  # told before, not after, an alias has moved
     synthetic = source == SAMPLE or is_synthetic(source)
@@ -69,14 +60,27 @@ def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Op
     found = look_at(source)
     # drift asks whether there is anything new to learn
     runs.rename(run_id, name, {"source": found.address, runs.FINGERPRINT: found.content})
-    return Opened(Run(run_id, name, found.address), found, known_sides(name, source=found.address))
+    runs.log_pretrained(run_id, pretrained_weights(resolved))
+    known = known_sides(name, source=found.address)
+    return Opened(Run(run_id, name, found.address), found, known, resolved, config.ingest, config.split)
 
 
-@stage(pods.SMALL)
-def stage_settings(config: TrainingConfig) -> Settings:
-    """Take the configuration apart by stage."""
-    photo = config.photo
-    return Settings(config.text.for_encoding(), photo.pixels, photo.for_features(), photo)
+def resolve(config: TrainingConfig) -> Resolved:
+    """The configuration with its weights settled: `auto` becomes what there is. Raises what the resolvers raise."""
+    config = from_anywhere(config)
+    encoded = {"encoder", "bag_encoder", "transformer"} & set(config.members) and config.text.encoder != "none"
+    text = resolve_encoder(config.text) if encoded else None
+    photo = None
+    if {"photo", "vgg16"} & set(config.members):
+        settled, photo = resolve_weights(config.photo)
+        config = replace(config, photo=settled)
+    active_members(config)
+    return Resolved(config, text, photo)
+
+
+def pretrained_weights(resolved: Resolved) -> list[PretrainedWeights]:
+    """Of text and photo, those that there are."""
+    return [weights for weights in (resolved.text, resolved.photo) if weights is not None]
 
 
 def absolute(source: str) -> str:

@@ -7,8 +7,19 @@ from typing import Any
 import plotly.graph_objects as go
 
 GREY = "#8a8f98"
-COLOURS = {"fused": "#2f6fb0", "text": "#3f9b57", "photo": "#d9822b", "baseline": "#8a6bbf"}
-SYMBOLS = {"text": "circle", "photo": "diamond", "baseline": "x-thin"}
+COLOURS = {
+    "pool": "#2f6fb0",
+    "bag": "#3f9b57",
+    "lstm": "#7cb342",
+    "encoder": "#00897b",
+    "bag_encoder": "#1b5e20",
+    "transformer": "#26a69a",
+    "photo": "#d9822b",
+    "vgg16": "#a65d13",
+    "tfidf_svm": "#8a6bbf",
+    "most_frequent": GREY,
+}
+SYMBOLS = {"photo": "diamond", "vgg16": "diamond-open", "tfidf_svm": "x-thin", "lstm": "circle-open"}
 STEP_COLOURS = ("#d9822b", "#2f6fb0", "#3f9b57", "#8a6bbf", "#c4cad1")
 
 _AXIS = {

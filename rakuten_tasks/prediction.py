@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import fsspec
-import numpy as np
 import pandas as pd
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
@@ -16,7 +15,7 @@ from rakuten_tasks.artifacts import Shard, local, workspace
 from rakuten_tasks.catalogue.ingest import is_synthetic, read_shard
 from rakuten_tasks.catalogue.layout import test_labels
 from rakuten_tasks.catalogue.sample import SAMPLE, sample_answers
-from rakuten_tasks.classifier.evaluation import against_answers
+from rakuten_tasks.classifier.evaluation import POOL, against_answers
 from rakuten_tasks.classifier.predictor import Predictor, Scores
 from rakuten_tasks.classifier.scoring import products_of
 from rakuten_tasks.pod_settings import lasting
@@ -68,7 +67,6 @@ def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
 
 def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
     codes, probabilities = scores.top(TOP)
-    used = np.array([[name if mask[i] else "" for name, mask in scores.seen.items()] for i in range(len(rows))])
     details = pd.DataFrame(
         {
             "row": rows["row"].to_numpy(),
@@ -76,14 +74,14 @@ def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
             "prdtypecode": scores.predicted,
             "confidence": scores.confidence,
             # "none": neither text nor photo could be used, and the answer is the class prior's
-            "used": ["+".join(filter(None, names)) or "none" for names in used],
+            "used": ["+".join(scores.modalities(row)) or "none" for row in range(len(rows))],
             "issue": rows["issue"].to_numpy(),
             "photo_status": rows["photo_status"].to_numpy(),
         }
     )
-    for name, alone in scores.by_branch.items():
+    for name, alone in scores.by_member.items():
         details[f"{name}_code"] = pd.array(scores.codes[alone.argmax(1)], "Int64")
-        details.loc[~scores.seen[name], f"{name}_code"] = pd.NA
+        details.loc[~scores.available[name], f"{name}_code"] = pd.NA
     for k in range(codes.shape[1]):
         details[f"code_{k + 1}"], details[f"probability_{k + 1}"] = codes[:, k], probabilities[:, k]
     return details
@@ -102,8 +100,8 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
     console.print(details["used"].value_counts().to_string())
     if (answers := sample_answers() if source == SAMPLE else test_labels(source)) is not None:
         by_row = details.set_index("row")
-        branches = [name for name in by_row.columns if name.endswith("_code")]
-        answered = {name.removesuffix("_code"): by_row[name] for name in branches} | {"fused": by_row["prdtypecode"]}
+        members = [name for name in by_row.columns if name.endswith("_code")]
+        answered = {name.removesuffix("_code"): by_row[name] for name in members} | {POOL: by_row["prdtypecode"]}
         console.print(against_answers(answered, answers))
     for name in ("submission.csv", "details.parquet") if output else ():
         with fsspec.open(f"{output.rstrip('/')}/{name}", "wb", auto_mkdir=True) as file:

@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 
 from rakuten_tasks import pods
 from rakuten_tasks.artifacts import (
-    Branch,
     Catalogue,
     Evaluated,
-    Fused,
+    FittedMember,
+    FittedPool,
     Registered,
+    Resolved,
     Run,
     Shard,
+    Splits,
+    StoredExtractor,
     content_hash,
     local,
     workspace,
@@ -34,13 +37,14 @@ from rakuten_tasks.catalogue.ledger import TEST, Ledger
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.card import model_card
 from rakuten_tasks.classifier.evaluation import Evaluation, paired_differences
-from rakuten_tasks.classifier.fusion import Fusion
+from rakuten_tasks.classifier.extractors import EXTRACTORS
+from rakuten_tasks.classifier.pool import Pool
 from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.classifier.scoring import products_of, rows_on
-from rakuten_tasks.config import GateConfig, TrainingConfig
+from rakuten_tasks.config import GateConfig, Refit, TrainingConfig
 from rakuten_tasks.console import show
 from rakuten_tasks.decks.registration import registration_deck
-from rakuten_tasks.opening import from_anywhere
+from rakuten_tasks.opening import pretrained_weights
 from rakuten_tasks.registry import champion, runs, settlement, tracking
 from rakuten_tasks.registry.gate import Verdict, class_losses, decide
 from rakuten_tasks.registry.tracking import RunLog
@@ -59,27 +63,23 @@ class _Shown(Protocol):
 @stage(pods.CPU)
 def assemble(
     catalogue: Catalogue,
-    ledger: FlyteFile,
-    text: Branch,
-    photo: Branch,
-    fused: Fused,
+    splits: Splits,
+    members: list[FittedMember],
+    extractors: list[StoredExtractor],
+    pooled: FittedPool,
     evaluated: Evaluated,
-    config: TrainingConfig,
+    resolved: Resolved,
     run: Run,
 ) -> FlyteDirectory:
     """Everything that a prediction needs, and what it was made of, in one folder; what it was made from, in the run."""
     folder = workspace() / "bundle"
-    config = from_anywhere(config)
-    branches = {"text": text, "photo": photo}
-    for name, branch in branches.items():
-        shutil.copytree(local(branch.folder), folder / name)
-        if content_hash(folder / name) != branch.sha256:
-            raise ValueError(
-                f"the files of the {name} branch were changed after training: `make clean`, then train again"
-            )
+    for stored in extractors:
+        _copy(stored, folder / bundle.EXTRACTORS_FOLDER / stored.name)
+    for member in members:
+        shutil.copytree(local(member.final), folder / bundle.MEMBERS_FOLDER / member.name)
     for name, file in {
-        bundle.LEDGER: ledger,
-        bundle.REFERENCE: fused.reference,
+        bundle.LEDGER: splits.ledger,
+        bundle.REFERENCE: pooled.reference,
         bundle.TEST: evaluated.predictions,
         bundle.EVALUATION: evaluated.evaluation,
     }.items():
@@ -87,17 +87,26 @@ def assemble(
     manifest = bundle.Manifest(
         codes=catalogue.codes,
         names=catalogue.names,
-        branches=list(branches),
-        fusion=Fusion.from_json(local(fused.fusion).read_text()),
-        config=config,
-        lineage=_lineage(catalogue, run, text, photo),
+        members={member.name: member.extractors for member in members},
+        pool=Pool.from_json(local(pooled.pool).read_text()),
+        config=resolved.config,
+        lineage=_lineage(catalogue, run, members, resolved),
     )
     (folder / bundle.CARD).write_text(model_card(manifest, Evaluation.load(folder / bundle.EVALUATION)))
     manifest.write(folder)
     log = runs.log_to_parent(run.run_id)
     log.metrics(Evaluation.load(folder / bundle.EVALUATION).summary())
-    _record(log, catalogue, [catalogue, text, photo, fused, evaluated], config)
+    _record(log, catalogue, [catalogue, *members, pooled, evaluated], resolved.config)
     return FlyteDirectory(str(folder))
+
+
+def _copy(stored: StoredExtractor, target: Path) -> None:
+    source = local(stored.folder)
+    if content_hash(source) != stored.sha256:
+        raise ValueError(
+            f"the files of {stored.name} were changed after they were made: `make clean`, then train again"
+        )
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*EXTRACTORS[stored.name].training_only))
 
 
 def _record(log: RunLog, catalogue: Catalogue, shown: Sequence[_Shown], config: TrainingConfig) -> None:
@@ -112,8 +121,13 @@ def _record(log: RunLog, catalogue: Catalogue, shown: Sequence[_Shown], config: 
 def _tags(lineage: bundle.Lineage) -> dict[str, object]:
     """What a version says of its origin: each value is a fact, or the address of a file of its run."""
     artifacts = f"runs:/{lineage.run_id}"
+    facts = lineage.to_dict()
+    weights = facts.pop("pretrained")
     return {
-        **lineage.to_dict(),
+        **facts,
+        **{
+            f"pretrained.{w['name']}": ", ".join(f"{k} {v}" for k, v in w.items() if k != "name" and v) for w in weights
+        },
         "run": artifacts,
         "decks": f"{artifacts}/{DECKS}",
         "configuration": f"{artifacts}/{CONFIGURATION}",
@@ -214,10 +228,13 @@ def _require_same_answers(path: Path, shards: list[Path], test: pd.DataFrame) ->
     """The bundle as it will be served, asked about some test rows: a version that cannot answer is no rival.
 
     Raises ValueError if it answers otherwise than it was evaluated. One in twenty may differ: another processor rounds
-    otherwise.
+    otherwise. Of members that were fitted on the test rows too only that they answer is asked.
     """
     rows = next(rows_on(shards, Ledger.load(path / bundle.LEDGER), (TEST,), skip_empty=True)).head(CHECKED)
-    said = Predictor.load(path).score(products_of(rows)).predicted
+    predictor = Predictor.load(path)
+    said = predictor.score(products_of(rows)).predicted
+    if predictor.manifest.config.refit is Refit.EVERYTHING:
+        return
     agree = np.mean(said == test.set_index("row")["predicted"].loc[rows["row"]].to_numpy())
     if agree < 0.95:
         raise ValueError(f"the bundle answers {1 - agree:.0%} of {len(rows)} test rows otherwise than it was evaluated")
@@ -229,7 +246,7 @@ def _predict_test(rival: Path, shards: list[Path], ledger: Ledger) -> NDArray:
     return np.concatenate(parts)
 
 
-def _lineage(catalogue: Catalogue, run: Run, text: Branch, photo: Branch) -> bundle.Lineage:
+def _lineage(catalogue: Catalogue, run: Run, members: Sequence[FittedMember], resolved: Resolved) -> bundle.Lineage:
     return bundle.Lineage(
         catalogue=run.source,
         catalogue_hash=catalogue.content_hash,
@@ -238,7 +255,7 @@ def _lineage(catalogue: Catalogue, run: Run, text: Branch, photo: Branch) -> bun
         image=os.environ.get("FLYTE_INTERNAL_IMAGE", "none: run locally"),
         execution=current_context().execution_id.name,
         run_id=run.run_id,
-        machine="; ".join(sorted({text.machine, photo.machine})),
+        machine="; ".join(sorted({member.machine for member in members})),
         code=code_version(),
-        photo_weights=photo.weights,
+        pretrained=pretrained_weights(resolved),
     )

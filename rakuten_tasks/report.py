@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import fsspec
 from rich.console import Console
@@ -15,6 +16,8 @@ from rakuten_tasks.registration import DECKS
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.stage import stage
 
+WIDTH = 110  # columns of a log, which the table needs
+
 
 @stage(pods.SMALL)
 def report_training(
@@ -22,7 +25,7 @@ def report_training(
 ) -> Registered:
     """Print the result; write it as JSON to `report`, a path or fsspec address, and the pages into decks/ beside it."""
     evaluation = Evaluation.load(local(evaluated.evaluation))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     kind = "SYNTHETIC sample" if catalogue.synthetic else source.address
     console.print(table(evaluation, title=f"{kind}: test rows, with 95 % bootstrap intervals"))
     console.print(

@@ -14,23 +14,26 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import KeyedFile, KeyedSource, Run, content_hash, local
+from rakuten_tasks.artifacts import KeyedFile, KeyedSource, Resolved, Run, content_hash, local
 from rakuten_tasks.classifier import bundle
-from rakuten_tasks.classifier.evaluation import FUSED, Evaluation
-from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.opening import absolute, known_sides, look_at
+from rakuten_tasks.classifier.evaluation import POOL, Evaluation
+from rakuten_tasks.config import IngestConfig, SplitConfig
+from rakuten_tasks.opening import absolute, known_sides, look_at, resolve
 from rakuten_tasks.pod_state import execution
 from rakuten_tasks.registry import champion, runs, tracking
 from rakuten_tasks.stage import stage
 
-COMPARED = "catalogue, code, libraries, photo weights and machine"
+COMPARED = "catalogue, code, libraries, pretrained weights and machine"
 
 
 class Reopened(NamedTuple):
     run: Run
     source: KeyedSource
     known: KeyedFile  # the version's own ledger, so that every title keeps its side
-    config: TrainingConfig
+    resolved: Resolved
+    ingest: IngestConfig
+    split: SplitConfig
+    seed: int
     original: FlyteDirectory
 
 
@@ -40,7 +43,7 @@ class Comparison:
 
     model: str
     version: int
-    same_weights: bool  # bit for bit, tokenizer and fusion included
+    same_weights: bool  # bit for bit, extractors and pool included
     same_answers: float  # share of the test rows with the same label
     f1_then: float
     f1_now: float
@@ -65,7 +68,10 @@ def reopen(version: int, model: str, source: str) -> Reopened:
         Run(run_id, name, source),
         look_at(source),
         known_sides(name, version),
-        manifest.config,
+        resolve(manifest.config),
+        manifest.config.ingest,
+        manifest.config.split,
+        manifest.config.seed,
         FlyteDirectory(str(original)),
     )
 
@@ -92,30 +98,44 @@ def compared(model: str, version: int, original: Path, again: Path) -> Compariso
     then, now = (bundle.read_manifest(folder) for folder in (original, again))
     answers = [pd.read_parquet(folder / bundle.TEST).set_index("row")["predicted"] for folder in (original, again)]
     same = answers[0].reindex(answers[0].index.union(answers[1].index)).eq(answers[1])
-    f1 = [Evaluation.load(folder / bundle.EVALUATION).systems[FUSED].weighted_f1.value for folder in (original, again)]
-    weights = [[content_hash(folder / name) for name in then.branches] for folder in (original, again)]
+    f1 = [Evaluation.load(folder / bundle.EVALUATION).systems[POOL].weighted_f1.value for folder in (original, again)]
+    weights = [_hashes(folder, manifest) for folder, manifest in ((original, then), (again, now))]
     facts = {
         "catalogue": (then.lineage.catalogue_hash, now.lineage.catalogue_hash),
         "code commit": (then.lineage.git_commit, now.lineage.git_commit),
         "code or libraries": (then.lineage.code, now.lineage.code),
-        "photo weights": (then.lineage.photo_weights, now.lineage.photo_weights),
+        "pretrained weights": (_pretrained(then), _pretrained(now)),
         "machine": (then.lineage.machine, now.lineage.machine),
     }
     return Comparison(
         model=model,
         version=version,
-        same_weights=weights[0] == weights[1] and then.fusion == now.fusion,
+        same_weights=weights[0] == weights[1] and then.pool == now.pool,
         same_answers=float(same.mean()),
         f1_then=f1[0],
         f1_now=f1[1],
-        differences=[f"{name} was {old or 'not kept'}, is {new}" for name, (old, new) in facts.items() if old != new],
+        differences=[
+            f"{name}: {old or 'not kept'} then, {new} now" for name, (old, new) in facts.items() if old != new
+        ],
     )
+
+
+def _hashes(folder: Path, manifest: bundle.Manifest) -> dict[str, str]:
+    """SHA-256 of each member's files, and of each extractor's."""
+    extractors = dict.fromkeys(name for read in manifest.members.values() for name in read)
+    parts = [f"{bundle.MEMBERS_FOLDER}/{name}" for name in manifest.members]
+    parts += [f"{bundle.EXTRACTORS_FOLDER}/{name}" for name in extractors]
+    return {part: content_hash(folder / part) for part in parts}
+
+
+def _pretrained(manifest: bundle.Manifest) -> str:
+    return ", ".join(f"{weights.name} {weights.sha256}" for weights in manifest.lineage.pretrained) or "none"
 
 
 def _table(comparison: Comparison) -> Table:
     title = f"{comparison.model} version {comparison.version}, trained again"
     table = Table("", Column(overflow="fold"), title=title, show_header=False)  # hashes whole
-    table.add_row("weights, tokenizer, fusion", "same, bit for bit" if comparison.same_weights else "differ")
+    table.add_row("members, extractors, pool", "same, bit for bit" if comparison.same_weights else "differ")
     table.add_row("test rows answered alike", f"{comparison.same_answers:.1%}")
     table.add_row("weighted F1 then and now", f"{comparison.f1_then:.4f}, {comparison.f1_now:.4f}")
     table.add_row("changed since", "\n".join(comparison.differences) or f"nothing: {COMPARED}")

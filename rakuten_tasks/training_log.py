@@ -1,48 +1,61 @@
-"""What both trainings tell MLflow and show: a point for every epoch, the curves as a picture, a page."""
+"""What the fit of a member tells MLflow and shows: of a network a point for every epoch and the curves; a page."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.classifier.machine import machine
-from rakuten_tasks.classifier.plots import training_curves
-from rakuten_tasks.classifier.training import Epoch
-from rakuten_tasks.config import PhotoConfig, TextConfig
+from rakuten_tasks.classifier.members.member import Fitted
+from rakuten_tasks.classifier.training_plots import training_curves
+from rakuten_tasks.classifier.training_state import Epoch
 from rakuten_tasks.console import show
+from rakuten_tasks.decks.index import FIT
 from rakuten_tasks.decks.training import training_deck
 from rakuten_tasks.registry.tracking import RunLog
 
+# zero stands for what is chosen from the data, or for the network's own
+CHOSEN = ("epochs", "learning_rate", "vocabulary_size", "side", "max_characters", "max_tokens")
+
 
 def log_epoch(log: RunLog) -> Callable[[Epoch], None]:
-    """A callback that sends each epoch's figures to the task's run."""
+    """A callback that sends each epoch's figures to the task's run.
+
+    Of several trainings in a row, those after the first have a number before the names: "2_train_loss".
+    """
+    training, last = 1, 0
 
     def send(epoch: Epoch) -> None:
-        figures = dataclasses.asdict(epoch)
-        log.metrics({name: value for name, value in figures.items() if name != "number"}, step=epoch.number)
+        nonlocal training, last
+        training += epoch.number <= last
+        last = epoch.number
+        figures = {name: value for name, value in dataclasses.asdict(epoch).items() if name != "number"}
+        prefix = f"{training}_" if training > 1 else ""
+        known = {f"{prefix}{name}": value for name, value in figures.items() if not math.isnan(value)}
+        log.metrics(known, step=epoch.number)
 
     return send
 
 
-def told(seed: int, config: TextConfig | PhotoConfig, **chosen: object) -> dict[str, object]:
-    """The settings of a training, for people: what a zero left to be chosen is not told as zero."""
-    values = {name: "chosen" if value == 0 else value for name, value in config.to_dict().items()}
-    if isinstance(config, PhotoConfig):  # where zero means none
-        values["fine_tune_epochs"] = config.fine_tune_epochs
-    return {"seed": seed, **values, **chosen}
-
-
 def record(
-    title: str, name: str, epochs: Sequence[Epoch], settings: Mapping[str, object], folder: Path, log: RunLog
+    name: str, fitted: Fitted, settings: Mapping[str, object], folder: Path, log: RunLog
 ) -> tuple[FlyteFile, FlyteFile]:
-    """The epochs as JSON, and their curves as a figure of the run and, beside the settings, a page. -> both files"""
-    log.figure(training_curves(epochs), "curves")
+    """The epochs as JSON, their curves as a figure of the run, and a page of both and the settings. -> both files
+
+    name: the member's. A member that was fitted without epochs has an empty list, and no curves.
+    """
+    if fitted.epochs:
+        log.figure(training_curves(fitted.epochs), "curves")
     path = folder / "epochs.json"
-    path.write_text(json.dumps([dataclasses.asdict(epoch) for epoch in epochs], indent=1))
-    return FlyteFile(str(path)), show(
-        name, title, training_deck(title, epochs, {**settings, "machine": machine()}), log
-    )
+    epochs = [dataclasses.asdict(epoch) for epoch in fitted.epochs]
+    rows = [{key: None if math.isnan(value) else value for key, value in epoch.items()} for epoch in epochs]
+    path.write_text(json.dumps(rows, indent=1))
+    chosen = {key: "chosen" if value == 0 and key in CHOSEN else value for key, value in settings.items()}
+    facts = {**chosen, **fitted.facts, "rows scored unseen": int((~fitted.stopping).sum()), "machine": machine()}
+    page = training_deck(f"Member {name}", fitted.epochs, facts)
+    return FlyteFile(str(path)), show(f"{FIT}{name}", f"Member {name}", page, log)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rakuten_tasks.classifier.branches import Photo, Product
-from rakuten_tasks.classifier.explanation import branch_shares, heat_map, word_weights
+from rakuten_tasks.classifier.explanation import heat_map, member_shares, word_importance
+from rakuten_tasks.classifier.extractors import PhotoExtractor, PixelExtractor
 from rakuten_tasks.classifier.photos import PhotoError, prepare_photo
-from rakuten_tasks.classifier.predictor import Predictor, Scores
+from rakuten_tasks.classifier.predictor import Predictor, Scores, pool_logits
+from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.monitoring.traits import project
 from serving.champion import Loaded
-from serving.messages import Answered, Asked, BranchAnswer, Candidate, Explanation, HeatMap, Prediction, Said, Word
+from serving.messages import Answered, Asked, Candidate, Explanation, HeatMap, MemberAnswer, Prediction, Said, Word
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +78,13 @@ def _answer_all(
     loaded: Loaded, batch: Sequence[Asked], products: Sequence[Product], abstain_below: float
 ) -> tuple[list[Answered], list[Observed]]:
     predictor = loaded.predictor
-    scores, embeddings = predictor.observe(products)
-    projected = project(embeddings)
-    shares = branch_shares(scores, predictor.manifest.fusion)
+    logits, embeddings = predictor.logits(products)
+    scores = pool_logits(logits, predictor.pool, predictor.codes)
+    projected = project(embeddings, len(products))
+    shares = member_shares(logits, predictor.pool, scores.probabilities)
     answers, observed = [], []
     for row, (asked, product) in enumerate(zip(batch, products, strict=True)):
-        if not any(mask[row] for mask in scores.seen.values()):
+        if not scores.modalities(row):
             message = "nothing to read: the text has no word and there is no photo"
             answers.append(refusal(422, message, "description", "nothing_to_read", asked.request_id))
             continue
@@ -107,11 +109,11 @@ def _prediction(
         **best.model_dump(),
         abstained=abstained,
         top_k=top,
-        modalities=[name for name, mask in scores.seen.items() if mask[row]],
-        branches={
-            name: _branch(names, scores.codes, alone[row], shares[name][row])
-            for name, alone in scores.by_branch.items()
-            if scores.seen[name][row]
+        modalities=scores.modalities(row),
+        members={
+            name: _member_answer(names, scores, name, row, shares[name][row])
+            for name, mask in scores.available.items()
+            if mask[row]
         },
         model=loaded.champion.model,
         model_version=loaded.champion.version,
@@ -128,14 +130,20 @@ def _candidate(names: dict[str, str], code: int, probability: float) -> Candidat
     )
 
 
-def _branch(names: dict[str, str], codes: NDArray, alone: NDArray, share: float) -> BranchAnswer:
-    code = int(codes[alone.argmax()])
-    name = names.get(str(code), "")
-    return BranchAnswer(category_id=code, category_name=name, confidence=float(alone.max()), share=float(share))
+def _member_answer(names: dict[str, str], scores: Scores, member: str, row: int, share: float) -> MemberAnswer:
+    alone = scores.by_member[member][row]
+    code = int(scores.codes[alone.argmax()])
+    return MemberAnswer(
+        modality=scores.modality[member],
+        category_id=code,
+        category_name=names.get(str(code), ""),
+        confidence=float(alone.max()),
+        share=float(share),
+    )
 
 
 def _explanation(predictor: Predictor, product: Product, code: int) -> Explanation:
-    words = [Word(word=word, weight=weight) for word, weight in word_weights(predictor, product, code)[:SHOWN_WORDS]]
+    words = [Word(word=word, weight=weight) for word, weight in word_importance(predictor, product, code)[:SHOWN_WORDS]]
     found = heat_map(predictor, product.photo, code) if product.photo else None
     heat = HeatMap(rows=np.round(found.heat, 4).tolist(), square=list(found.square)) if found else None
     return Explanation(words=words, heat_map=heat)
@@ -147,12 +155,22 @@ def _product(asked: Asked) -> Product:
 
 def _photo_fault(predictor: Predictor, product: Product) -> str | None:
     """Why the photo cannot be used, None if it can."""
-    sides = [branch.network.side for branch in predictor.branches if isinstance(branch, Photo)]
+    side = _photo_side(predictor)
     try:
-        if product.photo is not None and sides:
-            prepare_photo(product.photo, sides[0])
+        if product.photo is not None and side is not None:
+            prepare_photo(product.photo, side)
     except PhotoError as error:
         return str(error)
+    return None
+
+
+def _photo_side(predictor: Predictor) -> int | None:
+    """Of a prepared photo, in pixels; None if no member looks at photos."""
+    for extractor in predictor.extractors.values():
+        if isinstance(extractor, PixelExtractor):
+            return extractor.side
+        if isinstance(extractor, PhotoExtractor):
+            return extractor.backbone.side
     return None
 
 

@@ -193,12 +193,13 @@ def add_server_routes(server: ProductServer) -> None:
         is_ready = board.status().state == READY
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
-    @app.get("/info", dependencies=key, summary="The champion: version, metrics, labels; problems if there are any")
+    @app.get("/info", dependencies=key, summary="The champion: version, members, weights, metrics, labels; problems")
     async def info() -> dict[str, Any]:
         status = board.status()
         return {
             "state": status.state,
             "problem": status.problem,
+            "warning": "",  # of the bundle: its pretrained weights are not those that were asked for
             "model": status.model,
             "model_version": status.version,
             "reloads": status.reloads,

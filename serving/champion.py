@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rakuten_tasks.catalogue.languages import language
-from rakuten_tasks.classifier.branches import Product
-from rakuten_tasks.classifier.bundle import EVALUATION
+from rakuten_tasks.classifier.bundle import EVALUATION, Manifest
 from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.classifier.product import Product
+from rakuten_tasks.config import Refit
 from serving.board import READY, WAITING, Worker
 from serving.bundles import BundleShelf, Champion, require_whole
 from serving.registry import Registry, StoreMissingError
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER = 60.0  # seconds until a champion that could not be loaded is tried again
 WARM_UP = Product("mise en route", "premier produit", None)
+REFITS = {
+    Refit.EXCEPT_TEST: "fitted on every labelled product but the test rows: the metrics are of this very model",
+    Refit.EVERYTHING: "fitted on the test rows too: the metrics are of the model before that",
+}
 
 
 @dataclass(frozen=True)
@@ -180,8 +185,11 @@ def describe(bundle: Path, predictor: Predictor) -> dict[str, Any]:
     return {
         "schema_version": manifest.schema_version,
         "labels": {str(code): manifest.names.get(str(code), "") for code in manifest.codes},
-        "branches": manifest.branches,
-        "weights": manifest.fusion.weights,
+        "members": [_member(manifest, name) for name in manifest.members],
+        "pretrained": [weights.to_dict() for weights in manifest.lineage.pretrained],
+        "warning": "; ".join(f"{w.name}: {w.warning}" for w in manifest.lineage.pretrained if w.warning),
+        "refit": manifest.config.refit.value,
+        "refit_note": REFITS[manifest.config.refit],
         "metrics": {
             name: {metric: system[metric]["value"] for metric in ("weighted_f1", "macro_f1", "accuracy")}
             for name, system in systems.items()
@@ -190,3 +198,10 @@ def describe(bundle: Path, predictor: Predictor) -> dict[str, Any]:
         "git_commit": manifest.lineage.git_commit,
         "run_id": manifest.lineage.run_id,
     }
+
+
+def _member(manifest: Manifest, name: str) -> dict[str, Any]:
+    """weights: in the pool, by the modalities that a product has."""
+    pool = manifest.pool
+    weights = {modalities: held[name] for modalities, held in pool.weights.items() if name in held}
+    return {"name": name, "modality": pool.modality[name], "reads": manifest.members[name], "weights": weights}

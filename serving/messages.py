@@ -18,6 +18,13 @@ REQUEST_EXAMPLES: list[dict[str, Any]] = [
     },
     {"image": PIXEL, "top_k": 3, "explain": True},
 ]
+
+
+def _member(modality: str, confidence: float, share: float) -> dict[str, Any]:
+    best = {"category_id": 2583, "category_name": "piscine et spa"}
+    return {"modality": modality, **best, "confidence": confidence, "share": share}
+
+
 ANSWER_EXAMPLE: dict[str, Any] = {
     "predicted_category": "2583",
     "category_id": 2583,
@@ -29,9 +36,10 @@ ANSWER_EXAMPLE: dict[str, Any] = {
         {"predicted_category": "2582", "category_id": 2582, "category_name": "mobilier de jardin", "confidence": 0.06},
     ],
     "modalities": ["text", "photo"],
-    "branches": {
-        "text": {"category_id": 2583, "category_name": "piscine et spa", "confidence": 0.81, "share": 0.7},
-        "photo": {"category_id": 2583, "category_name": "piscine et spa", "confidence": 0.6, "share": 0.3},
+    "members": {
+        "bag": _member("text", 0.81, 0.3),
+        "bag_encoder": _member("text", 0.84, 0.4),
+        "photo": _member("photo", 0.6, 0.3),
     },
     "model": "rakuten-classifier",
     "model_version": "3",
@@ -66,9 +74,13 @@ class Candidate(BaseModel):
     confidence: float
 
 
-class BranchAnswer(BaseModel):
-    """What text or photo alone said, and its share of the fused answer."""
+class MemberAnswer(BaseModel):
+    """What one member of the pool said by itself, calibrated; share: how much it spoke for the pool's answer.
 
+    modality: what it looks at, text or photo. The shares of all members sum to 1.
+    """
+
+    modality: str
     category_id: int
     category_name: str
     confidence: float
@@ -83,7 +95,7 @@ class HeatMap(BaseModel):
 
 
 class Word(BaseModel):
-    """A word and how much the text's log-probability of the answer falls without it."""
+    """A word and how much the answer's log-probability falls without it, in nats."""
 
     word: str
     weight: float
@@ -97,7 +109,7 @@ class Explanation(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The answer. confidence: the calibrated, fused probability; abstained: it is under the configured threshold."""
+    """The answer. confidence: the calibrated, pooled probability; abstained: it is under the configured threshold."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [ANSWER_EXAMPLE]}, protected_namespaces=())
 
@@ -108,7 +120,7 @@ class Prediction(BaseModel):
     abstained: bool
     top_k: list[Candidate]
     modalities: list[str]
-    branches: dict[str, BranchAnswer]
+    members: dict[str, MemberAnswer]
     model: str
     model_version: str
     request_id: str

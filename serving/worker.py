@@ -123,7 +123,7 @@ class ProductAPI(litserve.LitAPI):
         self._told, self._untold = time.monotonic(), False
 
     def _record(self, observed: Observed, moment: datetime) -> dict[str, Any]:
-        from rakuten_tasks.classifier.branches import Product
+        from rakuten_tasks.classifier.product import Product
         from rakuten_tasks.monitoring.columns import PREDICTION
         from rakuten_tasks.monitoring.traits import traits
 

@@ -8,15 +8,26 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from rakuten_tasks.config import IngestConfig, PhotoConfig, SplitConfig, TextConfig, TrainingConfig
+from rakuten_tasks.config import (
+    BagConfig,
+    IngestConfig,
+    LSTMConfig,
+    PhotoConfig,
+    SplitConfig,
+    TextConfig,
+    TrainingConfig,
+    Weights,
+)
 
 NAMES = {10: "livres", 1300: "drones", 2583: "piscine"}
 # two shards of a catalogue of 45 products, one epoch: enough to go every step of the way
 TINY = TrainingConfig(
     ingest=IngestConfig(rows_per_shard=25),
     split=SplitConfig(validation_a=0.15, validation_b=0.15, test=0.2),
-    text=TextConfig(epochs=1, ngram_bits=12),
-    photo=PhotoConfig(side=32, epochs=1),
+    bag=BagConfig(ngram_bits=12),
+    lstm=LSTMConfig(epochs=1),
+    text=TextConfig(encoder="none"),
+    photo=PhotoConfig(weights=Weights.RANDOM, side=32, epochs=1),
 )
 
 

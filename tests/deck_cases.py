@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -16,15 +18,17 @@ from PIL import Image
 from rakuten_tasks.catalogue.ingest import Counts, Ingested
 from rakuten_tasks.catalogue.schema import QUARANTINE, SHARD
 from rakuten_tasks.catalogue.shards import Shard, ShardWriter
-from rakuten_tasks.classifier.evaluation import Evaluation, Reliability, evaluate, paired_differences
-from rakuten_tasks.classifier.fusion import Fusion, Logits, WeightSearch, fit_fusion
-from rakuten_tasks.classifier.predictor import Scores, fuse_logits
-from rakuten_tasks.classifier.training import Epoch
+from rakuten_tasks.classifier.bootstrap import paired_differences
+from rakuten_tasks.classifier.evaluation import Evaluation, evaluate
+from rakuten_tasks.classifier.pool import Logits, Pool, fit_pool
+from rakuten_tasks.classifier.pool_report import PoolReport, report_pool
+from rakuten_tasks.classifier.predictor import Scores, pool_logits
+from rakuten_tasks.classifier.training_state import Epoch
 from rakuten_tasks.config import GateConfig
-from rakuten_tasks.decks.evaluation import evaluation_deck, reliability_before
-from rakuten_tasks.decks.fusion import fusion_deck
+from rakuten_tasks.decks.evaluation import evaluation_deck
 from rakuten_tasks.decks.ingest import ingest_deck
 from rakuten_tasks.decks.mistakes import Mistake, most_confident_mistakes
+from rakuten_tasks.decks.pool import pool_deck
 from rakuten_tasks.decks.registration import registration_deck
 from rakuten_tasks.decks.training import training_deck
 from rakuten_tasks.registry.gate import class_losses, decide
@@ -134,38 +138,47 @@ def _write_quarantine(path: Path, reasons: Mapping[str, int], hostile: bool) -> 
     return path
 
 
+MODALITY = {"bag": "text", "lstm": "text", "photo": "photo"}
+
+
 def made_up_logits(labels: NDArray, classes: int, seed: int) -> Logits:
-    """Text that is too sure of itself, photos that are not sure enough; each lacks some products."""
+    """Text that is too sure of itself, photos that are not sure enough; each modality lacks some products."""
     random = np.random.default_rng(seed)
-    by_branch, seen = {}, {}
-    for name, signal, scale in (("text", 3.2, 5.0), ("photo", 2.2, 1.3)):
+    lacking = {modality: random.random(len(labels)) > 0.05 for modality in ("text", "photo")}
+    by_member, available = {}, {}
+    for name, signal, scale in (("bag", 3.2, 5.0), ("lstm", 2.0, 1.0), ("photo", 2.2, 1.3)):
         logits = random.normal(size=(len(labels), classes))
         logits[np.arange(len(labels)), labels] += signal
-        seen[name] = random.random(len(labels)) > 0.05
-        by_branch[name] = (logits * scale * seen[name][:, None]).astype(np.float32)
-    return Logits(by_branch, seen)
+        available[name] = lacking[MODALITY[name]]
+        by_member[name] = (logits * scale * available[name][:, None]).astype(np.float32)
+    return Logits(by_member, available)
 
 
 class Answers:
-    """Everything that follows from made-up logits: fusion, scores of test rows, their evaluation."""
+    """Everything that follows from made-up logits: the pool, scores of test rows, their evaluation."""
 
     def __init__(self, rows: int, classes: int, hostile: bool = False) -> None:
         random = np.random.default_rng(rows)
         self.codes = [10 + 7 * i for i in range(classes)]
         self.names = {str(code): name for code, name in class_names(self.codes, hostile).items()}
-        self.labels, *held_out = random.integers(0, classes, size=(3, rows))
-        a, b = (made_up_logits(labels, classes, seed) for seed, labels in enumerate(held_out, start=1))
-        self.fusion: Fusion
-        self.search: WeightSearch
-        self.fusion, self.search = fit_fusion(a, held_out[0], b, held_out[1])
+        self.labels, unseen = random.integers(0, classes, size=(2, rows))
+        logits = made_up_logits(unseen, classes, seed=1)
+        self.pool: Pool = fit_pool(logits, unseen, MODALITY, np.full(classes, 1 / classes))
+        self.report: PoolReport = report_pool(self.pool, logits, unseen)
         self.logits = made_up_logits(self.labels, classes, seed=0)
-        self.scores: Scores = fuse_logits(self.logits, self.fusion, self.codes)
-        baseline = np.full((rows, classes), 0.2 / classes)
+        self.scores: Scores = pool_logits(self.logits, self.pool, self.codes)
+        svm = np.full((rows, classes), 0.2 / classes)
         guesses = np.where(random.random(rows) < 0.7, self.labels, random.integers(0, classes, rows))
-        baseline[np.arange(rows), guesses] += 0.8
-        systems = {**self.scores.by_branch, "fused": self.scores.probabilities, "baseline": baseline}
-        self.evaluation: Evaluation = evaluate(systems, self.labels, self.codes, seed=0)
-        self.before: dict[str, Reliability] = reliability_before(self.logits, self.fusion, self.labels)
+        svm[np.arange(rows), guesses] += 0.8
+        shares = np.tile(np.bincount(unseen, minlength=classes) / rows, (rows, 1))
+        systems = {
+            **self.scores.by_member,
+            "pool": self.scores.probabilities,
+            "most_frequent": shares,
+            "tfidf_svm": svm,
+        }
+        text = self.pool.text_only(self.logits)
+        self.evaluation: Evaluation = evaluate(systems, self.labels, self.codes, seed=0, text_pool=text)
         self.rows = self._rows(hostile)
 
     def _rows(self, hostile: bool) -> pd.DataFrame:
@@ -195,6 +208,11 @@ def epochs_of(n: int) -> list[Epoch]:
     ]
 
 
+def refitted(n: int) -> list[Epoch]:
+    """Of a training without held-out rows."""
+    return [dataclasses.replace(epoch, valid_loss=math.nan, valid_f1=math.nan) for epoch in epochs_of(n)]
+
+
 def registration_of(answers: Answers, config: GateConfig | None = None) -> str:
     """A version that is a little better than the champion and a little worse than the best one."""
     config = config or GateConfig()
@@ -202,8 +220,8 @@ def registration_of(answers: Answers, config: GateConfig | None = None) -> str:
     labels, new = codes[answers.labels], answers.scores.predicted
     random = np.random.default_rng(0)
     rivals = {
-        name: np.where(random.random(len(labels)) < share, labels, codes[answers.scores.by_branch[branch].argmax(1)])
-        for name, share, branch in (("champion, version 3", 0.4, "text"), ("best champion, version 2", 0.5, "text"))
+        name: np.where(random.random(len(labels)) < share, labels, codes[answers.scores.by_member["bag"].argmax(1)])
+        for name, share in (("champion, version 3", 0.4), ("best champion, version 2", 0.5))
     }
     champion, best = rivals.values()
     verdict = decide(labels, new, champion, best, answers.codes, answers.codes, config, seed=0)
@@ -224,21 +242,21 @@ def realistic_decks(folder: Path) -> dict[str, str]:
     facts = {"seed": 0, "batch size": 64, "device": "cpu", "parameters": 1_234_567}
     return {
         "ingest": ingest_deck(write_ingested(folder, products=2500, classes=27, quarantine=40)),
-        "training_text": training_deck("Training of the text branch", epochs_of(12), facts),
-        "fusion": fusion_deck(answers.search, answers.fusion),
-        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.before, answers.mistakes),
+        "fit_lstm": training_deck("Member lstm", [*epochs_of(12), *refitted(8)], facts),
+        "pool": pool_deck(answers.report),
+        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.mistakes),
         "registration": registration_of(answers),
     }
 
 
 def extreme_decks(folder: Path) -> dict[str, str]:
-    """1,000 classes, hostile texts, photos that do not pack, a curve of tens of thousands of steps."""
+    """1,000 classes, hostile texts, photos that do not pack, thousands of epochs."""
     answers = Answers(rows=2900, classes=1000, hostile=True)
     ingested = write_ingested(folder, products=3000, classes=1000, hostile=True, quarantine=500)
     return {
         "ingest": ingest_deck(ingested),
-        "training_text": training_deck(HOSTILE[0], epochs_of(2000), dict.fromkeys(HOSTILE, HOSTILE[1] * 100)),
-        "fusion": fusion_deck(answers.search, answers.fusion),
-        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.before, answers.mistakes),
+        "fit_lstm": training_deck(HOSTILE[0], epochs_of(2000), dict.fromkeys(HOSTILE, HOSTILE[1] * 100)),
+        "pool": pool_deck(answers.report),
+        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.mistakes),
         "registration": registration_of(answers, GateConfig(min_class_rows=1)),
     }

@@ -43,7 +43,7 @@ def test_a_page_is_shown_before_anything_exists(var, mlflow_store):
 def test_every_part_that_exists_is_on_the_page(var, mlflow_store: MlflowClient, tmp_path):
     register(mlflow_store, "shown", write_bundle(tmp_path / "bundle"))
     run = runs.start_parent("shown", {}, {})
-    runs.log_to_parent(run).metrics({"fused_weighted_f1": 0.81})
+    runs.log_to_parent(run).metrics({"pool_weighted_f1": 0.81})
     runs.fail("the disk is full")
     server = mlflow_store.create_run(experiment_id(mlflow_store), tags={"kind": "serving"}).info.run_id
     now = round(time.time() * 1000)

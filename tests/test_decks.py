@@ -17,24 +17,23 @@ from plotly.offline import get_plotlyjs
 
 from rakuten_tasks.catalogue.ingest import ingest
 from rakuten_tasks.catalogue.profile import profile, quarantined
-from rakuten_tasks.classifier.calibration import calibrate
-from rakuten_tasks.classifier.fusion import Fusion, best_weight
+from rakuten_tasks.classifier.pool_report import MemberReport, PoolReport, Quality
 from rakuten_tasks.classifier.predictor import Scores
-from rakuten_tasks.classifier.training import Epoch
+from rakuten_tasks.classifier.training_state import Epoch
 from rakuten_tasks.config import GateConfig, IngestConfig
 from rakuten_tasks.decks import page
-from rakuten_tasks.decks.evaluation import evaluation_deck, reliability_before
-from rakuten_tasks.decks.fusion import fusion_deck
+from rakuten_tasks.decks.evaluation import evaluation_deck
 from rakuten_tasks.decks.index import place_of, write_pages
 from rakuten_tasks.decks.ingest import ingest_deck
 from rakuten_tasks.decks.mistakes import Said, most_confident_mistakes, surest_mistakes, with_photos
+from rakuten_tasks.decks.pool import pool_deck
 from rakuten_tasks.decks.registration import registration_deck
 from rakuten_tasks.decks.thumbnails import SIDE, thumbnail
 from rakuten_tasks.decks.training import duration, training_deck
 from rakuten_tasks.labels import cut
 from rakuten_tasks.registry.gate import Verdict
 from tests.catalogues import drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
-from tests.deck_cases import HOSTILE, Answers, epochs_of, registration_of, write_ingested
+from tests.deck_cases import HOSTILE, Answers, epochs_of, refitted, registration_of, write_ingested
 
 
 def text_of(fragment: str) -> str:
@@ -131,12 +130,13 @@ def test_a_standalone_page_is_one_document():
 
 
 def test_the_index_links_a_page_for_each_deck(tmp_path):
-    pages = {"ingest": page.standalone("I", page.deck("I", [])), "train_lstm": "<p>T</p>"}
+    pages = {"ingest": page.standalone("I", page.deck("I", [])), "fit_lstm": "<p>T</p>"}
     address = write_pages(str(tmp_path / "new"), pages, {"model": "<m>"})
     assert address == str(tmp_path / "new" / "index.html")
     index = Path(address).read_text()
-    assert re.findall('href="([^"]*)"', index) == ["ingest.html", "train_lstm.html"]
-    assert (tmp_path / "new" / "train_lstm.html").read_text() == "<p>T</p>"
+    assert re.findall('href="([^"]*)"', index) == ["ingest.html", "fit_lstm.html"]
+    assert "Member lstm: how it was fitted" in index
+    assert (tmp_path / "new" / "fit_lstm.html").read_text() == "<p>T</p>"
     assert "&lt;m&gt;" in index
 
 
@@ -281,7 +281,7 @@ def test_the_training_deck_tells_the_best_epoch_and_where_time_went():
         Epoch(2, 1.0, 1.5, 0.6, 5e-4, 90.0),
         Epoch(3, 0.5, 1.6, 0.7, 1e-5, 20.0, 5.0, 15.0),
     ]
-    deck = training_deck("Training of the text branch", epochs, {"seed": 0, "rows": 12345, "rate": 0.001})
+    deck = training_deck("Member lstm", epochs, {"seed": 0, "rows": 12345, "rate": 0.001})
     text = text_of(deck)
     assert (
         "epochs 3 best epoch (kept) 2 its validation loss (nats) 1.5000 its weighted F1 0.6000 time 2 min 00 s" in text
@@ -301,12 +301,32 @@ def test_the_training_deck_tells_the_best_epoch_and_where_time_went():
     }
 
 
-def test_an_untrained_branch_says_so():
-    deck = training_deck("Training", [], {"weights": "file"})
-    assert (
-        text_of(deck) == "Training This branch was not trained: there are no epochs to show. setting value weights file"
-    )
-    assert text_of(training_deck("T", [], {})).endswith("no epochs to show.")
+def test_several_trainings_in_a_row_are_told_apart():
+    epochs = [*epochs_of(3), *refitted(2)]
+    deck = training_deck("Member lstm", epochs, {})
+    text = text_of(deck)
+    assert "epochs 5 trainings 2 best epoch (kept) 3 of training 1 its validation loss (nats) 1.4120" in text
+    assert "Several trainings, one after the other" in text
+    assert "1 3 1.2000 1.4120 0.7000" in text
+    assert "2 1 3.2000 1.00e-03" in text  # no validation
+    curves, pace = figures_of(deck)
+    losses = {trace["name"]: trace["y"] for trace in curves["data"]}
+    assert losses["training loss"] == pytest.approx([3.2, 1.7, 1.2, None, 3.2, 1.7], abs=1e-9)
+    assert losses["validation loss"][3:] == [None, None, None]
+    assert curves["data"][0]["x"] == [1, 2, 3, None, 4, 5]
+    assert len(curves["layout"]["shapes"]) == 2  # a line in each panel
+    assert pace["data"][1]["x"] == [1, 2, 3, 4, 5]
+
+
+def test_a_training_without_validation_has_no_best_epoch():
+    assert "epochs 2 time" in text_of(training_deck("T", refitted(2), {}))
+
+
+def test_a_member_fitted_without_epochs_shows_its_facts():
+    deck = training_deck("Member bag", [], {"ngram_bits": 18, "rows scored unseen": 5000})
+    told = "setting value ngram_bits 18 rows scored unseen 5,000"
+    assert text_of(deck) == f"Member bag Fitted to convergence, without epochs. {told}"
+    assert figures_of(deck) == []
 
 
 def test_thousands_of_epochs_are_thinned_out():
@@ -322,82 +342,83 @@ def test_durations_are_told_as_people_do(seconds, text):
 
 
 def test_a_page_without_a_title_here_comes_last():
-    assert sorted(["train_title", "register", "ingest"], key=place_of) == ["ingest", "register", "train_title"]
+    names = ["zzz", "register", "fit_photo", "fit_bag", "pool", "ingest"]
+    assert sorted(names, key=place_of) == ["ingest", "fit_bag", "fit_photo", "pool", "register", "zzz"]
 
 
-# fusion
+# pool
 
 
-def test_the_fusion_deck_shows_a_third_branch_against_the_mix_of_the_others(answers):
-    weights = {"text": 0.5, "photo": 0.3, "title": 0.2}
-    fusion = dataclasses.replace(answers.fusion, temperatures=dict.fromkeys(weights, 1.0), weights=weights)
-    text = text_of(fusion_deck(answers.search, fusion))
-    assert "weight of text 0.500 weight of photo 0.300 weight of title 0.200" in text
-    assert "F1 of text + photo alone" in text
-
-
-def test_the_fusion_deck_draws_the_curve_and_explains_the_temperatures(answers):
-    fusion = dataclasses.replace(answers.fusion, temperatures={"text": 2.0, "photo": 1.01}, fused_temperature=0.5)
-    deck = fusion_deck(answers.search, fusion)
+def test_the_pool_deck_tells_the_weights_and_every_member(answers):
+    deck, report = pool_deck(answers.report), answers.report
     text = text_of(deck)
-    search = answers.search
-    assert f"weight of text {search.weight:.3f} weight of photo {1 - search.weight:.3f}" in text
-    assert f"best F1 of any weight {search.optimum:.4f}" in text
-    assert f"F1 of text alone {search.scores[-1]:.4f} F1 of photo alone {search.scores[0]:.4f}" in text
-    assert f"from {search.low:.3f} to {search.high:.3f}" in text
-    assert "text 2.000 was too sure of itself" in text
-    assert "photo 1.010 probabilities were right as they were" in text
-    assert "all of them mixed 0.500 was not sure enough" in text
-    (curve,) = figures_of(deck)
-    assert curve["data"][0]["x"] == pytest.approx(search.edges, abs=1e-5)
+    assert f"rows compared {report.rows} members 3" in text
+    weights = report.weights["text+photo"]
+    assert f"bag {report.weights['text']['bag']:.3f} {weights['bag']:.3f}" in text
+    assert f"photo {report.weights['photo']['photo']:.3f} {weights['photo']:.3f}" in text
+    assert f"pool {report.pool.weighted_f1:.4f} {report.pool.log_loss:.4f} {report.pool.ece:.4f}" in text
+    bag = report.members["bag"]
+    alone = f"{bag.alone.weighted_f1:.4f} {bag.alone.log_loss:.4f} {bag.alone.ece:.4f}"
+    assert f"bag {bag.scored} {alone} {bag.without.log_loss:.4f} {report.adds('bag')[1]:+.4f}" in text
+    assert "The best member alone is bag" in text
+    drawn, gains = figures_of(deck)
+    assert drawn["data"][0]["x"] == ["text", "photo", "text+photo"]
+    text_alone, photo_alone, both = drawn["data"][0]["y"]
+    assert (text_alone, both) == pytest.approx((report.weights["text"]["bag"], weights["bag"]), rel=1e-4)
+    assert photo_alone is None
+    assert gains["data"][0]["y"] == ["photo", "lstm", "bag"]
 
 
-def test_a_fusion_without_rows_says_so():
-    search = best_weight(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, int))
-    fusion = Fusion({"text": 1.0, "photo": 1.0}, {"text": 1.0, "photo": 0.0}, 1.0, [1 / 3] * 3)
-    deck = fusion_deck(search, fusion)
-    assert "No validation product was seen by all branches: text has all the weight." in text_of(deck)
-    assert figures_of(deck) == []
+def test_a_pool_of_which_no_row_was_scored_by_all_says_so():
+    members = {"bag": MemberReport("text", 90, None, None), "photo": MemberReport("photo", 0, None, None)}
+    weights = {"text": {"bag": 1.0}, "photo": {"photo": 1.0}, "text+photo": {"bag": 0.5, "photo": 0.5}}
+    deck = pool_deck(PoolReport(0, None, members, weights))
+    text = text_of(deck)
+    assert "No labelled row was scored by all members" in text
+    assert "bag text 90 photo photo 0" in text
+    assert len(figures_of(deck)) == 1
 
 
-def test_a_curve_of_very_many_steps_keeps_its_extremes():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 200, 5000)
-    first, second = (calibrate(random.normal(size=(5000, 200)) + np.eye(200)[labels], 1) for _ in range(2))
-    search = best_weight(first, second, labels)
-    assert len(search.scores) > 3000
-    fusion = Fusion({"text": 1.0, "photo": 1.0}, {"text": 0.5, "photo": 0.5}, 1.0, [1 / 200] * 200)
-    (figure,) = figures_of(fusion_deck(search, fusion))
-    values = figure["data"][0]["y"]
-    assert len(values) <= 2001
-    assert max(values) == pytest.approx(search.optimum, rel=1e-4)
-    assert min(values) == pytest.approx(search.scores.min(), rel=1e-4)
+def test_members_without_a_say_and_few_rows_are_told():
+    quality = Quality(0.8, 0.5, 0.1)
+    members = {name: MemberReport("text", 40, quality, quality) for name in ("bag", "lstm")}
+    text = text_of(pool_deck(PoolReport(40, quality, members, {"text": {"bag": 1.0, "lstm": 0.001}})))
+    assert "Only 40 rows were scored by all members" in text
+    assert "No say: lstm." in text
 
 
 # evaluation
 
 
 def test_the_evaluation_deck_has_the_table_and_every_figure(answers):
-    deck = evaluation_deck(answers.evaluation, answers.names, answers.before, answers.mistakes)
+    deck = evaluation_deck(answers.evaluation, answers.names, answers.mistakes)
     text = text_of(deck)
     for name, system in answers.evaluation.systems.items():
-        assert f"{name} {' '.join(map(str, system.metrics))} {system.reliability.ece:.3f}" in text
+        lead = f" {system.lead.signed()}" if system.lead else ""
+        assert f"{name} {' '.join(map(str, system.metrics))} {system.reliability.ece:.3f}{lead}" in text
     assert titles_of(deck) == [
         "",
+        "What the photo adds, by how sure the text is",
         "F1 by class",
-        "Confusion matrix of the fused system",
-        "Reliability before and after the temperature",
+        "Confusion matrix of the pool",
+        "Reliability",
     ]
-    panels = [note["text"] for note in figures_of(deck)[3]["layout"]["annotations"]]
-    text_after = answers.evaluation.systems["text"].reliability.ece
-    assert panels[0] == f"text: ECE {answers.before['text'].ece:.3f}, after {text_after:.3f}"
-    assert [panel.split(":")[0] for panel in panels] == ["text", "photo", "fused"]
+    panels = [note["text"] for note in figures_of(deck)[4]["layout"]["annotations"]]
+    assert panels[0] == f"pool: ECE {answers.evaluation.ece:.3f}"
+    assert [panel.split(":")[0] for panel in panels] == ["pool", "bag", "lstm", "photo", "tfidf_svm"]
 
 
-def test_without_figures_from_before_the_systems_stand_side_by_side(answers):
-    deck = evaluation_deck(answers.evaluation, {}, {}, [])
-    assert titles_of(deck)[3] == "Reliability"
-    assert text_of(deck).endswith("No test row was answered wrongly.")
+def test_the_photos_gain_is_told_by_how_sure_the_text_is(answers):
+    first = answers.evaluation.photo_gain[0]
+    figures = f"{first.text_accuracy:.3f} {first.accuracy:.3f} {first.text_weighted_f1:.3f} {first.weighted_f1:.3f}"
+    text = text_of(evaluation_deck(answers.evaluation, {}, []))
+    assert f"{first.low:.3f} to {first.high:.3f} 75 {figures}" in text
+    without = dataclasses.replace(answers.evaluation, photo_gain=[])
+    assert "What the photo adds" not in text_of(evaluation_deck(without, {}, []))
+
+
+def test_no_mistake_is_told(answers):
+    assert text_of(evaluation_deck(answers.evaluation, {}, [])).endswith("No test row was answered wrongly.")
 
 
 def test_the_most_frequent_confusion_is_told(answers):
@@ -408,20 +429,8 @@ def test_the_most_frequent_confusion_is_told(answers):
         for name, system in answers.evaluation.systems.items()
     }
     evaluation = dataclasses.replace(answers.evaluation, codes=codes, systems=systems, confusion=confusion.tolist())
-    text = text_of(evaluation_deck(evaluation, {"17": "balls"}, {}, []))
+    text = text_of(evaluation_deck(evaluation, {"17": "balls"}, []))
     assert "of the class 17 balls 10 4 67% 24 17 balls 2 20% 17 balls 24 1 17%" in text
-
-
-def test_reliability_before_is_that_of_untempered_scores(answers):
-    fusion = answers.fusion
-    before = reliability_before(answers.logits, fusion, answers.labels)
-    assert list(before) == ["text", "photo", "fused"]
-    neutral = dataclasses.replace(fusion, temperatures=dict.fromkeys(fusion.temperatures, 1.0), fused_temperature=1.0)
-    after = {name: answers.evaluation.systems[name].reliability for name in before}
-    same = reliability_before(answers.logits, neutral, answers.labels)
-    assert same["text"] == before["text"]
-    assert before["text"] != after["text"]
-    assert before["fused"].ece > after["fused"].ece
 
 
 def said(*rows):
@@ -431,10 +440,11 @@ def said(*rows):
 @pytest.fixture
 def scored():
     """Four products of classes 10, 40: rows 0 and 2 are answered wrongly, row 2 the more surely."""
-    fused = said([0.6, 0.4], [0.9, 0.1], [0.05, 0.95], [0.3, 0.7])
+    pool = said([0.6, 0.4], [0.9, 0.1], [0.05, 0.95], [0.3, 0.7])
     photo = said([0.2, 0.8], [0.5, 0.5], [0.1, 0.9], [0.5, 0.5])
-    seen = {"text": np.array([True, True, False, True]), "photo": np.array([True, False, True, True])}
-    scores = Scores(np.array([10, 40]), fused, {"text": fused, "photo": photo}, seen)
+    available = {"bag": np.array([True, True, False, True]), "photo": np.array([True, False, True, True])}
+    members = {"bag": pool, "photo": photo}
+    scores = Scores(np.array([10, 40]), pool, members, available, {"bag": "text", "photo": "photo"})
     return scores, np.array([1, 0, 0, 1])
 
 
@@ -445,26 +455,29 @@ def test_the_surest_mistakes_come_first(scored):
     assert surest_mistakes(scores, np.array([0, 0, 1, 1])).tolist() == []
 
 
-def test_a_mistake_tells_what_each_branch_said(scored):
+def test_a_mistake_tells_what_each_member_said(scored):
     scores, labels = scored
     rows = pd.DataFrame(
         {"row": [5, 6, 7, 8], "designation": list("abcd"), "description": "", "photo": [None, None, b"x", None]}
     )
     first, second = most_confident_mistakes(rows, scores, labels)
     assert (first.row, first.designation, first.photo, first.code) == (7, "c", b"x", 10)
-    assert first.fused == Said(40, 0.95)
-    assert first.branches == {"text": None, "photo": Said(40, 0.9)}
-    assert second.branches == {"text": Said(10, 0.6), "photo": Said(40, 0.8)}
+    assert first.pool == Said(40, 0.95)
+    assert first.members == {"bag": None, "photo": Said(40, 0.9)}
+    assert second.members == {"bag": Said(10, 0.6), "photo": Said(40, 0.8)}
     assert second.photo is None
 
 
 def test_mistakes_without_photo_or_text_say_so(scored, answers):
     scores, labels = scored
     rows = pd.DataFrame({"row": [5, 6, 7, 8], "designation": "", "description": "", "photo": [None, None, b"x", None]})
-    deck = evaluation_deck(answers.evaluation, {"40": "games"}, {}, most_confident_mistakes(rows, scores, labels))
+    deck = evaluation_deck(answers.evaluation, {"40": "games"}, most_confident_mistakes(rows, scores, labels))
     text = text_of(deck)
-    assert "photo unreadable is 10 fused: 40 games, 0.95 text: saw nothing photo: 40 games, 0.90 row 7: no text" in text
-    assert "no photo is 40 games fused: 10, 0.60 text: 10, 0.60 photo: 40 games, 0.80 row 5: no text" in text
+    assert (
+        "photo unreadable is 10 pool: 40 games, 0.95 bag: nothing to look at photo: 40 games, 0.90 row 7: no text"
+        in text
+    )
+    assert "no photo is 40 games pool: 10, 0.60 bag: 10, 0.60 photo: 40 games, 0.80 row 5: no text" in text
 
 
 def test_only_the_photos_asked_for_are_fetched(spoilt):
@@ -477,10 +490,10 @@ def test_only_the_photos_asked_for_are_fetched(spoilt):
 
 def test_the_extreme_evaluation_stays_small():
     answers = Answers(rows=700, classes=300, hostile=True)
-    deck = evaluation_deck(answers.evaluation, answers.names, answers.before, answers.mistakes)
+    deck = evaluation_deck(answers.evaluation, answers.names, answers.mistakes)
     assert len(deck.encode()) < 1_900_000
     assert "Not drawn: the 220 classes with fewest test rows." in text_of(deck)
-    assert len(figures_of(deck)[2]["data"][0]["x"]) == 81
+    assert len(figures_of(deck)[3]["data"][0]["x"]) == 81
 
 
 # registration

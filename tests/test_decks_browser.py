@@ -18,7 +18,7 @@ from tests.deck_cases import HOSTILE, extreme_decks, realistic_decks
 
 pytestmark = pytest.mark.slow  # chromium and chromium-driver of apt
 
-STAGES = ("ingest", "training_text", "fusion", "evaluation", "registration")
+STAGES = ("ingest", "fit_lstm", "pool", "evaluation", "registration")
 CASES = [(kind, stage) for kind in ("realistic", "extreme") for stage in STAGES]
 FLAGS = (
     "--headless=new",
@@ -150,9 +150,9 @@ def test_decks_leave_flytes_own_tab_as_it_was(browser, decks, tmp_path):
 def test_two_decks_of_one_task_share_a_page(browser, decks, tmp_path):
     made = decks["realistic"][1]
     page = tmp_path / "deck.html"
-    page.write_text(flyte_page({"fusion": made["fusion"], "training": made["training_text"]}), encoding="utf-8")
+    page.write_text(flyte_page({"pool": made["pool"], "training": made["fit_lstm"]}), encoding="utf-8")
     open_page(browser, page)
-    assert len(figures_drawn(browser)) == 1
+    assert len(figures_drawn(browser)) == 2
     browser.find_elements(By.CSS_SELECTOR, "#flyte-frame-tabs li")[1].click()
     assert len(figures_drawn(browser)) == 2
     assert errors(browser) == []
@@ -166,7 +166,7 @@ def test_a_deck_is_drawn_in_a_frame_that_may_do_nothing_but_run_scripts(browser,
     page.write_text(f'<iframe sandbox="allow-scripts" width="1300" height="700" srcdoc="{frame}"></iframe>')
     open_page(browser, page)
     browser.switch_to.frame(0)
-    assert len(figures_drawn(browser)) == 4
+    assert len(figures_drawn(browser)) == 5
     assert fits(browser)
     browser.switch_to.default_content()
     assert errors(browser) == []
@@ -202,13 +202,13 @@ def test_figures_follow_the_windows_width(browser, decks, width):
 def test_a_browser_that_cannot_inflate_says_so(browser, decks, tmp_path):
     folder, _ = decks["realistic"]
     old = tmp_path / "old.html"
-    text = (folder / "fusion.html").read_text(encoding="utf-8")
+    text = (folder / "pool.html").read_text(encoding="utf-8")
     old.write_text(text.replace("<head>", "<head><script>delete window.DecompressionStream</script>"), encoding="utf-8")
     open_page(browser, old)
     message = WebDriverWait(browser, 20).until(lambda b: b.find_element(By.CLASS_NAME, "rk-missing"))
     WebDriverWait(browser, 20).until(lambda b: "cannot be drawn" in message.text)
     assert "it needs DecompressionStream (Chrome 80, Firefox 113, Safari 16.4 or newer)" in message.text
-    assert "Temperatures" in browser.find_element(By.TAG_NAME, "body").text
+    assert "Members" in browser.find_element(By.TAG_NAME, "body").text
 
 
 def test_the_index_leads_to_every_page(browser, decks):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from rakuten_tasks.classifier.bundle import REFERENCE
+from rakuten_tasks.classifier.members.linear import tfidf_of
 from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.classifier.scoring import products_of
 from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
@@ -39,10 +40,10 @@ def rows() -> pd.DataFrame:
 def test_the_reference_holds_what_serving_logs_of_the_same_products(predictor):
     whole = rows()
     products = products_of(whole)
-    scores, embeddings = predictor.observe(products)
+    scores, embeddings = predictor.score_with_embeddings(products)
     parts = [whole[:2], whole[2:2], whole[2:]]
-    found = reference_rows(whole.drop(columns="photo"), parts, predictor.branches, scores, embeddings)
-    projected = project(embeddings)
+    found = reference_rows(parts, tfidf_of(predictor.members), scores, embeddings)
+    projected = project(embeddings, len(products))
     logged = pd.DataFrame([traits(predictor, p, scores, i, projected[i]) for i, p in enumerate(products)])
     numbers = ["designation_length", "unknown_word_share", "brightness", *ANSWER_COLUMNS, *EMBEDDING]
     np.testing.assert_allclose(found[numbers].astype(float), logged[numbers].astype(float), equal_nan=True)
@@ -52,8 +53,8 @@ def test_the_reference_holds_what_serving_logs_of_the_same_products(predictor):
 
 def test_a_photo_that_could_not_be_read_is_told_from_one_that_is_not_there(predictor):
     whole = rows()
-    scores, embeddings = predictor.observe(products_of(whole))
-    found = reference_rows(whole, [whole], predictor.branches, scores, embeddings)
+    scores, embeddings = predictor.score_with_embeddings(products_of(whole))
+    found = reference_rows([whole], tfidf_of(predictor.members), scores, embeddings)
     assert found["photo_missing"].tolist() == [False, True, False]
     assert found["photo_unreadable"].tolist() == [False, False, True]
 

@@ -178,7 +178,7 @@ def test_a_bundle_that_does_not_answer_as_it_was_evaluated_is_not_registered(mad
     folder = tmp_path / "bundle"
     shutil.copytree(made["folder"].path, folder)
     if harm == "cut":
-        weights = folder / "text" / "text.safetensors"
+        weights = folder / "members" / "bag" / "linear.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
     else:
         test = pd.read_parquet(folder / bundle.TEST)
@@ -202,7 +202,8 @@ def test_a_version_leads_in_one_hop_to_all_that_it_was_made_from(trained, mlflow
         path = artifacts / tags[key].removeprefix(f"runs:/{trained.run_id}/") / file
         assert path.is_file(), key
     decks = {path.name for path in (artifacts / "decks").iterdir()}
-    assert decks == {f"{n}.html" for n in ("ingest", "train_lstm", "train_vgg16", "fuse", "evaluate", "register")}
+    fits = ("fit_bag", "fit_lstm", "fit_vgg16")
+    assert decks == {f"{n}.html" for n in ("ingest", *fits, "pool", "evaluate", "register")}
     configuration = json.loads((artifacts / "configuration.json").read_text())
     assert TrainingConfig.from_dict(configuration) == TINY
-    assert run.data.metrics["fused_weighted_f1"] >= 0
+    assert run.data.metrics["pool_weighted_f1"] >= 0

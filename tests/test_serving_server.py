@@ -22,8 +22,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from rakuten_tasks.classifier.branches import Product
 from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.monitoring.prediction_log import accuracy, predictions, read_log
 from rakuten_tasks.registry.champion import promote
 from tests.bundles import TEXTS, of_schema, register, write_bundle
@@ -106,14 +106,22 @@ def test_an_answer_says_all_that_is_promised(server, version):
     assert len(answer["top_k"]) == 3
     assert answer["top_k"][0]["category_id"] == answer["category_id"]
     assert answer["modalities"] == ["text", "photo"]
-    assert sum(branch["share"] for branch in answer["branches"].values()) == pytest.approx(1)
+    members = answer["members"]
+    assert {name: said["modality"] for name, said in members.items()} == {
+        "bag": "text",
+        "lstm": "text",
+        "vgg16": "photo",
+    }
+    assert sum(said["share"] for said in members.values()) == pytest.approx(1)
+    assert all(0 < said["confidence"] <= 1 and said["category_name"] for said in members.values())
     assert (answer["model"], answer["model_version"]) == (MODEL, str(version))
     assert answer["abstained"] is False
     assert (
         answer["category_name"]
         == {10: "livres", 1300: "drones", 2583: "piscine", 2705: "romans"}[answer["category_id"]]
     )
-    assert server.predict({"description": "roman"}).json()["modalities"] == ["text"]
+    alone = server.predict({"description": "roman"}).json()
+    assert (alone["modalities"], list(alone["members"])) == (["text"], ["bag", "lstm"])
 
 
 def test_an_explanation_names_words_and_gives_a_heat_map(server):
@@ -185,8 +193,11 @@ def test_metrics_and_info_tell_what_happens(server, version):
         assert f"rakuten_{name}" in metrics
     info = server.get("/info").json()
     assert info["labels"] == {"10": "livres", "1300": "drones", "2583": "piscine", "2705": "romans"}
-    assert info["metrics"]["fused"]["weighted_f1"] == 0.5
-    assert info["problem"] == ""
+    assert info["metrics"]["pool"]["weighted_f1"] == 0.5
+    assert (info["problem"], info["warning"]) == ("", "")
+    assert [member["name"] for member in info["members"]] == ["bag", "lstm", "vgg16"]
+    assert [weights["licence"] for weights in info["pretrained"]] == ["NONE"]
+    assert info["refit"] == "except_test"
 
 
 def test_an_idle_server_uses_little_of_a_core(server):
@@ -249,7 +260,7 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_serving(mlflow_stor
         older = register(mlflow_store, "refusing", of_schema(write_bundle(tmp_path / "old", 3), 0))
         reason = f"refusing version {older} cannot be loaded"
         server.wait_until(lambda: reason in server.get("/info").json()["problem"])
-        assert "has schema version 0, this code reads 1" in server.get("/info").json()["problem"]
+        assert "has schema version 0, this code reads 2" in server.get("/info").json()["problem"]
         assert server.serves(good)
         assert server.predict({"description": "roman"}).status_code == 200
         assert reason in server.log.read_text()

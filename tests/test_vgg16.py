@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -12,31 +11,27 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rakuten_tasks.classifier import vgg16_weights
-from rakuten_tasks.classifier.photo_training import new_branch
 from rakuten_tasks.classifier.training import autocast
-from rakuten_tasks.classifier.vgg16 import (
-    DEVIATION,
-    EARLY,
-    LATE,
-    MEAN,
-    Lower,
-    PhotoBranch,
-    halved,
-    photo_logits,
-    pooled,
-)
+from rakuten_tasks.classifier.vgg16 import EARLY, LATE, PhotoBranch, PhotoShape, photo_logits
+from rakuten_tasks.classifier.vgg16_blocks import DEVIATION, MEAN, Lower, halved, pooled
 from rakuten_tasks.classifier.vgg16_weights import convolutions, empty_convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
 from tests.photo_embedding import photo_embedding
 
+RANDOM = PhotoConfig(weights=Weights.RANDOM)
 SIDE, CLASSES, CPU = 32, 3, torch.device("cpu")
 PHOTOS = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def new_branch(config: PhotoConfig) -> PhotoBranch:
+    layers = convolutions(config)
+    return PhotoBranch(PhotoShape(isinstance(layers[1], nn.BatchNorm2d), SIDE, CLASSES), layers)
 
 
 @pytest.fixture(scope="module")
 def branch() -> PhotoBranch:
     torch.manual_seed(0)
-    made = new_branch(PhotoConfig(side=SIDE), CLASSES)
+    made = new_branch(RANDOM)
     nn.init.normal_(made.upper.head.linear.weight, std=0.1)  # zero at birth: every photo would score the same
     return made
 
@@ -87,7 +82,7 @@ def test_a_saved_branch_loads_to_the_same_logits(branch: PhotoBranch, tmp_path: 
 
 
 def test_random_weights_are_vgg16_bn() -> None:
-    layers = convolutions(PhotoConfig())
+    layers = convolutions(RANDOM)
     assert [layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)] == [
         *[64] * 2,
         *[128] * 2,
@@ -104,7 +99,7 @@ def test_weights_of_a_file_are_used_exactly(plain: nn.Sequential, tmp_path: Path
         state["classifier.0.bias"] = torch.zeros(4096)
     path = tmp_path / f"vgg16.{kind}"
     torch.save(state, path) if kind == "pth" else save_file(state, path)
-    branch = new_branch(from_file(path), CLASSES)
+    branch = new_branch(from_file(path))
     assert branch.shape.batch_norm is False
     held = [layer for block in (*branch.lower.blocks, branch.upper.block) for layer in block]
     kept = [layer for layer in plain if not isinstance(layer, nn.MaxPool2d)]
@@ -116,7 +111,7 @@ def test_weights_of_a_file_are_used_exactly(plain: nn.Sequential, tmp_path: Path
 def test_block_5_sees_what_it_sees_in_torchvision(plain: nn.Sequential, tmp_path: Path) -> None:
     path = tmp_path / "vgg16.pth"
     torch.save(plain.state_dict(), path)
-    branch = new_branch(from_file(path), CLASSES)
+    branch = new_branch(from_file(path))
     normalised = (torch.from_numpy(PHOTOS).permute(0, 3, 1, 2) - branch.lower.mean) / branch.lower.deviation
     with torch.inference_mode():
         maps = plain[:-1](normalised)
@@ -127,7 +122,7 @@ def test_block_5_sees_what_it_sees_in_torchvision(plain: nn.Sequential, tmp_path
 def test_batch_norm_is_told_from_the_file(tmp_path: Path) -> None:
     path = tmp_path / "vgg16_bn.safetensors"
     save_file(empty_convolutions(batch_norm=True).state_dict(), path)
-    assert new_branch(from_file(path), CLASSES).shape.batch_norm is True
+    assert new_branch(from_file(path)).shape.batch_norm is True
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
@@ -149,6 +144,11 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
         convolutions(from_file(tmp_path / "weights.bin"))
 
 
+def test_auto_is_settled_before_anything_is_loaded() -> None:
+    with pytest.raises(ValueError, match=r"call backbones\.resolve_weights first"):
+        convolutions(PhotoConfig())
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.pth does not exist"):
         convolutions(from_file(tmp_path / "gone.pth"))
@@ -156,14 +156,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_imagenet_without_a_network_says_which_file_goes_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def no_network(*args: object, **kwargs: object) -> None:
-        raise URLError("no route")
+        raise OSError("no route")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setattr("rakuten_tasks.classifier.backbones.downloads.download", no_network)
     with pytest.raises(FileNotFoundError) as error:
         convolutions(PhotoConfig(weights=Weights.IMAGENET))
-    assert f"put vgg16-397923af.pth into {tmp_path}/checkpoints" in str(error.value)
-    assert "weights_file" in str(error.value)
+    assert f"vgg16-397923af.pth is not in {tmp_path}/checkpoints and was not downloaded" in str(error.value)
+    assert "(no route): put it there, or give its place as photo.weights_file" in str(error.value)
 
 
 def test_imagenet_weights_are_taken_from_the_cache_folder(

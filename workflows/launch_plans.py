@@ -14,7 +14,15 @@ from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPol
 from flytekit.models.core.execution import WorkflowExecutionPhase
 
 from rakuten_tasks.catalogue.sample import SAMPLE
-from rakuten_tasks.config import Mode, PhotoConfig, PublicationConfig, TextConfig, TrainingConfig
+from rakuten_tasks.config import (
+    BagConfig,
+    LSTMConfig,
+    Mode,
+    PhotoConfig,
+    PublicationConfig,
+    TrainingConfig,
+    Weights,
+)
 from rakuten_tasks.pod_settings import shared
 from rakuten_tasks.pod_sizes import yes_or_no
 from rakuten_tasks.schedules import SCHEDULES
@@ -36,8 +44,10 @@ PLACES = Places(log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history",
 if wrong := [address for address in NOTIFIED if "@" not in address.strip("@")]:
     raise ValueError(f"RAKUTEN_NOTIFIED: {', '.join(wrong)} is no e-mail address: separate several by commas")
 FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT, WorkflowExecutionPhase.ABORTED]
-# One epoch of each branch: that everything runs, not that it learns
-SMOKE = TrainingConfig(text=TextConfig(epochs=1, ngram_bits=12), photo=PhotoConfig(epochs=1))
+# One epoch of each network: that everything runs, not that it learns
+SMOKE = TrainingConfig(
+    bag=BagConfig(ngram_bits=12), lstm=LSTMConfig(epochs=1), photo=PhotoConfig(weights=Weights.RANDOM, epochs=1)
+)
 
 
 def _plan(name: str, workflow: Any, purpose: str, **options: Any) -> LaunchPlan:

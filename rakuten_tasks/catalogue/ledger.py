@@ -117,6 +117,21 @@ def require_every_side(sides: NDArray[np.uint8], codes: Sequence[int]) -> None:
         )
 
 
+def assign_folds(titles: Sequence[str], codes: Sequence[int], folds: int) -> NDArray[np.int64]:
+    """0 to folds - 1 for each row, for fits out of fold: rows that share a title share a fold. (N,), (N,) -> (N,)
+
+    A class's titles go to the folds in turn, so that a class of two titles is in two folds. The same titles and codes
+    give the same folds in any order.
+    """
+    first: dict[str, int] = {}
+    hashes = [title_hash(title) for title in titles]
+    for key, code in zip(hashes, codes, strict=True):
+        first[key] = min(int(code), first.get(key, int(code)))
+    ordered = sorted(first, key=lambda key: (first[key], key))
+    fold = {key: place % folds for place, key in enumerate(ordered)}
+    return np.array([fold[key] for key in hashes], dtype=np.int64)
+
+
 class _Placement:
     """Sides for the unseen titles of a catalogue; counts[code][side] follows each move."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ class ShardArrays:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """paths: shards with the same array names, each with `row` (n,)."""
+        self.paths = list(paths)
         self._shards = [safe_open(path, framework="np") for path in paths]
         sizes = [shard.get_slice("row").get_shape()[0] for shard in self._shards]
         self._starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
@@ -36,10 +37,20 @@ class ShardArrays:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def names(self) -> list[str]:
+        """Of the arrays."""
+        return sorted(self._shards[0].keys()) if self._shards else []
+
     def column(self, name: str) -> NDArray:
         """A small array of every row, whole: labels, sides, offsets. (N, ...)"""
         parts = [shard.get_tensor(name) for shard in self._shards]
         return np.concatenate(parts) if parts else np.empty(0)
+
+    def shards(self, names: Sequence[str]) -> Iterator[dict[str, NDArray]]:
+        """These arrays of each shard, whole, a shard at a time."""
+        for shard in self._shards:
+            yield {name: shard.get_tensor(name) for name in names}
 
     def take(self, name: str, rows: NDArray) -> NDArray:
         """The rows of a fixed-size array, in the order asked for. (N, ...) -> (len(rows), ...)"""
@@ -61,3 +72,26 @@ def class_index(codes: Iterable, classes: Sequence[int]) -> NDArray:
     """Codes (N,), null where unknown -> positions in `classes` (ascending), -1 where unknown. int64 (N,)"""
     positions = {code: i for i, code in enumerate(classes)}
     return np.array([positions.get(code, -1) for code in codes], dtype=np.int64)
+
+
+class FeatureTable:
+    """Features of one extractor, by the catalogue's row numbers."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._arrays = ShardArrays(paths)
+        self._places = {int(row): place for place, row in enumerate(self._arrays.column("row"))}
+
+    def has(self, rows: NDArray) -> NDArray:
+        """Whether there are features of each row. (N,) -> (N,) bool"""
+        return np.array([int(row) in self._places for row in rows], dtype=bool)
+
+    def take(self, rows: NDArray) -> dict[str, NDArray]:
+        """All arrays of these rows, as Extractor.extract gives them."""
+        places = np.array([self._places[int(row)] for row in rows], dtype=np.int64)
+        found: dict[str, NDArray] = {}
+        for name in self._arrays.names:
+            if name + OFFSETS in self._arrays.names:
+                found[name], found[name + OFFSETS] = ragged(self._arrays.take_ragged(name, places))
+            elif name != "row" and not name.endswith(OFFSETS):
+                found[name] = self._arrays.take(name, places)
+        return found

@@ -1,7 +1,8 @@
 """The bundle: one folder that holds everything a prediction needs, and what it was made of.
 
-bundle.json         schema version, label order, names, fusion, configuration, lineage
-text/, photo/       one folder a branch: safetensors, tokenizer, JSON
+bundle.json         schema version, label order, names, members, pool, configuration, lineage
+extractors/NAME     what turns products into features: tokenizer, pretrained backbone, settings
+members/NAME        what turns features into logits: safetensors, JSON
 ledger.parquet      title hash -> side, of every product this model and its ancestors were split on
 reference.parquet   the scored validation rows with the columns of monitoring/columns.py: what drift is measured against
 test.parquet        predictions on the test rows
@@ -16,16 +17,19 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rakuten_tasks.classifier.fusion import Fusion
+from rakuten_tasks.classifier.pool import Pool
+from rakuten_tasks.classifier.pretrained import PretrainedWeights
 from rakuten_tasks.config import Strict, TrainingConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "bundle.json"
 LEDGER = "ledger.parquet"
 REFERENCE = "reference.parquet"
 TEST = "test.parquet"
 EVALUATION = "evaluation.json"
 CARD = "README.md"
+EXTRACTORS_FOLDER = "extractors"
+MEMBERS_FOLDER = "members"
 MLFLOWS = "registered_model_meta"  # MLflow's own note, in what it downloads
 
 
@@ -40,10 +44,9 @@ class Lineage(Strict):
     image: str
     execution: str
     run_id: str
-    # what the branches' bits depend on; each is empty in bundles from before it was kept
-    machine: str = ""
-    code: str = ""  # hash of the package's files and its libraries' versions: two -dirty commits may differ
-    photo_weights: str = ""  # hash of the weights that the photo branch began with, or "random"
+    machine: str  # that members' bits depend on
+    code: str  # hash of the package's files and its libraries' versions: two -dirty commits may differ
+    pretrained: list[PretrainedWeights]  # what networks began with
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Manifest(Strict):
 
     codes: list[int]  # ascending; a class index is a position in it
     names: dict[str, str]  # code -> name for people
-    branches: list[str]
-    fusion: Fusion
+    members: dict[str, list[str]]  # member -> the extractors it reads
+    pool: Pool
     config: TrainingConfig
     lineage: Lineage
     schema_version: int = field(default=SCHEMA_VERSION)

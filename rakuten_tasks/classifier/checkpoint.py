@@ -194,7 +194,7 @@ def checkpoints_of(
 
 def fingerprint(facts: Sequence[Any], shards: Sequence[Path], born: Weights) -> str:
     """Of all that decides what a training comes to: facts that JSON can hold, data, initial weights, code, torch."""
-    code = sorted(Path(__file__).parent.glob("*.py"))
+    code = sorted(Path(__file__).parent.rglob("*.py"))
     files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in code]
     for path in shards:
         with path.open("rb") as file:

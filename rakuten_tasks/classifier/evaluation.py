@@ -1,10 +1,10 @@
-"""How good the answers are: metrics with bootstrap intervals, per class, confusion, reliability."""
+"""How good the answers are: metrics with bootstrap intervals, per class, confusion, reliability, what photos add."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -15,23 +15,32 @@ from rich import box
 from rich.table import Table
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from rakuten_tasks.classifier.bootstrap import (
+    Interval,
+    hard_intervals,
+    log_losses,
+    mean_intervals,
+    paired_differences,
+    paired_interval,
+    weighted_f1,
+)
 from rakuten_tasks.config import Strict
 
-FUSED = "fused"
-RESAMPLES = 1000
+__all__ = [
+    "Evaluation",
+    "Interval",
+    "against_answers",
+    "evaluate",
+    "paired_differences",
+    "photo_gain",
+    "reliability",
+    "table",
+]
+
+POOL = "pool"
+MOST_FREQUENT, TFIDF_SVM = "most_frequent", "tfidf_svm"  # baselines
 BINS = 15
-
-
-@dataclass(frozen=True)
-class Interval(Strict):
-    """A metric and its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+PARTS = 4  # quartiles of the text's confidence
 
 
 @dataclass(frozen=True)
@@ -64,40 +73,63 @@ class Reliability(Strict):
 
 @dataclass(frozen=True)
 class System(Strict):
-    """One system on the test rows. Macro F1 is over the classes present in the labels."""
+    """One system on the test rows. Macro F1 is over the classes present in the labels, log loss in nats.
+
+    lead: weighted F1 above the baseline tfidf_svm's on the same resampled rows; None of that baseline itself, and
+    where it was not scored.
+    """
 
     weighted_f1: Interval
     macro_f1: Interval
     accuracy: Interval
+    log_loss: Interval
+    lead: Interval | None
     classes: list[ClassScore]
     reliability: Reliability
 
     @property
     def metrics(self) -> tuple[Interval, ...]:
         """In the order of Evaluation.METRICS."""
-        return self.weighted_f1, self.macro_f1, self.accuracy
+        return self.weighted_f1, self.macro_f1, self.accuracy, self.log_loss
+
+
+@dataclass(frozen=True)
+class PhotoGain(Strict):
+    """Test rows of which the text alone is about as sure: from `low` to `high`, its confidence.
+
+    Accuracy and weighted F1 of the pool with photos masked, and of the pool as it is.
+    """
+
+    rows: int
+    low: float
+    high: float
+    text_accuracy: float
+    accuracy: float
+    text_weighted_f1: float
+    weighted_f1: float
 
 
 @dataclass(frozen=True)
 class Evaluation(Strict):
     """What the test rows showed."""
 
-    METRICS: ClassVar = ("weighted_f1", "macro_f1", "accuracy")
+    METRICS: ClassVar = ("weighted_f1", "macro_f1", "accuracy", "log_loss")
 
     n: int
     codes: list[int]
-    systems: dict[str, System]
-    confusion: list[list[int]]  # (K, K) of the fused system: rows true, columns predicted
+    systems: dict[str, System]  # members, the pool, baselines
+    confusion: list[list[int]]  # (K, K) of the pool: rows true, columns predicted
+    photo_gain: list[PhotoGain] = field(default_factory=list)  # least sure text first; empty: no text, or no photos
 
     @property
     def ece(self) -> float:
-        """Expected calibration error of the fused probability."""
-        return self.systems[FUSED].reliability.ece
+        """Expected calibration error of the pool."""
+        return self.systems[POOL].reliability.ece
 
     def summary(self) -> dict[str, float]:
         """One number a metric, by system: what MLflow shows."""
         values = {f"{n}_{m}": getattr(s, m).value for n, s in self.systems.items() for m in self.METRICS}
-        return {**values, "fused_ece": self.ece, "test_rows": self.n}
+        return {**values, "pool_ece": self.ece, "test_rows": self.n}
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -105,61 +137,44 @@ class Evaluation(Strict):
         return cls.from_dict(json.loads(path.read_text()))
 
 
-def evaluate(probabilities: Mapping[str, NDArray], labels: NDArray, codes: Sequence[int], seed: int) -> Evaluation:
-    """Score each system, one of them named "fused", on the same rows.
+def evaluate(
+    probabilities: Mapping[str, NDArray],
+    labels: NDArray,
+    codes: Sequence[int],
+    seed: int,
+    text_pool: NDArray | None = None,
+) -> Evaluation:
+    """Score each system, one of them named "pool", on the same rows.
 
-    probabilities: (N, K) by system name; labels: (N,) class indices; codes: the K codes in the order of the columns.
-    Raises ValueError if N is 0.
+    probabilities: (N, K) by system; labels: (N,) class indices; codes: the K codes in the order of the columns.
+    text_pool: (N, K) of the pool with photos masked; None where there is no text member, or no photo member.
+    Raises ValueError if N is 0, KeyError if no system is named "pool".
     """
     if not len(labels):
         raise ValueError("no test row has a label: give the catalogue more titles, or the test side a larger share")
-    classes = np.arange(len(codes))
-    systems = {name: _system(scores, labels, codes, seed) for name, scores in probabilities.items()}
-    confusion = confusion_matrix(labels, probabilities[FUSED].argmax(1), labels=classes)
-    return Evaluation(len(labels), [int(code) for code in codes], systems, confusion.tolist())
+    predicted = {name: scores.argmax(1) for name, scores in probabilities.items()}
+    losses = mean_intervals({name: log_losses(scores, labels) for name, scores in probabilities.items()}, seed)
+    systems = {}
+    for name, scores in probabilities.items():
+        rival = predicted.get(TFIDF_SVM) if name != TFIDF_SVM else None
+        systems[name] = System(
+            **hard_intervals(labels, predicted[name], len(codes), seed),
+            log_loss=losses[name],
+            lead=None if rival is None else paired_interval(labels, predicted[name], rival, seed),
+            classes=_classes(labels, predicted[name], codes),
+            reliability=reliability(scores, labels),
+        )
+    confusion = confusion_matrix(labels, predicted[POOL], labels=np.arange(len(codes))).tolist()
+    gain = [] if text_pool is None else photo_gain(text_pool, probabilities[POOL], labels)
+    return Evaluation(len(labels), [int(code) for code in codes], systems, confusion, gain)
 
 
-def _system(probabilities: NDArray, labels: NDArray, codes: Sequence[int], seed: int) -> System:
-    predicted = probabilities.argmax(1)
-    metrics = _intervals(labels, predicted, len(codes), seed)
+def _classes(labels: NDArray, predicted: NDArray, codes: Sequence[int]) -> list[ClassScore]:
     by_class = precision_recall_fscore_support(labels, predicted, labels=np.arange(len(codes)), zero_division=0)
-    classes = [
+    return [
         ClassScore(int(code), float(f1), float(precision), float(recall), int(support))
         for code, precision, recall, f1, support in zip(codes, *by_class, strict=True)
     ]
-    return System(**metrics, classes=classes, reliability=reliability(probabilities, labels))
-
-
-def _intervals(labels: NDArray, predicted: NDArray, classes: int, seed: int) -> dict[str, Interval]:
-    cells, counts, resampled = _resample(np.stack([labels, predicted], 1), seed, RESAMPLES)
-    once = _scores(counts[None], cells[:, 0], cells[:, 1], classes)
-    many = _scores(resampled, cells[:, 0], cells[:, 1], classes)
-    return {name: Interval(float(once[name][0]), *map(float, np.quantile(many[name], (0.025, 0.975)))) for name in once}
-
-
-def _resample(rows: NDArray, seed: int, resamples: int) -> tuple[NDArray, NDArray, NDArray]:
-    """Bootstrap of rows (N, m) that differ in few ways only, called cells, at the cost of the cells, not the rows.
-
-    -> cells (C, m), rows in each (C,), and in each resample (R, C): N draws with replacement are a multinomial draw.
-    """
-    cells, counts = np.unique(rows, axis=0, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(rows), counts / len(rows), size=resamples)
-    return cells, counts, draws
-
-
-def _scores(counts: NDArray, labels: NDArray, predicted: NDArray, classes: int) -> dict[str, NDArray]:
-    """(R, C) rows in each cell, (C,), (C,) class indices of the cells -> each metric (R,)."""
-    one_hot = np.eye(classes)
-    true = counts @ one_hot[labels]  # (R, C) @ (C, K) -> (R, K)
-    claimed = counts @ one_hot[predicted]  # (R, K)
-    hit = counts @ (one_hot[labels] * (labels == predicted)[:, None])  # (R, K)
-    f1 = 2 * hit / np.maximum(true + claimed, 1)  # (R, K)
-    rows = true.sum(1)  # (R,)
-    return {
-        "weighted_f1": (f1 * true).sum(1) / rows,
-        "macro_f1": (f1 * (true > 0)).sum(1) / (true > 0).sum(1),
-        "accuracy": hit.sum(1) / rows,
-    }
 
 
 def reliability(probabilities: NDArray, labels: NDArray) -> Reliability:
@@ -175,49 +190,42 @@ def reliability(probabilities: NDArray, labels: NDArray) -> Reliability:
     return Reliability(bins, float(np.average(np.abs(mean - accuracy), weights=counts[used])))
 
 
-def f1_standard_error(labels: NDArray, predicted: NDArray, seed: int, resamples: int = RESAMPLES) -> float:
-    """Bootstrap standard error of weighted F1. (N,), (N,) class indices, N above 0."""
-    cells, _, resampled = _resample(np.stack([labels, predicted], 1), seed, resamples)
-    return float(_scores(resampled, cells[:, 0], cells[:, 1], int(cells.max()) + 1)["weighted_f1"].std())
-
-
-def paired_differences(
-    labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, seed: int, resamples: int = 2000
-) -> NDArray:
-    """How much the new predictions' weighted F1 is above that of the old, in each resample. (resamples,)
-
-    (N,) each, N above 0: codes or class indices of the same rows, which are resampled jointly.
-    """
-    rows = np.stack([labels, predicted_new, predicted_old], 1)
-    values, indices = np.unique(rows, return_inverse=True)
-    cells, _, resampled = _resample(indices.reshape(rows.shape), seed, resamples)
-    new, old = (_scores(resampled, cells[:, 0], cells[:, i], len(values))["weighted_f1"] for i in (1, 2))
-    return new - old
-
-
-def paired_bootstrap(
-    labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, margin: float, seed: int, resamples: int = 2000
-) -> float:
-    """The probability that the new predictions' weighted F1 is no more than `margin` below that of the old.
-
-    Rows as for paired_differences.
-    """
-    return float(np.mean(paired_differences(labels, predicted_new, predicted_old, seed, resamples) >= -margin))
+def photo_gain(text_pool: NDArray, pool: NDArray, labels: NDArray) -> list[PhotoGain]:
+    """(N, K) with photos masked, (N, K) as they are, (N,) -> quarters of the rows by the text's confidence."""
+    confidence = text_pool.max(1)
+    text, both = text_pool.argmax(1), pool.argmax(1)
+    parts = np.array_split(np.argsort(confidence, kind="stable"), PARTS)
+    return [
+        PhotoGain(
+            rows=len(rows),
+            low=float(confidence[rows[0]]),
+            high=float(confidence[rows[-1]]),
+            text_accuracy=float((text[rows] == labels[rows]).mean()),
+            accuracy=float((both[rows] == labels[rows]).mean()),
+            text_weighted_f1=weighted_f1(labels[rows], text[rows]),
+            weighted_f1=weighted_f1(labels[rows], both[rows]),
+        )
+        for rows in parts
+        if len(rows)
+    ]
 
 
 def table(evaluation: Evaluation, title: str = "Test rows, with 95 % bootstrap intervals") -> Table:
-    """The one table of a training: a row a system, a column a metric."""
-    result = _table(title, caption=f"{evaluation.n} rows")
+    """The one table of a training: a row a system, a column a metric; its macro F1, accuracy and log loss are bare."""
+    result = _table(title, f"{evaluation.n} rows; log loss in nats; last column: on the same resamples of the rows")
+    for heading in ("weighted F1", "macro F1", "accuracy", "log loss", "ECE", f"weighted F1 - {TFIDF_SVM}'s"):
+        result.add_column(heading, no_wrap="F1" not in heading or heading == "macro F1")
     for name, system in evaluation.systems.items():
-        result.add_row(name, *map(str, system.metrics))
+        first, *others = system.metrics
+        bare = [f"{value:.3f}" for value in (*(metric.value for metric in others), system.reliability.ece)]
+        result.add_row(name, str(first), *bare, system.lead.signed() if system.lead else "")
     return result
 
 
 def _table(title: str, caption: str) -> Table:
-    # Without a frame, or the intervals wrap on 80 columns.
+    # without a frame, or the intervals wrap
     result = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("", "weighted F1", "macro F1", "accuracy"):
-        result.add_column(heading)
+    result.add_column("", no_wrap=True)
     return result
 
 
@@ -227,11 +235,13 @@ def against_answers(answered: Mapping[str, pd.Series], answers: pd.Series) -> Ta
     A number behind a name: how many rows it answered, where that is not all.
     """
     result = _table("against the catalogue's own answers", caption=f"{len(answers)} answers")
+    for heading in ("weighted F1", "macro F1", "accuracy"):
+        result.add_column(heading)
     for name, predicted in answered.items():
         both = predicted.dropna().index.intersection(answers.index)
         codes, indices = np.unique([answers[both], predicted[both]], return_inverse=True)
         labels, guesses = indices.reshape(2, -1)
-        metrics = _intervals(labels, guesses, len(codes), seed=0)
+        metrics = hard_intervals(labels, guesses, len(codes), seed=0)
         rows = "" if len(both) == len(answers) else f" ({len(both)})"
         result.add_row(f"{name}{rows}", *map(str, metrics.values()))
     return result

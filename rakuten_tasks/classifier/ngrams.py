@@ -1,9 +1,8 @@
-"""Raw text -> model inputs: weighed n-grams and subword tokens, by a vocabulary learned from training rows."""
+"""Words and characters of a title and of the whole text -> counts in hashed buckets -> tf-idf rows."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -12,146 +11,85 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
-from sklearn.preprocessing import normalize
-from transformers import PreTrainedTokenizerFast
 
-from rakuten_tasks.classifier.arrays import OFFSETS, ragged
 from rakuten_tasks.classifier.hashing import character_counts, word_counts
-from rakuten_tasks.classifier.text import clean, train_tokenizer
-from rakuten_tasks.config import TextConfig
+from rakuten_tasks.classifier.text import clean
 
 BATCH = 512  # products whose n-grams are counted together: enough for words to repeat, little memory
-# Lengths of the blocks: words and characters of titles, then of whole texts.
-# Characters against words: 3 ** 0.5 gains 1.8 points of weighted F1 on 570 short captions and loses 0.6 on 1,300
-# products with long descriptions, against equal lengths; 2 ** 0.5 lies between. Titles at 0.7 against 1, by splits of
-# five catalogues: +0.1 (standard error 0.1), +1.1 (0.3), +0.4 (0.3), +0.3 (0.1) and 0.0 (0.3) points.
-LENGTHS = (0.7, 1.0, 1.0, 2**0.5)
-FORMER_LENGTHS = (1.0, 2**0.5, 1.0, 2**0.5)  # of bundles that do not tell theirs
-IDF = "ngrams.safetensors"
-SETTINGS = "vocabulary.json"
+BLOCKS = 4  # words and characters of titles, then of whole texts
+WHOLE_WORDS = 2  # the block of words of whole texts
+IDF = "idf.safetensors"
 
 
-class Vocabulary:
-    """Turns titles and descriptions, as sellers wrote them, into what the text branch reads.
+def count_ngrams(titles: Sequence[str], descriptions: Sequence[str], bits: int) -> sparse.csr_array:
+    """How often each n-gram stands in N products' texts as sellers wrote them. (N, BLOCKS * 2**bits) fp32
 
-    idf: (2**ngram_bits,), 0 for a bucket that no training row fills: such n-grams are left out.
-    lengths: of the blocks of n-grams, see LENGTHS.
+    Block b has the columns from b * 2**bits on. Whole texts, not descriptions: a word then counts wherever it stands,
+    and once more in a title. 2.9 points of weighted F1 over separate fields on 1,300 products with long descriptions.
+    """
+    rows = iter(zip(titles, descriptions, strict=True))
+    parts = []
+    while batch := list(islice(rows, BATCH)):  # itertools.batched came with Python 3.12
+        parts.append(_count_batch(batch, bits))
+    return sparse.csr_array(sparse.vstack(parts)) if parts else sparse.csr_array((0, BLOCKS << bits), dtype=np.float32)
+
+
+def _count_batch(products: Sequence[tuple[str, str]], bits: int) -> sparse.csr_array:
+    cleaned = [(clean(title), clean(description)) for title, description in products]
+    titles = [title for title, _ in cleaned]
+    whole = [f"{title} {description}" for title, description in cleaned]
+    kinds = (word_counts, character_counts)
+    blocks = [count(texts, bits, field) for field, texts in enumerate((titles, whole)) for count in kinds]
+    return sparse.csr_array(sparse.hstack(blocks, format="csr"))
+
+
+class Tfidf:
+    """Weighs counted n-grams: each block of a row has unit length, then blocks are added up, bucket by bucket.
+
+    idf: (BLOCKS * 2**bits,) fp32, as scikit-learn's TfidfTransformer; 0 for what no fitted row has, which is left out.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, idf: NDArray, max_tokens: int, lengths: Sequence[float]
-    ) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, idf: NDArray) -> None:
         self.idf = idf
-        self.max_tokens = max_tokens
-        self.lengths = tuple(lengths)
 
     @property
-    def size(self) -> int:
-        """Distinct tokens."""
-        return len(self.tokenizer)
-
-    @property
-    def buckets(self) -> int:
-        """Distinct n-gram buckets."""
-        return len(self.idf)
+    def bits(self) -> int:
+        """2 ** bits buckets."""
+        return (len(self.idf) // BLOCKS).bit_length() - 1
 
     @classmethod
-    def fit(cls, products: Callable[[], Iterable[tuple[str, str]]], config: TextConfig) -> Self:
-        """Learn from training rows' (title, description), in two passes that hold one batch at a time.
+    def fit(cls, counts: sparse.csr_array) -> Self:
+        """From the counts of training rows. (N, BLOCKS * 2**bits)"""
+        documents = np.bincount(counts.indices, minlength=counts.shape[1])
+        idf = np.where(documents > 0, np.log((1 + counts.shape[0]) / (1 + documents)) + 1, 0)
+        return cls(idf.astype(np.float32))
 
-        products: gives the same rows each time it is called. Raises ValueError if it gives none.
-        """
-        rows, words = 0, 0
-        documents = np.zeros(2**config.ngram_bits, dtype=np.int64)
-        for titles, descriptions in _batches(products()):
-            rows += len(titles)
-            words += sum(len(text.split()) for text in titles + descriptions)
-            for block in _blocks(titles, descriptions, config.ngram_bits):
-                documents += np.bincount(block.indices, minlength=len(documents))
-        if not rows:
-            raise ValueError("no training rows to learn a vocabulary from: check the split's shares and the catalogue")
-        # as scikit-learn's TfidfVectorizer
-        idf = np.where(documents > 0, np.log((1 + rows) / (1 + documents.clip(max=rows))) + 1, 0).astype(np.float32)
-        texts = (text for batch in _batches(products()) for column in batch for text in column)
-        tokenizer = train_tokenizer(texts, config.vocabulary_size or vocabulary_size(words))
-        return cls(tokenizer, idf, config.max_tokens, LENGTHS)
+    def transform(self, counts: sparse.csr_array) -> sparse.csr_array:
+        """Counts (N, BLOCKS * 2**bits) -> (N, 2**bits) fp32; logarithmic term frequencies."""
+        buckets = np.int32(1 << self.bits)
+        weights = (1 + np.log(counts.data)) * self.idf[counts.indices]
+        rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+        blocks = rows * BLOCKS + counts.indices // buckets
+        lengths = np.sqrt(np.bincount(blocks, weights.astype(np.float64) ** 2, minlength=counts.shape[0] * BLOCKS))
+        weights = (weights / np.maximum(lengths, np.finfo(np.float32).tiny)[blocks]).astype(np.float32)
+        kept = weights != 0
+        ends = np.concatenate(([0], np.cumsum(np.bincount(rows[kept], minlength=counts.shape[0]))))
+        matrix = sparse.csr_array(
+            (weights[kept], (counts.indices % buckets)[kept], ends.astype(np.int32)), shape=(counts.shape[0], buckets)
+        )
+        matrix.sum_duplicates()  # sorts, too: a row's bits do not depend on its neighbours
+        return matrix
 
-    def encode(self, titles: Sequence[str], descriptions: Sequence[str]) -> dict[str, NDArray]:
-        """Ragged arrays of N products: tokens (int32), ngrams (int32 buckets) and weights (fp32) of the n-grams."""
-        tokens, ngrams, weights = [], [], []
-        for batch in _batches(zip(titles, descriptions, strict=True)):
-            tokens += self._tokens(*batch)
-            bag = self._bag(*batch)
-            ngrams += np.split(bag.indices, bag.indptr[1:-1])
-            weights += np.split(bag.data, bag.indptr[1:-1])
-        arrays: dict[str, NDArray] = {}
-        for name, rows in (("tokens", tokens), ("ngrams", ngrams), ("weights", weights)):
-            arrays[name], arrays[name + OFFSETS] = ragged(rows)
-        return arrays
+    def knows(self, words: Sequence[str]) -> NDArray:
+        """Whether each word stood in a fitted row. (N,) bool"""
+        block = word_counts(words, self.bits, 1).indices + (WHOLE_WORDS << self.bits)
+        return self.idf[block] > 0
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer as transformers does, idf as safetensors, the rest as JSON."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(folder)
+        """Write idf.safetensors."""
         save_file({"idf": self.idf}, folder / IDF)
-        (folder / SETTINGS).write_text(json.dumps({"max_tokens": self.max_tokens, "lengths": self.lengths}))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """What `save` wrote."""
-        settings = {"lengths": FORMER_LENGTHS, **json.loads((folder / SETTINGS).read_text())}
-        return cls(PreTrainedTokenizerFast.from_pretrained(folder), load_file(folder / IDF)["idf"], **settings)
-
-    def _tokens(self, titles: list[str], descriptions: list[str]) -> list[NDArray]:
-        # alone, then put together: of a pair the tokenizer also makes all combinations of what it cuts off, which took
-        # 3.3 s for a title and a description of 10,000 words each
-        alone = self.tokenizer([*titles, *descriptions])["input_ids"]
-        separator, room = self.tokenizer.sep_token_id, self.max_tokens - 1
-        pairs = zip(alone[: len(titles)], alone[len(titles) :], strict=True)
-        cut = [(title, description, *shared(len(title), len(description), room)) for title, description in pairs]
-        return [
-            np.array([*title[:first], separator, *description[:second]], dtype=np.int32)
-            for title, description, first, second in cut
-        ]
-
-    def _bag(self, titles: list[str], descriptions: list[str]) -> sparse.csr_array:
-        """Log-tf x idf; each block is scaled to its length. (N, 2**ngram_bits)"""
-        blocks = _blocks(titles, descriptions, self.buckets.bit_length() - 1)
-        for block in blocks:
-            block.data = (1 + np.log(block.data)) * self.idf[block.indices]
-        return sum(np.float32(length) * normalize(block) for length, block in zip(self.lengths, blocks, strict=True))
-
-
-def shared(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of a title and of a description are kept: the longer is cut first, then both to halves.
-
-    As the tokenizer's own `longest_first`.
-    """
-    if first + second <= room:
-        return first, second
-    shorter = min(first, second, room // 2)
-    return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
-
-
-def vocabulary_size(words: int) -> int:
-    """Tokens for a training side of this many running words: Heaps' law, as the number of frequent words grows."""
-    return int(np.clip(20 * words**0.5, 1000, 32000))
-
-
-def _batches(products: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], list[str]]]:
-    """Clean titles and clean descriptions, BATCH products at a time."""
-    rows = iter(products)
-    while batch := list(islice(rows, BATCH)):
-        yield [clean(title) for title, _ in batch], [clean(description) for _, description in batch]
-
-
-def _blocks(titles: list[str], descriptions: list[str], bits: int) -> list[sparse.csr_array]:
-    """Counts of words and of characters, of titles and of the whole texts. (N, 2**bits) each
-
-    Whole texts, not descriptions: a word then counts wherever it stands, and once more in a title. 2.9 points of
-    weighted F1 over separate fields on 1,300 products with long descriptions.
-    """
-    whole = [f"{title} {description}" for title, description in zip(titles, descriptions, strict=True)]
-    kinds = (word_counts, character_counts)
-    return [count(texts, bits, field) for field, texts in enumerate((titles, whole)) for count in kinds]
+        return cls(load_file(folder / IDF)["idf"])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -11,26 +10,34 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from rakuten_tasks.classifier.branches import Branch, Product, branch_logits, load_branches
-from rakuten_tasks.classifier.bundle import Manifest, read_manifest
-from rakuten_tasks.classifier.fusion import Fusion, Logits
+from rakuten_tasks.classifier.bundle import EXTRACTORS_FOLDER, MEMBERS_FOLDER, Manifest, read_manifest
+from rakuten_tasks.classifier.extractors import EXTRACTORS, Extractor
+from rakuten_tasks.classifier.members import MEMBERS, Member
+from rakuten_tasks.classifier.pool import MODALITIES, Logits, Pool
+from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.classifier.training import choose_device
+
+# One batch size wherever products are scored, so that a product meets the same kernels everywhere.
+BATCH = 64
+# By modality the array that tells products apart before any label does: drift is measured on it. Without a pretrained
+# network it is what a trained one's head reads.
+EMBEDDINGS = {"text": "vectors", "photo": "photo"}
 
 
 @dataclass(frozen=True)
 class Scores:
     """Answers for N products.
 
-    probabilities: (N, K), calibrated and fused. by_branch: (N, K) for each branch alone, the class prior where it
-    saw nothing. seen: (N,) bool for each branch; where all are False the answer is the class prior's.
+    probabilities: (N, K), calibrated and pooled. by_member: (N, K) for each member alone, the class prior where it is
+    not available. available: (N,) bool for each member; where all are False the answer is the class prior's.
     """
 
     codes: NDArray  # (K,)
     probabilities: NDArray
-    by_branch: dict[str, NDArray]
-    seen: dict[str, NDArray]
+    by_member: dict[str, NDArray]
+    available: dict[str, NDArray]
+    modality: dict[str, str]
 
     @property
     def predicted(self) -> NDArray:
@@ -47,66 +54,113 @@ class Scores:
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return self.codes[order], np.take_along_axis(self.probabilities, order, axis=1)
 
+    def modalities(self, row: int) -> list[str]:
+        """What the product has, of what members look at: text, photo."""
+        found = {self.modality[name] for name, mask in self.available.items() if mask[row]}
+        return [modality for modality in MODALITIES if modality in found]
 
-def fuse_logits(logits: Logits, fusion: Fusion, codes: Sequence[int]) -> Scores:
-    """Each branch's logits -> fused scores."""
-    alone = {
-        name: fusion.probabilities({name: scores}, {name: logits.seen[name]})
-        for name, scores in logits.by_branch.items()
-    }
-    return Scores(np.asarray(codes), fusion.probabilities(logits.by_branch, logits.seen), alone, logits.seen)
+
+def pool_logits(logits: Logits, pool: Pool, codes: Sequence[int]) -> Scores:
+    """What members said -> the answer."""
+    alone = {name: pool.alone(logits, name) for name in logits.by_member}
+    return Scores(np.asarray(codes), pool.probabilities(logits), alone, logits.available, pool.modality)
 
 
 class Predictor:
     """Products -> scores. The same label for a product alone, in a batch, and after saving and loading."""
 
-    def __init__(self, manifest: Manifest, branches: Sequence[Branch]) -> None:
-        self.manifest = manifest
-        self.branches = branches
+    manifest: Manifest  # of one that was loaded from a bundle
+
+    def __init__(
+        self, codes: Sequence[int], pool: Pool, extractors: Mapping[str, Extractor], members: Mapping[str, Member]
+    ) -> None:
+        self.codes, self.pool, self.extractors, self.members = codes, pool, extractors, members
 
     @classmethod
     def load(cls, bundle: Path, device: torch.device | None = None) -> Self:
         """Raises FileNotFoundError or ValueError where the folder is no bundle that this code reads."""
-        manifest = read_manifest(bundle)
-        folders = {name: bundle / name for name in manifest.branches}
-        return cls(manifest, load_branches(folders, device or choose_device()))
+        manifest, device = read_manifest(bundle), device or choose_device()
+        folders = {name: bundle / MEMBERS_FOLDER / name for name in manifest.members}
+        predictor = cls.assemble(
+            manifest.codes, manifest.pool, manifest.members, bundle / EXTRACTORS_FOLDER, folders, device
+        )
+        predictor.manifest = manifest
+        return predictor
+
+    @classmethod
+    def assemble(
+        cls,
+        codes: Sequence[int],
+        pool: Pool,
+        members: Mapping[str, Sequence[str]],
+        extractors: Path,
+        folders: Mapping[str, Path],
+        device: torch.device,
+    ) -> Self:
+        """members: the extractors that each reads; extractors: a folder with one for each; folders: of the members."""
+        names = dict.fromkeys(name for read in members.values() for name in read)
+        loaded = {name: EXTRACTORS[name].load(extractors / name, device) for name in names}
+        fitted: dict[str, Member] = {}
+        for name, read in members.items():
+            fitted[name] = MEMBERS[name].load(folders[name], device)
+            fitted[name].extractors = tuple(read)
+        return cls(codes, pool, loaded, fitted)
 
     def score(self, products: Sequence[Product]) -> Scores:
         """(N,) products -> scores. Raises photos.PhotoError on bytes that are no photo."""
-        codes = self.manifest.codes
-        return fuse_logits(branch_logits(self.branches, products, len(codes)), self.manifest.fusion, codes)
+        return self.score_with_embeddings(products)[0]
 
-    def observe(self, products: Sequence[Product]) -> tuple[Scores, dict[str, NDArray]]:
-        """`score`, and in the same pass each branch's embedding: what its head reads. (N, E), NaN where not seen."""
-        with embeddings_of(self.branches) as embeddings:
-            scores = self.score(products)
-        return scores, embeddings(scores.seen)
+    def score_with_embeddings(self, products: Sequence[Product]) -> tuple[Scores, dict[str, NDArray]]:
+        """`score`, and the embeddings it was computed from, by modality: (N, E) fp32, NaN where not available."""
+        logits, embeddings = self.logits(products)
+        return pool_logits(logits, self.pool, self.codes), embeddings
+
+    def logits(self, products: Sequence[Product]) -> tuple[Logits, dict[str, NDArray]]:
+        """(N,) products -> (N, K) for each member, and the embeddings."""
+        masks = {
+            name: np.array([extractor.available(product) for product in products], dtype=bool)
+            for name, extractor in self.extractors.items()
+        }
+
+        def arrays(names: Sequence[str], rows: NDArray) -> dict[str, NDArray]:
+            chosen = [products[row] for row in rows]
+            return {key: value for name in names for key, value in self.extractors[name].extract(chosen).items()}
+
+        return member_logits(self.members, masks, arrays, len(self.codes))
 
 
-@contextmanager
-def embeddings_of(branches: Sequence[Branch]) -> Iterator[Callable[[Mapping[str, NDArray]], dict[str, NDArray]]]:
-    """Listens to what is scored while the context lasts, and then gives each branch's embeddings, NaN where not seen.
+def member_logits(
+    members: Mapping[str, Member],
+    masks: Mapping[str, NDArray],
+    arrays: Callable[[Sequence[str], NDArray], Mapping[str, NDArray]],
+    classes: int,
+) -> tuple[Logits, dict[str, NDArray]]:
+    """What members say of N products, and the embeddings they say it from, NaN where not available.
 
-    What it gives takes the (N,) masks of seen products, of all that was scored, in order. -> (N, E) by branch
+    masks: (N,) bool by extractor, whether it has features of the product; arrays: gives the features of some of these
+    rows by some extractors, see Extractor.extract. Features are asked for once for all members of a modality.
     """
-    with ExitStack() as listening:
-        heard = {branch.name: listening.enter_context(inputs_of(branch.head)) for branch in branches}
-        yield lambda seen: {branch.name: _placed(heard[branch.name], seen[branch.name], branch) for branch in branches}
+    total = len(next(iter(masks.values())))
+    by_member = {name: np.zeros((total, classes), dtype=np.float32) for name in members}
+    available = {name: masks[member.extractors[0]] for name, member in members.items()}
+    embeddings: dict[str, NDArray] = {}
+    for modality in dict.fromkeys(member.modality for member in members.values()):
+        asked = {name: member for name, member in members.items() if member.modality == modality}
+        extractors = list(dict.fromkeys(name for member in asked.values() for name in member.extractors))
+        rows = np.flatnonzero(masks[extractors[0]])
+        for start in range(0, len(rows), BATCH):
+            at = rows[start : start + BATCH]
+            features = arrays(extractors, at)
+            found = features.get(EMBEDDINGS[modality])
+            for name, member in asked.items():
+                by_member[name][at], embedding = member.evidence(features)
+                found = embedding if found is None else found
+            if found is not None:
+                _put(embeddings, modality, found, at, total)
+    return Logits(by_member, available), embeddings
 
 
-def _placed(heard: Sequence[NDArray], seen: NDArray, branch: Branch) -> NDArray:
-    embedding = np.full((len(seen), branch.head.in_features), np.nan, dtype=np.float32)
-    if heard:
-        embedding[seen] = np.concatenate(heard)
-    return embedding
-
-
-@contextmanager
-def inputs_of(layer: nn.Module) -> Iterator[list[NDArray]]:
-    """What the layer is given while the context lasts, a batch an item."""
-    heard: list[NDArray] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].float().cpu().numpy()))
-    try:
-        yield heard
-    finally:
-        handle.remove()
+def _put(embeddings: dict[str, NDArray], name: str, values: NDArray, at: NDArray, total: int) -> None:
+    if name not in embeddings:
+        embeddings[name] = np.full((total, values.shape[1]), np.nan, dtype=np.float32)
+    embeddings[name][at] = values

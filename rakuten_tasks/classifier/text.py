@@ -50,3 +50,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
         single="$A", pair=f"$A {SEPARATOR} $B", special_tokens=[(SEPARATOR, 1)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, sep_token=SEPARATOR)
+
+
+def vocabulary_size(words: int) -> int:
+    """Tokens for a training side of this many running words: Heaps' law, as the number of frequent words grows."""
+    return min(max(int(20 * words**0.5), 1000), 32000)

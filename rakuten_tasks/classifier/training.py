@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,24 +16,41 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
 from rakuten_tasks.classifier.checkpoint import Checkpoints
 from rakuten_tasks.classifier.memory import BatchSize
 from rakuten_tasks.classifier.ranks import BatchNorm, add_up, gradients_stay, least, rank, share, world
-from rakuten_tasks.classifier.training_state import Epoch, TrainingState, best_of
+from rakuten_tasks.classifier.training_state import Epoch, TrainingState, best_epoch
 
-__all__ = ["Epoch", "Examples", "Schedule", "autocast", "choose_device", "fit", "half_precision", "predict_logits"]
+__all__ = [
+    "Epoch",
+    "Examples",
+    "Schedule",
+    "autocast",
+    "best_epoch",
+    "choose_device",
+    "fit",
+    "half_precision",
+    "predict_logits",
+]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """epochs: at most. patience: epochs without a better validation loss before stopping early."""
+    """epochs: at most, over which the learning rate rises and falls. patience: epochs without a better validation loss
+    before stopping early. stop_after: above 0, nothing is validated, and the weights after so many epochs are kept.
+    warmup: None for one cycle (arXiv 1708.07120), else the share of the steps in which the rate rises before it falls,
+    both in a straight line.
+    """
 
     epochs: int
     batch_size: int
     patience: int
     label_smoothing: float = 0.0
+    stop_after: int = 0
+    warmup: float | None = None
 
 
 class Examples(Protocol):
@@ -89,9 +108,9 @@ def fit(
     name: str = "training",
     checkpoints: Checkpoints | None = None,
 ) -> list[Epoch]:
-    """Train `model` in place and leave it with the weights of its best epoch, by validation loss.
+    """Train `model` in place and leave it with the weights of its best epoch, by validation loss, or of its last one.
 
-    The learning rate of each of the optimizer's groups is the peak of its one-cycle (arXiv 1708.07120).
+    The learning rate of each of the optimizer's groups is its peak.
     Same seed, rows, machine type and number of processes (see ranks.py): same weights, bit for bit, however often it
     went on from `checkpoints`. Then on_epoch is told of the former epochs too.
     Raises ValueError if the loss is never a number.
@@ -100,8 +119,7 @@ def fit(
     torch.manual_seed(seed)  # dropout
     steps = -(-len(train_rows) // schedule.batch_size)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    # one more: the cycle steps after the last batch too, and past its end the rate rises again
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peaks, total_steps=schedule.epochs * steps + 1)
+    cycle = _scheduler(optimizer, peaks, schedule, schedule.epochs * steps)
     # batch norm cannot train on a batch of one, nor a process on none
     size = BatchSize(schedule.batch_size, name, smallest=max(2, world()))
     state = TrainingState(model, optimizer, cycle, size, seed)
@@ -115,9 +133,13 @@ def fit(
     while not _over(state.epochs, schedule):
         order = np.random.default_rng((seed, state.number)).permutation(train_rows)
         _train(state, examples, order, schedule, name, checkpoints)
-        with state.spent("validate"):
-            valid = _validate(model, examples, valid_rows, schedule, state.device)
+        valid = math.nan, math.nan
+        if not schedule.stop_after:
+            with state.spent("validate"):
+                valid = _validate(model, examples, valid_rows, schedule, state.device)
         on_epoch(state.end_epoch(state.loss / len(order), *valid))
+    if schedule.stop_after and math.isfinite(state.epochs[-1].train_loss) and not state.best:
+        state.best = copy.deepcopy(model.state_dict())
     if not state.best:
         peak = max(peaks)
         raise ValueError(f"{name} diverged at learning rate {peak:g}: the loss is no number; lower learning_rate")
@@ -127,10 +149,20 @@ def fit(
     return state.epochs
 
 
+def _scheduler(optimizer: Optimizer, peaks: list[float], schedule: Schedule, steps: int) -> LRScheduler:
+    if schedule.warmup is None:
+        # one more: the cycle steps after the last batch too, and past its end the rate rises again
+        return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps + 1)
+    rising = max(1, round(schedule.warmup * steps))
+    return LambdaLR(optimizer, lambda step: min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising))))
+
+
 def _over(epochs: list[Epoch], schedule: Schedule) -> bool:
     if not epochs:
         return False
-    waited = len(epochs) - best_of(epochs).number
+    if schedule.stop_after:
+        return len(epochs) >= min(schedule.stop_after, schedule.epochs)
+    waited = len(epochs) - best_epoch(epochs).number
     return len(epochs) >= schedule.epochs or waited >= max(1, schedule.patience)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from rakuten_tasks.classifier.checkpoint import Record
 from rakuten_tasks.classifier.memory import BatchSize
@@ -38,7 +38,7 @@ class Epoch:
     save_seconds: float = 0.0  # checkpoints
 
 
-def best_of(epochs: Sequence[Epoch]) -> Epoch:
+def best_epoch(epochs: Sequence[Epoch]) -> Epoch:
     """The first with the least validation loss; a loss that is no number counts last."""
     return min(epochs, key=lambda epoch: (math.isnan(epoch.valid_loss), epoch.valid_loss))
 
@@ -46,7 +46,7 @@ def best_of(epochs: Sequence[Epoch]) -> Epoch:
 class TrainingState:
     """Weights, best weights, optimizer, schedule, random numbers, and the place in the epoch."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, cycle: OneCycleLR, size: BatchSize, seed: int) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, cycle: LRScheduler, size: BatchSize, seed: int) -> None:
         self.model, self.optimizer, self.cycle, self.size, self.seed = model, optimizer, cycle, size, seed
         self.device = next(model.parameters()).device
         self.forward = adding_gradients(model)
@@ -97,7 +97,7 @@ class TrainingState:
             **{f"{activity}_seconds": seconds for activity, seconds in self.seconds.items()},
         )
         self.epochs.append(epoch)
-        if best_of(self.epochs) is epoch and valid_loss < math.inf:
+        if best_epoch(self.epochs) is epoch and valid_loss < math.inf:
             self.best = copy.deepcopy(self.model.state_dict())
         self._start_epoch()
         return epoch

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-from urllib.error import URLError
+from collections.abc import Mapping
 
-import fsspec
-import torch
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
+from rakuten_tasks.classifier.backbones.downloads import hub_file
+from rakuten_tasks.classifier.backbones.weights_files import read_state, weights_of_file, weights_of_url
+from rakuten_tasks.classifier.pretrained import PretrainedWeights
 from rakuten_tasks.config import PhotoConfig, Weights
 
 IMAGENET = VGG16_Weights.IMAGENET1K_V1
+NAME = "vgg16"
 
 
 def convolutions(config: PhotoConfig) -> nn.Sequential:
@@ -28,22 +24,25 @@ def convolutions(config: PhotoConfig) -> nn.Sequential:
     """
     if config.weights is Weights.RANDOM:
         return random_convolutions()
-    if config.weights is Weights.IMAGENET:
-        return load_convolutions(str(imagenet_file()))
-    return load_convolutions(config.weights_file)
+    return load_convolutions(_file(config))
 
 
-def weights_key(config: PhotoConfig) -> str:
-    """Tells the convolutions' weights apart by what they are, wherever their file lies.
+def pretrained(config: PhotoConfig) -> PretrainedWeights:
+    """What `convolutions` gives, told apart by its bits, wherever the file lies. The file's content is not looked at.
 
     Raises FileNotFoundError if they cannot be had.
     """
     if config.weights is Weights.RANDOM:
-        return "random"
+        return PretrainedWeights(NAME, "random initialisation, trained on the catalogue", "NONE", "random")
     if config.weights is Weights.IMAGENET:
-        return imagenet_file().name  # ends with its hash
-    with _opened(config.weights_file) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return weights_of_url(NAME, IMAGENET)
+    return weights_of_file(NAME, config.weights_file)
+
+
+def _file(config: PhotoConfig) -> str:
+    if config.weights is Weights.AUTO:
+        raise ValueError("weights: auto is not settled yet: call backbones.resolve_weights first")
+    return str(hub_file(IMAGENET.url)) if config.weights is Weights.IMAGENET else config.weights_file
 
 
 def empty_convolutions(batch_norm: bool) -> nn.Sequential:
@@ -63,7 +62,7 @@ def random_convolutions(batch_norm: bool = True) -> nn.Sequential:
 
 def load_convolutions(path: str) -> nn.Sequential:
     """From a .pth or .safetensors, local or remote, of vgg16 or vgg16_bn: the whole network or `features` alone."""
-    held = _read(path)
+    held: Mapping[str, Tensor] = read_state(path)
     prefix = "features."
     if any(name.startswith(prefix) for name in held):
         held = {name.removeprefix(prefix): held[name] for name in held if name.startswith(prefix)}
@@ -78,42 +77,3 @@ def load_convolutions(path: str) -> nn.Sequential:
             )
     layers.load_state_dict({name: held[name] for name in wanted}, strict=False)
     return layers
-
-
-def imagenet_file() -> Path:
-    """torchvision's file in torch hub's cache folder, downloaded if it is not there."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(IMAGENET.url).name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest = path.stem.rpartition("-")[2]
-        try:
-            torch.hub.download_url_to_file(IMAGENET.url, str(path), hash_prefix=digest)
-        except (URLError, OSError) as error:
-            raise FileNotFoundError(
-                f"weights: imagenet: no download of {IMAGENET.url} from here ({error}): put {path.name} into "
-                f"{path.parent}, or give its place as weights_file with weights: file, or set weights: random"
-            ) from error
-    return path
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    try:
-        with fsspec.open(path, "rb") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"weights_file {path} does not exist: name a .pth or .safetensors of vgg16") from error
-
-
-def _read(path: str) -> Mapping[str, Tensor]:
-    if not path.endswith((".pth", ".safetensors")):
-        raise ValueError(f"weights_file {path}: name a .pth or a .safetensors file")
-    with _opened(path) as file:
-        try:
-            if path.endswith(".safetensors"):
-                return load_safetensors(file.read())
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except OSError:  # of the store, not of what the file holds
-            raise
-        except Exception as error:  # the readers name no closed set of errors for other files
-            raise ValueError(f"weights_file {path} is not a {Path(path).suffix} state dict: {error}") from error

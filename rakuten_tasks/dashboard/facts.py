@@ -68,7 +68,7 @@ def last_runs(client: MlflowClient) -> list[TrainingRun]:
             run.info.status,
             datetime.fromtimestamp(run.info.start_time / 1000, UTC),
             (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None,
-            run.data.metrics.get("fused_weighted_f1"),
+            run.data.metrics.get("pool_weighted_f1"),
             run.data.tags.get(ERROR, ""),
         )
         for run in found

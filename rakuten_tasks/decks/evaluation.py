@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
-from rakuten_tasks.classifier.evaluation import FUSED, Evaluation, Reliability, reliability
-from rakuten_tasks.classifier.fusion import Fusion, Logits
-from rakuten_tasks.classifier.plots import MAX_CLASSES_DRAWN, calibration, evaluation_figures, intervals
-from rakuten_tasks.classifier.predictor import fuse_logits
+from rakuten_tasks.classifier.evaluation import POOL, TFIDF_SVM, Evaluation
+from rakuten_tasks.classifier.plots import MAX_CLASSES_DRAWN, evaluation_figures, intervals
 from rakuten_tasks.decks.mistakes import Mistake, Said
 from rakuten_tasks.decks.page import Tile, deck, facts, figure, heading, note, table, tiles
 from rakuten_tasks.decks.thumbnails import thumbnail
@@ -22,36 +18,18 @@ CONFUSIONS = 10
 TILE = 280  # px: "photo: 2583 Piscines et spas (pools and spas), 0.98" on two lines
 
 
-def reliability_before(logits: Logits, fusion: Fusion, labels: NDArray) -> dict[str, Reliability]:
-    """Of each branch without its temperature, and of the mix of calibrated branches without the mix's own.
-
-    labels: (N,) class indices. The same rows as in the Evaluation whose deck this goes into.
-    """
-    codes = range(len(fusion.prior))
-    plain = dataclasses.replace(fusion, temperatures=dict.fromkeys(fusion.temperatures, 1.0))
-    unmixed = dataclasses.replace(fusion, fused_temperature=1.0, fused_floor=0.0)
-    alone = fuse_logits(logits, plain, codes).by_branch
-    systems = {**alone, FUSED: fuse_logits(logits, unmixed, codes).probabilities}
-    return {name: reliability(probabilities, labels) for name, probabilities in systems.items()}
-
-
-def evaluation_deck(
-    evaluation: Evaluation,
-    names: Mapping[str, str],
-    before: Mapping[str, Reliability],
-    mistakes: Sequence[Mistake],
-) -> str:
-    """names: code -> name for people; may be empty. before: by system, see reliability_before; may be empty."""
+def evaluation_deck(evaluation: Evaluation, names: Mapping[str, str], mistakes: Sequence[Mistake]) -> str:
+    """names: code -> name for people; may be empty."""
     figures = evaluation_figures(evaluation, names)
-    after = {name: evaluation.systems[name].reliability for name in before}
     left_out = len(evaluation.codes) - MAX_CLASSES_DRAWN
     blocks = [
         *_summary(evaluation),
+        *(_photo_gain(evaluation, figure(figures["photo_gain"])) if evaluation.photo_gain else []),
         heading("Classes"),
         figure(figures["class_f1"]),
         *([note(f"Not drawn: the {left_out:,} classes with fewest test rows.")] if left_out > 0 else []),
         heading("Confusion"),
-        note("Rows are the catalogue's own labels, columns the answers of the fused system; the diagonal is right."),
+        note("Rows are the catalogue's own labels, columns the answers of the pool; the diagonal is right."),
         figure(figures["confusion"]),
         *_confusions(evaluation, names),
         heading("Reliability"),
@@ -59,30 +37,60 @@ def evaluation_deck(
             "Of the answers given with a confidence of 0.8, are 80 % right? ECE is the mean gap between the two; a "
             "mark's area is its share of the rows. Under 1,000 rows the gap is mostly noise."
         ),
-        figure(calibration(before, after) if before else figures["reliability"]),
+        figure(figures["reliability"]),
         *_mistakes(mistakes, names),
     ]
     return deck("Evaluation", blocks)
 
 
 def _summary(evaluation: Evaluation) -> Iterator[Markup]:
-    fused = evaluation.systems[FUSED]
-    yield facts(
-        {
-            "test rows": evaluation.n,
-            "classes": len(evaluation.codes),
-            "weighted F1 (fused)": f"{fused.weighted_f1.value:.3f}",
-            "macro F1 (fused)": f"{fused.macro_f1.value:.3f}",
-            "calibration error (fused)": f"{evaluation.ece:.3f}",
-        }
+    pool = evaluation.systems[POOL]
+    values: dict[str, object] = {
+        "test rows": evaluation.n,
+        "classes": len(evaluation.codes),
+        "weighted F1 (pool)": f"{pool.weighted_f1.value:.3f}",
+        "macro F1 (pool)": f"{pool.macro_f1.value:.3f}",
+        "calibration error (pool)": f"{evaluation.ece:.3f}",
+    }
+    if pool.lead:
+        values[f"above {TFIDF_SVM}"] = f"{pool.lead.value:+.3f}"
+    yield facts(values)
+    yield note(
+        "No fit has seen these rows. Log loss is in nats. The last column is the weighted F1 above that of "
+        f"{TFIDF_SVM}, on the same resamples of the rows: an interval that holds 0 tells no difference."
     )
-    rows = [(name, *map(str, system.metrics), f"{system.reliability.ece:.3f}") for name, system in _ordered(evaluation)]
-    yield table(["", "weighted F1", "macro F1", "accuracy", "ECE"], rows, "with 95 % bootstrap intervals")
+    columns = ["", "weighted F1", "macro F1", "accuracy", "log loss", "ECE", f"weighted F1 - {TFIDF_SVM}'s"]
+    rows = [
+        (
+            name,
+            *map(str, system.metrics),
+            f"{system.reliability.ece:.3f}",
+            system.lead.signed() if system.lead else "",
+        )
+        for name, system in evaluation.systems.items()
+    ]
+    yield table(columns, rows, "with 95 % bootstrap intervals")
     yield figure(intervals(evaluation))
 
 
-def _ordered(evaluation: Evaluation) -> list:
-    return sorted(evaluation.systems.items(), key=lambda item: item[0] != FUSED)
+def _photo_gain(evaluation: Evaluation, drawing: Markup) -> Iterator[Markup]:
+    yield heading("What the photo adds")
+    yield note(
+        "The test rows in quarters, by the confidence of the pool with photos masked: the least sure texts first. A "
+        "product without a photo is answered by its text in both."
+    )
+    columns = ["confidence of the text", "rows", "accuracy, text only", "with the photo", "weighted F1, text only"]
+    rows = [
+        (
+            f"{part.low:.3f} to {part.high:.3f}",
+            part.rows,
+            *(f"{value:.3f}" for value in (part.text_accuracy, part.accuracy)),
+            *(f"{value:.3f}" for value in (part.text_weighted_f1, part.weighted_f1)),
+        )
+        for part in evaluation.photo_gain
+    ]
+    yield table([*columns, "with the photo"], rows)
+    yield drawing
 
 
 def _confusions(evaluation: Evaluation, names: Mapping[str, str]) -> Iterator[Markup]:
@@ -117,12 +125,13 @@ def _mistakes(mistakes: Sequence[Mistake], names: Mapping[str, str]) -> Iterator
 def _tile(mistake: Mistake, names: Mapping[str, str]) -> Tile:
     texts = [cut(mistake.designation, 90), cut(mistake.description, 110)]
     said = [
-        f"{name}: {_answer(answer, names) if answer else 'saw nothing'}" for name, answer in mistake.branches.items()
+        f"{name}: {_answer(answer, names) if answer else 'nothing to look at'}"
+        for name, answer in mistake.members.items()
     ]
     blank = "no photo" if mistake.photo is None else "photo unreadable"
     lines = [
         f"is {_class(mistake.code, names)}",
-        f"{FUSED}: {_answer(mistake.fused, names)}",
+        f"{POOL}: {_answer(mistake.pool, names)}",
         *said,
         f"row {mistake.row}: {' | '.join(filter(None, texts)) or 'no text'}",
     ]

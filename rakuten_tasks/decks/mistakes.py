@@ -1,17 +1,19 @@
-"""The answers that were wrong and surest of themselves, with what each branch said."""
+"""The answers that were wrong and surest of themselves, with what each member said."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rakuten_tasks.classifier.predictor import Scores
+if TYPE_CHECKING:
+    from rakuten_tasks.classifier.predictor import Scores
 
 MISTAKES = 12
 
@@ -26,15 +28,15 @@ class Said:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One product whose fused answer was wrong."""
+    """One product whose pooled answer was wrong."""
 
     row: int
     designation: str
     description: str
     photo: bytes | None
     code: int  # what the catalogue says
-    fused: Said
-    branches: dict[str, Said | None]  # None: the branch saw nothing of it
+    pool: Said
+    members: dict[str, Said | None]  # None: there was nothing for it to look at
 
 
 def surest_mistakes(scores: Scores, labels: NDArray, k: int = MISTAKES) -> NDArray:
@@ -52,15 +54,15 @@ def most_confident_mistakes(rows: pd.DataFrame, scores: Scores, labels: NDArray,
 
 
 def _mistake(row: pd.Series, scores: Scores, at: int, label: int) -> Mistake:
-    said = {name: _said(of, scores.codes, at) for name, of in scores.by_branch.items()}
+    said = {name: _said(of, scores.codes, at) for name, of in scores.by_member.items()}
     return Mistake(
         row=int(row["row"]),
         designation=row["designation"],
         description=row["description"],
         photo=row["photo"] if isinstance(row["photo"], bytes) else None,
         code=int(scores.codes[label]),
-        fused=_said(scores.probabilities, scores.codes, at),
-        branches={name: answer if scores.seen[name][at] else None for name, answer in said.items()},
+        pool=_said(scores.probabilities, scores.codes, at),
+        members={name: answer if scores.available[name][at] else None for name, answer in said.items()},
     )
 
 

@@ -29,7 +29,7 @@ def registration_deck(
 ) -> str:
     """alias: the one that the version got. names: code -> name for people.
 
-    differences: (resamples,) of evaluation.paired_differences, new minus rival, by who the rival is ("champion,
+    differences: (resamples,) of bootstrap.paired_differences, new minus rival, by who the rival is ("champion,
     version 3"); none where there was nothing to compare with. losses: F1 lost against the champion, by code, of
     gate.class_losses.
     """

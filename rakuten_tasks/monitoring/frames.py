@@ -73,7 +73,7 @@ def file_frame(address: str, predictor: Predictor | None) -> pd.DataFrame:
 
 
 def _seen(rows: pd.DataFrame, predictor: Predictor | None) -> pd.DataFrame:
-    return observed(rows, predictor) if predictor else catalogue_traits(rows, [])
+    return observed(rows, predictor) if predictor else catalogue_traits(rows, None)
 
 
 def _table(address: str) -> pd.DataFrame:

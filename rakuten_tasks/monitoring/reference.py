@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rakuten_tasks.classifier.branches import Branch
 from rakuten_tasks.classifier.bundle import REFERENCE
+from rakuten_tasks.classifier.members.linear import tfidf_of
+from rakuten_tasks.classifier.ngrams import Tfidf
 from rakuten_tasks.classifier.predictor import Predictor, Scores
 from rakuten_tasks.classifier.scoring import products_of
 from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
@@ -20,23 +21,19 @@ ABSENT = ("none", "missing")  # photo_status of products without a photo; the ot
 
 
 def reference_rows(
-    rows: pd.DataFrame,
-    photographed: Iterable[pd.DataFrame],
-    branches: Sequence[Branch],
-    scores: Scores,
-    embeddings: Mapping[str, NDArray],
+    photographed: Iterable[pd.DataFrame], tfidf: Tfidf | None, scores: Scores, embeddings: Mapping[str, NDArray]
 ) -> pd.DataFrame:
-    """`rows` with DRIFT_COLUMNS. photographed: the same rows in the same order, some at a time, with their photos."""
-    parts = [catalogue_traits(part, branches) for part in photographed if len(part)]
-    seen = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    joined = pd.concat([rows.reset_index(drop=True), seen, answers(scores, embeddings)], axis=1)
+    """Rows with DRIFT_COLUMNS. photographed: them with their photos, some at a time, in the order of the scores."""
+    parts = [(part.drop(columns=["photo"]), catalogue_traits(part, tfidf)) for part in photographed if len(part)]
+    rows, seen = (pd.concat([pair[i] for pair in parts], ignore_index=True) for i in (0, 1))
+    joined = pd.concat([rows, seen, answers(scores, embeddings)], axis=1)
     return joined.reindex(columns=[*rows.columns, *DRIFT_COLUMNS])
 
 
-def catalogue_traits(rows: pd.DataFrame, branches: Sequence[Branch]) -> pd.DataFrame:
+def catalogue_traits(rows: pd.DataFrame, tfidf: Tfidf | None) -> pd.DataFrame:
     """TEXT_COLUMNS and PHOTO_COLUMNS of catalogue rows with their photos (schema.SHARD)."""
     traits = pd.DataFrame(
-        [{**text_traits(branches, product), **photo_traits(product.photo)} for product in products_of(rows)]
+        [{**text_traits(tfidf, product), **photo_traits(product.photo)} for product in products_of(rows)]
     )
     status = rows["photo_status"].to_numpy()
     # ingest drops the bytes of what cannot be read: only the status still tells it from no photo
@@ -46,15 +43,17 @@ def catalogue_traits(rows: pd.DataFrame, branches: Sequence[Branch]) -> pd.DataF
 
 def observed(rows: pd.DataFrame, predictor: Predictor) -> pd.DataFrame:
     """DRIFT_COLUMNS of catalogue rows with their photos, as the predictor sees them."""
-    traits = catalogue_traits(rows, predictor.branches)
-    return pd.concat([traits, answers(*predictor.observe(products_of(rows)))], axis=1).reindex(columns=DRIFT_COLUMNS)
+    traits = catalogue_traits(rows, tfidf_of(predictor.members))
+    answered = answers(*predictor.score_with_embeddings(products_of(rows)))
+    return pd.concat([traits, answered], axis=1).reindex(columns=DRIFT_COLUMNS)
 
 
 def answers(scores: Scores, embeddings: Mapping[str, NDArray]) -> pd.DataFrame:
     """ANSWER_COLUMNS and EMBEDDING of N products."""
     told = [answer_traits(scores, row) for row in range(len(scores.probabilities))]
     frame = pd.DataFrame(told, columns=ANSWER_COLUMNS).astype({"disagreement": float})
-    return pd.concat([frame, pd.DataFrame(project(embeddings), columns=EMBEDDING)], axis=1)
+    projected = project(embeddings, len(scores.probabilities))
+    return pd.concat([frame, pd.DataFrame(projected, columns=EMBEDDING)], axis=1)
 
 
 def load_reference(bundle: Path) -> pd.DataFrame:

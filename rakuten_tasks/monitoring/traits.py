@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import BytesIO
 from itertools import combinations
 from typing import Any
@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rakuten_tasks.catalogue.languages import language
-from rakuten_tasks.classifier.branches import Branch, Product, Text
-from rakuten_tasks.classifier.hashing import WORD, word_counts
+from rakuten_tasks.classifier.hashing import WORD
+from rakuten_tasks.classifier.members.linear import tfidf_of
+from rakuten_tasks.classifier.ngrams import Tfidf
 from rakuten_tasks.classifier.photos import FORMATS, kept_box, on_white
+from rakuten_tasks.classifier.pool import MODALITIES
 from rakuten_tasks.classifier.predictor import Predictor, Scores
+from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.classifier.text import clean
 from rakuten_tasks.monitoring.columns import EMBEDDING, PROJECTED
 
@@ -27,15 +30,15 @@ TOP = 5
 def traits(predictor: Predictor, product: Product, scores: Scores, row: int, projected: NDArray) -> dict[str, Any]:
     """One product's drift columns. row: its place in `scores`; projected: (PROJECTED,), of `project`."""
     return {
-        **text_traits(predictor.branches, product),
+        **text_traits(tfidf_of(predictor.members), product),
         **photo_traits(product.photo),
         **answer_traits(scores, row),
         **{name: _number(value) for name, value in zip(EMBEDDING, projected, strict=True)},
     }
 
 
-def text_traits(branches: Sequence[Branch], product: Product) -> dict[str, Any]:
-    """TEXT_COLUMNS of a product. branches: whose vocabulary words are unknown to."""
+def text_traits(tfidf: Tfidf | None, product: Product) -> dict[str, Any]:
+    """TEXT_COLUMNS of a product. tfidf: knows the words of training rows."""
     title, description = clean(product.designation), clean(product.description)
     whole = f"{title} {description}"
     letters = len(title)
@@ -46,19 +49,13 @@ def text_traits(branches: Sequence[Branch], product: Product) -> dict[str, Any]:
         "capital_share": sum(map(str.isupper, title)) / letters if letters else None,
         "description_empty": not description,
         "language": language(whole),
-        "unknown_word_share": _unknown_share(branches, whole),
+        "unknown_word_share": _unknown_share(tfidf, whole),
     }
 
 
-def _unknown_share(branches: Sequence[Branch], text: str) -> float | None:
-    vocabularies = [branch.vocabulary for branch in branches if isinstance(branch, Text)]
+def _unknown_share(tfidf: Tfidf | None, text: str) -> float | None:
     words = WORD.findall(text.lower())
-    if not words or not vocabularies:
-        return None
-    idf = vocabularies[0].idf
-    # field 1: the bag's block of whole texts; a text of one word has one bucket
-    buckets = word_counts(words, len(idf).bit_length() - 1, 1).indices
-    return float((idf[buckets] == 0).mean())
+    return float(1 - tfidf.knows(words).mean()) if words and tfidf else None
 
 
 def photo_traits(photo: bytes | None) -> dict[str, Any]:
@@ -87,31 +84,34 @@ def answer_traits(scores: Scores, row: int) -> dict[str, Any]:
     """ANSWER_COLUMNS, the top classes and what was used."""
     fused = scores.probabilities[row]
     codes, probabilities = scores.top(TOP)
-    seen = [name for name, mask in scores.seen.items() if mask[row]]
-    pairs = combinations([scores.by_branch[name][row] for name in seen], 2)
+    available = [name for name, mask in scores.available.items() if mask[row]]
+    pairs = combinations([scores.by_member[name][row] for name in available], 2)
     distances = [float(np.abs(first - second).sum() / 2) for first, second in pairs]
     return {
         "predicted": int(scores.predicted[row]),
         "confidence": float(scores.confidence[row]),
         "entropy": float(-(fused * np.log(np.maximum(fused, np.finfo(float).tiny))).sum()),
         "disagreement": float(np.mean(distances)) if distances else None,
-        "used": "+".join(seen),
+        "used": "+".join(scores.modalities(row)),
         "top_codes": codes[row].tolist(),
         "top_probabilities": probabilities[row].tolist(),
     }
 
 
-def project(embeddings: Mapping[str, NDArray]) -> NDArray:
-    """What the heads read -> a few numbers, by fixed random directions; NaN where a branch saw nothing.
+def project(embeddings: Mapping[str, NDArray], rows: int) -> NDArray:
+    """Embeddings -> a few numbers, by fixed random directions; NaN where a modality is missing.
 
-    (N, E) for each branch -> (N, PROJECTED). The same embedding gives the same numbers in every process.
+    (rows, E) by modality -> (rows, PROJECTED). The same embedding gives the same numbers in every process.
     """
-    shares = [len(part) for part in np.array_split(np.arange(PROJECTED), len(embeddings))]
+    shares = [len(part) for part in np.array_split(np.arange(PROJECTED), len(MODALITIES))]
     parts = []
-    for number, (share, embedding) in enumerate(zip(shares, embeddings.values(), strict=True)):
-        size = embedding.shape[1]
+    for number, (share, modality) in enumerate(zip(shares, MODALITIES, strict=True)):
+        if modality not in embeddings:
+            parts.append(np.full((rows, share), np.nan))
+            continue
+        size = embeddings[modality].shape[1]
         directions = np.random.default_rng(number).standard_normal((size, share)) / math.sqrt(size)
-        parts.append(embedding @ directions)  # (N, E) @ (E, share) -> (N, share)
+        parts.append(embeddings[modality] @ directions)  # (N, E) @ (E, share) -> (N, share)
     return np.concatenate(parts, 1)
 
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import cache
@@ -23,6 +23,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
+from rakuten_tasks.classifier.pretrained import PretrainedWeights
 from rakuten_tasks.registry.leftovers import came_to_its_end, withdraw
 from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
 
@@ -66,6 +67,15 @@ def rename(run_id: str, name: str, tags: Mapping[str, str]) -> None:
     client = connect()
     for key, value in {MLFLOW_RUN_NAME: name, **tags}.items():
         client.set_tag(run_id, key, value[:MAX_TAG_VAL_LENGTH])
+
+
+def log_pretrained(run_id: str, weights: Sequence[PretrainedWeights]) -> None:
+    """Tags that say which pretrained weights a training begins with."""
+    client = connect()
+    for item in weights:
+        for key, value in item.to_dict().items():
+            if value:
+                client.set_tag(run_id, f"pretrained.{item.name}.{key}"[:250], str(value)[:MAX_TAG_VAL_LENGTH])
 
 
 def finish_parent(run_id: str) -> None:

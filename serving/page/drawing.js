@@ -29,12 +29,24 @@ function drawBars(list, candidates, language) {
   }));
 }
 
-function drawBranches(list, branches, words, language) {
-  const names = { text: words.text, photo: words.photo_branch };
-  list.replaceChildren(...Object.entries(branches).flatMap(([name, said]) => [
-    element("dt", names[name] || name),
-    element("dd", `${label(said)} (${percent(said.confidence, language)}), ${words.share} ${percent(said.share, language)}`),
-  ]));
+function drawMembers(list, modalities, members, words, language) {
+  list.replaceChildren(...modalities.flatMap((modality) => {
+    const asked = Object.entries(members).filter(([, said]) => said.modality === modality);
+    const share = asked.reduce((sum, [, said]) => sum + said.share, 0);
+    return [
+      element("dt", `${words[modality]} ${percent(share, language)}`),
+      ...asked.map(([name, said]) => drawMember(name, said, words, language)),
+    ];
+  }));
+}
+
+function drawMember(name, said, words, language) {
+  const row = element("dd");
+  row.append(
+    element("strong", words.member[name] || name),
+    `${words.colon}${label(said)} (${percent(said.confidence, language)}), ${words.share} ${percent(said.share, language)}`,
+  );
+  return row;
 }
 
 function drawWords(list, found, words) {

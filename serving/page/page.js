@@ -84,7 +84,7 @@ function show() {
   $("best").textContent = `${label(answer)} — ${words.sure} ${percent(answer.confidence, language)}`;
   $("abstained").hidden = !answer.abstained;
   drawBars($("bars"), answer.top_k, language);
-  drawBranches($("branches"), answer.branches, words, language);
+  drawMembers($("members"), answer.modalities, answer.members, words, language);
   const why = answer.explanation;
   $("words-box").hidden = !answer.modalities.includes("text");
   drawWords($("words"), why.words, words);
@@ -136,11 +136,19 @@ async function ask(event) {
   }
 }
 
+async function inform() {
+  const response = await call("/info").catch(() => null);
+  if (!response || !response.ok) return {}; // at the start the key may still be missing
+  const info = await response.json();
+  $("warning-detail").textContent = info.warning;
+  $("warning").hidden = !info.warning;
+  return info;
+}
+
 async function offerLabels() {
-  const response = await call("/info");
-  if (!response.ok) return;
-  const { labels } = await response.json();
-  $("true-code").replaceChildren(...Object.entries(labels || {}).map(([code, name]) => {
+  const { labels } = await inform();
+  if (!labels) return;
+  $("true-code").replaceChildren(...Object.entries(labels).map(([code, name]) => {
     const option = element("option", name ? `${code} · ${name}` : code);
     option.value = code;
     return option;
@@ -178,3 +186,4 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 }
 document.addEventListener("paste", (event) => take([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
 speak(language);
+inform();

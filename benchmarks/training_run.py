@@ -1,0 +1,186 @@
+"""One catalogue's training without Flyte and MLflow: features once, then members, pool and scores for each seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score, log_loss
+
+from rakuten_tasks.catalogue.ingest import ingest, read_shard
+from rakuten_tasks.catalogue.layout import test_labels
+from rakuten_tasks.catalogue.ledger import TEST, TRAIN, Ledger, assign_folds, require_every_side
+from rakuten_tasks.classifier.arrays import class_index, write_shard
+from rakuten_tasks.classifier.baseline import BASELINES
+from rakuten_tasks.classifier.evaluation import POOL, reliability
+from rakuten_tasks.classifier.extractors import Extractor
+from rakuten_tasks.classifier.members import MEMBERS, FitContext, Fitted, Member, TrainingData
+from rakuten_tasks.classifier.members.member import FOLDS
+from rakuten_tasks.classifier.members.plan import active_members, build_extractor, enough_photos, extractors_of
+from rakuten_tasks.classifier.pool import Logits, Pool, fit_pool
+from rakuten_tasks.classifier.predictor import pool_logits
+from rakuten_tasks.classifier.scoring import products_of, score_features
+from rakuten_tasks.classifier.training import choose_device
+from rakuten_tasks.config import TrainingConfig
+from rakuten_tasks.opening import pretrained_weights, resolve
+
+
+class TrainingRun:
+    """Ingested, split and extracted when it is made. answered: rows whose answers Y_test.csv holds."""
+
+    def __init__(self, source: str, config: TrainingConfig, folder: Path) -> None:
+        resolved = resolve(config)
+        self.config, self.pretrained, self.folder = resolved.config, pretrained_weights(resolved), folder
+        self.device = choose_device()
+        self._answers = test_labels(source)
+        ingested = ingest(source, folder / "catalogue", config.ingest, unlabelled=self._answers is not None)
+        self._labelled = [shard.path for shard in ingested.labelled]
+        self._unlabelled = [shard.path for shard in ingested.unlabelled]
+        self.codes = sorted(ingested.class_counts)
+        self.rows = self._assign()
+        photographed = self.rows.loc[self.rows["photo_status"] == "ok", "split"]
+        self.members = active_members(self.config, enough_photos(photographed.to_numpy(np.int64)))
+        self._folders: dict[str, Path] = {}
+        self._features: dict[str, list[Path]] = {}
+        self._unlabelled_features: dict[str, list[Path]] = {}
+        for name in dict.fromkeys(e for member in self.members for e in extractors_of(member, self.config)):
+            self._extract(name)
+        self._baselines = self._score_baselines()
+
+    @property
+    def test_rows(self) -> int:
+        return int((self.rows["split"] == TEST).sum())
+
+    @property
+    def answered(self) -> int:
+        return 0 if self._answers is None else len(self._answers)
+
+    def _assign(self) -> pd.DataFrame:
+        columns = ["row", "designation", "description", "prdtypecode", "photo_status"]
+        rows = pd.concat([read_shard(path, columns) for path in self._labelled], ignore_index=True)
+        titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
+        sides = Ledger.empty().extended(titles, codes, self.config.split).sides(titles)
+        require_every_side(sides, codes)
+        label = class_index(codes, self.codes)
+        return rows.assign(split=sides, fold=assign_folds(titles, codes, FOLDS), label=label)
+
+    def _extract(self, name: str) -> None:
+        train = self.rows[self.rows["split"] == TRAIN]
+        extractor = build_extractor(
+            name, self.config, lambda: zip(train["designation"], train["description"], strict=True), self.device
+        )
+        self._folders[name] = self.folder / "extractors" / name
+        extractor.save(self._folders[name])
+        self._features[name] = [self._write(extractor, path) for path in self._labelled]
+        self._unlabelled_features[name] = [self._write(extractor, path) for path in self._unlabelled]
+
+    def _write(self, extractor: Extractor, shard: Path) -> Path:
+        rows = read_shard(shard)
+        products = products_of(rows)
+        places = np.flatnonzero([extractor.available(product) for product in products])
+        path = self.folder / f"{shard.stem}-{extractor.name}.safetensors"
+        arrays = extractor.extract([products[place] for place in places])
+        write_shard(path, {"row": rows["row"].to_numpy(np.int64)[places], **arrays})
+        return path
+
+    def _score_baselines(self) -> dict[str, tuple[NDArray, NDArray | None]]:
+        """Each baseline's probabilities of the test rows and of those to predict."""
+        fitted = self.rows[self.rows["split"] != TEST]
+        test = self.rows[self.rows["split"] == TEST]
+        scored = {}
+        for name, fit in BASELINES.items():
+            texts = fitted["designation"].tolist(), fitted["description"].tolist()
+            baseline = fit(*texts, fitted["label"].to_numpy(np.int64), len(self.codes), 0)
+            other = None
+            if self._answers is not None:
+                rows = self._to_predict()
+                other = baseline.probabilities(rows["designation"].tolist(), rows["description"].tolist())
+            scored[name] = (
+                baseline.probabilities(test["designation"].tolist(), test["description"].tolist()), other,
+            )  # fmt: skip
+        return scored
+
+    def _to_predict(self) -> pd.DataFrame:
+        columns = ["row", "designation", "description"]
+        rows = pd.concat([read_shard(path, columns) for path in self._unlabelled], ignore_index=True)
+        return rows[rows["row"].isin(self._answers.index)]  # type: ignore[union-attr]
+
+    def fit(self, seed: int) -> dict[str, tuple[Fitted, TrainingData]]:
+        """Every member, and the rows that it was fitted on."""
+        fitted = {}
+        for name in self.members:
+            names = extractors_of(name, self.config)
+            data = TrainingData.load(
+                {e: self._features[e] for e in names}, self.rows, len(self.codes), {e: self._folders[e] for e in names}
+            )
+            settings = MEMBERS[name].settings(self.config)
+            fitted[name] = MEMBERS[name].fit(settings, data, FitContext(seed, self.device, self.config.refit)), data
+            fitted[name][0].member.extractors = names
+        return fitted
+
+    def measure(self, seed: int) -> dict[str, dict[str, float]]:
+        """The columns of the quality table, by system."""
+        fitted = self.fit(seed)
+        unseen, labels = self._unseen(fitted)
+        modality = {name: MEMBERS[name].modality for name in fitted}
+        counts = np.bincount(self.rows.loc[self.rows["split"] != TEST, "label"], minlength=len(self.codes)) + 1
+        pool = fit_pool(unseen, labels, modality, counts / counts.sum())
+        members = {name: item.member for name, (item, _) in fitted.items()}
+        test = self.rows[self.rows["split"] == TEST]
+        scored = self._score(members, pool, self._features, test["row"].to_numpy(np.int64))
+        common = np.logical_and.reduce(list(unseen.available.values()))
+        before = self._answer(unseen.take(np.flatnonzero(common)), pool)
+        result = {}
+        other = self._score_answers(members, pool)
+        for name in [*members, POOL, *self._baselines]:
+            probabilities = scored[name] if name in scored else self._baselines[name][0]
+            values = {f"test {k}": v for k, v in _metrics(probabilities, test["label"].to_numpy(np.int64)).items()}
+            if name in before:
+                held_out = _metrics(before[name], labels[common])
+                values |= {"unseen F1": held_out["F1"], "unseen log loss": held_out["log loss"]}
+            values["Y_test F1"] = other.get(name, float("nan"))
+            result[name] = values
+        print({name: {k: round(v, 2) for k, v in w.items()} for name, w in pool.weights.items()}, flush=True)
+        return result
+
+    def _answer(self, logits: Logits, pool: Pool) -> dict[str, NDArray]:
+        scores = pool_logits(logits, pool, self.codes)
+        return {**scores.by_member, POOL: scores.probabilities}
+
+    def _score(
+        self, members: dict[str, Member], pool: Pool, features: dict[str, list[Path]], rows: NDArray
+    ) -> dict[str, NDArray]:
+        return self._answer(score_features(members, features, rows, len(self.codes))[0], pool)
+
+    def _score_answers(self, members: dict[str, Member], pool: Pool) -> dict[str, float]:
+        if self._answers is None:
+            return {}
+        rows = self._to_predict()["row"].to_numpy(np.int64)
+        truth = self._answers.loc[rows].to_numpy()
+        scored = self._score(members, pool, self._unlabelled_features, rows)
+        scored |= {name: pair[1] for name, pair in self._baselines.items() if pair[1] is not None}
+        codes = np.asarray(self.codes)
+        return {name: float(f1_score(truth, codes[p.argmax(1)], average="weighted")) for name, p in scored.items()}
+
+    def _unseen(self, fitted: dict[str, tuple[Fitted, TrainingData]]) -> tuple[Logits, NDArray]:
+        """What no member had seen of the labelled rows, in their order."""
+        place = {int(row): i for i, row in enumerate(self.rows["row"])}
+        by_member, available = {}, {}
+        for name, (item, data) in fitted.items():
+            at = np.array([place[int(row)] for row in data.rows[item.rows]], dtype=np.int64)
+            by_member[name] = np.zeros((len(self.rows), len(self.codes)), dtype=np.float32)
+            available[name] = np.zeros(len(self.rows), dtype=bool)
+            by_member[name][at], available[name][at] = item.logits, ~item.stopping
+        return Logits(by_member, available), self.rows["label"].to_numpy(np.int64)
+
+
+def _metrics(probabilities: NDArray, labels: NDArray) -> dict[str, float]:
+    predicted, classes = probabilities.argmax(1), np.arange(probabilities.shape[1])
+    return {
+        "F1": float(f1_score(labels, predicted, average="weighted", zero_division=0)),
+        "macro F1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "log loss": float(log_loss(labels, np.clip(probabilities, 1e-12, None), labels=classes)),
+        "ECE": reliability(probabilities, labels).ece,
+    }

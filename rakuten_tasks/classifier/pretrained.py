@@ -1,0 +1,23 @@
+"""Pretrained weights are data: where they come from, under which licence, and which bits they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rakuten_tasks.config import Strict
+
+
+@dataclass(frozen=True)
+class PretrainedWeights(Strict):
+    """The weights that a network begins with, as bundle, model card, MLflow and cache keys tell them.
+
+    name: as configured, "use-multilingual", "vgg16" or "hf:NAME". source: the package and version, the address, or the
+    file they were read from. licence: an SPDX name, or "unknown". sha256: of what was read; "random" where nothing was.
+    warning: empty, or why they are not those that were asked for, with the line that mends it.
+    """
+
+    name: str
+    source: str
+    licence: str
+    sha256: str
+    warning: str = ""

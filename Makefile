@@ -148,7 +148,7 @@ activate: $(READY) ## put the registered launch plans on their schedules (VERSIO
 
 .PHONY: bench
 bench: $(READY) ## speeds, each as a ratio to something measured in the same run; growth and cost
-	@failed=0; for name in fusion_search text_preparation text_training photo_features photo_training photo_limits; do \
+	@failed=0; for name in text_preparation text_training photo_features photo_training photo_limits; do \
 	  $(BIN)/python -m benchmarks.$$name || failed=1; done; \
 	$(MAKE) --no-print-directory --keep-going bench-growth bench-cost || failed=1; exit $$failed
 
@@ -157,12 +157,12 @@ bench-growth: $(READY) ## time and memory of a whole training at 1, 2, 4 and 8 t
 	@$(RUN) $(BIN)/python -m benchmarks.growth
 
 .PHONY: bench-quality
-bench-quality: $(READY) ## both branches and their mix beside what one would pick instead, three seeds (SOURCE=, CONFIG=)
-	@$(RUN) $(BIN)/python -m benchmarks.quality --source "$$SOURCE" --config "$$CONFIG"
+bench-quality: $(READY) ## every member, their pool and the baselines, three seeds (SOURCE= one or several, CONFIG=)
+	@$(RUN) $(BIN)/python -m benchmarks.quality $(foreach source,$(SOURCE),--source "$(source)") --config "$$CONFIG"
 
-.PHONY: bench-seeds
-bench-seeds: $(READY) ## three seeds on a catalogue that holds Y_test.csv (SOURCE=)
-	@$(RUN) $(BIN)/python -m benchmarks.seeds --source "$$SOURCE"
+.PHONY: bench-vectors
+bench-vectors: $(READY) ## time and memory of the text encoder's vectors, of texts as long as the challenge's (PRODUCTS=)
+	@$(BIN)/python -m benchmarks.vectors $(if $(PRODUCTS),--products $(PRODUCTS))
 
 .PHONY: bench-cost
 bench-cost: $(READY) ## what a thousand products cost by step, and what other sizes would need (SOURCE=, PRODUCTS= that it measures)

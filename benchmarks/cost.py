@@ -1,7 +1,7 @@
 """What a thousand products cost at each step, and what catalogues of other sizes would need by that.
 
 python -m benchmarks.cost                       (generated products; --source FOLDER for a catalogue's first ones)
-Each step is a process of its own, as in its pod. Networks are at 224 pixels as in configs/imagenet.yaml.
+Each step is a process of its own, as in its pod. Photos are at 224 pixels, as with ImageNet's weights.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Step:
     """name: of the function in cost_steps.py. epochs: that a training of a large catalogue does, if any.
 
     shards: whether it is a map task over shards, else one pod does all. photos: whether only some go through it.
-    scores: whether it asks both branches about a part of the rows. kept: whether what it writes grows with the rows.
+    kept: whether what it writes grows with the rows.
     """
 
     name: str
@@ -47,23 +47,25 @@ class Step:
     shards: bool = False
     epochs: int = 0
     photos: bool = False
-    scores: bool = False
     kept: bool = True
 
 
 SCRATCH = Step("scratch", "VGG16 whole, 32 px, an epoch", photos=True, kept=False)
 STEPS = (
     Step("ingest", "ingest"),
-    Step("split", "split into sides"),
-    Step("vocabulary", "fit the vocabulary", kept=False),
-    Step("encode", "encode text", shards=True),
-    Step("text", "LSTM, an epoch", epochs=8, kept=False),
-    Step("prepare", "prepare photos", shards=True),
-    Step("features", "VGG16 features", shards=True, photos=True),
-    Step("block5", "VGG16 block 5, an epoch", epochs=3, photos=True, kept=False),
+    Step("split", "split into sides and folds"),
+    Step("text", "n-grams and subwords", shards=True),
+    Step("vectors", "vectors of the text encoder", shards=True),
+    Step("photos", "photos through VGG16", shards=True, photos=True),
+    Step("bag", "member bag", kept=False),
+    Step("encoder", "member encoder", kept=False),
+    Step("bag_encoder", "member bag_encoder", kept=False),
+    Step("lstm", "member lstm, an epoch", epochs=8, kept=False),
+    Step("photo", "member photo", kept=False),
+    Step("vgg16", "member vgg16 (block 5), an epoch", epochs=3, photos=True, kept=False),
     SCRATCH,
-    Step("fuse", "fuse", scores=True),
-    Step("evaluation", "evaluate", scores=True),
+    Step("pool", "pool"),
+    Step("evaluation", "evaluate"),
     Step("predict", "predict", shards=True, photos=True),
 )
 
@@ -128,15 +130,11 @@ def main(source: str, products: int, photos: int) -> None:
 def measure(step: Step, work: Work) -> Cost:
     """In a process of its own; where one pod does all, also on a single shard, to see how its memory grows."""
     shard, aside = replace(work, products=SHARD), work.folder / "aside"
-    if step.scores:  # 224 pixels for the time, on a shard; 32 for the growth, which is the rows'
-        small, large = (replace(some, network=SCRATCH.name) for some in (shard, work))
-        growth = _growth(_alone(step, small, aside / "small"), _alone(step, large, aside / "large"), work.products)
-        return Cost(step, _alone(step, shard), SHARD, growth)
     used = _alone(step, work)
     if step.photos:  # they are read from disk as they are asked for
         return Cost(step, used, work.photos)
     if step.shards:
-        return Cost(step, used, SHARD if step.name == "prepare" else work.products)
+        return Cost(step, used, work.products)
     return Cost(step, used, work.products, _growth(_alone(step, shard, aside), used, work.products))
 
 

@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from rakuten_tasks.catalogue import ingest as catalogue
 from rakuten_tasks.catalogue.ingest import read_shard
-from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B, Ledger
+from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B, Ledger, assign_folds
 from rakuten_tasks.classifier.arrays import ShardArrays, class_index, write_shard
-from rakuten_tasks.classifier.baseline import fit_baseline
-from rakuten_tasks.classifier.branches import branch_logits, load_branches
-from rakuten_tasks.classifier.evaluation import evaluate
-from rakuten_tasks.classifier.fusion import Fusion, fit_fusion
-from rakuten_tasks.classifier.lstm import train_text_branch
-from rakuten_tasks.classifier.ngrams import Vocabulary
-from rakuten_tasks.classifier.photo_training import train_photo_branch, write_features
-from rakuten_tasks.classifier.photos import prepare_photos
-from rakuten_tasks.classifier.predictor import fuse_logits
-from rakuten_tasks.classifier.scoring import products_of, score_sides
+from rakuten_tasks.classifier.backbones import resolve_weights
+from rakuten_tasks.classifier.baseline import fit_tfidf_svm
+from rakuten_tasks.classifier.evaluation import POOL, TFIDF_SVM, evaluate
+from rakuten_tasks.classifier.members import MEMBERS, FitContext, Member, TrainingData
+from rakuten_tasks.classifier.members.member import FOLDS
+from rakuten_tasks.classifier.members.plan import build_extractor, extractors_of
+from rakuten_tasks.classifier.pool import Logits, Pool, fit_pool
+from rakuten_tasks.classifier.predictor import Predictor, pool_logits
+from rakuten_tasks.classifier.scoring import products_of, score_features
 from rakuten_tasks.classifier.training import Epoch, choose_device
-from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
-from rakuten_tasks.config import IngestConfig, PhotoConfig, SplitConfig, TextConfig, Weights
+from rakuten_tasks.classifier.vgg16_weights import random_convolutions
+from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, SplitConfig, TrainingConfig, Weights
+
+Mark = Callable[[Epoch], None]
+TEXT_MEMBERS = ("bag", "lstm", "encoder", "bag_encoder")
+PHOTO_MEMBERS = ("photo", "vgg16")
+
+
+def ignore(epoch: Epoch) -> None:
+    """Of a fit whose epochs nobody measures."""
 
 
 @dataclass(frozen=True)
 class Work:
     """folder: of all that the steps write. products: how many of the catalogue a step takes, from the first on.
 
-    photos: how many of them go through VGG16, which takes half a minute for a few hundred. network: the photo branch
-    that scores, of the step of that name.
+    photos: how many of them go through VGG16, which takes half a minute for a few hundred.
     """
 
     source: str
     folder: Path
     products: int
     photos: int
-    network: str = "block5"
 
     @cached_property
     def shards(self) -> list[Path]:
@@ -60,26 +67,53 @@ class Work:
         return pd.concat([read_shard(shard, columns) for shard in self.shards], ignore_index=True)
 
     @cached_property
-    def ledger(self) -> Ledger:
-        return Ledger.load(self.folder / "split" / "ledger.parquet")
+    def assignments(self) -> pd.DataFrame:
+        """row, prdtypecode, label, split, fold of the rows of these shards."""
+        every = pd.read_parquet(self.folder / "split" / "assignments.parquet")
+        every["label"] = class_index(every["prdtypecode"], self.codes)
+        return every[every["row"].isin(self.rows["row"])]
 
     @cached_property
     def codes(self) -> list[int]:
-        return sorted(self.rows["prdtypecode"].unique().tolist())
+        return sorted(pd.read_parquet(self.folder / "split" / "assignments.parquet")["prdtypecode"].unique().tolist())
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary.load(self.folder / "vocabulary")
+    def config(self) -> TrainingConfig:
+        """The default with photo weights that need no download and take as long, and VGG16's block 5 trained too."""
+        path = self.folder / "vgg16.safetensors"
+        if not path.exists():
+            save_file(random_convolutions(batch_norm=False).state_dict(), path)
+        photo = PhotoConfig(weights=Weights.FILE, weights_file=str(path), epochs=1, fine_tune_epochs=2)
+        return TrainingConfig(refit=Refit.NONE, lstm=LSTMConfig(epochs=2), photo=resolve_weights(photo)[0])
 
-    @property
-    def photo(self) -> PhotoConfig:
-        """configs/imagenet.yaml, with weights that need no download and take as long."""
-        return PhotoConfig(Weights.FILE, str(self.folder / "vgg16.pth"), epochs=1, fine_tune_epochs=2)
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Of training rows."""
+        rows = self.rows[(self.assignments["split"] == TRAIN).to_numpy()]
+        yield from zip(rows["designation"], rows["description"], strict=True)
 
-    def keys(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """row, label and side of a shard of arrays."""
-        label = class_index(rows["prdtypecode"], self.codes)
-        return {"row": rows["row"].to_numpy(np.int64), "label": label, "side": self.ledger.sides(rows["designation"])}
+    def features(self, extractor: str) -> list[Path]:
+        """Of these shards, as far as a step has written them."""
+        found = sorted((self.folder / "features" / extractor).glob("*.safetensors"))
+        return found[: len(self.shards)]
+
+    def extract(
+        self, name: str, shards: list[Path], most: int | None = None, config: TrainingConfig | None = None
+    ) -> None:
+        """As the map task does: all products of these shards that the extractor can read, or the first so many."""
+        extractor = build_extractor(name, config or self.config, self.texts, choose_device())
+        extractor.save(self.folder / "extractors" / name)
+        for shard in shards:
+            rows = read_shard(shard)
+            products = products_of(rows)
+            places = np.flatnonzero([extractor.available(product) for product in products])[:most]
+            arrays = extractor.extract([products[place] for place in places])
+            path = self.folder / "features" / name / f"{shard.stem}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_shard(path, {"row": rows["row"].to_numpy(np.int64)[places], **arrays})
+
+    def written(self, *names: str) -> int:
+        """Bytes of the features of these extractors."""
+        return sum(path.stat().st_size for name in names for path in self.features(name))
 
 
 def ingest(work: Work, out: Path) -> None:
@@ -94,99 +128,148 @@ def ingest(work: Work, out: Path) -> None:
 
 def split(work: Work, out: Path) -> None:
     titles, codes = work.rows["designation"].tolist(), work.rows["prdtypecode"].tolist()
-    Ledger.empty().extended(titles, codes, SplitConfig()).save(out / "ledger.parquet")
+    ledger = Ledger.empty().extended(titles, codes, SplitConfig())
+    ledger.save(out / "ledger.parquet")
+    places = {"split": ledger.sides(titles), "fold": assign_folds(titles, codes, FOLDS)}
+    work.rows[["row", "prdtypecode"]].assign(**places).to_parquet(out / "assignments.parquet", index=False)
 
 
-def vocabulary(work: Work, out: Path) -> None:
-    def training_rows() -> Iterator[tuple[str, str]]:
-        rows = work.rows[work.ledger.sides(work.rows["designation"]) == TRAIN]
-        yield from zip(rows["designation"], rows["description"], strict=True)
-
-    Vocabulary.fit(training_rows, TextConfig()).save(out)
+def text(work: Work, out: Path) -> None:
+    for name in ("ngrams", "tokens"):
+        work.extract(name, work.shards)
 
 
-def encode(work: Work, out: Path) -> None:
-    for number, shard in enumerate(work.shards):
-        rows = read_shard(shard, ["row", "designation", "description", "prdtypecode"])
-        encoded = work.vocabulary.encode(rows["designation"].tolist(), rows["description"].tolist())
-        write_shard(out / f"{number}.safetensors", work.keys(rows) | encoded)
+def vectors(work: Work, out: Path) -> None:
+    work.extract("vectors", work.shards)
 
 
-def text(work: Work, out: Path, mark: Callable[[Epoch], None]) -> None:
-    shards = sorted((work.folder / "encode").iterdir())[: len(work.shards)]
-    config = TextConfig(epochs=2)
-    branch, _ = train_text_branch(shards, work.vocabulary, work.codes, config, 0, choose_device(), mark)
-    work.vocabulary.save(out)
-    branch.save(out)
+def photos(work: Work, out: Path) -> None:
+    work.extract("maps", work.shards[:1], work.photos)
 
 
-def prepare(work: Work, out: Path) -> None:
-    rows = read_shard(work.shards[0])
-    rows = rows[rows["photo"].notna()]
-    write_shard(out / "pixels", work.keys(rows) | {"pixels": prepare_photos(rows["photo"].tolist(), 224)})
+def bag(work: Work, out: Path) -> None:
+    _fit(work, "bag", out)
 
 
-def _some(work: Work, pixels: int) -> Path:
-    """A shard of the first `photos` prepared photos, at 224 pixels or at a seventh of that."""
-    arrays = ShardArrays([work.folder / "prepare" / "pixels"])
-    some = {name: arrays.column(name)[: work.photos] for name in ("row", "label", "side", "pixels")}
-    some["pixels"] = some["pixels"][:, :: 224 // pixels, :: 224 // pixels]
-    path = work.folder / f"some{pixels}"
-    write_shard(path, some)
-    return path
+def encoder(work: Work, out: Path) -> None:
+    _fit(work, "encoder", out)
 
 
-def features(work: Work, out: Path) -> None:
-    torch.save(empty_convolutions(batch_norm=False).state_dict(), work.folder / "vgg16.pth")
-    write_features(_some(work, 224), out / "features", work.photo)
+def bag_encoder(work: Work, out: Path) -> None:
+    _fit(work, "bag_encoder", out)
 
 
-def block5(work: Work, out: Path, mark: Callable[[Epoch], None]) -> None:
-    shards = [work.folder / "features" / "features"]
-    branch, _ = train_photo_branch(shards, work.codes, work.photo, 0, choose_device(), mark)
-    branch.save(out)
+def lstm(work: Work, out: Path, mark: Mark) -> None:
+    _fit(work, "lstm", out, mark)
 
 
-def scratch(work: Work, out: Path, mark: Callable[[Epoch], None]) -> None:
-    config = PhotoConfig(epochs=2)
-    branch, _ = train_photo_branch([_some(work, 32)], work.codes, config, 0, choose_device(), mark)
-    branch.save(out)
+def photo(work: Work, out: Path) -> None:
+    """On as many rows as there are products: the measured photos' features, with noise, over and over."""
+    (path,) = work.features("maps")
+    seen = ShardArrays([path]).column("photo")
+    rows = work.assignments["row"].to_numpy(np.int64)
+    random = np.random.default_rng(0)
+    many = seen[np.arange(len(rows)) % len(seen)].astype(np.float32)
+    many += seen.std(0, dtype=np.float32) * random.standard_normal(many.shape, dtype=np.float32)
+    write_shard(out / "many", {"row": rows, "photo": many.astype(np.float16)})
+    _fit(work, "photo", out, files=[out / "many"])
 
 
-def _branches(work: Work) -> list:
-    return load_branches({"text": work.folder / "text", "photo": work.folder / work.network}, choose_device())
+def vgg16(work: Work, out: Path, mark: Mark) -> None:
+    _fit(work, "vgg16", out, mark)
 
 
-def fuse(work: Work, out: Path) -> None:
-    held_out = score_sides(work.shards, work.ledger, (VALIDATION_A, VALIDATION_B), _branches(work), work.codes)
-    a, b = held_out.on(VALIDATION_A), held_out.on(VALIDATION_B)
-    fusion, _ = fit_fusion(a.logits, a.labels, b.logits, b.labels)
-    (out / "fusion.json").write_text(str(fusion.to_json()))
-    held_out.rows.to_parquet(out / "rows.parquet")
+def scratch(work: Work, out: Path, mark: Mark) -> None:
+    settings = resolve_weights(PhotoConfig(weights=Weights.RANDOM, epochs=2))[0]
+    config = replace(work.config, photo=settings)
+    work.extract("pixels", work.shards[:1], work.photos, config)
+    _fit(work, "vgg16", out, mark, config)
+
+
+def _fit(
+    work: Work,
+    name: str,
+    out: Path,
+    mark: Mark = ignore,
+    config: TrainingConfig | None = None,
+    files: list[Path] | None = None,
+) -> None:
+    config = config or work.config
+    read = extractors_of(name, config)
+    folders = {e: work.folder / "extractors" / e for e in read}
+    shards = {e: files or work.features(e) for e in read}
+    data = TrainingData.load(shards, work.assignments, len(work.codes), folders)
+    fitted = MEMBERS[name].fit(MEMBERS[name].settings(config), data, FitContext(0, choose_device(), Refit.NONE, mark))
+    fitted.member.save(out / "member")
+    kept = {"row": data.rows[fitted.rows], "stopping": fitted.stopping.astype(np.uint8), "logits": fitted.logits}
+    write_shard(out / "scores", kept)
+
+
+def _members(work: Work) -> dict[str, Member]:
+    """Those that were fitted."""
+    members = {}
+    for name in (*TEXT_MEMBERS, *PHOTO_MEMBERS):
+        members[name] = MEMBERS[name].load(work.folder / name / "member", choose_device())
+        members[name].extractors = extractors_of(name, work.config)
+    return members
+
+
+def _score(work: Work, rows: NDArray) -> Logits:
+    members = _members(work)
+    names = dict.fromkeys(e for member in members.values() for e in member.extractors)
+    return score_features(members, {e: work.features(e) for e in names}, rows, len(work.codes))[0]
+
+
+def pool(work: Work, out: Path) -> None:
+    rows = work.assignments["row"].to_numpy(np.int64)
+    place = {int(row): at for at, row in enumerate(rows)}
+    by_member, available = {}, {}
+    for name in (*TEXT_MEMBERS, *PHOTO_MEMBERS):
+        scores = ShardArrays([work.folder / name / "scores"])
+        known = np.isin(scores.column("row"), rows)
+        at = np.array([place[int(row)] for row in scores.column("row")[known]], dtype=np.int64)
+        by_member[name] = np.zeros((len(rows), len(work.codes)), dtype=np.float32)
+        available[name] = np.zeros(len(rows), dtype=bool)
+        by_member[name][at] = scores.column("logits")[known]
+        available[name][at] = scores.column("stopping")[known] == 0
+    labels, modality = work.assignments["label"].to_numpy(np.int64), {n: MEMBERS[n].modality for n in by_member}
+    counts = np.bincount(labels, minlength=len(work.codes)) + 1
+    fitted = fit_pool(Logits(by_member, available), labels, modality, counts / counts.sum())
+    (out / "pool.json").write_text(json.dumps(fitted.to_dict()))
+    held_out = work.assignments["split"].isin([VALIDATION_A, VALIDATION_B]).to_numpy()
+    pool_logits(_score(work, rows[held_out]), fitted, work.codes)  # the reference of drift
 
 
 def evaluation(work: Work, out: Path) -> None:
-    test = score_sides(work.shards, work.ledger, (TEST,), _branches(work), work.codes)
-    train = work.rows[work.ledger.sides(work.rows["designation"]) == TRAIN]
+    test = (work.assignments["split"] == TEST).to_numpy()
+    train, asked = work.rows[~test], work.rows[test]
+    labels = work.assignments["label"].to_numpy(np.int64)
     columns = train["designation"].tolist(), train["description"].tolist()
-    baseline = fit_baseline(*columns, class_index(train["prdtypecode"], work.codes), len(work.codes), 0)
-    scores = fuse_logits(test.logits, _fusion(work), work.codes)
-    asked = test.rows["designation"].tolist(), test.rows["description"].tolist()
-    systems = {**scores.by_branch, "fused": scores.probabilities, "baseline": baseline.probabilities(*asked)}
-    evaluate(systems, test.labels, work.codes, 0)
-    test.rows.to_parquet(out / "rows.parquet")
+    baseline = fit_tfidf_svm(*columns, labels[~test], len(work.codes), 0)
+    scores = pool_logits(_score(work, asked["row"].to_numpy(np.int64)), _pool(work), work.codes)
+    texts = asked["designation"].tolist(), asked["description"].tolist()
+    systems = {**scores.by_member, POOL: scores.probabilities, TFIDF_SVM: baseline.probabilities(*texts)}
+    evaluate(systems, labels[test], work.codes, 0)
+    asked.to_parquet(out / "rows.parquet")
 
 
 def predict(work: Work, out: Path) -> None:
     rows = read_shard(work.shards[0])[: work.photos]
-    scores = fuse_logits(branch_logits(_branches(work), products_of(rows), len(work.codes)), _fusion(work), work.codes)
-    rows.drop(columns=["photo"]).assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(
-        out / "rows.parquet"
-    )
+    read = {name: extractors_of(name, work.config) for name in (*TEXT_MEMBERS, *PHOTO_MEMBERS)}
+    folders = {name: work.folder / name / "member" for name in read}
+    extractors = work.folder / "extractors"
+    predictor = Predictor.assemble(work.codes, _pool(work), read, extractors, folders, choose_device())
+    scores = predictor.score(products_of(rows))
+    answers = rows.drop(columns=["photo"]).assign(predicted=scores.predicted, confidence=scores.confidence)
+    answers.to_parquet(out / "rows.parquet")
 
 
-def _fusion(work: Work) -> Fusion:
-    return Fusion.from_json((work.folder / "fuse" / "fusion.json").read_text())
+def _pool(work: Work) -> Pool:
+    return Pool.from_json((work.folder / "pool" / "pool.json").read_text())
+
+
+WRITES = {"text": ("ngrams", "tokens"), "vectors": ("vectors",), "photos": ("maps",)}
+EPOCHS = ("lstm", "vgg16", "scratch")
 
 
 @dataclass(frozen=True)
@@ -212,12 +295,14 @@ def run(name: str, work: Work, out: Path) -> Used:
     def mark(epoch: Epoch | None = None) -> None:
         marks.append((time.perf_counter(), time.process_time()))
 
-    step, epochs = globals()[name], name in ("text", "block5", "scratch")
+    step, epochs = globals()[name], name in EPOCHS
     step(work, out, mark) if epochs else step(work, out)
     mark()
     measured = marks[-3:-1] if epochs else marks  # the last epoch
     seconds, busy = (end - start for start, end in zip(*measured, strict=True))
     once = marks[-1][0] - marks[0][0] - seconds * (len(marks) - 2) if epochs else 0.0
-    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) + work.written(
+        *WRITES.get(name, ())
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Used(seconds, max(0.0, once), busy / seconds, written, peak)

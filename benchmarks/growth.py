@@ -2,12 +2,13 @@
 
 python -m benchmarks.growth
 Each size is a process of its own, so that its peak memory is its own. The parts are the times that the stages
-themselves spend in this project's functions; the rest of the whole is orchestration.
+themselves spend in this project's functions; the rest of the whole is orchestration. The configuration is the sample's,
+with the same epochs at every size.
 """
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import json
 import os
 import resource
@@ -16,9 +17,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import click
@@ -26,60 +28,86 @@ from rich.console import Console
 from rich.table import Table
 
 LIMIT = 0.15
-# stage module -> what it calls to do its work
-PARTS = {
-    "ingest": ("catalogue", "ingest"),
-    "text": ("Vocabulary", "fit encode"),
-    "lstm": ("", "train_text_branch"),
-    "photos": ("photo", "prepare_photos"),
-    "vgg16": ("", "train_photo_branch"),
-    "fusion": ("", "score_sides fit_fusion reference_rows"),
-    "evaluation": ("", "score_sides fit_baseline evaluate"),
-    "registration": ("", "_require_same_answers"),
-}
+STAGES = ("ingest", "features", "members", "pool", "evaluation", "registration")
 
 
-@contextmanager
-def timed(spent: dict[str, float]) -> Iterator[None]:
-    """Adds up what the stages spend in the functions that do their work."""
-    with ExitStack() as stack:
-        for stage, (owner, names) in PARTS.items():
-            module = importlib.import_module(f"rakuten_tasks.{stage}")
-            holder = getattr(module, owner) if owner else module
-            for name in names.split():
-                stack.enter_context(mock.patch.object(holder, name, _counting(holder, name, stage, spent)))
-        yield
+def _functions() -> dict[str, list[tuple[Any, str]]]:
+    """By stage, what does its work: who has the function, and its name."""
+    from rakuten_tasks import evaluation, ingest, members, pooling, registration
+    from rakuten_tasks.classifier.baseline import MostFrequent, TfidfSVM
+    from rakuten_tasks.classifier.extractors import EXTRACTORS
+    from rakuten_tasks.classifier.members import MEMBERS
+
+    extract = [(kind, "extract") for kind in EXTRACTORS.values()]
+    pool = ("fit_pool", "report_pool", "score_features", "reference_rows")
+    return {
+        "ingest": [(ingest.catalogue, "ingest")],
+        "features": [(members, "build_extractor"), *extract],
+        "members": [(kind, "fit") for kind in MEMBERS.values()],
+        "pool": [(pooling, name) for name in pool],
+        "evaluation": [
+            *((evaluation, name) for name in ("score_features", "evaluate")),
+            *((kind, "probabilities") for kind in (MostFrequent, TfidfSVM)),
+        ],
+        "registration": [(registration, "_require_same_answers")],
+    }
 
 
-def _counting(holder: object, name: str, stage: str, spent: dict[str, float]) -> object:
-    work = getattr(holder, name)
+class Clock:
+    """Adds up by stage what its functions take; what they call of each other is counted once."""
 
-    def counted(*args: object, **kwargs: object) -> object:
-        started = time.perf_counter()
-        try:
-            return work(*args, **kwargs)
-        finally:
-            spent[stage] += time.perf_counter() - started
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+        self._busy = False
 
-    return counted
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """In here every function of _functions() is timed."""
+        from rakuten_tasks.classifier.baseline import BASELINES
+
+        with ExitStack() as stack:
+            for stage, functions in _functions().items():
+                for owner, name in functions:
+                    work = getattr(owner, name)
+                    bound = inspect.isclass(owner) and inspect.ismethod(work)  # a class method
+                    counted = self._counting(work, stage)
+                    stack.enter_context(mock.patch.object(owner, name, staticmethod(counted) if bound else counted))
+            fits = {name: self._counting(fit, "evaluation") for name, fit in BASELINES.items()}
+            stack.enter_context(mock.patch.dict(BASELINES, fits))
+            yield
+
+    def _counting(self, work: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            if self._busy:
+                return work(*args, **kwargs)
+            self._busy, started = True, time.perf_counter()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                self._busy = False
+                self.spent[stage] += time.perf_counter() - started
+
+        return counted
 
 
 def measure(products: int, folder: Path) -> dict:
     """Train on so many made-up products. Seconds of the whole and of each stage's own work; peak memory in MB."""
     from rakuten_tasks.catalogue.sample import write_sample
-    from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig
+    from rakuten_tasks.config import LSTMConfig, PhotoConfig, Refit, TrainingConfig, Weights
     from workflows.training import train_classifier
 
     write_sample(folder / "catalogue", products, unlabelled=1)
     # the same epochs at every size, or their number would be measured
-    config = TrainingConfig(text=TextConfig(epochs=8), photo=PhotoConfig(epochs=2))
-    spent: dict[str, float] = defaultdict(float)
-    with timed(spent):
+    config = TrainingConfig(
+        refit=Refit.NONE, lstm=LSTMConfig(epochs=8), photo=PhotoConfig(weights=Weights.RANDOM, epochs=2)
+    )
+    clock = Clock()
+    with clock.running():
         started = time.perf_counter()
         train_classifier(source=str(folder / "catalogue"), config=config, model=f"growth-{products}")
         whole = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"products": products, "whole": whole, "parts": dict(spent), "peak": peak}
+    return {"products": products, "whole": whole, "parts": dict(clock.spent), "peak": peak}
 
 
 @click.command()
@@ -91,13 +119,13 @@ def main(sizes: str, one: int | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             click.echo(json.dumps(measure(one, Path(folder))))
         return
-    table = Table("products", "whole s", "stages' own work s", "orchestration", "peak MB", *PARTS)
+    table = Table("products", "whole s", "stages' own work s", "orchestration", "peak MB", *STAGES)
     if not all(size.strip().isdigit() for size in sizes.split(",")):
         raise click.BadParameter(f"{sizes}: numbers of products, separated by commas", param_hint="--sizes")
     for size in sizes.split(","):
         found = _in_its_own_process(int(size))
         own = sum(found["parts"].values())
-        parts = [f"{found['parts'].get(stage, 0):.1f}" for stage in PARTS]
+        parts = [f"{found['parts'].get(stage, 0):.1f}" for stage in STAGES]
         share = (found["whole"] - own) / found["whole"]
         table.add_row(size, f"{found['whole']:.1f}", f"{own:.1f}", f"{share:.0%}", f"{found['peak']:.0f}", *parts)
     Console(width=170).print(table)

@@ -7,18 +7,21 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import uvicorn
 from fastapi import FastAPI
 
-from rakuten_tasks.classifier import vgg16
-from rakuten_tasks.classifier.branches import Product
+from rakuten_tasks.classifier.backbones import frozen
+from rakuten_tasks.classifier.members import vgg16
 from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.classifier.product import Product
 
 
 def build(bundle: Path) -> FastAPI:
     """One route that does everything in its turn."""
-    vgg16.autocast = lambda device: nullcontext()  # type: ignore[assignment, return-value]
+    for networks in (frozen, vgg16):
+        mock.patch.object(networks, "autocast", return_value=nullcontext()).start()
     predictor = Predictor.load(bundle)
     app = FastAPI()
 

@@ -1,4 +1,4 @@
-"""Frozen VGG16 features from prepared photos beside the bare forward pass: python benchmarks/photo_features.py
+"""Frozen VGG16 features of prepared photos beside the bare forward pass: python -m benchmarks.photo_features
 
 The bare pass is the same convolutions in the same dtype and batch, over a tensor that lies ready on the device.
 The weights are random: they take as long as any others.
@@ -6,29 +6,28 @@ The weights are random: they take as long as any others.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.timing import seconds
-from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
+from rakuten_tasks.classifier.backbones.frozen import Description
+from rakuten_tasks.classifier.backbones.vgg16 import SIDE, VGG16Backbone
 from rakuten_tasks.classifier.packed import packable, packed
-from rakuten_tasks.classifier.photo_training import photo_features
+from rakuten_tasks.classifier.pretrained import PretrainedWeights
 from rakuten_tasks.classifier.training import autocast, choose_device, half_precision
-from rakuten_tasks.classifier.vgg16 import PhotoBranch, PhotoShape, batch_size
+from rakuten_tasks.classifier.vgg16_blocks import EARLY, LATE, Convolutions, batch_size
 from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 
-SIDE, REPEATS, LIMIT = 224, 4, 0.95
+REPEATS, LIMIT = 4, 0.95
 
 
-def write_photos(folder: Path, count: int) -> ShardArrays:
-    """A shard of `count` prepared photos."""
-    pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
-    write_shard(folder / "photos", {"row": np.arange(count), "pixels": pixels})
-    return ShardArrays([folder / "photos"])
+def backbone(device: torch.device) -> VGG16Backbone:
+    """VGG16 with random weights, as a bundle would load it."""
+    weights = PretrainedWeights("vgg16", "random numbers", "NONE", "random")
+    description = Description("vgg16", EARLY + LATE, SIDE, weights, {"batch_norm": False})
+    return VGG16Backbone(Convolutions(random_convolutions(batch_norm=False), SIDE), description, device)
 
 
 @torch.inference_mode()
@@ -47,23 +46,19 @@ def main() -> None:
     count = 32 * size
     layers = random_convolutions(batch_norm=False)[:-1].to(device).to(memory_format=torch.channels_last).eval()
     bare_layers = packed(layers) if packable(device) else layers  # the fastest pass there is of the same bits
-    branch = PhotoBranch(PhotoShape(False, SIDE, classes=27), random_convolutions(batch_norm=False)).to(device)
+    frozen = backbone(device)
     batch = torch.randn(size, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
-    with tempfile.TemporaryDirectory() as folder:
-        photos = write_photos(Path(folder), count)
-        bare_pass(bare_layers, batch, size)
-        # in turn, so that whatever else the machine does slows both
-        pairs = [
-            (
-                seconds(lambda: bare_pass(bare_layers, batch, count)),
-                seconds(lambda: photo_features(branch, photos, False)),
-            )
-            for _ in range(REPEATS)
-        ]
+    photos = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    bare_pass(bare_layers, batch, size)
+    # in turn, so that whatever else the machine does slows both
+    pairs = [
+        (seconds(lambda: bare_pass(bare_layers, batch, count)), seconds(lambda: frozen.features(photos)))
+        for _ in range(REPEATS)
+    ]
     bare, features = (count / min(times) for times in zip(*pairs, strict=True))
     dtype = "bf16" if half_precision(device) else "fp32"
     print(f"{count} photos of {SIDE} pixels in batches of {size} on {device} in {dtype}, best of {REPEATS} runs")
-    print(f"bare forward pass {bare:.2f} photos/s, features from shards {features:.2f} photos/s")
+    print(f"bare forward pass {bare:.2f} photos/s, features {features:.2f} photos/s")
     print(f"features / bare: {features / bare:.3f} (limit {LIMIT})")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rakuten_tasks.classifier.packed import packable, packed
 from rakuten_tasks.classifier.training import autocast, choose_device, half_precision
-from rakuten_tasks.classifier.vgg16 import batch_size
+from rakuten_tasks.classifier.vgg16_blocks import batch_size
 from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 
 SIDES = (224, 192, 160, 128)

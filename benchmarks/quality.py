@@ -27,7 +27,7 @@ from rakuten_tasks.classifier.evaluation import POOL
 from rakuten_tasks.config import TrainingConfig
 
 COLUMNS = {
-    "unseen F1": "weighted F1 out of fold or held out, on rows that all members scored so",
+    "unseen F1": "weighted F1 on rows scored out of fold by all members that can; of a network on its held-out ones",
     "unseen log loss": "the same rows, nats",
     "test F1": "weighted F1 on the test rows",
     "test macro F1": "",
@@ -88,7 +88,7 @@ def _cells(scores: pd.DataFrame) -> list[list[str]]:
     grouped = scores.groupby("system", sort=False)[list(COLUMNS)]
     mean, spread = grouped.mean(), grouped.std(ddof=0)
     return [
-        [str(system), *(_cell(mean.loc[system, name], spread.loc[system, name]) for name in COLUMNS)]  # type: ignore[arg-type]
+        [str(system), *(_cell(mean.loc[system, name], spread.loc[system, name]) for name in COLUMNS)]
         for system in mean.index
     ]
 

@@ -1,9 +1,10 @@
 """The app beside the bare predictor and an ordinary endpoint: same bundle, same products, same run.
 
-python -m benchmarks.serving [--seconds 8] [--rounds 3]
+python -m benchmarks.serving [--seconds 8] [--rounds 3] [--text-only]
 
 VGG16 at 224 pixels with random weights, which take as long as any others. In each round every system is measured in
-turn, so that whatever else the machine does slows all of them; the best round of each counts.
+turn, so that whatever else the machine does slows all of them; the best round of each counts. Then text alone: the
+default text members beside the two that need no pretrained encoder, each in an app of its own.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.server_process import Process, free_port
-from rakuten_tasks.classifier.branches import Product
 from rakuten_tasks.classifier.predictor import Predictor
-from tests.bundles import TEXTS, register, write_bundle
+from rakuten_tasks.classifier.product import Product
+from tests.bundles import ENCODED, TEXTS, register, write_bundle
 
 SIDE, PRODUCTS, CLIENTS, BATCHES = 224, 32, (1, 8, 32), (1, 8, 16, 32)
 MODEL = "benchmark"
+# The text-only bundles: as large as those of the challenge's 85,000 products and 27 codes.
+CODES, BITS, HIDDEN = 27, 18, (384, 256)
+BEFORE = ("bag", "lstm")
+TEXT_WANTED = 2.0  # times the p50 of BEFORE
 WANTED = {
     "app / bare predictor's best, 32 clients": ("at least", 0.85),
     "app / ordinary endpoint, 32 clients": ("at least", 2.0),
@@ -140,7 +145,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--text-only", action="store_true", help="leave out photos")
     asked = parser.parse_args()
+    if not asked.text_only:
+        with_photos(asked)
+    text_alone(asked)
+
+
+def with_photos(asked: argparse.Namespace) -> None:
+    """App, bare predictor and ordinary endpoint, on products with text and photo."""
     products = make_products()
     bodies = [
         json.dumps(
@@ -174,6 +187,39 @@ def main() -> None:
                 measured[key].append(measure())
         memory = {name: server.memory() for name, server in running.items()}
     show({key: best(rounds) for key, rounds in measured.items()}, memory, idle, asked)
+
+
+def make_texts() -> list[Product]:
+    """A third are titles alone, as in the challenge; the others have a description of some 400 characters."""
+    sentences = [f"{title}. {description}." for title, description in TEXTS]
+    return [
+        Product(f"{TEXTS[i % 4][0]} n° {i}", "" if i % 3 == 0 else " ".join(sentences[(i + j) % 4] for j in range(8)))
+        for i in range(PRODUCTS)
+    ]
+
+
+def text_alone(asked: argparse.Namespace) -> None:
+    """p50 of `POST /predict` with text only and one client: default text members, and BEFORE."""
+    bodies = [json.dumps({"designation": p.designation, "description": p.description}).encode() for p in make_texts()]
+    names = {code: str(code) for code in range(CODES)}
+    measured: dict[tuple[str, ...], list[Figures]] = {ENCODED: [], BEFORE: []}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
+        running = {}
+        for members in measured:
+            own = Path(folder) / "-".join(members)
+            bundle = write_bundle(own / "bundle", names=names, members=members, bits=BITS, hidden=HIDDEN)
+            running[members] = servers.enter_context(app(own, bundle))
+            ask(running[members], bodies, 1, 1)  # the first answers take longer
+        for _ in range(asked.rounds):
+            for members, server in running.items():
+                measured[members].append(ask(server, bodies, 1, asked.seconds))
+    p50 = {members: min(round_.p50 for round_ in rounds) for members, rounds in measured.items()}
+    for members, milliseconds in p50.items():
+        print(f"text only, {', '.join(members)}: p50 {milliseconds:.1f} ms")
+    ratio = p50[ENCODED] / p50[BEFORE]
+    print(
+        f"text only, p50, default text members / {' and '.join(BEFORE)}: {ratio:.2f} (wanted: at most {TEXT_WANTED:g})"
+    )
 
 
 def show(

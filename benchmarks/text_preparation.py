@@ -1,6 +1,7 @@
 """What text preparation costs: cleaning, tokens and n-grams together, against the tokenizer alone.
 
-python benchmarks/text_preparation.py
+python -m benchmarks.text_preparation
+The pretrained encoder's vectors are another matter: benchmarks/vectors.py.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Callable
 import click
 
 from rakuten_tasks.catalogue.sample import make_products
-from rakuten_tasks.classifier.ngrams import Vocabulary
-from rakuten_tasks.config import TextConfig
+from rakuten_tasks.classifier.extractors import NgramExtractor
+from rakuten_tasks.classifier.members.plan import fit_tokenizer
+from rakuten_tasks.classifier.product import Product
+from rakuten_tasks.config import BagConfig, LSTMConfig
 
 LIMIT = 3.0
 ROUNDS = 5
@@ -34,11 +37,13 @@ def fastest(work: Callable[[], object]) -> float:
 def main(count: int) -> None:
     """Print both times and their ratio, with its limit. Exits with 1 above the limit."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core for both
-    catalogue = [(made.text.designation, made.text.description) for made in make_products(count, 0, seed=0)]
-    vocabulary = Vocabulary.fit(lambda: catalogue, TextConfig())
-    titles, descriptions = (list(column) for column in zip(*catalogue, strict=True))
-    alone = fastest(lambda: vocabulary.tokenizer(titles, descriptions))
-    together = fastest(lambda: vocabulary.encode(titles, descriptions))
+    texts = [(made.text.designation, made.text.description) for made in make_products(count, 0, seed=0)]
+    products = [Product(*pair) for pair in texts]
+    words = fit_tokenizer(lambda: texts, LSTMConfig().vocabulary_size, LSTMConfig().max_tokens)
+    ngrams = NgramExtractor(BagConfig().ngram_bits)
+    titles, descriptions = (list(column) for column in zip(*texts, strict=True))
+    alone = fastest(lambda: words.tokenizer(titles, descriptions))
+    together = fastest(lambda: (words.extract(products), ngrams.extract(products)))
     click.echo(f"tokenizer alone                {count / alone:8,.0f} products/s")
     click.echo(f"cleaning, tokens and n-grams   {count / together:8,.0f} products/s")
     click.echo(f"ratio {together / alone:.2f} (limit {LIMIT})")

@@ -11,13 +11,12 @@ from sklearn.metrics import f1_score, log_loss
 
 from rakuten_tasks.catalogue.ingest import ingest, read_shard
 from rakuten_tasks.catalogue.layout import test_labels
-from rakuten_tasks.catalogue.ledger import TEST, TRAIN, Ledger, assign_folds, require_every_side
+from rakuten_tasks.catalogue.ledger import TEST, TRAIN, Ledger, require_every_side
 from rakuten_tasks.classifier.arrays import class_index, write_shard
 from rakuten_tasks.classifier.baseline import BASELINES
 from rakuten_tasks.classifier.evaluation import POOL, reliability
 from rakuten_tasks.classifier.extractors import Extractor
 from rakuten_tasks.classifier.members import MEMBERS, FitContext, Fitted, Member, TrainingData
-from rakuten_tasks.classifier.members.member import FOLDS
 from rakuten_tasks.classifier.members.plan import active_members, build_extractor, enough_photos, extractors_of
 from rakuten_tasks.classifier.pool import Logits, Pool, fit_pool
 from rakuten_tasks.classifier.predictor import pool_logits
@@ -25,6 +24,7 @@ from rakuten_tasks.classifier.scoring import products_of, score_features
 from rakuten_tasks.classifier.training import choose_device
 from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.opening import pretrained_weights, resolve
+from rakuten_tasks.split import fold_rows
 
 
 class TrainingRun:
@@ -63,8 +63,7 @@ class TrainingRun:
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
         sides = Ledger.empty().extended(titles, codes, self.config.split).sides(titles)
         require_every_side(sides, codes)
-        label = class_index(codes, self.codes)
-        return rows.assign(split=sides, fold=assign_folds(titles, codes, FOLDS), label=label)
+        return rows.assign(split=sides, fold=fold_rows(rows, sides), label=class_index(codes, self.codes))
 
     def _extract(self, name: str) -> None:
         train = self.rows[self.rows["split"] == TRAIN]
@@ -129,16 +128,19 @@ class TrainingRun:
         pool = fit_pool(unseen, labels, modality, counts / counts.sum())
         members = {name: item.member for name, (item, _) in fitted.items()}
         test = self.rows[self.rows["split"] == TEST]
-        scored = self._score(members, pool, self._features, test["row"].to_numpy(np.int64))
-        common = np.logical_and.reduce(list(unseen.available.values()))
-        before = self._answer(unseen.take(np.flatnonzero(common)), pool)
+        answers = self._score(members, pool, self._features, test["row"].to_numpy(np.int64))
+        scored = {name: int(mask.sum()) for name, mask in unseen.available.items()}
+        most = [mask for name, mask in unseen.available.items() if 2 * scored[name] >= max(scored.values())]
+        common = np.flatnonzero(np.logical_and.reduce(most))  # rows that all members out of fold have scored
+        before = self._answer(unseen.take(common), pool)
         result = {}
         other = self._score_answers(members, pool)
         for name in [*members, POOL, *self._baselines]:
-            probabilities = scored[name] if name in scored else self._baselines[name][0]
+            probabilities = answers[name] if name in answers else self._baselines[name][0]
             values = {f"test {k}": v for k, v in _metrics(probabilities, test["label"].to_numpy(np.int64)).items()}
             if name in before:
-                held_out = _metrics(before[name], labels[common])
+                known = unseen.available[name][common] if name in unseen.available else np.ones(len(common), bool)
+                held_out = _metrics(before[name][known], labels[common][known])
                 values |= {"unseen F1": held_out["F1"], "unseen log loss": held_out["log loss"]}
             values["Y_test F1"] = other.get(name, float("nan"))
             result[name] = values

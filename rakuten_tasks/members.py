@@ -266,7 +266,7 @@ def train_members(shards: list[Shard], splits: Splits, catalogue: Catalogue, res
             splits=splits,
             catalogue=catalogue,
             settings=settings,
-            seed=config.seed,
+            seed=config.seed if member.seeded else 0,
             config=config,
             run=run,
         )

@@ -37,8 +37,9 @@ class Opened(NamedTuple):
     source: KeyedSource
     known: KeyedFile  # titles whose side is settled, by the model's latest version or the published catalogue
     resolved: Resolved
-    ingest: IngestConfig
+    ingest: IngestConfig  # parts by themselves: those that a workflow takes out of a dataclass have no settled bytes
     split: SplitConfig
+    seed: int
 
 
 @stage(pods.SMALL)
@@ -62,7 +63,7 @@ def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Op
     runs.rename(run_id, name, {"source": found.address, runs.FINGERPRINT: found.content})
     runs.log_pretrained(run_id, pretrained_weights(resolved))
     known = known_sides(name, source=found.address)
-    return Opened(Run(run_id, name, found.address), found, known, resolved, config.ingest, config.split)
+    return Opened(Run(run_id, name, found.address), found, known, resolved, config.ingest, config.split, config.seed)
 
 
 def resolve(config: TrainingConfig) -> Resolved:

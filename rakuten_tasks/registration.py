@@ -118,16 +118,26 @@ def _record(log: RunLog, catalogue: Catalogue, shown: Sequence[_Shown], config: 
     log.dictionary(config.to_dict(), CONFIGURATION)
 
 
-def _tags(lineage: bundle.Lineage) -> dict[str, object]:
+def _notes(manifest: bundle.Manifest) -> dict[str, str]:
+    """What one should know of a version before its figures are believed, for its tags, page and `make versions`."""
+    notes = {weights.tag: f"WARNING: {weights.warning}" for weights in manifest.lineage.pretrained if weights.warning}
+    if manifest.config.refit is Refit.EVERYTHING:
+        notes["refit"] = "its figures are of the same members before they were fitted on the test rows too"
+    return notes
+
+
+def _tags(manifest: bundle.Manifest) -> dict[str, object]:
     """What a version says of its origin: each value is a fact, or the address of a file of its run."""
+    lineage = manifest.lineage
     artifacts = f"runs:/{lineage.run_id}"
-    facts = lineage.to_dict()
-    weights = facts.pop("pretrained")
+    facts = {name: value for name, value in lineage.to_dict().items() if name != "pretrained"}
     return {
         **facts,
         **{
-            f"pretrained.{w['name']}": ", ".join(f"{k} {v}" for k, v in w.items() if k != "name" and v) for w in weights
+            f"pretrained.{item.tag}": f"{item.name}, source {item.source}, licence {item.licence}, sha256 {item.sha256}"
+            for item in lineage.pretrained
         },
+        **{f"{champion.NOTE}{name}": text for name, text in _notes(manifest).items()},
         "run": artifacts,
         "decks": f"{artifacts}/{DECKS}",
         "configuration": f"{artifacts}/{CONFIGURATION}",
@@ -141,7 +151,7 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
     path = local(folder)
     client = tracking.connect()
     with runs.child_run(run.run_id, "register") as log, tracking.one_at_a_time():
-        version = champion.register(client, run.model, path, run.run_id, _tags(bundle.read_manifest(path).lineage))
+        version = champion.register(client, run.model, path, run.run_id, _tags(bundle.read_manifest(path)))
         paths = [local(shard.products) for shard in shards]
         # A retry must not judge the version against itself.
         stands = settlement.settled(client, run.model, version)
@@ -150,7 +160,7 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
         while True:
             rivals = _rivals(client, run.model)
             judged = Judged(stands, {}, {}) if stands else _judge(client, path, paths, config, seed, run.model, *rivals)
-            deck = _shown(log, run, version, judged, config, bundle.read_manifest(path).names)
+            deck = _shown(log, run, version, judged, config, bundle.read_manifest(path))
             # of a registry on a server another training may have moved the champion in between
             if stands or rivals == _rivals(client, run.model):
                 break
@@ -172,11 +182,22 @@ def _rivals(client: MlflowClient, model: str) -> tuple[int | None, int | None]:
     return champion.champion_version(client, model), champion.best_version(client, model)
 
 
-def _shown(log: RunLog, run: Run, version: int, judged: Judged, config: GateConfig, names: dict[str, str]) -> FlyteFile:
+def _shown(
+    log: RunLog, run: Run, version: int, judged: Judged, config: GateConfig, manifest: bundle.Manifest
+) -> FlyteFile:
     log.dictionary(judged.verdict.to_dict(), "verdict.json")
     alias = settlement.earned(judged.verdict)
     page = registration_deck(
-        run.model, version, alias, judged.verdict, judged.differences, config, judged.losses, names
+        run.model,
+        version,
+        alias,
+        judged.verdict,
+        judged.differences,
+        config,
+        judged.losses,
+        manifest.names,
+        list(_notes(manifest).values()),
+        manifest.lineage.pretrained,
     )
     deck = show("register", "Registration", page, log)
     runs.log_to_parent(run.run_id).artifact(local(deck), DECKS)

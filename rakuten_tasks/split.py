@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from flytekit.types.file import FlyteFile
+from numpy.typing import NDArray
 
 from rakuten_tasks import pods
 from rakuten_tasks.artifacts import KeyedSplits, Run, Shard, Splits, content_hash, local, workspace
 from rakuten_tasks.catalogue.ingest import read_shard
-from rakuten_tasks.catalogue.ledger import SIDES, Ledger, assign_folds, require_every_side
+from rakuten_tasks.catalogue.ledger import SIDES, TEST, Ledger, assign_folds, require_every_side
 from rakuten_tasks.classifier.bundle import LEDGER
 from rakuten_tasks.classifier.members.member import FOLDS
 from rakuten_tasks.config import SplitConfig
@@ -33,8 +35,15 @@ def split(shards: list[Shard], known: FlyteFile, config: SplitConfig, run: Run) 
     folder = workspace() / "splits"
     folder.mkdir()
     ledger.save(folder / LEDGER)
-    assignments = rows[["row", "prdtypecode"]].assign(
-        split=sides, fold=assign_folds(titles, codes, FOLDS), has_photo=rows["photo_status"].eq("ok").to_numpy()
-    )
+    has_photo = rows["photo_status"].eq("ok").to_numpy()
+    assignments = rows[["row", "prdtypecode"]].assign(split=sides, fold=fold_rows(rows, sides), has_photo=has_photo)
     assignments.to_parquet(folder / "assignments.parquet", index=False)
     return Splits(FlyteFile(str(folder / LEDGER)), FlyteFile(str(folder / "assignments.parquet")), content_hash(folder))
+
+
+def fold_rows(rows: pd.DataFrame, sides: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Of the rows that are not test; the others are in none, -1: their labels would move titles to other folds."""
+    folds, fitted = np.full(len(rows), -1, dtype=np.int64), sides != TEST
+    titles, codes = rows.loc[fitted, "designation"].tolist(), rows.loc[fitted, "prdtypecode"].tolist()
+    folds[fitted] = assign_folds(titles, codes, FOLDS)
+    return folds

@@ -6,23 +6,25 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flytekit import current_context
 from mlflow import MlflowClient
 
-from rakuten_tasks import local_cache
+from rakuten_tasks import local_cache, members
 from rakuten_tasks.classifier import bundle
-from rakuten_tasks.config import GateConfig, TrainingConfig
+from rakuten_tasks.config import BagConfig, GateConfig, Refit, TrainingConfig, Weights
 from rakuten_tasks.registry import champion
 from rakuten_tasks.var import cache_folder
 from tests.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
+from tests.tiny_models import write_vgg16
 from workflows.training import train_classifier
 
-TEXT, PHOTO = {"fit_vocabulary", "train_lstm"}, {"train_vgg16"}
-AFTER = {"fuse", "evaluate_test"}
+FITS = {"fit_bag", "fit_lstm", "fit_vgg16"}
+AFTER = {"pool_members", "evaluate_test"}
 ALWAYS = {"register"}
-EVERYTHING = {"ingest", "split", "score_baseline"} | TEXT | PHOTO | AFTER | ALWAYS
+EVERYTHING = {"ingest", "split", "score_baselines"} | FITS | AFTER | ALWAYS
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +38,36 @@ def source(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytes
     local_cache.use(cache_folder())
 
 
+@pytest.fixture(autouse=True)
+def extracted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Extractors that were made, and one name more for each shard that one of them read."""
+    done: list[str] = []
+    stored, extract = members._stored, members._extract
+
+    def make(name: str, *inputs: Any) -> Any:
+        done.append(f"make {name}")
+        return stored(name, *inputs)
+
+    def read(shard: Any, extractor: Any) -> Any:
+        done.append(extractor.name)
+        return extract(shard, extractor)
+
+    monkeypatch.setattr(members, "_stored", make)
+    monkeypatch.setattr(members, "_extract", read)
+    return done
+
+
 def computed(store: MlflowClient, source: Path, model: str, config: TrainingConfig = TINY) -> set[str]:
-    """The tasks that a training of a new model ran."""
+    """The tasks that a training of a new model ran and that keep a run in MLflow."""
     run_id = train_classifier(source=str(source), config=config, model=model).run_id
     children = store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run_id}'")
     assert {child.info.status for child in children} == {"FINISHED"}
     return {child.info.run_name for child in children}
 
 
-def test_an_unchanged_catalogue_is_not_read_again_and_the_gate_always_judges(source, mlflow_store):
+def test_an_unchanged_catalogue_is_not_read_again_and_the_gate_always_judges(source, mlflow_store, extracted):
     assert computed(mlflow_store, source, "cache-unchanged") == ALWAYS
+    assert extracted == []
 
 
 def test_the_same_products_at_another_place_are_not_read_again_and_the_version_names_that_place(
@@ -57,32 +79,62 @@ def test_the_same_products_at_another_place_are_not_read_again_and_the_version_n
     assert bundle.read_manifest(version).lineage.catalogue == str(tmp_path / "elsewhere")
 
 
-def test_an_edited_catalogue_at_the_same_place_is_read_anew(source, mlflow_store, tmp_path):
+def test_an_edited_catalogue_at_the_same_place_is_read_anew(source, mlflow_store, tmp_path, extracted):
     edited = tmp_path / "edited"
     shutil.copytree(source, edited)
     assert computed(mlflow_store, edited, "cache-before") == ALWAYS
     set_cell(edited / "X_train_update.csv", 7, "description", "une autre description")
-    assert computed(mlflow_store, edited, "cache-after") == EVERYTHING - PHOTO  # the photos are the same
+    assert computed(mlflow_store, edited, "cache-after") == EVERYTHING - {"fit_vgg16"}  # the photos are the same
+    # the tokenizer is another, so it reads both shards
+    assert sorted(extracted) == ["make tokens", "ngrams", "pixels", "tokens", "tokens"]
     photo_path(edited, 46, "test").write_bytes(photo_bytes(99))  # of a product that nothing is trained on
     assert computed(mlflow_store, edited, "cache-unlabelled") == {"ingest"} | ALWAYS
 
 
+def test_of_a_catalogue_with_a_changed_photo_only_its_shard_is_read_and_only_photos_are_learned_again(
+    source, mlflow_store, tmp_path, extracted
+):
+    edited = tmp_path / "edited"
+    shutil.copytree(source, edited)
+    photo_path(edited, 30).write_bytes(photo_bytes(99))
+    assert computed(mlflow_store, edited, "cache-photo") == EVERYTHING - {"fit_bag", "fit_lstm"}
+    # what is made of all texts is made again, and is the same: it reads the shard that changed
+    assert sorted(extracted) == ["make tokens", "ngrams", "pixels", "tokens"]
+
+
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("change", "expected", "made"),
     [
-        ({"seed": 1}, {"train_lstm", "score_baseline"} | PHOTO | AFTER),
-        ({"text": dataclasses.replace(TINY.text, learning_rate=1e-3)}, {"train_lstm"} | AFTER),
-        ({"photo": dataclasses.replace(TINY.photo, learning_rate=1e-3)}, PHOTO | AFTER),
-        ({"gate": GateConfig(max_f1_loss=0.1)}, set()),
+        ({"seed": 1}, {"fit_lstm", "fit_vgg16", "score_baselines"} | AFTER, []),
+        ({"lstm": dataclasses.replace(TINY.lstm, learning_rate=1e-3)}, {"fit_lstm"} | AFTER, []),
+        ({"photo": dataclasses.replace(TINY.photo, learning_rate=1e-3)}, {"fit_vgg16"} | AFTER, []),
+        ({"bag": BagConfig(ngram_bits=11)}, {"fit_bag"} | AFTER, ["make ngrams", "ngrams", "ngrams"]),
+        ({"refit": Refit.NONE}, FITS | AFTER, []),
+        ({"members": ["bag", "vgg16"]}, AFTER, []),
+        ({"gate": GateConfig(max_f1_loss=0.1)}, set(), []),
     ],
-    ids=["seed", "learning rate of the text", "learning rate of the photos", "gate"],
+    ids=["seed", "learning rate of the LSTM", "learning rate of VGG16", "n-grams", "refit", "a member less", "gate"],
 )
-def test_only_what_depends_on_a_changed_setting_is_computed_again(source, mlflow_store, change, expected, monkeypatch):
-    prepared: list[int] = []
-    monkeypatch.setattr("rakuten_tasks.classifier.photos.prepare_photos", lambda photos, side: prepared.append(side))
+def test_only_what_depends_on_a_changed_setting_is_computed_again(
+    source, mlflow_store, change, expected, made, extracted
+):
     config = dataclasses.replace(TINY, **change)
     assert computed(mlflow_store, source, f"cache-{'-'.join(change)}-{len(str(change))}", config) == expected | ALWAYS
-    assert not prepared
+    assert extracted == made
+
+
+def test_weights_that_lie_elsewhere_are_the_same_weights(source, mlflow_store, tmp_path, extracted):
+    asked = dataclasses.replace(TINY, members=["bag", "photo"])
+    file = write_vgg16(tmp_path / "vgg16.safetensors")
+    there = dataclasses.replace(TINY.photo, weights=Weights.FILE, weights_file=str(file))
+    assert computed(mlflow_store, source, "cache-weights", dataclasses.replace(asked, photo=there)) == (
+        {"fit_photo"} | AFTER | ALWAYS
+    )
+    assert extracted == ["make photo_features", "photo_features", "photo_features"]
+    moved = file.rename(tmp_path / "moved.safetensors")
+    config = dataclasses.replace(asked, photo=dataclasses.replace(there, weights_file=str(moved)))
+    assert computed(mlflow_store, source, "cache-weights-moved", config) == ALWAYS
+    assert len(extracted) == 3
 
 
 def test_outputs_may_be_deleted_at_any_time(source, mlflow_store):
@@ -106,12 +158,14 @@ def edit_keeping_the_size(file: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [delete, cut, edit_keeping_the_size])
-def test_an_output_of_which_one_file_was_harmed_is_made_again(source, mlflow_store, harm):
+def test_an_output_of_which_one_file_was_harmed_is_made_again(source, mlflow_store, extracted, harm):
     computed(mlflow_store, source, f"cache-whole-{harm.__name__}")
     *_, newest = sorted(
-        Path(current_context().working_directory).parent.glob("user_space*/*/photo/photo.safetensors"),
+        Path(current_context().working_directory).parent.glob("user_space*/*/pixels.safetensors"),
         key=lambda path: path.stat().st_mtime,
     )
+    extracted.clear()
     harm(newest)
     # what it gives is the same again, so nothing after it is computed
-    assert computed(mlflow_store, source, f"cache-harmed-{harm.__name__}") == PHOTO | ALWAYS
+    assert computed(mlflow_store, source, f"cache-harmed-{harm.__name__}") == ALWAYS
+    assert extracted == ["pixels"]

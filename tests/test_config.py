@@ -27,9 +27,16 @@ def test_an_unknown_key_is_refused_by_name(where):
         ({"split": {"test": 0.95}}, r"validation_a \+ validation_b \+ test=1.11"),
         ({"ingest": {"max_bad_share": 5}}, r"max_bad_share=5.0: a share, from 0 to 1"),
         ({"photo": {"side": 8}}, r"side=8: 0 \(chosen\), or from 32 to 1024 pixels"),
-        ({"photo": {"fine_tune_epochs": 2}}, r"fine_tune_epochs=2: needs pretrained weights"),
+        ({"photo": {"weights": "random", "fine_tune_epochs": 2}}, r"fine_tune_epochs=2: needs vgg16 with pretrained"),
         ({"gate": {"min_probability": 1.0}}, r"min_probability=1.0: above 0 and under 1"),
         ({"text": {"batch_size": 0}}, r"batch_size=0: at least 1"),
+        ({"text": {"encoder": "bert"}}, r"encoder='bert': use-multilingual, hf:NAME_OR_FOLDER, or none"),
+        ({"text": {"fine_tune_epochs": 1}}, r"fine_tune_epochs=1: needs an hf: encoder"),
+        ({"photo": {"backbone": "hf:vit", "weights": "random"}}, r"weights='random': an hf: backbone brings its own"),
+        ({"bag": {"ngram_bits": 9}}, r"ngram_bits=9: from 10 to 24"),
+        ({"members": []}, r"members=\[\]: one or more of bag, lstm, encoder"),
+        ({"members": ["bag", "bag"]}, r"members=\['bag', 'bag'\]: .*, each once"),
+        ({"members": ["svm"]}, r"members=\['svm'\]: one or more of"),
     ],
 )
 def test_nonsense_is_refused_with_the_field_the_value_and_the_rule(where, message):
@@ -42,12 +49,6 @@ def test_a_weights_file_goes_with_weights_file_only():
         PhotoConfig(weights_file="x.pth")
     with pytest.raises(ValueError, match=r"weights_file='': goes with weights: file"):
         PhotoConfig(weights=Weights.FILE)
-
-
-def test_the_side_is_chosen_by_the_weights_unless_it_is_given():
-    assert PhotoConfig(weights=Weights.IMAGENET).pixels == 224
-    assert PhotoConfig(side=64).pixels == 64
-    assert PhotoConfig().pixels < 224
 
 
 def test_every_shipped_configuration_is_accepted():
@@ -70,20 +71,21 @@ def test_an_empty_file_keeps_every_default_and_what_is_no_mapping_is_refused():
 
 @pytest.mark.parametrize("value", ["two", "2", 2.7, True, None])
 def test_a_value_of_the_wrong_type_is_refused_with_the_way_to_its_key(value):
-    with pytest.raises(click.BadParameter, match=rf"text: epochs={value!r}: must be of type int"):
-        TrainingConfig.from_json(json.dumps({"text": {"epochs": value}}))
+    with pytest.raises(click.BadParameter, match=rf"lstm: epochs={value!r}: must be of type int"):
+        TrainingConfig.from_json(json.dumps({"lstm": {"epochs": value}}))
 
 
 def test_features_depend_on_every_photo_setting_but_those_of_training():
-    config = PhotoConfig(Weights.FILE, "x.pth", 64, epochs=3, batch_size=8, learning_rate=0.1, fine_tune_epochs=2)
-    assert config.for_features() == PhotoConfig(Weights.FILE, "x.pth", 64, fine_tune_epochs=1)
+    file = {"weights": Weights.FILE, "weights_file": "x.pth", "side": 64}
+    config = PhotoConfig(**file, epochs=3, batch_size=8, learning_rate=0.1, fine_tune_epochs=2)
+    assert config.for_features() == PhotoConfig(**file, fine_tune_epochs=1)
 
 
 def test_a_version_keeps_the_whole_path_of_local_weights(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for told, kept in {"w.pth": str(tmp_path / "w.pth"), "s3://bucket/w.pth": "s3://bucket/w.pth"}.items():
-        config = TrainingConfig(photo=PhotoConfig(Weights.FILE, told))
-        assert from_anywhere(config) == TrainingConfig(photo=PhotoConfig(Weights.FILE, kept))
+        config = TrainingConfig(photo=PhotoConfig(weights=Weights.FILE, weights_file=told))
+        assert from_anywhere(config) == TrainingConfig(photo=PhotoConfig(weights=Weights.FILE, weights_file=kept))
     assert from_anywhere(TrainingConfig()) == TrainingConfig()
 
 

@@ -1,195 +1,261 @@
+"""The member `lstm`, from raw text on: what it learns, what it may not see, and that its answers depend on nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from scipy import sparse
 
 from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B
-from rakuten_tasks.classifier import bag
-from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
-from rakuten_tasks.classifier.bag import Bag, fit_bag
-from rakuten_tasks.classifier.lstm import WEIGHTS, TextBranch, text_logits, train_text_branch
-from rakuten_tasks.classifier.ngrams import Vocabulary
-from rakuten_tasks.classifier.text_examples import BagExamples, TokenExamples, training_bags
-from rakuten_tasks.classifier.training import predict_logits
-from rakuten_tasks.config import TextConfig
+from rakuten_tasks.classifier import training
+from rakuten_tasks.classifier.arrays import OFFSETS, FeatureTable, ShardArrays
+from rakuten_tasks.classifier.extractors import TokenExtractor
+from rakuten_tasks.classifier.lstm import PADDING, LSTMShape, TokenLSTM
+from rakuten_tasks.classifier.members.lstm import LSTM, network_sizes, token_counts
+from rakuten_tasks.classifier.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.classifier.members.plan import fit_tokenizer
+from rakuten_tasks.classifier.product import Product
+from rakuten_tasks.config import LSTMConfig, Refit
+from tests.training_data import CPU, assert_same, labelled_products, row_numbers, timeless, training_data
 
-CPU = torch.device("cpu")
-CODES = [10, 20, 30]
-CONFIG = TextConfig(vocabulary_size=320, ngram_bits=12, epochs=3, batch_size=16)
-THINGS = ["piscine gonflable ronde", "figurine de collection", "roman policier broché"]
-MORE = ["neuf", "occasion", "lot de deux", "bleu", "rouge", "envoi rapide", "état correct"]
+CONFIG = LSTMConfig(vocabulary_size=320, epochs=4, batch_size=16)
 
 
-def catalogue(count, seed=0):
-    """Titles, descriptions (a third missing), labels and sides."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(count, dtype=np.int64) % 3
-    titles = [f"{THINGS[label]} {random.choice(MORE)} {random.integers(50)}" for label in labels]
-    descriptions = [" ".join(random.choice(MORE, 6)) if random.random() < 0.65 else "" for _ in labels]
-    sides = random.permutation(np.repeat(np.uint8([TRAIN, VALIDATION_A, VALIDATION_B, TEST]), [count - 45, 15, 15, 15]))
-    return titles, descriptions, labels, sides
+def tokens_of(products, splits) -> TokenExtractor:
+    train = [(products[place].designation, products[place].description) for place in np.flatnonzero(splits == TRAIN)]
+    return fit_tokenizer(lambda: train, CONFIG.vocabulary_size, CONFIG.max_tokens)
 
 
-def train(folder, titles, descriptions, labels, sides, seed=0):
-    """The whole path, from raw text to a trained branch, over two shards."""
-    products = list(zip(titles, descriptions, strict=True))
-    vocabulary = Vocabulary.fit(lambda: [products[i] for i in np.flatnonzero(sides == TRAIN)], CONFIG)
-    shards, rows = [], np.arange(len(labels))
-    for number, part in enumerate(np.array_split(rows, 2)):
-        encoded = vocabulary.encode([titles[i] for i in part], [descriptions[i] for i in part])
-        shards.append(folder / f"{number}.safetensors")
-        write_shard(shards[-1], {"row": part, "label": labels[part], "side": sides[part]} | encoded)
-    branch, epochs = train_text_branch(shards, vocabulary, CODES, CONFIG, seed, CPU)
-    return vocabulary, branch, epochs, shards
+def case(folder: Path, products, labels, splits) -> TrainingData:
+    return training_data(folder, [tokens_of(products, splits)], products, labels, splits)
+
+
+def fit(data: TrainingData, refit: Refit = Refit.EXCEPT_TEST, seed: int = 0, config: LSTMConfig = CONFIG, **where):
+    return LSTM.fit(config, data, FitContext(seed, CPU, refit, **where))
+
+
+def spoilt(splits, *sides):
+    """The same products, but on these sides they are others, under other labels."""
+    products, labels, _ = labelled_products(135)
+    for place in np.flatnonzero(np.isin(splits, sides)):
+        products[place] = Product(f"rebut {place}", "qqq " * 50)
+        labels[place] = 2 - labels[place]
+    return products, labels, splits
+
+
+def of_the_network(member: LSTM) -> dict[str, torch.Tensor]:
+    return member.network.state_dict()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fp32():
+    """bf16, where this processor has it, rounds more coarsely than what is compared here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "half_precision", lambda device: False)
+        yield
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("shards"), *catalogue(135))
+def products():
+    return labelled_products(135)
 
 
-def test_the_branch_learns_what_the_titles_tell(trained):
-    vocabulary, branch, epochs, _ = trained
-    titles, descriptions, labels, _ = catalogue(60, seed=9)
-    predicted = text_logits(branch, vocabulary.encode(titles, descriptions)).argmax(1)
-    assert (predicted == labels).mean() > 0.95
-    assert len(epochs) == 3
+@pytest.fixture(scope="module")
+def data(products, tmp_path_factory) -> TrainingData:
+    return case(tmp_path_factory.mktemp("data"), *products)
 
 
-def test_a_product_has_the_same_logits_alone_in_a_batch_and_from_its_shard(trained):
-    vocabulary, branch, _, shards = trained
-    titles, descriptions, _, _ = catalogue(135)
-    batch = text_logits(branch, vocabulary.encode(titles, descriptions))
-    alone = [text_logits(branch, vocabulary.encode([titles[i]], [descriptions[i]]))[0] for i in range(0, 135, 9)]
-    np.testing.assert_allclose(np.stack(alone), batch[::9], atol=1e-5)
-    arrays, rows = ShardArrays(shards), np.arange(135)
-    bag = torch.from_numpy(predict_logits(branch.bag, BagExamples(arrays), rows, 16, CPU))
-    lstm = torch.from_numpy(predict_logits(branch.lstm, TokenExamples(arrays), rows, 16, CPU))
-    (slope, offset), scales = branch.curve, branch.scales
-    from_shards = scales[0] * torch.nn.functional.logsigmoid(slope * bag + offset) + scales[1] * lstm
-    np.testing.assert_allclose(from_shards, batch, atol=1e-5)
+@pytest.fixture(scope="module")
+def fitted(data) -> Fitted:
+    return fit(data)
 
 
-def test_a_bundle_from_before_the_curve_answers_as_it_did(trained, tmp_path):
-    vocabulary, branch, _, shards = trained
-    branch.save(tmp_path)
-    tensors = load_file(tmp_path / WEIGHTS)
-    del tensors["curve"]
-    save_file(tensors | {"scales": torch.tensor((2.0, 0.5))}, tmp_path / WEIGHTS)
-    encoded = vocabulary.encode(*catalogue(135)[:2])
-    answers = torch.from_numpy(text_logits(TextBranch.load(tmp_path, CPU), encoded)).softmax(1)
-    arrays, rows = ShardArrays(shards), np.arange(135)
-    bag = torch.from_numpy(predict_logits(branch.bag, BagExamples(arrays), rows, 16, CPU))
-    lstm = torch.from_numpy(predict_logits(branch.lstm, TokenExamples(arrays), rows, 16, CPU))
-    np.testing.assert_allclose(answers, (2 * bag + 0.5 * lstm).softmax(1), atol=1e-4)
+@pytest.fixture(scope="module")
+def extractor(data) -> TokenExtractor:
+    return TokenExtractor.load(data.folders["tokens"], CPU)
 
 
-def test_a_product_without_text_gets_finite_logits(trained):
-    vocabulary, branch, _, _ = trained
-    logits = text_logits(branch, vocabulary.encode(["", "zzz"], ["", ""]))
-    assert logits.shape == (2, 3)
+def test_the_member_learns_what_the_titles_tell(fitted, extractor):
+    products, labels, _ = labelled_products(60, seed=9)
+    logits, _ = fitted.member.evidence(extractor.extract(products))
+    assert (logits.argmax(1) == labels).mean() > 0.95
+
+
+def test_it_scores_both_validations_unseen_and_tells_which_of_them_stopped_it(fitted, data, products):
+    _, labels, splits = products
+    assert fitted.rows.tolist() == np.flatnonzero(np.isin(splits, (VALIDATION_A, VALIDATION_B))).tolist()
+    assert fitted.stopping.tolist() == (splits[fitted.rows] == VALIDATION_A).tolist()
+    assert (fitted.logits.shape, fitted.logits.dtype) == ((30, 3), np.float32)
+    assert (fitted.logits.argmax(1) == labels[fitted.rows]).mean() > 0.9
+    logs = torch.from_numpy(fitted.logits[fitted.stopping])
+    loss = torch.nn.functional.cross_entropy(logs, torch.from_numpy(labels[fitted.rows[fitted.stopping]]))
+    best = min(epoch.valid_loss for epoch in fitted.epochs if epoch.valid_loss == epoch.valid_loss)
+    assert float(loss) == pytest.approx(best, abs=1e-4)
+
+
+def test_it_is_trained_again_for_as_many_epochs_as_were_best_and_nothing_is_validated_then(fitted):
+    judged, again = (
+        [epoch for epoch in fitted.epochs if np.isnan(epoch.valid_loss) == later] for later in (False, True)
+    )
+    assert [epoch.number for epoch in judged] == [1, 2, 3, 4]
+    best = min(judged, key=lambda epoch: epoch.valid_loss).number
+    assert [epoch.number for epoch in again] == list(range(1, best + 1))
+    assert fitted.epochs == judged + again
+    assert fitted.facts == {"epochs kept": str(best)}
+
+
+def test_without_a_refit_the_member_is_the_one_that_was_judged(data, fitted, extractor, products):
+    judged = fit(data, Refit.NONE)
+    assert judged.final is None
+    assert len(judged.epochs) == 4
+    np.testing.assert_array_equal(judged.logits, fitted.logits)
+    held_out = [products[0][place] for place in judged.rows]
+    np.testing.assert_allclose(judged.member.evidence(extractor.extract(held_out))[0], judged.logits, atol=1e-5)
+    again, _ = fitted.member.evidence(extractor.extract(held_out))
+    assert np.abs(again - judged.logits).max() > 0.1
+
+
+def test_a_final_member_is_trained_on_the_test_rows_too_and_the_judged_ones_stay(data, fitted, tmp_path):
+    everything = fit(data, Refit.EVERYTHING)
+    assert_same(of_the_network(everything.member), of_the_network(fitted.member))
+    np.testing.assert_array_equal(everything.logits, fitted.logits)
+    assert timeless(everything.epochs) == timeless(fitted.epochs)
+    other = fit(case(tmp_path, *spoilt(data.splits, TEST)), Refit.EVERYTHING)
+    assert_same(of_the_network(other.member), of_the_network(fitted.member))
+    final = [of_the_network(found.final)["head.bias"] for found in (everything, other)]
+    assert not torch.equal(final[0], final[1])
+    assert not torch.equal(final[0], of_the_network(fitted.member)["head.bias"])
+
+
+def test_the_same_seed_gives_the_same_member_bit_for_bit_and_another_seed_another(data, fitted):
+    again = fit(data)
+    assert_same(of_the_network(again.member), of_the_network(fitted.member))
+    np.testing.assert_array_equal(again.logits, fitted.logits)
+    other = fit(data, Refit.NONE, seed=1)
+    assert np.abs(other.logits - fitted.logits).max() > 0.01
+
+
+def test_test_rows_change_nothing(data, fitted, tmp_path):
+    products, labels, splits = spoilt(data.splits, TEST)
+    again = fit(case(tmp_path, products, labels, splits))
+    assert_same(of_the_network(again.member), of_the_network(fitted.member))
+    np.testing.assert_array_equal(again.logits, fitted.logits)
+    ours, theirs = (TokenExtractor.load(folder, CPU) for folder in (data.folders["tokens"], tmp_path / "tokens"))
+    assert ours.tokenizer.backend_tokenizer.to_str() == theirs.tokenizer.backend_tokenizer.to_str()
+
+
+def test_validation_b_neither_stops_the_training_nor_changes_what_is_said_of_a(data, fitted, tmp_path):
+    again = fit(case(tmp_path, *spoilt(data.splits, VALIDATION_B)), Refit.NONE)
+    assert timeless(again.epochs) == timeless(fitted.epochs)[:4]
+    np.testing.assert_array_equal(again.logits[again.stopping], fitted.logits[fitted.stopping])
+    assert np.abs(again.logits[~again.stopping] - fitted.logits[~fitted.stopping]).max() > 0.1
+
+
+def test_validation_a_stops_the_training_and_changes_no_step_of_it(data, fitted, tmp_path):
+    again = fit(case(tmp_path, *spoilt(data.splits, VALIDATION_A)), Refit.NONE)
+    assert [epoch.train_loss for epoch in again.epochs] == [epoch.train_loss for epoch in fitted.epochs[:4]]
+    assert again.epochs[0].valid_loss != fitted.epochs[0].valid_loss
+
+
+def test_a_product_has_the_same_bits_alone_in_a_batch_and_from_its_shard(fitted, data, extractor, products):
+    member, found = fitted.member, products[0][:40]
+    together = member.evidence(extractor.extract(found))
+    alone = [member.evidence(extractor.extract([product])) for product in found]
+    table = FeatureTable(data.arrays["tokens"].paths)
+    kept = member.evidence(table.take(row_numbers(135)[39::-1]))
+    for part, batch in enumerate(together):
+        np.testing.assert_array_equal(np.concatenate([answer[part] for answer in alone]), batch)
+        np.testing.assert_array_equal(kept[part][::-1], batch)
+
+
+def test_logits_are_the_head_of_the_embedding(fitted, extractor, products):
+    logits, embedding = fitted.member.evidence(extractor.extract(products[0][:5]))
+    head = fitted.member.network.head
+    assert embedding.shape == (5, head.in_features)
+    with torch.inference_mode():
+        np.testing.assert_allclose(head(torch.from_numpy(embedding)), logits, atol=1e-5)
+
+
+def test_a_product_of_unknown_words_or_none_gets_finite_logits(fitted, extractor):
+    logits, _ = fitted.member.evidence(extractor.extract([Product("Ω"), Product(" ", "<br>")]))
     assert np.isfinite(logits).all()
 
 
-def test_padding_changes_nothing(trained):
-    _, branch, _, _ = trained
+def test_a_member_saved_and_loaded_gives_the_same_bits(fitted, extractor, products, tmp_path):
+    fitted.member.save(tmp_path / "lstm")
+    assert sorted(path.name for path in (tmp_path / "lstm").iterdir()) == ["lstm.json", "lstm.safetensors"]
+    features = extractor.extract(products[0][:9])
+    again = LSTM.load(tmp_path / "lstm", CPU)
+    for ours, theirs in zip(again.evidence(features), fitted.member.evidence(features), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_padding_changes_no_bit(fitted):
     tokens = torch.tensor([[5, 9, 1, 7]])
     longer = torch.tensor([[5, 9, 1, 7, 0, 0, 0], [8, 8, 1, 8, 8, 8, 8]])
     with torch.inference_mode():
-        np.testing.assert_allclose(branch.lstm(tokens)[0], branch.lstm(longer)[0], atol=1e-6)
+        short, padded = (fitted.member.network.pooled(batch)[0] for batch in (tokens, longer))
+    assert torch.equal(short, padded)
 
 
-def test_each_direction_reads_from_its_own_end(trained):
-    _, branch, _, _ = trained
+def test_each_direction_reads_from_its_own_end(fitted, data):
+    first, *_, last = data.arrays["tokens"].take_ragged("tokens", np.array([0]))[0][:4].tolist()
+    assert first != last
     with torch.inference_mode():
-        one_way, other_way = branch.lstm(torch.tensor([[5, 9, 7, 1], [7, 9, 5, 1]]))
+        one_way, other_way = fitted.member.network(torch.tensor([[first, 9, last, 1], [last, 9, first, 1]]))
     assert (one_way - other_way).abs().max() > 1e-4
 
 
-def test_the_embedding_vector_has_one_row_for_each_product(trained):
-    vocabulary, branch, _, _ = trained
-    tokens = torch.from_numpy(vocabulary.encode(["piscine ronde"], [""])["tokens"].astype(np.int64))
-    with torch.inference_mode():
-        vectors = branch.lstm.pooled(tokens[None])
-    assert vectors.shape == (1, branch.lstm.head.in_features)
+def test_words_that_come_together_begin_with_vectors_that_are_near(tmp_path):
+    together = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0]], dtype=np.float32)
+    counts = sparse.csr_array(np.hstack([np.zeros((5, 2), np.float32), together]))
+    network = TokenLSTM(LSTMShape(tokens=6, classes=2, embedding=3, hidden=2))
+    network.init_embedding_from_svd(counts, seed=0)
+    vectors = network.state_dict()["embed.weight"]
+    assert vectors[PADDING].tolist() == [0, 0, 0]
+    alike = torch.nn.functional.cosine_similarity
+    assert alike(vectors[2], vectors[3], dim=0) > 0.99
+    assert abs(alike(vectors[2], vectors[4], dim=0)) < 0.01
 
 
-def test_a_branch_saved_and_loaded_gives_the_same_logits(trained, tmp_path):
-    vocabulary, branch, _, _ = trained
-    branch.save(tmp_path)
-    encoded = vocabulary.encode(["roman policier"], ["neuf"])
-    assert np.array_equal(text_logits(TextBranch.load(tmp_path, CPU), encoded), text_logits(branch, encoded))
+def test_tokens_are_counted_in_the_rows_that_are_asked_for(data):
+    arrays, rows = data.arrays["tokens"], np.array([70, 3])
+    counts = token_counts(arrays, rows, 320)
+    found = [np.bincount(tokens, minlength=320) for tokens in arrays.take_ragged("tokens", rows)]
+    np.testing.assert_array_equal(counts.toarray(), found)
+    assert counts.indices.dtype == counts.indptr.dtype == np.int32
 
 
-def test_the_same_seed_gives_the_same_branch_bit_for_bit(trained, tmp_path):
-    _, branch, _, _ = trained
-    _, again, _, _ = train(tmp_path, *catalogue(135))
-    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in branch.state_dict().items())
+def test_sizes_grow_with_the_rows_and_are_never_alike():
+    assert [network_sizes(rows) for rows in (50, 4000, 80_000)] == [(96, 64), (96, 64), (384, 256)]
 
 
-def test_validation_b_and_test_rows_change_nothing_that_is_learned(trained, tmp_path):
-    vocabulary, branch, _, _ = trained
-    titles, descriptions, labels, sides = catalogue(135)
-    for i in np.flatnonzero((sides == VALIDATION_B) | (sides == TEST)):
-        titles[i], descriptions[i], labels[i] = f"rebut {i}", "qqq " * 50, 2 - labels[i]
-    spoilt, again, _, _ = train(tmp_path, titles, descriptions, labels, sides)
-    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in branch.state_dict().items())
-    assert np.array_equal(vocabulary.idf, spoilt.idf)
-
-
-def test_validation_a_changes_neither_tokenizer_nor_idf_nor_bag(trained, tmp_path):
-    vocabulary, branch, _, _ = trained
-    titles, descriptions, labels, sides = catalogue(135)
-    for i in np.flatnonzero(sides == VALIDATION_A):
-        titles[i], descriptions[i], labels[i] = f"rebut {i}", "qqq " * 50, 2 - labels[i]
-    spoilt, again, _, _ = train(tmp_path, titles, descriptions, labels, sides)
-    assert vocabulary.tokenizer.backend_tokenizer.to_str() == spoilt.tokenizer.backend_tokenizer.to_str()
-    assert np.array_equal(vocabulary.idf, spoilt.idf)
-    assert torch.equal(branch.bag.table, again.bag.table)
-
-
-def test_rows_without_a_label_are_not_trained_on(trained, tmp_path):
-    _, branch, _, _ = trained
-    titles, descriptions, labels, sides = catalogue(135)
-    more = (["roman inconnu"], ["sans étiquette"], np.int64([-1]), np.uint8([TEST]))
-    _, again, _, _ = train(
-        tmp_path, titles + more[0], descriptions + more[1], np.append(labels, more[2]), np.append(sides, more[3])
+def test_without_epochs_in_the_configuration_small_catalogues_get_more(data, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "rakuten_tasks.classifier.members.held_out.fit",
+        lambda part, examples, rows, valid, schedule, *rest: asked.append(schedule) or pytest.skip("was asked"),
     )
-    assert torch.equal(branch.bag.table, again.bag.table)
+    with pytest.raises(pytest.skip.Exception):
+        fit(data, config=LSTMConfig(vocabulary_size=320))
+    assert (asked[0].epochs, asked[0].patience, asked[0].batch_size) == (60, 12, 64)
 
 
-def bags_of(trained):
-    """The training rows' bags and their labels."""
-    vocabulary, _, _, shards = trained
-    arrays = ShardArrays(shards)
-    rows = np.flatnonzero(arrays.column("side") == TRAIN)
-    return training_bags(arrays, rows, vocabulary.buckets), arrays.column("label")[rows]
+@pytest.mark.parametrize(("train", "stopping"), [(1, 15), (90, 0)])
+def test_too_few_rows_are_refused_with_the_way_out(tmp_path, train, stopping):
+    products, labels, splits = labelled_products(135)
+    splits[np.flatnonzero(splits == TRAIN)[train:]] = TEST
+    splits[np.flatnonzero(splits == VALIDATION_A)[stopping:]] = TEST
+    found = training_data(tmp_path, [tokens_of(products, splits)], products, labels, splits)
+    message = rf"{train} rows to train on and {stopping} to stop by are too few for a network: leave it out of members"
+    with pytest.raises(ValueError, match=message):
+        fit(found)
 
 
-def test_the_bag_is_at_its_optimum(trained):
-    branch = trained[1]
-    bags, labels = bags_of(trained)
-    again = Bag(bags.shape[1], len(CODES))
-    fit_bag(again, bags[::-1], labels[::-1].copy())  # the order of the rows is no matter
-    assert (again.table - branch.bag.table).abs().max() < 1e-2 * branch.bag.table.abs().max()
-
-
-def test_many_classes_are_fitted_some_at_a_time_to_the_same_optimum(trained, monkeypatch):
-    branch, fits = trained[1], []
-    monkeypatch.setattr(bag, "_fit", lambda *args, fit=bag._fit: fits.append(args[2].shape[1]) or fit(*args))
-    bags, labels = bags_of(trained)
-    monkeypatch.setattr(bag, "AT_ONCE", 2 * len(np.unique(bags.indices)))
-    again = Bag(bags.shape[1], len(CODES))
-    fit_bag(again, bags, labels)
-    assert fits == [2, 1]
-    # L-BFGS stops a little beside it, elsewhere each time
-    assert (again.table - branch.bag.table).abs().max() < 3e-2 * branch.bag.table.abs().max()
-    assert (again.bias - branch.bag.bias).abs().max() < 3e-2
-
-
-def test_the_bag_does_not_spoil_the_rows_it_is_given_nor_double_their_indices(trained):
-    bags, labels = bags_of(trained)
-    before = bags.copy()
-    fit_bag(Bag(bags.shape[1], len(CODES)), bags, labels)
-    assert abs(bags - before).nnz == 0
-    assert bags.indices.dtype == bags.indptr.dtype == np.int32
+def test_what_shards_keep_of_tokens_is_read_row_by_row(data):
+    arrays = ShardArrays(data.arrays["tokens"].paths)
+    assert arrays.names == ["row", "tokens", "tokens" + OFFSETS]
+    assert arrays.column("row").tolist() == row_numbers(135).tolist()

@@ -12,11 +12,11 @@ from rakuten_tasks import pod_sizes
 ASK = """
 import json
 from rakuten_tasks import pods
-from rakuten_tasks.vgg16 import train_vgg16
+from rakuten_tasks.members import train_network_on_gpus
 from tests.as_pod import SETTINGS
 from flytekit.tools.translator import get_serializable
 from collections import OrderedDict
-spec = get_serializable(OrderedDict(), SETTINGS, train_vgg16).template
+spec = get_serializable(OrderedDict(), SETTINGS, train_network_on_gpus).template
 limits = {e.name: e.value for e in spec.container.resources.limits}
 print(json.dumps({
     "type": spec.type,

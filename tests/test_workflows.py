@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from flytekit import FlyteContextManager, map_task, workflow
-from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
 
 from rakuten_tasks import local_cache
@@ -23,12 +22,13 @@ from rakuten_tasks.artifacts import Arrays, Registered, local
 from rakuten_tasks.catalogue.ledger import TEST, Ledger, title_hash
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.arrays import ShardArrays
-from rakuten_tasks.classifier.branches import Product
+from rakuten_tasks.classifier.evaluation import Evaluation
 from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.ingest import ingest
+from rakuten_tasks.members import extract_features, prepare_extractor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS
 from rakuten_tasks.opening import open_run
-from rakuten_tasks.photos import prepare_photos
 from rakuten_tasks.registry import champion
 from rakuten_tasks.registry.tracking import connect
 from rakuten_tasks.var import cache_folder
@@ -78,7 +78,7 @@ def test_a_catalogue_becomes_a_registered_champion(trained, mlflow_store):
     assert champion.champion_version(mlflow_store, MODEL) == trained.registered.version
     assert mlflow_store.get_run(trained.registered.run_id).info.status == "FINISHED"
     report = json.loads(trained.report.read_text())
-    assert list(report["evaluation"]["systems"]) == ["text", "photo", "fused", "baseline"]
+    assert list(report["evaluation"]["systems"]) == ["bag", "lstm", "vgg16", "pool", "most_frequent", "tfidf_svm"]
     assert report["ingest"]["counts"]["labelled"] == {
         "read": 45, "kept": 45, "quarantined": 0, "reasons": {}, "photos": {"ok": 45}, "issues": {}
     }  # fmt: skip
@@ -87,7 +87,10 @@ def test_a_catalogue_becomes_a_registered_champion(trained, mlflow_store):
 def test_a_bundle_holds_no_pickle_and_all_that_is_promised(trained):
     files = {path.relative_to(trained.bundle).as_posix() for path in trained.bundle.rglob("*") if path.is_file()}
     promised = {"bundle.json", "ledger.parquet", "reference.parquet", "test.parquet", "evaluation.json", "README.md"}
-    assert promised | {"text/text.safetensors", "photo/photo.safetensors", "text/tokenizer.json"} <= files
+    assert promised <= files
+    members = {"members/bag/linear.safetensors", "members/lstm/lstm.safetensors", "members/vgg16/vgg16.safetensors"}
+    extractors = {f"extractors/{name}/settings.json" for name in ("ngrams", "tokens", "pixels")}
+    assert members | extractors | {"extractors/tokens/tokenizer.json"} <= files
     assert {Path(file).suffix for file in files} <= {".json", ".parquet", ".safetensors", ".md"}
 
 
@@ -99,9 +102,10 @@ def test_every_stage_shows_one_page_in_flytes_console_under_2_mb(trained):
         shown[title] = path.stat().st_size
     assert set(shown) == {
         "Catalogue",
-        "Text: LSTM and bag of n-grams",
-        "Photo: VGG16",
-        "Fusion",
+        "Member bag",
+        "Member lstm",
+        "Member vgg16",
+        "Pool",
         "Evaluation",
         "Registration",
     }
@@ -131,17 +135,34 @@ def test_each_row_was_evaluated_or_calibrated_on_its_own_side_only(trained):
     assert not set(map(title_hash, test["designation"])) & set(map(title_hash, reference["designation"]))
 
 
-def test_another_run_on_other_test_rows_gives_the_same_weights_bit_for_bit(trained, tmp_path):
+def test_other_test_rows_with_other_labels_change_nothing_but_the_report(trained, tmp_path):
+    """Their sides are known, so that only what they hold is new: members, pool and reference stay bit for bit."""
     source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=6)
+    labels = pd.read_csv(source / "Y_train_CVw08PX.csv", index_col=0)
     for row in pd.read_parquet(trained.bundle / bundle.TEST)["row"]:
         set_cell(source / "X_train_update.csv", row, "description", f"tout autre chose {row * 7919}")
         photo_path(source, row).write_bytes(photo_bytes(200 + row))
+        labels.loc[row] = labels["prdtypecode"].map({10: 1300, 1300: 2583, 2583: 10})[row]
+    labels.to_csv(source / "Y_train_CVw08PX.csv")
     again = train_classifier(source=str(source), config=TINY, model=MODEL, report="")
     other = champion.fetch(connect(), MODEL, str(again.version))
-    for file in ("text/text.safetensors", "text/tokenizer.json", "photo/photo.safetensors"):
-        assert (trained.bundle / file).read_bytes() == (other / file).read_bytes(), file
-    fusions = [bundle.read_manifest(folder).fusion for folder in (trained.bundle, other)]
-    assert fusions[0] == fusions[1]
+    learned = [files(folder, "extractors", "members", bundle.REFERENCE) for folder in (trained.bundle, other)]
+    assert set(learned[0]) >= {"members/bag/linear.safetensors", "extractors/tokens/tokenizer.json", bundle.REFERENCE}
+    assert learned[0] == learned[1]
+    assert bundle.read_manifest(trained.bundle).pool == bundle.read_manifest(other).pool
+    f1 = [
+        Evaluation.load(folder / bundle.EVALUATION).systems["bag"].weighted_f1.value
+        for folder in (trained.bundle, other)
+    ]
+    assert f1[0] > 0.9 > 0.2 > f1[1]
+
+
+def files(folder: Path, *parts: str) -> dict[str, bytes]:
+    """What these files and folders of a bundle hold."""
+    found = [
+        path for part in parts for path in ((folder / part).rglob("*") if (folder / part).is_dir() else [folder / part])
+    ]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found if path.is_file()}
 
 
 def test_every_product_to_predict_gets_one_row_whatever_is_wrong_with_it(trained, tmp_path, capsys):
@@ -160,7 +181,7 @@ def test_every_product_to_predict_gets_one_row_whatever_is_wrong_with_it(trained
     assert details["used"].to_dict() == {
         3: "text+photo", 4: "none", 5: "text", 6: "text", 7: "text+photo", 8: "text+photo"
     }  # fmt: skip
-    prior = bundle.read_manifest(trained.bundle).fusion.prior
+    prior = bundle.read_manifest(trained.bundle).pool.prior
     assert details.loc[4, "confidence"] == pytest.approx(max(prior))
     assert (details["probability_1"] == details["confidence"]).all()
     assert "6 products labelled by whole-way version" in capsys.readouterr().out
@@ -180,7 +201,7 @@ def test_a_catalogue_with_another_label_set_never_replaces_the_champion(trained,
 def test_a_bundle_of_another_schema_is_refused_with_the_reason(trained, tmp_path):
     manifest = json.loads((trained.bundle / bundle.MANIFEST).read_text())
     (tmp_path / bundle.MANIFEST).write_text(json.dumps(manifest | {"schema_version": 99}))
-    with pytest.raises(ValueError, match=r"has schema version 99, this code reads 1: use the package version"):
+    with pytest.raises(ValueError, match=r"has schema version 99, this code reads 2: use the package version"):
         Predictor.load(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"holds no bundle\.json: it is not a bundle"):
         Predictor.load(tmp_path / "nowhere")
@@ -193,21 +214,22 @@ def test_scores_name_the_most_probable_codes_best_first(trained):
     assert codes.shape == (2, 3)
     assert (np.diff(probabilities, axis=1) <= 0).all()
     assert codes[:, 0].tolist() == scores.predicted.tolist()
-    assert [mask.tolist() for mask in scores.seen.values()] == [[True, False], [False, False]]
+    said = {name: mask.tolist() for name, mask in scores.available.items()}
+    assert said == {"bag": [True, False], "lstm": [True, False], "vgg16": [False, False]}
     np.testing.assert_allclose(scores.probabilities.sum(1), 1)
     assert dataclasses.asdict(predictor.manifest.lineage)["synthetic"] is False
 
 
 @workflow
-def prepare_all(source: str, ledger: FlyteFile) -> list[Arrays]:
-    run, found, _ = open_run(source=source, model="unused", config=TINY, report="")
-    catalogue, labelled, _ = ingest(source=found, config=TINY.ingest, run=run)
-    prepare = partial(prepare_photos, side=TINY.photo.pixels, ledger=ledger, catalogue=catalogue)
-    return map_task(prepare)(shard=labelled)
+def extract_all(source: str) -> list[Arrays]:
+    run, found, _, _, ingesting, _, _ = open_run(source=source, model="unused", config=TINY, report="")
+    _, labelled, _ = ingest(source=found, config=ingesting, run=run)
+    pixels = prepare_extractor(name="pixels", settings="", config=TINY)
+    return map_task(partial(extract_features, extractor=pixels))(shard=labelled)
 
 
-def test_the_items_of_a_map_task_do_not_overwrite_each_other(trained, mlflow_store):
-    shards = prepare_all(source=str(trained.source), ledger=FlyteFile(str(trained.bundle / bundle.LEDGER)))
+def test_the_items_of_a_map_task_do_not_overwrite_each_other(trained):
+    shards = extract_all(source=str(trained.source))
     rows = [ShardArrays([local(shard.file)]).column("row").tolist() for shard in shards]
     assert rows == [list(range(25)), list(range(25, 45))]
 
@@ -219,12 +241,3 @@ def test_source_and_outputs_may_lie_on_s3(trained, bucket):
     assert submission.index.tolist() == [45, 46, 47, 48, 49, 50]
     details = pd.read_parquet(f"{bucket}/out/details.parquet")
     assert details["used"].unique().tolist() == ["text+photo"]
-
-
-def test_a_catalogue_without_photos_is_trained_on_text_alone(tmp_path, mlflow_store, local_runs):
-    source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=1)
-    for row in range(45):
-        set_cell(source / "X_train_update.csv", row, "imageid", "")
-    registered = train_classifier(source=str(source), config=TINY, model="text-alone")
-    folder = champion.fetch(mlflow_store, "text-alone", str(registered.version))
-    assert bundle.read_manifest(folder).fusion.weights == {"text": 1.0, "photo": 0.0}

@@ -105,7 +105,7 @@ def train_classifier(
         model: name of the registered model; empty for rakuten-classifier (rakuten-classifier-sample for the sample).
         report: where to write the result as JSON, local or remote; empty for nowhere.
     """
-    run, found, known, resolved, ingesting, splitting = open_run(
+    run, found, known, resolved, ingesting, splitting, seed = open_run(
         source=source, model=model, config=config, report=report
     )
     bundle, catalogue, labelled, evaluated = train_bundle(
@@ -115,9 +115,9 @@ def train_classifier(
         resolved=resolved,
         ingest_config=ingesting,
         split_config=splitting,
-        seed=config.seed,
+        seed=seed,
     )
-    registered = register(folder=bundle, shards=labelled, config=config.gate, seed=config.seed, run=run)
+    registered = register(folder=bundle, shards=labelled, config=config.gate, seed=seed, run=run)
     return report_training(source=found, catalogue=catalogue, evaluated=evaluated, registered=registered, report=report)
 
 

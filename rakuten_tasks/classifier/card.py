@@ -13,6 +13,7 @@ from rakuten_tasks.config import Refit
 
 SYNTHETIC = "**Trained on the built-in synthetic sample: its figures say nothing about real products.**"
 FIGURES = {
+    Refit.NONE: "They are of this very model; networks were fitted on training rows alone, and on no validation row.",
     Refit.EXCEPT_TEST: "They are of this very model, which was fitted on every labelled row but these test rows.",
     Refit.EVERYTHING: "They are of the model before the test rows were added: this one was then fitted once more, on "
     "every labelled row, with what had been chosen without them.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rakuten_tasks.config import Strict
@@ -21,3 +22,8 @@ class PretrainedWeights(Strict):
     licence: str
     sha256: str
     warning: str = ""
+
+    @property
+    def tag(self) -> str:
+        """The name as MLflow allows it in a tag's key."""
+        return re.sub(r"[^A-Za-z0-9_.-]+", "_", self.name)[:100]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from rakuten_tasks.classifier.pretrained import PretrainedWeights
 from rakuten_tasks.config import GateConfig
 from rakuten_tasks.decks.page import deck, facts, figure, heading, note, notice, table
 from rakuten_tasks.labels import cut
@@ -26,8 +27,10 @@ def registration_deck(
     config: GateConfig,
     losses: Mapping[int, float] | None = None,
     names: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+    pretrained: Sequence[PretrainedWeights] = (),
 ) -> str:
-    """alias: the one that the version got. names: code -> name for people.
+    """alias: the one that the version got. names: code -> name for people. notes: what to know before all else.
 
     differences: (resamples,) of bootstrap.paired_differences, new minus rival, by who the rival is ("champion,
     version 3"); none where there was nothing to compare with. losses: F1 lost against the champion, by code, of
@@ -35,12 +38,21 @@ def registration_deck(
     """
     blocks = [
         facts({"model": model, "version": version, "alias": alias, "gate": "passed" if verdict.passed else "refused"}),
+        *(notice(cut(text, MAX_REASON)) for text in notes),
         notice(cut(verdict.reason, MAX_REASON)),
         *_figures(verdict),
         *_bootstrap(verdict, differences, config),
         *_losses(losses or {}, names or {}, config),
+        *_weights(pretrained),
     ]
     return deck("Registration", blocks)
+
+
+def _weights(pretrained: Sequence[PretrainedWeights]) -> Iterator[Markup]:
+    if pretrained:
+        yield heading("Pretrained weights")
+        rows = [(item.name, cut(item.source, MAX_REASON), item.licence, item.sha256) for item in pretrained]
+        yield table(["weights", "source", "licence", "SHA-256"], rows)
 
 
 def _figures(verdict: Verdict) -> Iterator[Markup]:

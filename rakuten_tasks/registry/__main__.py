@@ -9,6 +9,7 @@ import click
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rakuten_tasks.registry import audit, champion, pruning, tracking
@@ -45,6 +46,9 @@ def versions(model: str) -> None:
         trail.add_row(event.time[:19], event.action, str(event.before or ""), str(event.after), event.by, event.reason)
     console = Console()
     console.print(table)
+    for version in champion.versions(client, name):
+        for told in version.notes:
+            console.print(f"[yellow]version {version.number}: {escape(told)}[/]", soft_wrap=True)
     console.print(trail)
 
 

@@ -22,14 +22,21 @@ SAMPLE_MODEL = "rakuten-classifier-sample"
 BUNDLE_HASH = "bundle_hash"
 
 
+NOTE = "note."  # tags of a version that people should read begin with it
+
+
 @dataclass(frozen=True)
 class Version:
-    """One registered version. weighted_f1 and reason are the gate's; empty where it has not judged."""
+    """One registered version. weighted_f1 and reason are the gate's; empty where it has not judged.
+
+    notes: what one should know of it: weights that are not those asked for, figures that are of a model before it.
+    """
 
     number: int
     aliases: tuple[str, ...]
     weighted_f1: str
     reason: str
+    notes: tuple[str, ...] = ()
 
 
 def register(client: MlflowClient, model: str, bundle: Path, run_id: str, tags: Mapping[str, Any]) -> int:
@@ -112,7 +119,8 @@ def versions(client: MlflowClient, model: str) -> list[Version]:
         verdict = verdict_in(found.tags)
         names = tuple(sorted(alias for alias, version in by_alias.items() if version == number))
         score = f"{verdict.new_f1:.4f}" if verdict else ""
-        result.append(Version(number, names, score, verdict.reason if verdict else ""))
+        notes = tuple(found.tags[tag] for tag in sorted(found.tags) if tag.startswith(NOTE))
+        result.append(Version(number, names, score, verdict.reason if verdict else "", notes))
     return sorted(result, key=lambda version: version.number)
 
 

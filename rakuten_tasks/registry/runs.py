@@ -75,7 +75,7 @@ def log_pretrained(run_id: str, weights: Sequence[PretrainedWeights]) -> None:
     for item in weights:
         for key, value in item.to_dict().items():
             if value:
-                client.set_tag(run_id, f"pretrained.{item.name}.{key}"[:250], str(value)[:MAX_TAG_VAL_LENGTH])
+                client.set_tag(run_id, f"pretrained.{item.tag}.{key}", str(value)[:MAX_TAG_VAL_LENGTH])
 
 
 def finish_parent(run_id: str) -> None:

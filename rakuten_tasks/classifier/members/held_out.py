@@ -70,7 +70,8 @@ class HeldOutFit(ABC):
         best = [best_epoch(epochs).number for epochs in judged]
         last = self.phases(network, self.train_rows)[-1]
         logits = predict_logits(network, last.examples, held_out, last.schedule.batch_size, context.device)
-        again, refitted = network, []
+        again = network
+        refitted: list[list[Epoch]] = []
         if context.refit is not Refit.NONE:
             again, refitted = self._train(", all rows but test", data.not_test, valid[:0], best)
         final = None

@@ -57,6 +57,7 @@ class LinearMember:
     name: ClassVar[str]
     modality: ClassVar[str]
     pod: ClassVar[str] = "cpu"
+    seeded: ClassVar[bool] = False
     extractors: tuple[str, ...]
     array: ClassVar[str] = ""
     loss: ClassVar[Loss] = Loss.HINGE

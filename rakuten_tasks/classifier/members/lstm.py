@@ -39,6 +39,7 @@ class LSTM:
     name: ClassVar[str] = "lstm"
     modality: ClassVar[str] = "text"
     pod: ClassVar[str] = "gpu"
+    seeded: ClassVar[bool] = True
     extractors: tuple[str, ...] = (TokenExtractor.name,)
 
     def __init__(self, network: TokenLSTM) -> None:

@@ -25,12 +25,13 @@ class Member(Protocol):
     """One source of evidence: features -> logits.
 
     name: its section in reports. modality: text or photo. extractors: whose arrays it reads, see extractors.py. pod:
-    where it is fitted, "cpu", "gpu" or "elastic" (several GPUs).
+    where it is fitted, "cpu", "gpu" or "elastic" (several GPUs). seeded: whether its fit depends on the seed.
     """
 
     name: ClassVar[str]
     modality: ClassVar[str]
     pod: ClassVar[str]
+    seeded: ClassVar[bool]
     extractors: tuple[str, ...]
 
     @classmethod

@@ -58,6 +58,7 @@ class Transformer:
     name: ClassVar[str] = "transformer"
     modality: ClassVar[str] = "text"
     pod: ClassVar[str] = "elastic"
+    seeded: ClassVar[bool] = True
     extractors: tuple[str, ...] = (EncoderTokenExtractor.name,)
 
     def __init__(self, network: FineTunedEncoder) -> None:

@@ -58,6 +58,7 @@ class VGG16:
     name: ClassVar[str] = "vgg16"
     modality: ClassVar[str] = "photo"
     pod: ClassVar[str] = "elastic"
+    seeded: ClassVar[bool] = True
     extractors: tuple[str, ...] = (MapExtractor.name,)  # pixels where weights are random, see plan.py
 
     def __init__(self, network: PhotoBranch | Upper, shape: Shape) -> None:

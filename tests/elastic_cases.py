@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rakuten_tasks.classifier.photo_training import new_branch, train_photo_branch
 from torch import Tensor, nn
 
 from rakuten_tasks.classifier.arrays import ShardArrays
 from rakuten_tasks.classifier.checkpoint import FolderStore
-from rakuten_tasks.classifier.photo_training import new_branch, train_photo_branch
 from rakuten_tasks.classifier.ranks import alike, rank, share
 from rakuten_tasks.classifier.training import Epoch, Schedule, fit
 from rakuten_tasks.classifier.vgg16 import EARLY, LATE

@@ -25,15 +25,15 @@ from flytekit.core.data_persistence import FileAccessProvider
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import LiteralMap
 from flytekit.types.file import FlyteFile
+from rakuten_tasks.classifier.branches import Product
+from rakuten_tasks.vgg16 import train_vgg16
 
 from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run, content_hash
 from rakuten_tasks.classifier.arrays import write_shard
-from rakuten_tasks.classifier.branches import Product
 from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.config import PhotoConfig
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.registry.champion import SAMPLE_MODEL
-from rakuten_tasks.vgg16 import train_vgg16
 from tests.as_pod import SETTINGS
 from tests.bundles import register, write_bundle
 

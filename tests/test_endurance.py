@@ -20,13 +20,13 @@ from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
+from rakuten_tasks.vgg16 import train_vgg16
 
 from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run
 from rakuten_tasks.classifier.arrays import write_shard
 from rakuten_tasks.classifier.checkpoint import DIGEST
 from rakuten_tasks.config import PhotoConfig
 from rakuten_tasks.registry import runs
-from rakuten_tasks.vgg16 import train_vgg16
 from tests.as_pod import Attempt, start
 from tests.catalogues import TINY, write_catalogue
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rakuten_tasks.classifier.photo_training import train_photo_branch, write_features
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from tqdm import tqdm
 
 from rakuten_tasks.classifier.checkpoint import FolderStore
 from rakuten_tasks.classifier.lstm import train_text_branch
 from rakuten_tasks.classifier.ngrams import Vocabulary
-from rakuten_tasks.classifier.photo_training import train_photo_branch, write_features
 from rakuten_tasks.classifier.training import Epoch
 from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
 from rakuten_tasks.config import PhotoConfig, TextConfig, Weights

@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from rakuten_tasks.classifier.photo_training import new_branch, photo_features
 from torch import nn
 
 from rakuten_tasks.classifier import photo_training, training, vgg16
 from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
 from rakuten_tasks.classifier.checkpoint import Checkpoints
 from rakuten_tasks.classifier.memory import BatchSize, out_of_memory
-from rakuten_tasks.classifier.photo_training import new_branch, photo_features
 from rakuten_tasks.classifier.training import Schedule, fit, predict_logits
 from rakuten_tasks.config import PhotoConfig
 from tests.test_checkpoint import Kept

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-
-from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
 from rakuten_tasks.classifier.photo_training import (
     epochs_from_scratch,
     moved,
@@ -17,6 +15,8 @@ from rakuten_tasks.classifier.photo_training import (
     train_photo_branch,
     write_features,
 )
+
+from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
 from rakuten_tasks.classifier.training import Epoch
 from rakuten_tasks.classifier.vgg16 import EARLY, PhotoBranch, photo_logits
 from rakuten_tasks.classifier.vgg16_weights import empty_convolutions

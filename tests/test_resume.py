@@ -8,12 +8,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from rakuten_tasks.classifier.photo_training import train_photo_branch, write_features
 from torch import Tensor, nn
 
 from rakuten_tasks.classifier import lstm
 from rakuten_tasks.classifier.checkpoint import Checkpoints
 from rakuten_tasks.classifier.lstm import train_text_branch
-from rakuten_tasks.classifier.photo_training import train_photo_branch, write_features
 from rakuten_tasks.classifier.training import Epoch, Schedule, fit
 from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
 from rakuten_tasks.config import PhotoConfig, Weights

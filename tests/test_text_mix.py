@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-from scipy.special import log_expit, log_softmax
-
 from rakuten_tasks.classifier.calibration import fit_temperature
 from rakuten_tasks.classifier.text_mix import FLAT, fit_curve, fit_mix
+from scipy.special import log_expit, log_softmax
 
 
 def logits_of(labels, sure, right, seed):

@@ -16,6 +16,8 @@ from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
+from rakuten_tasks.classifier.photo_training import batch_of
+from rakuten_tasks.vgg16 import train_vgg16
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -23,12 +25,10 @@ from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run
 from rakuten_tasks.classifier import training
 from rakuten_tasks.classifier.arrays import write_shard
 from rakuten_tasks.classifier.checkpoint import FolderStore
-from rakuten_tasks.classifier.photo_training import batch_of
 from rakuten_tasks.classifier.training import Epoch, best_of
 from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
 from rakuten_tasks.registry import runs
-from rakuten_tasks.vgg16 import train_vgg16
 from tests.as_pod import Attempt, start
 from tests.elastic_cases import CODES, SCRATCH, SEEN, PowerCut, cramped, first_gradients, one_batch, trained
 from tests.several_processes import run_in

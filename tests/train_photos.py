@@ -7,10 +7,10 @@ from pathlib import Path
 
 from flytekit import workflow
 from flytekit.types.file import FlyteFile
+from rakuten_tasks.vgg16 import train_vgg16
 
 from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run
 from rakuten_tasks.config import PhotoConfig
-from rakuten_tasks.vgg16 import train_vgg16
 
 
 @workflow

@@ -8,15 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from rakuten_tasks.classifier.photo_training import new_branch, photo_features
 from torch import nn
 
-from rakuten_tasks.classifier import photo_training, training, vgg16
-from rakuten_tasks.classifier.arrays import ShardArrays, write_shard
+from rakuten_tasks.classifier import training, vgg16
 from rakuten_tasks.classifier.checkpoint import Checkpoints
 from rakuten_tasks.classifier.memory import BatchSize, out_of_memory
 from rakuten_tasks.classifier.training import Schedule, fit, predict_logits
-from rakuten_tasks.config import PhotoConfig
+from rakuten_tasks.classifier.vgg16 import PhotoBranch, PhotoShape
+from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 from tests.test_checkpoint import Kept
 from tests.test_resume import Cutting, PowerCut
 from tests.test_training import Points
@@ -154,15 +153,12 @@ def test_each_row_is_answered_once_and_in_order():
     assert [row for part in BatchSize(64, "photos").parts(20, answer) for row in part] == list(range(20))
 
 
-def test_photos_and_their_features_come_in_halves(tmp_path, monkeypatch, caplog):
+def test_photos_come_in_halves(monkeypatch, caplog):
     torch.manual_seed(0)
-    branch = new_branch(PhotoConfig(side=32), classes=2)
+    branch = PhotoBranch(PhotoShape(True, 32, 2), random_convolutions())
     pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
-    write_shard(tmp_path / "photos", {"row": np.arange(11), "pixels": pixels})
-    photos = ShardArrays([tmp_path / "photos"])
-    for module in (vgg16, photo_training):
-        monkeypatch.setattr(module, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
-    logits, features = vgg16.photo_logits(branch, pixels), photo_features(branch, photos, keep_maps=True)
+    monkeypatch.setattr(vgg16, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
+    logits = vgg16.photo_logits(branch, pixels)
     lower = branch.lower.forward
 
     def cramped(batch):
@@ -172,10 +168,7 @@ def test_photos_and_their_features_come_in_halves(tmp_path, monkeypatch, caplog)
 
     monkeypatch.setattr(branch.lower, "forward", cramped)
     np.testing.assert_allclose(vgg16.photo_logits(branch, pixels), logits, atol=1e-4)
-    for name, halved in photo_features(branch, photos, keep_maps=True).items():
-        np.testing.assert_allclose(halved, features[name], rtol=2e-3, atol=1e-4)
     assert "photos: a batch of 11 does not fit into memory: on with 5 at once" in caplog.messages
-    assert "photo features: a batch of 11 does not fit into memory: on with 5 at once" in caplog.messages
 
 
 def test_what_torch_says_when_this_machine_has_no_more_memory_is_understood():

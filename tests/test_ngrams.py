@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -8,9 +10,13 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from rakuten_tasks.classifier.arrays import OFFSETS
+from rakuten_tasks.classifier.extractors import NgramExtractor, TokenExtractor, truncate_pair
 from rakuten_tasks.classifier.hashing import character_counts, word_counts
-from rakuten_tasks.classifier.ngrams import Vocabulary, shared, vocabulary_size
-from rakuten_tasks.config import TextConfig
+from rakuten_tasks.classifier.members.plan import fit_tokenizer
+from rakuten_tasks.classifier.ngrams import BLOCKS, Tfidf, count_ngrams
+from rakuten_tasks.classifier.product import Product
+from rakuten_tasks.classifier.text import vocabulary_size
+from tests.training_data import CPU
 
 PRODUCTS = [
     ("Figurine Dragon", "<p>Figurine en r&eacute;sine, peinte &agrave; la main</p>"),
@@ -18,18 +24,24 @@ PRODUCTS = [
     ("Pompe de piscine", "Pour piscine ronde ou carrée, pompe de 2 m3"),
     ("Roman policier", "Le roman de l'été : un roman"),
 ]
-CONFIG = TextConfig(vocabulary_size=300, ngram_bits=20)  # buckets enough that nothing here collides
+TITLES, DESCRIPTIONS = (list(column) for column in zip(*PRODUCTS, strict=True))
+BITS = 20  # buckets enough that nothing here collides
 
 
 @pytest.fixture(scope="module")
-def vocabulary():
-    return Vocabulary.fit(lambda: PRODUCTS, CONFIG)
+def tfidf() -> Tfidf:
+    return Tfidf.fit(count_ngrams(TITLES, DESCRIPTIONS, BITS))
 
 
-def bag(vocabulary, title, description):
+@pytest.fixture(scope="module")
+def tokens() -> TokenExtractor:
+    return fit_tokenizer(lambda: PRODUCTS, 300, 128)
+
+
+def bag(tfidf: Tfidf, title: str, description: str) -> dict[int, float]:
     """{bucket: weight}"""
-    encoded = vocabulary.encode([title], [description])
-    return dict(zip(encoded["ngrams"].tolist(), encoded["weights"].tolist(), strict=True))
+    row = tfidf.transform(count_ngrams([title], [description], BITS))
+    return dict(zip(row.indices.tolist(), row.data.tolist(), strict=True))
 
 
 def test_counts_are_those_of_words_pairs_of_words_and_characters_within_words():
@@ -47,6 +59,22 @@ def test_a_text_has_the_same_n_grams_alone_and_among_others():
         together = count(texts, 18, 1)
         alone = sparse.vstack([count([text], 18, 1) for text in texts])
         assert (together != alone).nnz == 0
+
+
+def test_a_product_has_the_same_row_bit_for_bit_alone_and_among_others(tfidf):
+    together = tfidf.transform(count_ngrams(TITLES, DESCRIPTIONS, BITS))
+    for at, (title, description) in enumerate(PRODUCTS):
+        alone = tfidf.transform(count_ngrams([title], [description], BITS))
+        row = together[[at]]
+        assert alone.indices.tolist() == row.indices.tolist()
+        assert alone.data.tobytes() == row.data.tobytes()
+
+
+def test_more_products_than_a_batch_are_counted_as_few_are(monkeypatch):
+    whole = count_ngrams(TITLES, DESCRIPTIONS, 12)
+    monkeypatch.setattr("rakuten_tasks.classifier.ngrams.BATCH", 3)
+    assert (count_ngrams(TITLES, DESCRIPTIONS, 12) != whole).nnz == 0
+    assert count_ngrams([], [], 12).shape == (0, BLOCKS << 12)
 
 
 def test_buckets_do_not_depend_on_the_process():
@@ -70,104 +98,105 @@ def test_buckets_do_not_depend_on_the_process():
     assert printed == {"{} {}\n".format(*sums)}
 
 
-def test_a_word_counts_wherever_it_stands_and_once_more_in_a_title(vocabulary):
-    in_title, in_description = bag(vocabulary, "piscine ronde", ""), bag(vocabulary, "", "piscine ronde")
+def test_a_word_counts_wherever_it_stands_and_once_more_in_a_title(tfidf):
+    in_title, in_description = bag(tfidf, "piscine ronde", ""), bag(tfidf, "", "piscine ronde")
     assert in_description.items() <= in_title.items()
     assert len(in_title) == 2 * len(in_description)
 
 
 def test_word_weights_are_those_of_scikit_learn():
-    titles = [title for title, _ in PRODUCTS] + ["pompe pompe ronde"]
-    vocabulary = Vocabulary.fit(lambda: [(title, "") for title in titles], CONFIG)
-    words = set(word_counts(titles, CONFIG.ngram_bits, 0).indices.tolist())
-    ours = sorted(weight for bucket, weight in bag(vocabulary, titles[-1], "").items() if bucket in words)
+    titles = [*TITLES, "pompe pompe ronde"]
+    tfidf = Tfidf.fit(count_ngrams(titles, [""] * 5, BITS))
+    words = set(word_counts(titles, BITS, 0).indices.tolist())
+    ours = sorted(weight for bucket, weight in bag(tfidf, titles[-1], "").items() if bucket in words)
     reference = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+", sublinear_tf=True).fit_transform(titles)
-    np.testing.assert_allclose(ours, sorted(vocabulary.lengths[0] * reference[-1].data), rtol=1e-5)
+    np.testing.assert_allclose(ours, sorted(reference[-1].data), rtol=1e-5)
 
 
-def test_blocks_weigh_what_their_lengths_say_and_an_unseen_n_gram_is_left_out(vocabulary):
-    title_words, title_characters, words, characters = np.square(vocabulary.lengths)
-    encoded = vocabulary.encode(["", "Piscine ronde éçûœ", "éçûœ"], ["Piscine ronde", "", ""])
-    of_description, of_title, unseen = np.split(encoded["weights"], encoded["weights" + OFFSETS][1:-1])
-    assert np.square(of_description).sum() == pytest.approx(words + characters, rel=1e-5)
-    # the title's blocks and the whole text's
-    expected = title_words + title_characters + words + characters
-    assert np.square(of_title).sum() == pytest.approx(expected, rel=1e-5)
+def test_each_block_has_unit_length_and_an_unseen_n_gram_is_left_out(tfidf):
+    counts = count_ngrams(["", "Piscine ronde éçûœ", "éçûœ"], ["Piscine ronde", "", ""], BITS)
+    of_description, of_title, unseen = (tfidf.transform(counts)[[row]].data for row in range(3))
+    assert np.square(of_description).sum() == pytest.approx(2, rel=1e-5)  # words and characters of the whole
+    assert np.square(of_title).sum() == pytest.approx(4, rel=1e-5)  # those of the title, too
     assert len(unseen) == 0
 
 
-def test_a_product_without_text_has_no_n_grams_and_one_token(vocabulary):
-    encoded = vocabulary.encode(["", "<br>"], ["", "&nbsp;"])
-    assert encoded["ngrams"].size == encoded["weights"].size == 0
-    assert encoded["tokens"].tolist() == [1, 1]
-    assert encoded["tokens" + OFFSETS].tolist() == [0, 1, 2]
+def test_words_of_fitted_rows_are_known_and_others_are_not(tfidf):
+    assert tfidf.knows(["piscine", "roman", "ordinateur", "résine"]).tolist() == [True, True, False, True]
 
 
-def test_the_arrays_have_the_types_that_shards_keep(vocabulary):
-    encoded = vocabulary.encode([title for title, _ in PRODUCTS], [description for _, description in PRODUCTS])
-    assert {name: str(values.dtype) for name, values in encoded.items()} == {
+def test_weights_saved_and_loaded_are_the_same(tfidf, tmp_path):
+    tfidf.save(tmp_path)
+    again = Tfidf.load(tmp_path)
+    assert again.idf.tobytes() == tfidf.idf.tobytes()
+    assert again.bits == BITS
+
+
+def test_a_product_without_text_has_no_n_grams_and_one_token(tokens):
+    empty = [Product("", ""), Product("<br>", "&nbsp;")]
+    assert NgramExtractor(12).extract(empty)["ngrams"].size == 0
+    extracted = tokens.extract(empty)
+    assert extracted["tokens"].tolist() == [1, 1]
+    assert extracted["tokens" + OFFSETS].tolist() == [0, 1, 2]
+
+
+def test_the_arrays_have_the_types_that_shards_keep(tokens):
+    products = [Product(title, description) for title, description in PRODUCTS]
+    arrays = NgramExtractor(12).extract(products) | tokens.extract(products)
+    assert {name: str(values.dtype) for name, values in arrays.items()} == {
         "tokens": "int32",
         "tokens.offsets": "int64",
         "ngrams": "int32",
         "ngrams.offsets": "int64",
-        "weights": "float32",
-        "weights.offsets": "int64",
+        "counts": "float32",
+        "counts.offsets": "int64",
     }
 
 
 def test_long_texts_are_cut_to_max_tokens():
-    vocabulary = Vocabulary.fit(lambda: PRODUCTS, TextConfig(vocabulary_size=300, max_tokens=8))
-    encoded = vocabulary.encode(["pompe"], ["roman policier de l'été " * 20])
-    assert len(encoded["tokens"]) == 8
+    short = fit_tokenizer(lambda: PRODUCTS, 300, 8)
+    assert len(short.extract([Product("pompe", "roman policier de l'été " * 20)])["tokens"]) == 8
 
 
-def test_a_vocabulary_saved_and_loaded_encodes_the_same(vocabulary, tmp_path):
-    vocabulary.save(tmp_path)
-    again = Vocabulary.load(tmp_path)
-    texts = ["Pompe <b>ronde</b>", "Été"], ["roman &amp;eacute;", ""]
-    before, after = vocabulary.encode(*texts), again.encode(*texts)
+def test_a_tokenizer_saved_and_loaded_encodes_the_same(tokens, tmp_path):
+    tokens.save(tmp_path)
+    again = TokenExtractor.load(tmp_path, CPU)
+    products = [Product("Pompe <b>ronde</b>", "roman &amp;eacute;"), Product("Été", "")]
+    before, after = tokens.extract(products), again.extract(products)
     assert all(np.array_equal(before[name], after[name]) for name in before)
-    assert (again.size, again.buckets, again.max_tokens) == (vocabulary.size, 2**20, 128)
-
-
-def test_a_vocabulary_that_tells_no_lengths_keeps_those_it_was_trained_with(vocabulary, tmp_path):
-    vocabulary.save(tmp_path)
-    (tmp_path / "vocabulary.json").write_text('{"max_tokens": 128}')
-    encoded = Vocabulary.load(tmp_path).encode(["Piscine ronde"], [""])
-    assert np.square(encoded["weights"]).sum() == pytest.approx(2 * (1 + 2), rel=1e-5)
+    assert again.max_tokens == 128
 
 
 def test_no_training_rows_are_refused():
     with pytest.raises(ValueError, match="no training rows"):
-        Vocabulary.fit(list, CONFIG)
+        fit_tokenizer(list, 0, 128)
 
 
 def test_the_vocabulary_grows_with_the_text():
     assert [vocabulary_size(words) for words in (100, 40_000, 10_000_000)] == [1000, 4000, 32000]
 
 
-def test_a_title_and_a_description_are_cut_as_the_tokenizer_itself_cuts_a_pair(vocabulary):
+def test_a_title_and_a_description_are_cut_as_the_tokenizer_itself_cuts_a_pair(tokens):
     words = "piscine ronde é [SEP] pompe x " * 20
     texts = [words[:length] for length in (0, 1, 2, 9, 30, 70, 200, 480)]
     pairs = [(title, description) for title in texts for description in texts]
     for room in (4, 5, 31, 128):
-        short = Vocabulary(vocabulary.tokenizer, vocabulary.idf, room, vocabulary.lengths)
-        encoded = short.encode(*zip(*pairs, strict=True))
-        found = np.split(encoded["tokens"], encoded["tokens" + OFFSETS][1:-1])
+        extracted = TokenExtractor(tokens.tokenizer, room).extract([Product(*pair) for pair in pairs])
+        found = np.split(extracted["tokens"], extracted["tokens" + OFFSETS][1:-1])
         cleaned = [[text.strip() for text in column] for column in zip(*pairs, strict=True)]
-        whole = vocabulary.tokenizer(*cleaned, truncation=True, max_length=room)["input_ids"]
+        whole = tokens.tokenizer(*cleaned, truncation=True, max_length=room)["input_ids"]
         assert [ids.tolist() for ids in found] == whole
 
 
-def test_of_two_long_texts_only_what_is_kept_is_put_together(vocabulary, monkeypatch):
+def test_of_two_long_texts_only_what_is_kept_is_put_together(tokens, monkeypatch):
     asked = []
-    plain = type(vocabulary.tokenizer).__call__
+    plain = type(tokens.tokenizer).__call__
     monkeypatch.setattr(
-        type(vocabulary.tokenizer),
+        type(tokens.tokenizer),
         "__call__",
         lambda self, *texts, **how: asked.append(texts) or plain(self, *texts, **how),
     )
-    vocabulary.encode(["mot " * 5000], ["autre " * 5000])
+    tokens.extract([Product("mot " * 5000, "autre " * 5000)])
     assert [len(texts) for texts in asked] == [1]  # no pairs: their cut-off parts are combined with one another
-    assert shared(5000, 5000, 127) == (63, 64)
-    assert shared(5000, 10, 127) == (117, 10)
+    assert truncate_pair(5000, 5000, 127) == (63, 64)
+    assert truncate_pair(5000, 10, 127) == (117, 10)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
-from rakuten_tasks.classifier.photo_training import train_photo_branch, write_features
-from torch import Tensor, nn
+from torch import nn
 
-from rakuten_tasks.classifier import lstm
+from rakuten_tasks.catalogue.ledger import TRAIN
+from rakuten_tasks.classifier.backbones import load_backbone
 from rakuten_tasks.classifier.checkpoint import Checkpoints
-from rakuten_tasks.classifier.lstm import train_text_branch
+from rakuten_tasks.classifier.extractors import Extractor, MapExtractor, PixelExtractor
+from rakuten_tasks.classifier.lstm import TokenLSTM
+from rakuten_tasks.classifier.members.lstm import LSTM
+from rakuten_tasks.classifier.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.classifier.members.plan import fit_tokenizer
+from rakuten_tasks.classifier.members.vgg16 import VGG16
 from rakuten_tasks.classifier.training import Epoch, Schedule, fit
-from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
-from rakuten_tasks.config import PhotoConfig, Weights
-from tests import test_lstm as texts
-from tests import test_photo_training as photos
+from rakuten_tasks.config import LSTMConfig, PhotoConfig, Weights
+from tests import test_vgg16_member as photos
 from tests.test_checkpoint import Kept
 from tests.test_training import Points
+from tests.tiny_models import write_vgg16
+from tests.training_data import CPU, assert_same, labelled_products, timeless, training_data
 
-CPU = torch.device("cpu")
 SCHEDULE = Schedule(epochs=3, batch_size=12, patience=3)  # 4 batches, the last one smaller
 
 
@@ -71,17 +74,6 @@ def run(store: Kept, cut: int = 10**9, interval: float = 0, told: list[Epoch] | 
     rows = np.arange(40), np.arange(40, 64)
     epochs = fit(model, examples, *rows, SCHEDULE, optimizer, 5, on_epoch, checkpoints=checkpoints)
     return model.state_dict(), epochs, len(examples.asked)
-
-
-def timeless(epochs: list[Epoch]) -> list[Epoch]:
-    times = {field.name: 0.0 for field in fields(Epoch) if field.name.endswith("seconds")}
-    return [replace(epoch, **times) for epoch in epochs]
-
-
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -174,83 +166,87 @@ def test_an_epoch_says_where_its_time_went_over_all_attempts(uninterrupted):
     assert first.save_seconds > uninterrupted[1][0].save_seconds
 
 
-def in_attempts(train: Callable[[Kept], tuple[nn.Module, list[Epoch]]]):
-    """Interrupted at every checkpoint, until it ends. -> (weights, epochs, attempts)"""
+def in_attempts(train: Callable[[Kept], Fitted]) -> tuple[Fitted, int]:
+    """Interrupted at every checkpoint, until it ends. -> what was fitted, attempts"""
     blob, attempts = None, 0
     while True:
         attempts += 1
         store = Cutting(blob, 2 if blob else 1)  # what was restored is written too
         try:
-            branch, epochs = train(store)
-            return branch.state_dict(), epochs, attempts
+            return train(store), attempts
         except PowerCut:
             blob = store.blob
 
 
-def test_the_text_branch_interrupted_after_its_bag_and_after_every_step_ends_the_same(tmp_path, monkeypatch):
-    vocabulary, branch, epochs, shards = texts.train(tmp_path, *texts.catalogue(135))
-    fitted = []
-    monkeypatch.setattr(lstm, "fit_bag", lambda *args: fitted.append(texts.fit_bag(*args)))
-
-    def train(store):
-        return train_text_branch(shards, vocabulary, texts.CODES, texts.CONFIG, 0, CPU, store=store, interval=0)
-
-    weights, again, attempts = in_attempts(train)
-    assert_same(weights, branch.state_dict())
-    assert timeless(again) == timeless(epochs)
-    assert attempts == 1 + 3 * 6 + 2  # the bag; a step each; the record of the end; and the way out
-    assert len(fitted) == 1
+def assert_same_fit(ours: Fitted, theirs: Fitted) -> None:
+    assert_same(ours.member.network.state_dict(), theirs.member.network.state_dict())
+    assert timeless(ours.epochs) == timeless(theirs.epochs)
+    assert ours.logits.tobytes() == theirs.logits.tobytes()
 
 
-def test_the_text_branch_killed_between_bag_and_lstm_does_not_fit_the_bag_again(tmp_path, monkeypatch):
-    vocabulary, branch, _, shards = texts.train(tmp_path, *texts.catalogue(135))
-    store = Cutting(None, 1)
-    args = shards, vocabulary, texts.CODES, texts.CONFIG, 0, CPU
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> TrainingData:
+    """45 products to train on, 15 on each other split."""
+    products, labels, splits = labelled_products(90)
+    pairs = [(p.designation, p.description) for p, s in zip(products, splits, strict=True) if s == TRAIN]
+    folder = tmp_path_factory.mktemp("texts")
+    return training_data(folder, [fit_tokenizer(lambda: pairs, 320, 128)], products, labels, splits)
+
+
+def fit_lstm(texts: TrainingData, store: Kept | None = None, seed: int = 0) -> Fitted:
+    config = LSTMConfig(vocabulary_size=320, epochs=2, batch_size=16)
+    return LSTM.fit(config, texts, FitContext(seed, CPU, store=store, interval=0))
+
+
+@pytest.fixture(scope="module")
+def lstm(texts) -> Fitted:
+    return fit_lstm(texts)
+
+
+def test_an_lstm_interrupted_after_every_step_of_both_trainings_ends_the_same(texts, lstm):
+    again, attempts = in_attempts(lambda store: fit_lstm(texts, store))
+    assert_same_fit(again, lstm)
+    kept = int(str(lstm.facts["epochs kept"]))
+    # each training: its embedding, its steps, the record of its end; and the way out
+    assert attempts == (1 + 2 * 3 + 1) + (1 + kept * 5 + 1) + 1
+
+
+def test_an_lstm_interrupted_in_its_second_training_does_not_repeat_the_first(texts, lstm, monkeypatch):
+    store = Cutting(None, (1 + 2 * 3 + 1) + 2)  # the second one's embedding and its first step
     with pytest.raises(PowerCut):
-        train_text_branch(*args, store=store)
-    monkeypatch.delattr(lstm, "fit_bag")
-    monkeypatch.delattr(lstm.TokenLSTM, "start_from")
-    again, _ = train_text_branch(*args, store=Kept(store.blob))
-    assert_same(again.state_dict(), branch.state_dict())
+        fit_lstm(texts, store)
+    monkeypatch.delattr(TokenLSTM, "init_embedding_from_svd")
+    told: list[Epoch] = []
+    config = LSTMConfig(vocabulary_size=320, epochs=2, batch_size=16)
+    context = FitContext(0, CPU, on_epoch=told.append, store=Kept(store.blob), interval=0)
+    again = LSTM.fit(config, texts, context)
+    assert_same_fit(again, lstm)
+    assert timeless(told) == timeless(lstm.epochs)  # of the former attempt, too
 
 
-def test_photos_interrupted_after_every_step_of_head_and_block_5_end_the_same(tmp_path, monkeypatch):
-    torch.manual_seed(1)
-    torch.save(empty_convolutions(batch_norm=False).state_dict(), tmp_path / "vgg16.pth")
-    file = str(tmp_path / "vgg16.pth")
-    config = PhotoConfig(Weights.FILE, file, side=32, epochs=2, batch_size=2, fine_tune_epochs=2)
-    write_features(photos.shard(tmp_path / "photos", photos.photos()), tmp_path / "features", config)
+@pytest.mark.parametrize("whole", [True, False], ids=["from random weights", "head and block 5"])
+def test_vgg16_interrupted_after_every_step_ends_the_same(whole, tmp_path, tmp_path_factory):
+    extractor: Extractor = PixelExtractor(32)
+    config = photos.SCRATCH
+    if not whole:
+        path = write_vgg16(tmp_path / "vgg16.safetensors")
+        frozen = PhotoConfig(weights=Weights.FILE, weights_file=str(path), side=32)
+        extractor, config = MapExtractor(load_backbone(frozen, CPU)), photos.TUNED
+    data = photos.data_of(tmp_path, extractor, photos.photos())
 
-    def train(store=None):
-        return train_photo_branch([tmp_path / "features"], [10, 20], config, 3, CPU, store=store, interval=0)
+    def train(store: Kept | None = None) -> Fitted:
+        return VGG16.fit(config, data, FitContext(3, CPU, store=store, interval=0))
 
-    branch, epochs = train()
-    weights, again, attempts = in_attempts(train)
-    assert_same(weights, branch.state_dict())
-    assert timeless(again) == timeless(epochs)
-    assert [epoch.number for epoch in again] == [1, 2, 3, 4]
+    calm = train()
+    again, attempts = in_attempts(train)
+    assert_same_fit(again, calm)
     assert attempts > 6
 
 
-def test_photos_from_random_weights_interrupted_after_every_step_end_the_same(tmp_path):
-    shard = photos.shard(tmp_path / "photos", photos.photos())
-
-    def train(store=None):
-        return train_photo_branch([shard], [10, 20], photos.SCRATCH, 3, CPU, store=store, interval=0)
-
-    branch, epochs = train()
-    weights, again, attempts = in_attempts(train)
-    assert_same(weights, branch.state_dict())
-    assert timeless(again) == timeless(epochs)
-    assert attempts == 2 + 2  # a step each; the record of the end; and the way out
-
-
-def test_a_checkpoint_of_another_seed_is_not_gone_on_from(tmp_path, caplog):
-    vocabulary, branch, _, shards = texts.train(tmp_path, *texts.catalogue(135))
+def test_a_checkpoint_of_another_seed_is_not_gone_on_from(texts, lstm, caplog):
     store = Cutting(None, 3)
     with pytest.raises(PowerCut):
-        train_text_branch(shards, vocabulary, texts.CODES, texts.CONFIG, 1, CPU, store=store, interval=0)
-    again, _ = train_text_branch(shards, vocabulary, texts.CODES, texts.CONFIG, 0, CPU, store=Kept(store.blob))
-    assert_same(again.state_dict(), branch.state_dict())
+        fit_lstm(texts, store, seed=1)
+    assert_same_fit(fit_lstm(texts, Kept(store.blob)), lstm)
     (warning,) = caplog.messages
     assert warning.endswith("it is of another training: data, configuration, code or device differ")

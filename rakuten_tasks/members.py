@@ -1,7 +1,8 @@
 """Stages 3 to 6: features of every product, once, and each member fitted on them.
 
 Which extractors and members there are is told by the configuration, so these tasks are planned by a dynamic one: each
-has its own node, its own cached result and its own run in MLflow.
+has its own node, its own cached result and its own run in MLflow. What a dynamic task was given has lost the hashes by
+which Flyte would know it, so these are cached by the input `key`, which tells all of it by content.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class Members(NamedTuple):
     features: list[list[KeyedArrays]]  # of each extractor, in the same order
 
 
-@stage(pods.CPU, cached=True, ignored=("config",))
-def train_tokenizer(shards: list[Shard], splits: Splits, settings: str, config: TrainingConfig) -> KeyedExtractor:
+@stage(pods.CPU, cached=True, ignored=("shards", "splits", "config"))
+def train_tokenizer(shards: list[Shard], splits: Splits, key: str, config: TrainingConfig) -> KeyedExtractor:
     """Subwords for the LSTM, learned from training rows alone."""
     assignments = pd.read_parquet(local(splits.assignments))
     train = assignments.loc[assignments["split"] == TRAIN, "row"]
@@ -85,7 +86,7 @@ def train_tokenizer(shards: list[Shard], splits: Splits, settings: str, config: 
 
 
 @stage(pods.CPU, cached=True, ignored=("config",))
-def prepare_extractor(name: str, settings: str, config: TrainingConfig) -> KeyedExtractor:
+def prepare_extractor(name: str, key: str, config: TrainingConfig) -> KeyedExtractor:
     """An extractor that learns nothing here: its settings, or the pretrained weights that it begins with."""
     return _stored(name, config, lambda: iter(()))
 
@@ -107,65 +108,65 @@ def _extract(shard: Shard, extractor: StoredExtractor) -> Arrays:
     return Arrays.of(path)
 
 
-@stage(pods.CPU, cached=True)
-def extract_features(shard: Shard, extractor: StoredExtractor) -> KeyedArrays:
+@stage(pods.CPU, cached=True, ignored=("shard",))
+def extract_features(shard: Shard, key: str, extractor: StoredExtractor) -> KeyedArrays:
     """One shard's features; products without what the extractor needs are left out."""
     return _extract(shard, extractor)
 
 
-@stage(pods.GPU, cached=True)
-def extract_features_on_gpu(shard: Shard, extractor: StoredExtractor) -> KeyedArrays:
+@stage(pods.GPU, cached=True, ignored=("shard",))
+def extract_features_on_gpu(shard: Shard, key: str, extractor: StoredExtractor) -> KeyedArrays:
     """One shard's features, by a network."""
     return _extract(shard, extractor)
 
 
-@stage(pods.CPU, cached=True, deck=True, ignored=("config",))
+@stage(pods.CPU, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
 def fit_member(
     name: str,
     features: list[list[Arrays]],
     extractors: list[StoredExtractor],
     splits: Splits,
     catalogue: Catalogue,
-    settings: str,
+    key: str,
     seed: int,
     config: TrainingConfig,
     run: Run,
 ) -> KeyedMember:
     """A member that is fitted in seconds: out of fold, then on everything but the test rows."""
-    return _fit(name, features, extractors, splits, catalogue, settings, seed, config, run)
+    return _fit(name, features, extractors, splits, catalogue, key, seed, config, run)
 
 
-@stage(pods.GPU, cached=True, deck=True, ignored=("config",))
+@stage(pods.GPU, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
 def train_network(
     name: str,
     features: list[list[Arrays]],
     extractors: list[StoredExtractor],
     splits: Splits,
     catalogue: Catalogue,
-    settings: str,
+    key: str,
     seed: int,
     config: TrainingConfig,
     run: Run,
 ) -> KeyedMember:
     """A network on one GPU: with early stopping on held-out rows, then on everything but the test rows."""
-    return _fit(name, features, extractors, splits, catalogue, settings, seed, config, run)
+    return _fit(name, features, extractors, splits, catalogue, key, seed, config, run)
 
 
-@stage(pods.PHOTO, cached=True, deck=True, ignored=("config",))
+@stage(pods.PHOTO, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
 def train_network_on_gpus(
     name: str,
     features: list[list[Arrays]],
     extractors: list[StoredExtractor],
     splits: Splits,
     catalogue: Catalogue,
-    settings: str,
+    key: str,
     seed: int,
     config: TrainingConfig,
     run: Run,
 ) -> KeyedMember:
     """As train_network, on as many GPUs as pods.py says: each process runs this, rank 0 returns the member."""
     with together():
-        return _fit(name, features, extractors, splits, catalogue, settings, seed, config, run)
+        return _fit(name, features, extractors, splits, catalogue, key, seed, config, run)
 
 
 def read_assignments(splits: Splits, catalogue: Catalogue) -> pd.DataFrame:
@@ -193,7 +194,7 @@ def _fit(
     extractors: Sequence[StoredExtractor],
     splits: Splits,
     catalogue: Catalogue,
-    settings: str,
+    key: str,
     seed: int,
     config: TrainingConfig,
     run: Run,
@@ -207,7 +208,7 @@ def _fit(
     if rank() > 0:
         member.fit(member.settings(config), data, context)
         return None  # type: ignore[return-value]  # which nobody reads
-    inputs = [s.sha256 for part in features for s in part], splits.sha256, catalogue.codes, settings, seed
+    inputs = [s.sha256 for part in features for s in part], key, seed
     with runs.child_run(run.run_id, f"fit_{name}") as run_log, checkpoints(name, *inputs) as store:
         context = FitContext(seed, context.device, config.refit, log_epoch(run_log), store, pods.CHECKPOINT_SECONDS)
         fitted = member.fit(member.settings(config), data, context)
@@ -245,27 +246,29 @@ def train_members(shards: list[Shard], splits: Splits, catalogue: Catalogue, res
         log.warning("too few photos to learn from: no member looks at them")
     names = active_members(config, photos)
     read = {name: extractors_of(name, config) for name in names}
+    contents, rows = [shard.sha256 for shard in shards], [splits.sha256, catalogue.key]
     stored, features = {}, {}
     for extractor in dict.fromkeys(e for part in read.values() for e in part):
         settings = extractor_settings(extractor, config, resolved.text, resolved.photo)
         if extractor == TokenExtractor.name:
-            made = train_tokenizer(shards=shards, splits=splits, settings=settings, config=config)
+            key = key_of([settings, contents, splits.sha256])
+            made = train_tokenizer(shards=shards, splits=splits, key=key, config=config)
         else:
-            made = prepare_extractor(name=extractor, settings=settings, config=config)
+            made = prepare_extractor(name=extractor, key=settings, config=config)
         extract = extract_features_on_gpu if EXTRACTORS[extractor].network else extract_features
+        each_shard = map_task(partial(extract, extractor=made), concurrency=pods.CONCURRENCY)
         stored[extractor] = made
-        features[extractor] = map_task(partial(extract, extractor=made), concurrency=pods.CONCURRENCY)(shard=shards)
+        features[extractor] = each_shard(shard=shards, key=contents)
     fitted = []
     for name in names:
         member = MEMBERS[name]
-        settings = key_of([config.refit.value, member.settings(config).to_dict()])
         fit = TASKS[member.pod](
             name=name,
             features=[features[e] for e in read[name]],
             extractors=[stored[e] for e in read[name]],
             splits=splits,
             catalogue=catalogue,
-            settings=settings,
+            key=key_of([config.refit.value, member.settings(config).to_dict(), rows]),
             seed=config.seed if member.seeded else 0,
             config=config,
             run=run,

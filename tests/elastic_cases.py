@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from rakuten_tasks.classifier.photo_training import new_branch, train_photo_branch
 from torch import Tensor, nn
 
-from rakuten_tasks.classifier.arrays import ShardArrays
 from rakuten_tasks.classifier.checkpoint import FolderStore
+from rakuten_tasks.classifier.members.member import FitContext
+from rakuten_tasks.classifier.members.vgg16 import VGG16, PixelExamples
 from rakuten_tasks.classifier.ranks import alike, rank, share
 from rakuten_tasks.classifier.training import Epoch, Schedule, fit
-from rakuten_tasks.classifier.vgg16 import EARLY, LATE
-from rakuten_tasks.config import PhotoConfig, Weights
+from rakuten_tasks.classifier.vgg16 import PhotoBranch, PhotoShape
+from rakuten_tasks.classifier.vgg16_weights import random_convolutions
+from rakuten_tasks.config import PhotoConfig, Refit, Weights
 from tests.test_memory import Cramped
 from tests.test_training import Points
+from tests.training_data import CPU, timeless
+from tests.vgg16_data import read_data
 
-CPU = torch.device("cpu")
 ROWS = np.arange(13)  # of two processes one gets seven, the other six
-SCRATCH = PhotoConfig(side=32, epochs=4, batch_size=16)
-CODES = [10, 20, 30]
-SEEN = {"early": EARLY, "late": LATE}
+SCRATCH = PhotoConfig(weights=Weights.RANDOM, side=32, epochs=4, batch_size=16)
+TUNED = PhotoConfig(weights=Weights.IMAGENET, side=32, epochs=2, batch_size=16, fine_tune_epochs=2)
 
 
-class Unmoved:
+class Unmoved(PixelExamples):
     """Prepared photos, never moved, so that several processes see what one sees."""
 
-    def __init__(self, shard: Path) -> None:
-        self.arrays = ShardArrays([shard])
-        self.labels = self.arrays.column("label")
-
     def batch(self, rows: np.ndarray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        return (torch.from_numpy(self.arrays.take("pixels", rows)),)
+        return super().batch(rows, None)
 
 
 class Recorded(torch.optim.AdamW):
@@ -50,20 +46,22 @@ class Recorded(torch.optim.AdamW):
         return super().step(closure)
 
 
-def first_gradients(shard: Path) -> dict[str, Tensor]:
+def first_gradients(folder: Path) -> dict[str, Tensor]:
     """Of one batch, without dropout, from weights that let every layer have a gradient; and batch norm's means.
 
     In fp64: in fp32 one rounding now and then decides which of two near-equal pixels is the maximum.
     """
     torch.manual_seed(1)
-    branch = new_branch(SCRATCH, len(CODES))
+    branch = PhotoBranch(PhotoShape(True, 32, 3), random_convolutions())
     nn.init.normal_(branch.upper.head.linear.weight, std=0.01)
     branch.upper.head.dropout.p = 0.0
     alike(branch.double())
     optimizer = Recorded(branch.parameters(), lr=1e-3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", Tensor.double)
-        fit(branch, Unmoved(shard), ROWS, ROWS + 75, Schedule(1, len(ROWS), 1), optimizer, seed=0)
+        data = read_data(folder)
+        examples = Unmoved(data.arrays["pixels"], data.labels)
+        fit(branch, examples, ROWS, ROWS + 75, Schedule(1, len(ROWS), 1), optimizer, seed=0)
     names = (name for name, _ in branch.named_parameters())
     means = {name: buffer for name, buffer in branch.named_buffers() if "running" in name}
     return dict(zip(names, optimizer.first, strict=True)) | means
@@ -77,9 +75,9 @@ def cramped(limit: int) -> tuple[list[int], Tensor, list[int]]:
     return model.seen, model.linear.weight.detach(), share(np.arange(5)).tolist()
 
 
-def one_batch(shard: Path) -> tuple[dict[str, Tensor], tuple[list[int], Tensor, list[int]]]:
+def one_batch(folder: Path) -> tuple[dict[str, Tensor], tuple[list[int], Tensor, list[int]]]:
     """Both of the above, as starting two processes takes longer than they do."""
-    return first_gradients(shard), cramped(3)
+    return first_gradients(folder), cramped(3)
 
 
 class PowerCut(FolderStore):
@@ -95,10 +93,10 @@ class PowerCut(FolderStore):
 
 
 def trained(
-    shard: Path, config: PhotoConfig, store: FolderStore | None = None, interval: float = 1e9
+    folder: Path, config: PhotoConfig, store: FolderStore | None = None, interval: float = 1e9
 ) -> tuple[list[Epoch], dict[str, Tensor]]:
     """-> epochs without their times, and what of the network was trained."""
-    branch, epochs = train_photo_branch([shard], CODES, config, 3, CPU, store=store, interval=interval)
-    times = {field.name: 0.0 for field in fields(Epoch) if field.name.endswith("seconds")}
-    part = branch if config.weights is Weights.RANDOM else branch.upper.head
-    return [replace(epoch, **times) for epoch in epochs], part.state_dict()
+    context = FitContext(3, CPU, Refit.NONE, store=store, interval=interval)
+    fitted = VGG16.fit(config, read_data(folder), context)
+    assert isinstance(fitted.member, VGG16)
+    return timeless(fitted.epochs), fitted.member.network.state_dict()

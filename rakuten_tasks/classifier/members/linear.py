@@ -96,8 +96,8 @@ class LinearMember:
     def _read(cls, settings: Strict, data: TrainingData) -> tuple[sparse.csr_array | None, NDArray | None]:
         bits = settings.ngram_bits if isinstance(settings, BagConfig) else 0
         counts = read_counts(data.arrays["ngrams"], bits) if "ngrams" in cls.extractors else None
-        others = [name for name in cls.extractors if name != "ngrams"]
-        return counts, data.arrays[others[0]].column(cls.array) if others else None
+        dense = [arrays for arrays in data.arrays.values() if cls.array in arrays.names]
+        return counts, dense[0].column(cls.array) if cls.array else None
 
     @classmethod
     def _fit(

@@ -92,9 +92,7 @@ def test_an_edited_catalogue_at_the_same_place_is_read_anew(source, mlflow_store
     assert computed(mlflow_store, edited, "cache-unlabelled") == {"ingest"} | ALWAYS
 
 
-def test_of_a_catalogue_with_a_changed_photo_only_photos_are_learned_again(
-    source, mlflow_store, tmp_path, extracted
-):
+def test_of_a_catalogue_with_a_changed_photo_only_photos_are_learned_again(source, mlflow_store, tmp_path, extracted):
     edited = tmp_path / "edited"
     shutil.copytree(source, edited)
     photo_path(edited, 30).write_bytes(photo_bytes(99))

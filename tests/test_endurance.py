@@ -14,21 +14,18 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
-from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
-from rakuten_tasks.vgg16 import train_vgg16
 
-from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run
-from rakuten_tasks.classifier.arrays import write_shard
+from rakuten_tasks.artifacts import FittedMember
 from rakuten_tasks.classifier.checkpoint import DIGEST
-from rakuten_tasks.config import PhotoConfig
+from rakuten_tasks.members import train_network_on_gpus
 from rakuten_tasks.registry import runs
 from tests.as_pod import Attempt, start
 from tests.catalogues import TINY, write_catalogue
+from tests.photo_task import task_inputs
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -40,7 +37,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def write_config(path: Path, **photo: int) -> Path:
-    path.write_text(json.dumps({**TINY.to_dict(), "photo": {"side": 32, **photo}}))
+    path.write_text(json.dumps({**TINY.to_dict(), "photo": {**TINY.to_dict()["photo"], **photo}}))
     return path
 
 
@@ -71,10 +68,10 @@ def ask(var: Path, question: str) -> list[tuple]:
 
 
 def weights(var: Path) -> dict[str, bytes]:
-    """The branches' files of the only version."""
+    """The networks' files of the only version."""
     files = [*(var / "mlflow/artifacts").rglob("*.safetensors"), *(var / "mlflow/artifacts").rglob("tokenizer.json")]
     found = {path.name: path.read_bytes() for path in files}
-    assert {"text.safetensors", "photo.safetensors", "tokenizer.json"} <= set(found)
+    assert {"lstm.safetensors", "vgg16.safetensors", "linear.safetensors", "tokenizer.json"} <= set(found)
     return found
 
 
@@ -144,29 +141,15 @@ def test_a_training_killed_at_random_points_and_started_again_ends_with_the_same
 
 @pytest.fixture
 def photo_inputs(tmp_path: Path, mlflow_store: MlflowClient) -> dict:
-    """What train_vgg16 gets: 60 small photos of three classes."""
-    dice = np.random.default_rng(0)
-    side = np.repeat([0, 1], [45, 15])
-    label = np.arange(60) % 3
-    pixels = dice.integers(0, 80, (60, 32, 32, 3)) + 80 * label[:, None, None, None]
-    path = tmp_path / "pixels.safetensors"
-    write_shard(path, {"row": np.arange(60), "label": label, "side": side, "pixels": pixels.astype(np.uint8)})
-    empty = tmp_path / "empty"
-    empty.touch()
-    file = FlyteFile(str(empty))
-    return {
-        "shards": [Arrays.of(path)],
-        "catalogue": Catalogue("hash", [1, 2, 3], {}, True, file, file, file),
-        "config": PhotoConfig(side=32, epochs=8),
-        "seed": 0,
-        "run": Run(runs.start_parent("pods", {}, {}, execution="pods"), "pods", "nowhere"),
-    }
+    """What train_network_on_gpus gets: 60 small photos of three classes."""
+    run_id = runs.start_parent("pods", {}, {}, execution="pods")
+    return task_inputs(tmp_path / "inputs", run_id, epochs=8, train=45, held_out=15)
 
 
 def photo_weights(attempt: Attempt) -> bytes:
     literal = attempt.outputs().literals["o0"]
-    branch = TypeEngine.to_python_value(FlyteContextManager.current_context(), literal, Branch)
-    return (Path(branch.folder.path) / "photo.safetensors").read_bytes()
+    member = TypeEngine.to_python_value(FlyteContextManager.current_context(), literal, FittedMember)
+    return (Path(member.folder.download()) / "vgg16.safetensors").read_bytes()
 
 
 def stop_between_writes(attempt: Attempt) -> None:
@@ -183,17 +166,17 @@ def stop_between_writes(attempt: Attempt) -> None:
 
 def test_a_pod_that_is_killed_is_gone_on_with_by_the_next_and_that_by_the_one_after(photo_inputs, tmp_path):
     settings = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"], "RAKUTEN_CHECKPOINT_SECONDS": "0"}
-    calm = start(train_vgg16, photo_inputs, tmp_path / "calm", **settings)
+    calm = start(train_network_on_gpus, photo_inputs, tmp_path / "calm", **settings)
     expected = photo_weights(calm)
 
     before: Path | None = None
     for number in range(2):
-        attempt = start(train_vgg16, photo_inputs, tmp_path / f"killed{number}", before, **settings)
+        attempt = start(train_network_on_gpus, photo_inputs, tmp_path / f"killed{number}", before, **settings)
         wait_for(3, attempt.process, attempt.folder, 120)  # what it was handed is the first of them
         stop_between_writes(attempt)
         attempt.process.kill()
         assert attempt.process.wait() == -signal.SIGKILL
         before = attempt.checkpoints
-    last = start(train_vgg16, photo_inputs, tmp_path / "last", before, **settings)
+    last = start(train_network_on_gpus, photo_inputs, tmp_path / "last", before, **settings)
     assert photo_weights(last) == expected
     assert "going on from a checkpoint" in (last.folder / "log").read_text()

@@ -1,4 +1,4 @@
-"""Both branches' trainings, killed with SIGKILL again and again, end with the bytes of one that was left alone."""
+"""Trainings of networks, killed with SIGKILL again and again, end with the bytes of one that was left alone."""
 
 from __future__ import annotations
 
@@ -12,29 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from rakuten_tasks.classifier.photo_training import train_photo_branch, write_features
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from tqdm import tqdm
 
+from rakuten_tasks.catalogue.ledger import TRAIN
 from rakuten_tasks.classifier.checkpoint import FolderStore
-from rakuten_tasks.classifier.lstm import train_text_branch
-from rakuten_tasks.classifier.ngrams import Vocabulary
+from rakuten_tasks.classifier.members.lstm import LSTM
+from rakuten_tasks.classifier.members.member import FitContext
+from rakuten_tasks.classifier.members.plan import fit_tokenizer
+from rakuten_tasks.classifier.members.vgg16 import VGG16
 from rakuten_tasks.classifier.training import Epoch
-from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
-from rakuten_tasks.config import PhotoConfig, TextConfig, Weights
-from tests import test_lstm as texts
-from tests import test_photo_training as photos
+from rakuten_tasks.config import LSTMConfig, PhotoConfig, Weights
+from tests.training_data import CPU, labelled_products, read_training_data, training_data
+from tests.vgg16_data import read_data, write_data
 
 KILLS = 20
-TEXT = TextConfig(vocabulary_size=320, ngram_bits=12, epochs=12, batch_size=8)
-RESULTS = ("text.safetensors", "photo.safetensors", "epochs.json")
-
-
-def photo_config(data: Path) -> PhotoConfig:
-    return PhotoConfig(
-        Weights.FILE, str(data / "vgg16.pth"), side=32, epochs=8, batch_size=2, learning_rate=1e-4, fine_tune_epochs=4
-    )
+TEXT = LSTMConfig(vocabulary_size=320, epochs=8, batch_size=8)
+PHOTO = PhotoConfig(weights=Weights.IMAGENET, side=32, epochs=4, batch_size=16, learning_rate=1e-4, fine_tune_epochs=2)
+RESULTS = ("lstm.safetensors", "vgg16.safetensors", "epochs.json")
 
 
 def attempt(data: Path, folder: Path) -> None:
@@ -43,15 +38,15 @@ def attempt(data: Path, folder: Path) -> None:
     register_optimizer_step_post_hook(lambda *args: os.write(steps, b"."))
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
     told: list[Epoch] = []
-    rest = 0, torch.device("cpu"), told.append
-    stores = [FolderStore(folder / "checkpoints" / name) for name in ("text", "photo")]
-    vocabulary = Vocabulary.load(data / "vocabulary")
-    shards = sorted(data.glob("*.safetensors"))
-    text, _ = train_text_branch(shards, vocabulary, texts.CODES, TEXT, *rest, store=stores[0], interval=0)
-    config = photo_config(data)
-    photo, _ = train_photo_branch([data / "features"], [10, 20], config, *rest, store=stores[1], interval=0)
-    text.save(folder)
-    photo.save(folder)
+
+    def context(name: str) -> FitContext:
+        store = FolderStore(folder / "checkpoints" / name)
+        return FitContext(0, CPU, on_epoch=told.append, store=store, interval=0)
+
+    text = LSTM.fit(TEXT, read_training_data(data / "texts", ["tokens"]), context("text"))
+    photo = VGG16.fit(PHOTO, read_data(data / "photos"), context("photo"))
+    text.member.save(folder)
+    photo.member.save(folder)
     figures = [(e.number, e.train_loss, e.valid_loss, e.valid_f1, e.learning_rate) for e in told]
     (folder / "epochs.json").write_text(json.dumps(figures))
 
@@ -59,11 +54,11 @@ def attempt(data: Path, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    vocabulary, *_ = texts.train(folder, *texts.catalogue(135))
-    vocabulary.save(folder / "vocabulary")
-    torch.manual_seed(1)
-    torch.save(empty_convolutions(batch_norm=False).state_dict(), folder / "vgg16.pth")
-    write_features(photos.shard(folder / "photos", photos.photos()), folder / "features", photo_config(folder))
+    products, labels, splits = labelled_products(90)
+    pairs = [(p.designation, p.description) for p, split in zip(products, splits, strict=True) if split == TRAIN]
+    training_data(folder / "texts", [fit_tokenizer(lambda: pairs, 320, 128)], products, labels, splits)
+    (folder / "photos").mkdir()
+    write_data(folder / "photos")
     return folder
 
 
@@ -95,7 +90,7 @@ def assert_ended_alike(killed: Path, alone: Path) -> None:
 
 
 @pytest.mark.slow  # a minute
-def test_killed_at_twenty_random_points_both_branches_end_with_the_same_bytes(
+def test_killed_at_twenty_random_points_both_networks_end_with_the_same_bytes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # on a busy machine libgomp's threads otherwise spin while they wait for each other, six times as long in all

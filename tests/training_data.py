@@ -67,13 +67,19 @@ def training_data(
     """What a member of three classes is fitted on. Extractors are saved beside their features."""
     if folds is None:
         folds = assign_folds([product.designation for product in products], labels.tolist(), FOLDS)
-    shards, folders = {}, {}
+    shards = {extractor.name: write_features(folder / "features", extractor, products) for extractor in extractors}
     for extractor in extractors:
-        shards[extractor.name] = write_features(folder / "features", extractor, products)
-        folders[extractor.name] = folder / extractor.name
-        extractor.save(folders[extractor.name])
+        extractor.save(folder / extractor.name)
     frame = pd.DataFrame({"row": row_numbers(len(products)), "label": labels, "split": splits, "fold": folds})
-    return TrainingData.load(shards, frame.sample(frac=1, random_state=0), 3, folders)
+    frame.sample(frac=1, random_state=0).to_parquet(folder / "assignments.parquet")
+    return read_training_data(folder, list(shards))
+
+
+def read_training_data(folder: Path, extractors: Sequence[str]) -> TrainingData:
+    """What `training_data` wrote."""
+    shards = {name: sorted((folder / "features").glob(f"{name}-*.safetensors")) for name in extractors}
+    folders = {name: folder / name for name in extractors}
+    return TrainingData.load(shards, pd.read_parquet(folder / "assignments.parquet"), 3, folders)
 
 
 def timeless(epochs: Sequence[Epoch]) -> list[Epoch]:

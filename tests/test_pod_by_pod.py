@@ -29,7 +29,16 @@ from rakuten_tasks.artifacts import Registered
 from rakuten_tasks.catalogue.published import find_published
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.evaluation import Evaluation
-from rakuten_tasks.config import IngestConfig, PhotoConfig, PublicationConfig, SplitConfig, TextConfig, TrainingConfig
+from rakuten_tasks.config import (
+    BagConfig,
+    IngestConfig,
+    LSTMConfig,
+    PhotoConfig,
+    PublicationConfig,
+    SplitConfig,
+    TrainingConfig,
+    Weights,
+)
 from rakuten_tasks.etl import Publication
 from rakuten_tasks.monitoring.columns import SCHEMA
 from rakuten_tasks.monitoring.decision import Outcome
@@ -58,8 +67,9 @@ MODEL, BESIDE = "pod-by-pod", "pyflyte-run"
 CONFIG = TrainingConfig(
     ingest=IngestConfig(rows_per_shard=240),
     split=SplitConfig(validation_a=0.3, validation_b=0.3, test=0.1),
-    text=TextConfig(epochs=2, ngram_bits=12),
-    photo=PhotoConfig(side=32, epochs=3),
+    bag=BagConfig(ngram_bits=12),
+    lstm=LSTMConfig(epochs=2),
+    photo=PhotoConfig(weights=Weights.RANDOM, side=32, epochs=3),
 )
 PRODUCTS, TO_PREDICT = 560, 300
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -128,7 +138,7 @@ def trained(story: Story) -> Registered:
             "rakuten_tasks.opening.open_run",
             environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
         ),
-        Fault("rakuten_tasks.vgg16.train_vgg16", kill_when=bool),
+        Fault("rakuten_tasks.members.train_network_on_gpus", kill_when=bool),
     ]
     outputs = story.run(TRAIN, train_classifier, "training", *faults, source=story.source, config=CONFIG, model=MODEL)
     return value(outputs["o0"], Registered)
@@ -147,9 +157,11 @@ def test_a_training_pod_by_pod_registers_a_champion_equal_to_that_of_pyflyte_run
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     pods, here = story.bundle(MODEL, 1), story.bundle(BESIDE, 1)
-    same = ["text/text.safetensors", "text/tokenizer.json", "photo/photo.safetensors", bundle.LEDGER, bundle.TEST]
+    linear = [f"members/{name}/linear.safetensors" for name in ("bag", "encoder", "bag_encoder")]
+    networks = ["members/lstm/lstm.safetensors", "members/vgg16/vgg16.safetensors", "extractors/tokens/tokenizer.json"]
+    same = [*linear, *networks, bundle.LEDGER, bundle.TEST]
     assert {name for name in same if (pods / name).read_bytes() != (here / name).read_bytes()} == set()
-    assert bundle.read_manifest(pods).fusion == bundle.read_manifest(here).fusion
+    assert bundle.read_manifest(pods).pool == bundle.read_manifest(here).pool
     evaluations = [Evaluation.load(folder / bundle.EVALUATION) for folder in (pods, here)]
     assert evaluations[0] == evaluations[1]
 
@@ -161,12 +173,14 @@ def test_what_was_registered_says_which_execution_and_image_made_it(story, train
 
 
 def test_the_items_of_a_map_task_have_a_pod_each(story, trained):
-    for task in ("encode_text", "prepare_photos", "photo_features"):
-        assert sorted(ran.item for ran in story.cluster.of("training", task)) == [0, 1, 2]
+    # n-grams, tokens and pixels; vectors
+    for task, extractors in (("extract_features", 3), ("extract_features_on_gpu", 1)):
+        items = sorted(ran.item for ran in story.cluster.of("training", task))
+        assert items == sorted([0, 1, 2] * extractors)
 
 
 def test_a_training_pod_that_is_killed_is_gone_on_with_from_its_checkpoint(story, trained):
-    killed, last = story.cluster.of("training", "train_vgg16")
+    killed, last = story.cluster.of("training", "train_network_on_gpus")
     assert (killed.pod.returncode, last.attempt) == (-9, 1)
     assert "going on from a checkpoint" in last.pod.log  # the weights are compared with pyflyte run's above
     assert "going on from a checkpoint" not in killed.pod.log
@@ -203,8 +217,8 @@ def test_what_was_computed_from_the_same_contents_is_not_computed_again(story, t
     assert (comparison.same_weights, comparison.same_answers, comparison.differences) == (True, 1.0, [])
     ran = {function(ran.task): ran.pod is not None for ran in story.cluster.of("again")}
     # split starts from the version's sides instead of from none, and comes to the same ledger
-    assert {name for name, anew in ran.items() if anew} == {"reopen", "stage_settings", "split", "assemble", "compare"}
-    assert {"ingest", "encode_text", "train_lstm", "train_vgg16", "fuse", "evaluate_test"} <= set(ran)
+    assert {name for name, anew in ran.items() if anew} == {"reopen", "split", "train_members", "assemble", "compare"}
+    assert {"ingest", "extract_features", "fit_member", "train_network", "pool_members", "evaluate_test"} <= set(ran)
 
 
 def function(task: str) -> str:
@@ -269,9 +283,9 @@ def test_a_cached_task_runs_again_once_its_input_holds_something_else(story):
     """The second training's: one label of the last shard was changed."""
     ingest = story.cluster.of("watch2", "ingest")
     assert [ran.pod is not None for ran in ingest] == [True]
-    photos = {ran.item: ran.pod is not None for ran in story.cluster.of("watch2", "prepare_photos")}
-    assert photos == {0: False, 1: False, 2: True}
-    assert [ran.pod is not None for ran in story.cluster.of("watch2", "train_vgg16")] == [True]
+    items = {(ran.item, ran.pod is not None) for ran in story.cluster.of("watch2", "extract_features")}
+    assert items == {(0, False), (1, False), (2, True)}
+    assert [ran.pod is not None for ran in story.cluster.of("watch2", "train_network_on_gpus")] == [True]
 
 
 def test_a_catalogue_is_published_pod_by_pod_as_by_this_process(story, local_runs, tmp_path):

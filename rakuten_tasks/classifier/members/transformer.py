@@ -86,11 +86,13 @@ class Transformer:
             read: list[Tensor] = []
             hook = head.register_forward_pre_hook(lambda _, inputs, read=read: read.append(inputs[0]))
             try:
-                parts = list(self.batch.parts(len(at), partial(self._ask, [rows[i] for i in at])))
+                list(self.batch.parts(len(at), partial(self._ask, [rows[i] for i in at])))
             finally:
                 hook.remove()
-            logits[at] = torch.cat(parts).float().cpu().numpy()
-            embeddings[at] = torch.cat(read).float().cpu().numpy()
+            pooled = torch.cat(read).float()
+            # in fp64, rounding is below fp32's last bit whatever kernel the number of rows chooses
+            said = pooled.double() @ head.weight.double().T + head.bias.double()
+            logits[at], embeddings[at] = said.float().cpu().numpy(), pooled.cpu().numpy()
         return logits, embeddings
 
     def _ask(self, rows: list[NDArray], start: int, end: int) -> Tensor:
@@ -124,7 +126,7 @@ class _TransformerFit(HeldOutFit):
         assert isinstance(encoder, TransformerEncoder)
         torch.manual_seed(self.context.seed)  # the head's weights
         if self.config.gradient_checkpointing:
-            encoder.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            encoder.model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         self.pad_id = encoder.tokenizer.pad_token_id or 0
         return FineTunedEncoder(encoder, self.data.classes).to(self.context.device).requires_grad_(True)
 

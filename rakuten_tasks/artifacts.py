@@ -151,10 +151,10 @@ class FittedMember:
 
 @dataclass(frozen=True)
 class FittedPool:
-    """How members become one answer, and the held-out rows that drift is measured against."""
+    """How members become one answer, and the validation rows, as far as drift is measured against them."""
 
     pool: FlyteFile  # JSON of pool.Pool
-    reference: FlyteFile  # Parquet: validation rows with their scores
+    reference: FlyteFile  # Parquet: validation rows with the columns that drift is measured on
     sha256: str  # of both
     deck: FlyteFile
 
@@ -165,6 +165,7 @@ class Evaluated:
 
     evaluation: FlyteFile  # JSON of evaluation.Evaluation
     predictions: FlyteFile  # Parquet: row, productid, prdtypecode, predicted, confidence
+    reference: FlyteFile  # Parquet: these rows with the columns that drift is measured on
     deck: FlyteFile
 
 

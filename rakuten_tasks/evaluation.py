@@ -27,17 +27,19 @@ from rakuten_tasks.artifacts import (
     workspace,
 )
 from rakuten_tasks.catalogue.ingest import read_shard
-from rakuten_tasks.catalogue.ledger import TEST
+from rakuten_tasks.catalogue.ledger import TEST, Ledger
 from rakuten_tasks.classifier import bundle, plots
 from rakuten_tasks.classifier.baseline import BASELINES
 from rakuten_tasks.classifier.evaluation import POOL, evaluate
+from rakuten_tasks.classifier.members.linear import tfidf_of
 from rakuten_tasks.classifier.pool import Pool
 from rakuten_tasks.classifier.predictor import pool_logits
-from rakuten_tasks.classifier.scoring import score_features
+from rakuten_tasks.classifier.scoring import rows_on, score_features
 from rakuten_tasks.console import show
 from rakuten_tasks.decks.evaluation import evaluation_deck
 from rakuten_tasks.decks.mistakes import most_confident_mistakes, surest_mistakes, with_photos
 from rakuten_tasks.members import load_members, read_assignments
+from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
 from rakuten_tasks.stage import stage
 
@@ -82,7 +84,8 @@ def evaluate_test(
     with runs.child_run(run.run_id, "evaluate_test") as log:
         files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
         labels = test["label"].to_numpy(np.int64)
-        logits, _ = score_features(load_members(members), files, test["row"].to_numpy(np.int64), len(codes))
+        loaded = load_members(members)
+        logits, embeddings = score_features(loaded, files, test["row"].to_numpy(np.int64), len(codes))
         scores = pool_logits(logits, pool, codes)
         systems = {**scores.by_member, POOL: scores.probabilities, **_read_baselines(local(baselines), test["row"])}
         evaluation = evaluate(systems, labels, codes, seed, pool.text_only(logits))
@@ -96,7 +99,11 @@ def evaluate_test(
         deck = show("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, mistakes), log)
     (work / bundle.EVALUATION).write_text(json.dumps(evaluation.to_dict()))
     rows.assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(work / bundle.TEST)
-    return Evaluated(FlyteFile(str(work / bundle.EVALUATION)), FlyteFile(str(work / bundle.TEST)), deck)
+    photographed = rows_on(paths, Ledger.load(local(splits.ledger)), (TEST,))  # in the order of the assignments
+    reference = reference_rows(photographed, tfidf_of(loaded), scores, embeddings)
+    reference.to_parquet(work / bundle.REFERENCE, index=False)
+    written = {name: FlyteFile(str(work / name)) for name in (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)}
+    return Evaluated(written[bundle.EVALUATION], written[bundle.TEST], written[bundle.REFERENCE], deck)
 
 
 def _read_baselines(path: Path, rows: pd.Series) -> dict[str, NDArray]:

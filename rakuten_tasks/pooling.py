@@ -38,6 +38,7 @@ from rakuten_tasks.classifier.scoring import rows_on, score_features
 from rakuten_tasks.console import show
 from rakuten_tasks.decks.pool import pool_deck
 from rakuten_tasks.members import load_members, read_assignments
+from rakuten_tasks.monitoring.columns import SURENESS
 from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
 from rakuten_tasks.stage import stage
@@ -74,7 +75,7 @@ def pool_members(
     features: list[list[Arrays]],
     run: Run,
 ) -> KeyedPool:
-    """Fit the pool on rows out of fold or held out; the validation rows become the drift reference."""
+    """Fit the pool on rows out of fold or held out; the validation rows become a part of the drift reference."""
     work = workspace()
     assignments = read_assignments(splits, catalogue)
     unseen = read_unseen(members, assignments, len(catalogue.codes))
@@ -127,7 +128,10 @@ def _reference(
     pool: Pool,
     codes: Sequence[int],
 ) -> pd.DataFrame:
-    """The validation rows as members answered that were not trained on them, with the columns of the drift."""
+    """The validation rows with the columns that drift is measured on, but for how sure an answer is.
+
+    Members that had not seen these rows were fitted on fewer than those that are registered, and less sure of all.
+    """
     held_out = assignments.loc[assignments["split"].isin(HELD_OUT), "row"].to_numpy(np.int64)  # in the shards' order
     held_out = held_out[np.isin(held_out, unseen.rows)]
     scores = pool_logits(unseen.logits.take(np.searchsorted(unseen.rows, held_out)), pool, codes)
@@ -136,4 +140,4 @@ def _reference(
     _, embeddings = score_features(loaded, files, held_out, len(codes))
     rows = rows_on([local(shard.products) for shard in shards], Ledger.load(local(splits.ledger)), HELD_OUT)
     kept = (part[part["row"].isin(held_out)] for part in rows)
-    return reference_rows(kept, tfidf_of(loaded), scores, embeddings)
+    return reference_rows(kept, tfidf_of(loaded), scores, embeddings).assign(**dict.fromkeys(SURENESS, np.nan))

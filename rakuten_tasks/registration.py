@@ -79,11 +79,12 @@ def assemble(
         shutil.copytree(local(member.final), folder / bundle.MEMBERS_FOLDER / member.name)
     for name, file in {
         bundle.LEDGER: splits.ledger,
-        bundle.REFERENCE: pooled.reference,
         bundle.TEST: evaluated.predictions,
         bundle.EVALUATION: evaluated.evaluation,
     }.items():
         shutil.copy(local(file), folder / name)
+    parts = [pd.read_parquet(local(part.reference)) for part in (pooled, evaluated)]
+    pd.concat(parts, ignore_index=True).to_parquet(folder / bundle.REFERENCE, index=False)
     manifest = bundle.Manifest(
         codes=catalogue.codes,
         names=catalogue.names,

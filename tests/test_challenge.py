@@ -40,8 +40,6 @@ def test_the_preset_asks_for_every_member_and_for_pretrained_networks_that_are_f
     assert challenge.refit is Refit.EVERYTHING
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_every_member_of_the_preset_is_trained_pooled_judged_and_registered(
     challenge: TrainingConfig, mlflow_store: MlflowClient, local_runs: Path, tmp_path: Path
 ):

@@ -60,6 +60,7 @@ def test_every_task_names_our_image_and_gets_the_addresses_that_pods_reach_and_n
         assert task.container.image == IMAGE, task.id.name
         told = {pair.key: pair.value for pair in task.container.env}
         assert told.pop("FLYTE_INTERNAL_IMAGE") == IMAGE, task.id.name
+        told.pop("_F_SS_C", None)  # flytekit's own, for a dynamic task: how it is to register what it plans
         assert told == {"MLFLOW_TRACKING_URI": MLFLOW, "RAKUTEN_CHECKPOINT_SECONDS": "15"}, task.id.name
 
 
@@ -96,14 +97,17 @@ def test_what_is_cached_has_the_version_of_the_code_and_leaves_the_run_out_of_it
         cached = name(task) not in NEVER_CACHED
         assert task.metadata.discoverable == task.metadata.cache_serializable == cached, task.id.name
         assert task.metadata.discovery_version == (code_version() if cached else ""), task.id.name
-        takes_run = "run" in task.interface.inputs.variables
-        assert list(task.metadata.cache_ignore_input_vars) == (["run"] if cached and takes_run else []), task.id.name
+        # what a planned task was given has lost its hash: these are cached by the input `key`
+        planned = "key" in task.interface.inputs.variables
+        others = {"shard", "shards", "splits", "catalogue", "config"} if planned else set()
+        ignored = ({"run"} | others) & set(task.interface.inputs.variables) if cached else set()
+        assert set(task.metadata.cache_ignore_input_vars) == ignored, task.id.name
 
 
 def test_map_tasks_work_on_so_many_shards_at_once(packaged):
     nodes = [node for workflow in packaged.workflows.values() for node in workflow.nodes]
     mapped = [node.array_node for node in nodes if node.WhichOneof("target") == "array_node"]
-    assert len(mapped) >= 4
+    assert len(mapped) == 1  # of predictions; those of a training are planned when it runs
     assert {(node.parallelism, node.min_success_ratio) for node in mapped} == {(pods.CONCURRENCY, 1.0)}
 
 

@@ -4,7 +4,7 @@ bundle.json         schema version, label order, names, members, pool, configura
 extractors/NAME     what turns products into features: tokenizer, pretrained backbone, settings
 members/NAME        what turns features into logits: safetensors, JSON
 ledger.parquet      title hash -> side, of every product this model and its ancestors were split on
-reference.parquet   the scored validation rows with the columns of monitoring/columns.py: what drift is measured against
+reference.parquet   validation and test rows with the columns of monitoring/columns.py: what drift is measured against
 test.parquet        predictions on the test rows
 evaluation.json     metrics on the test rows
 README.md           the model card

@@ -26,9 +26,7 @@ ACTION = "looked at by hand"
 
 
 @click.command()
-@click.option(
-    "--reference", default="", help="catalogue's folder, CSV or Parquet; empty: the champion's validation rows"
-)
+@click.option("--reference", default="", help="catalogue's folder, CSV or Parquet; empty: the champion's held-out rows")
 @click.option("--current", default="", help="the same; empty: the prediction log")
 @click.option("--log", default="", help="address of the prediction log; empty: SERVE_LOG, or var/prediction_log")
 @click.option("--hours", default=168.0, help="width of the window that ends now")

@@ -17,7 +17,8 @@ TEXT_COLUMNS = [
     "unknown_word_share",
 ]
 PHOTO_COLUMNS = ["photo_missing", "photo_unreadable", "brightness", "contrast", "border_share", "photo_bytes"]
-ANSWER_COLUMNS = ["predicted", "confidence", "entropy", "disagreement"]
+SURENESS = ["confidence", "entropy", "disagreement"]
+ANSWER_COLUMNS = ["predicted", *SURENESS]
 DRIFT_COLUMNS = [*TEXT_COLUMNS, *PHOTO_COLUMNS, *ANSWER_COLUMNS, *EMBEDDING]
 
 SCHEMA = pa.schema(
@@ -47,7 +48,7 @@ SCHEMA = pa.schema(
         ("photo_bytes", pa.int64()),
         # the answer
         ("predicted", pa.int64()),
-        ("confidence", pa.float64()),  # calibrated, fused
+        ("confidence", pa.float64()),  # calibrated, of the pool
         ("entropy", pa.float64()),  # in nats
         ("disagreement", pa.float64()),  # total variation between text and photo, 0 to 1; null unless both were seen
         ("used", pa.string()),  # text+photo, text, photo

@@ -42,7 +42,7 @@ class Side:
 
 def champions_reference(model: Model) -> Side:
     """What the model saw in validation. Raises ValueError as load_reference does."""
-    return Side(load_reference(model.bundle), f"validation rows of {model.name} version {model.version}")
+    return Side(load_reference(model.bundle), f"held-out rows of {model.name} version {model.version}")
 
 
 def logged(address: str, span: Span, model: Model, open_folder: Path | None = None) -> Side:

@@ -1,4 +1,4 @@
-"""The reference: the held-out validation rows as the champion saw them, with the columns that drift is measured on."""
+"""The reference: held-out rows as they are, and test rows as the champion answered them, in the columns of drift."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pytest
-from flytekit import FlyteContextManager, map_task, workflow
+from flytekit import FlyteContextManager, dynamic, map_task, workflow
 from mlflow import MlflowClient
 
 from rakuten_tasks import local_cache
-from rakuten_tasks.artifacts import Arrays, Registered, local
-from rakuten_tasks.catalogue.ledger import TEST, Ledger, title_hash
+from rakuten_tasks.artifacts import Arrays, Registered, Shard, local
+from rakuten_tasks.catalogue.ledger import TEST, Ledger
 from rakuten_tasks.classifier import bundle
 from rakuten_tasks.classifier.arrays import ShardArrays
 from rakuten_tasks.classifier.evaluation import Evaluation
@@ -223,12 +223,17 @@ def test_scores_name_the_most_probable_codes_best_first(trained):
     assert dataclasses.asdict(predictor.manifest.lineage)["synthetic"] is False
 
 
+@dynamic
+def extract_shards(shards: list[Shard]) -> list[Arrays]:
+    pixels = prepare_extractor(name="pixels", key="", config=TINY)
+    return map_task(partial(extract_features, extractor=pixels))(shard=shards, key=[shard.sha256 for shard in shards])
+
+
 @workflow
 def extract_all(source: str) -> list[Arrays]:
     run, found, _, _, ingesting, _, _ = open_run(source=source, model="unused", config=TINY, report="")
     _, labelled, _ = ingest(source=found, config=ingesting, run=run)
-    pixels = prepare_extractor(name="pixels", key="", config=TINY)
-    return map_task(partial(extract_features, extractor=pixels))(shard=labelled)
+    return extract_shards(shards=labelled)
 
 
 def test_the_items_of_a_map_task_do_not_overwrite_each_other(trained):

@@ -50,7 +50,9 @@ async function call(path, body) {
   const headers = { "Content-Type": "application/json" };
   const key = sessionStorage.getItem("key");
   if (key) headers["X-API-Key"] = key;
-  return fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+  // the password of the documentation is not sent along: refused here, the browser would forget it
+  const credentials = "omit";
+  return fetch(path, { method: body ? "POST" : "GET", headers, credentials, body: body && JSON.stringify(body) });
 }
 
 function refuse(text) {

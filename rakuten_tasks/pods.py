@@ -28,6 +28,10 @@ SETTINGS = (
     "RAKUTEN_CHECKPOINT_SECONDS",
     "RAKUTEN_PHOTO_GPUS",
     "RAKUTEN_PHOTO_NODES",
+    # a dynamic task plans others in its pod, where this module is read again: they ask for what was registered
+    "RAKUTEN_POD_PROFILE",
+    "RAKUTEN_CONCURRENCY",
+    *(f"RAKUTEN_{pod}_{size}" for pod in ("SMALL", "CPU", "GPU", "PHOTO") for size in ("CORES", "MEMORY")),
 )
 ENVIRONMENT = for_pods(SETTINGS)
 

@@ -55,13 +55,14 @@ def name(task: TaskTemplate) -> str:
     return short(function(task))
 
 
-def test_every_task_names_our_image_and_gets_the_addresses_that_pods_reach_and_no_other(packaged):
+def test_every_task_names_our_image_and_gets_the_addresses_that_pods_reach_and_no_other(packaged, profile):
     for task in packaged.tasks.values():
         assert task.container.image == IMAGE, task.id.name
         told = {pair.key: pair.value for pair in task.container.env}
         assert told.pop("FLYTE_INTERNAL_IMAGE") == IMAGE, task.id.name
         told.pop("_F_SS_C", None)  # flytekit's own, for a dynamic task: how it is to register what it plans
-        assert told == {"MLFLOW_TRACKING_URI": MLFLOW, "RAKUTEN_CHECKPOINT_SECONDS": "15"}, task.id.name
+        settings = {"RAKUTEN_CHECKPOINT_SECONDS": "15", "RAKUTEN_POD_PROFILE": profile}
+        assert told == {"MLFLOW_TRACKING_URI": MLFLOW, **settings}, task.id.name
 
 
 def test_only_what_runs_networks_asks_for_a_gpu_and_nothing_does_on_the_cpu_profile(packaged, profile):

@@ -199,16 +199,21 @@ class Execution:
             if pod.returncode < 0:
                 said = f"killed by signal {-pod.returncode}"
             elif (error := pod.error) is None:
-                return self._dynamic(futures) if (futures := pod.futures()) else pod.outputs()
+                return self._dynamic(futures, task) if (futures := pod.futures()) else pod.outputs()
             elif error.error.kind == ContainerError.NON_RECOVERABLE:
                 raise ExecutionError(name, error.error.message)
             else:
                 said = error.error.message
         raise ExecutionError(name, f"all attempts failed, the last with: {said}")
 
-    def _dynamic(self, futures: bytes) -> LiteralMap:
+    def _dynamic(self, futures: bytes, planner: TaskTemplate) -> LiteralMap:
         """What a dynamic task has planned, in its place."""
         job: Any = DynamicJobSpec.FromString(futures)
+        # its pod saw the address that stands here for one of the cluster's names, which no pod is to be told
+        names = [pair for pair in planner.container.env if pair.value in self.cluster.machine.names]
+        for task in job.tasks:
+            told = {pair.key for pair in task.container.env}
+            task.container.env.extend(pair for pair in names if pair.key not in told)
         self.tasks |= {task.id.name: task for task in job.tasks}
         workflows = {workflow.id.name: workflow for workflow in job.subworkflows}
         self.cluster.package = replace(self.cluster.package, workflows={**self.cluster.package.workflows, **workflows})

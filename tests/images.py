@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,25 +18,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
-import numpy as np
 from flyteidl.core.errors_pb2 import ErrorDocument
 from flyteidl.core.literals_pb2 import LiteralMap as LiteralMapProto
 from flytekit import FlyteContext, FlyteContextManager
 from flytekit.core.data_persistence import FileAccessProvider
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import LiteralMap
-from flytekit.types.file import FlyteFile
-from rakuten_tasks.classifier.branches import Product
-from rakuten_tasks.vgg16 import train_vgg16
 
-from rakuten_tasks.artifacts import Arrays, Branch, Catalogue, Run, content_hash
-from rakuten_tasks.classifier.arrays import write_shard
+from rakuten_tasks.artifacts import FittedMember, content_hash
 from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.config import PhotoConfig
+from rakuten_tasks.classifier.product import Product
+from rakuten_tasks.members import train_network_on_gpus
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.registry.champion import SAMPLE_MODEL
 from tests.as_pod import SETTINGS
 from tests.bundles import register, write_bundle
+from tests.photo_task import task_inputs
 
 DOCKER = os.environ.get("DOCKER", "docker").split()
 TASK, SERVE = os.environ.get("TASK_IMAGE", "rakuten-task"), os.environ.get("SERVE_IMAGE", "rakuten-serve")
@@ -83,25 +81,6 @@ def check_image(image: str) -> list[str]:
     return facts["RootFS"]["Layers"]
 
 
-def photo_inputs(folder: Path) -> dict[str, object]:
-    """What train_vgg16 gets: 60 small photos of three classes, and an open run."""
-    dice = np.random.default_rng(0)
-    label = np.arange(60) % 3
-    pixels = dice.integers(0, 80, (60, 32, 32, 3)) + 80 * label[:, None, None, None]
-    shard, empty = folder / "pixels.safetensors", folder / "empty"
-    columns = {"row": np.arange(60), "label": label, "side": np.repeat([0, 1], [45, 15])}
-    write_shard(shard, {**columns, "pixels": pixels.astype(np.uint8)})
-    empty.touch()
-    file = FlyteFile(str(empty))
-    return {
-        "shards": [Arrays.of(shard)],
-        "catalogue": Catalogue("hash", [1, 2, 3], {}, True, file, file, file),
-        "config": PhotoConfig(side=32, epochs=3),
-        "seed": 0,
-        "run": Run(runs.start_parent("image-test", {}, {}, execution="image-test"), "image-test", "nowhere"),
-    }
-
-
 def inside(folder: Path) -> FlyteContext.Builder:
     """Flyte's context, but for files: they go where the container sees them."""
     access = FileAccessProvider(str(folder / "sandbox"), str(folder / "given"))
@@ -109,10 +88,12 @@ def inside(folder: Path) -> FlyteContext.Builder:
 
 
 def check_pod(folder: Path) -> None:
-    """train_vgg16's own container command, in the image, with no network: outputs.pb, weights, a finished run."""
+    """The container command of VGG16's fit, in the image, with no network: outputs.pb, weights, a finished run."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/store/mlflow.db"
     with FlyteContextManager.with_context(inside(folder)) as context:
-        given = TypeEngine.dict_to_literal_map(context, photo_inputs(folder), train_vgg16.python_interface.inputs)
+        run_id = runs.start_parent("image-test", {}, {}, execution="image-test")
+        inputs = task_inputs(folder / "photos", run_id, epochs=3, train=45, held_out=15)
+        given = TypeEngine.dict_to_literal_map(context, inputs, train_network_on_gpus.python_interface.inputs)
     (folder / "inputs.pb").write_bytes(given.to_flyte_idl().SerializeToString())
     places = {
         "{{.input}}": f"{folder}/inputs.pb",
@@ -121,7 +102,7 @@ def check_pod(folder: Path) -> None:
         "{{.checkpointOutputPrefix}}": f"{folder}/checkpoints",
         "{{.prevCheckpointPrefix}}": '""',
     }
-    command = [places.get(word, word) for word in train_vgg16.get_container(SETTINGS).args]
+    command = [places.get(word, word) for word in train_network_on_gpus.get_container(SETTINGS).args]
     for name in ("outputs", "raw", "checkpoints"):
         (folder / name).mkdir()
     open_to_all(folder)
@@ -137,17 +118,18 @@ def check_pod(folder: Path) -> None:
     error = folder / "outputs/error.pb"
     require(
         not error.exists(),
-        f"{TASK}: train_vgg16's pod ended without an error"
+        f"{TASK}: the pod of VGG16's fit ended without an error"
         + (f": {ErrorDocument.FromString(error.read_bytes()).error.message}" if error.exists() else ""),
     )
     outputs = LiteralMap.from_flyte_idl(LiteralMapProto.FromString((folder / "outputs/outputs.pb").read_bytes()))
-    branch = TypeEngine.to_python_value(FlyteContextManager.current_context(), outputs.literals["o0"], Branch)
-    weights = Path(branch.folder.path)
-    require(content_hash(weights) == branch.sha256, f"{TASK}: left the weights that it tells of")
+    member = TypeEngine.to_python_value(FlyteContextManager.current_context(), outputs.literals["o0"], FittedMember)
+    kept = folder / "kept"
+    shutil.copytree(member.folder.path, kept / "except_test")
+    shutil.copy(member.scores.path, kept / "scores.parquet")
+    require(content_hash(kept) == member.sha256, f"{TASK}: left the weights and scores that it tells of")
     seconds = time.monotonic() - started
-    require(
-        (weights / "photo.safetensors").stat().st_size > 1e6, f"{TASK}: trained without a network in {seconds:.0f} s"
-    )
+    weights = kept / "except_test/vgg16.safetensors"
+    require(weights.stat().st_size > 1e6, f"{TASK}: trained without a network in {seconds:.0f} s")
 
 
 def open_to_all(folder: Path) -> None:

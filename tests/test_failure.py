@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 from flyteidl.core.errors_pb2 import ContainerError
 from mlflow import MlflowClient
 
+from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig, Weights
 from rakuten_tasks.opening import open_run
 from rakuten_tasks.registry import champion
 from tests.as_pod import start
@@ -51,6 +53,46 @@ def test_a_training_that_fails_on_its_way_leaves_its_reason_and_the_champion_whe
     assert {child.info.run_name for child in children if child.info.status == "FAILED"} == {"pool_members"}
     assert champion.aliases(mlflow_store, MODEL) == before
     assert [version.number for version in champion.versions(mlflow_store, MODEL)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "members", "said"),
+    [
+        (
+            {"text": TextConfig(encoder="hf:{folder}/empty")},
+            ["bag", "encoder"],
+            "{folder}/empty has no config.json: put a",
+        ),
+        (
+            {"text": TextConfig(encoder="hf:{folder}/gone")},
+            ["encoder"],
+            "there is no folder {folder}/gone: correct the path",
+        ),
+        (
+            {"photo": PhotoConfig(weights=Weights.FILE, weights_file="{folder}/gone.pth")},
+            ["bag", "photo"],
+            "photo.weights_file {folder}/gone.pth does not exist: name a .pth or .safetensors of the backbone",
+        ),
+        ({"photo": PhotoConfig(backbone="torchvision:resnet0")}, ["photo"], "resnet0"),
+        ({"text": TextConfig(encoder="none")}, ["encoder", "transformer"], "none of them has anything to do"),
+    ],
+    ids=["no model in the folder", "no folder", "no weights file", "unknown backbone", "nothing to train"],
+)
+def test_what_cannot_be_trained_is_told_in_a_sentence_before_anything_is_read(
+    mlflow_store, local_runs, tmp_path, changed, members, said
+):
+    (tmp_path / "empty").mkdir()
+    source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=1)
+    text = json.dumps({name: part.to_dict() for name, part in changed.items()}).replace("{folder}", str(tmp_path))
+    config = TrainingConfig.from_dict({**TINY.to_dict(), "members": members, **json.loads(text)})
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        train_classifier(source=str(source), config=config, model="cannot-be-trained")
+    run = latest_run(mlflow_store, source)
+    assert run.info.status == "FAILED"
+    for told in (str(raised.value), run.data.tags["error"]):
+        assert said.format(folder=tmp_path) in told
+        assert "Traceback" not in told
+    assert mlflow_store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'") == []
 
 
 @pytest.mark.slow  # pods: processes of their own

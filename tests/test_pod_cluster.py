@@ -8,11 +8,13 @@ from typing import Any
 
 import msgpack
 import pytest
-from flyteidl.core.literals_pb2 import Binary, Literal, Primitive, Scalar
+from flyteidl.core.literals_pb2 import Binary, Binding, BindingData, Literal, Primitive, Scalar
+from flyteidl.core.types_pb2 import OutputReference, PromiseAttribute
 from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import Literal as LiteralModel
 
+from tests.pods.bindings import bind
 from tests.pods.cluster import Cluster, ExecutionError, Fault
 from tests.pods.image import copied
 from tests.pods.package import package
@@ -23,7 +25,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a process for each 
 TOYS = """
 import os
 from dataclasses import dataclass
-from flytekit import Cache, conditional, current_context, dynamic, task, workflow
+from functools import partial
+from typing import Annotated, NamedTuple
+from flytekit import Cache, HashMethod, conditional, current_context, dynamic, map_task, task, workflow
 from flytekit.exceptions.user import FlyteDataNotFoundException, FlyteRecoverableException
 
 IMAGE = "{{.image.task.fqn}}:{{.image.task.version}}"
@@ -32,6 +36,17 @@ IMAGE = "{{.image.task.fqn}}:{{.image.task.version}}"
 class Pair:
     left: int
     names: list[str]
+
+@dataclass
+class Box:
+    content: int
+    made_by: str
+
+Keyed = Annotated[Box, HashMethod(lambda box: str(box.content))]
+
+class Packed(NamedTuple):
+    boxes: list[Keyed]
+    added: list[list[Keyed]]
 
 @task(container_image=IMAGE, cache=Cache(version="1", ignored_inputs=("run",)))
 def double(number: int, run: str) -> int:
@@ -56,6 +71,28 @@ def count_attempts() -> int:
 @dynamic(container_image=IMAGE)
 def doubled(count: int, run: str) -> list[int]:
     return [double(number=i, run=run) for i in range(count)]
+
+@task(container_image=IMAGE)
+def make(number: int, run: str) -> Keyed:
+    return Box(number, run)
+
+@task(container_image=IMAGE, cache=Cache(version="1"))
+def add(box: Box, more: Box) -> Keyed:
+    return Box(box.content + more.content, box.made_by)
+
+@dynamic(container_image=IMAGE)
+def pack(counts: list[int], given: Box, run: str) -> Packed:
+    boxes = [make(number=count, run=run) for count in counts]
+    return Packed(boxes, [map_task(partial(add, more=more))(box=boxes) for more in (boxes[0], given)])
+
+@task(container_image=IMAGE, cache=Cache(version="1"))
+def total(boxes: list[Box], added: list[list[Box]]) -> int:
+    return sum(box.content for part in (boxes, *added) for box in part)
+
+@workflow
+def packing(run: str) -> int:
+    boxes, added = pack(counts=[1, 2], given=make(number=5, run=run), run=run)
+    return total(boxes=boxes, added=added)
 
 @workflow
 def inner(pair: Pair, run: str) -> str:
@@ -104,6 +141,35 @@ def test_dynamic_tasks_branches_parts_of_dataclasses_retries_and_the_cache(clust
     assert [ran.pod for ran in cluster.of("second", "double")] == [None] * 3
     assert value(run(cluster, "third", left=5)["o1"], str) == "<ten>"
     assert sum(ran.pod is not None for ran in cluster.of("third", "double")) == 1
+
+
+def test_what_a_dynamic_task_plans_is_known_by_what_it_holds_and_what_it_was_given_is_not(cluster):
+    """Its map tasks' items, lists of dataclasses and lists of such lists come out with the hashes they were made with.
+
+    A dataclass that it was given has none any more: what is planned with it is computed anew as soon as it is otherwise
+    written, by another run or in another place.
+    """
+
+    def packed(execution: str, run: str) -> tuple[int, list[tuple[int | None, bool]]]:
+        given = {"run": Literal(scalar=Scalar(primitive=Primitive(string_value=run)))}
+        outputs = cluster.execute("toys.flows.packing", given, execution)
+        added = sorted((ran.item, ran.pod is not None) for ran in cluster.of(execution, "add"))
+        return value(outputs["o0"], int), added
+
+    assert packed("packing", "a") == (1 + 2 + (2 + 3) + (6 + 7), [(0, True), (0, True), (1, True), (1, True)])
+    assert packed("packing-again", "b") == (21, [(0, False), (0, True), (1, False), (1, True)])
+    assert [ran.pod for ran in cluster.of("packing-again", "total")] == [None]
+
+
+def test_a_part_of_a_dataclass_has_its_keys_in_another_order_each_time():
+    whole = Binary(value=msgpack.dumps({"part": {"a": 1, "b": [{"c": 2, "d": 3}]}}), tag="msgpack")
+    promise = OutputReference(var="x", attr_path=[PromiseAttribute(string_value="part")])
+    binding = Binding(var="y", binding=BindingData(promise=promise))
+    parts = [bind([binding], lambda *_: Literal(scalar=Scalar(binary=whole))).literals["y"] for _ in range(2)]
+    read = [msgpack.loads(part.scalar.binary.value) for part in parts]
+    assert read == [{"a": 1, "b": [{"c": 2, "d": 3}]}] * 2
+    assert sorted(map(list, read)) == [["a", "b"], ["b", "a"]]
+    assert sorted(list(part["b"][0]) for part in read) == [["c", "d"], ["d", "c"]]
 
 
 def test_no_branch_and_no_attempt_that_is_left_fail_with_what_was_said(cluster):

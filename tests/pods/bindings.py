@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping
 
@@ -11,6 +12,7 @@ from flyteidl.core.condition_pb2 import BooleanExpression, ComparisonExpression,
 from flyteidl.core.literals_pb2 import Binary, Binding, BindingData, Literal, LiteralCollection, LiteralMap, Scalar
 from flyteidl.core.types_pb2 import OutputReference
 
+TURNS = itertools.count(1)
 Lookup = Callable[[str, str], Literal]  # node's id ("" for the workflow's inputs), variable
 
 COMPARED = {
@@ -51,8 +53,19 @@ def _followed(literal: Literal, promise: OutputReference) -> Literal:
     if not path:
         return literal
     whole = msgpack.loads(literal.scalar.binary.value, strict_map_key=False)
-    part = functools.reduce(operator.getitem, path, whole)
+    part = _rotated(functools.reduce(operator.getitem, path, whole), next(TURNS))
     return Literal(scalar=Scalar(binary=Binary(value=msgpack.dumps(part), tag="msgpack")))
+
+
+def _rotated(part: object, by: int) -> object:
+    """The same, but for the order of keys: Flyte reads a part into a map of Go's, which has none, and writes that."""
+    if isinstance(part, list):
+        return [_rotated(item, by) for item in part]
+    if not isinstance(part, dict) or not part:
+        return part
+    keys = list(part)
+    keys = keys[by % len(keys) :] + keys[: by % len(keys)]
+    return {key: _rotated(part[key], by) for key in keys}
 
 
 def holds(condition: BooleanExpression, inputs: Mapping[str, Literal]) -> bool:

@@ -41,6 +41,7 @@ class HeldOutFit(ABC):
     def __init__(self, settings: Strict, data: TrainingData, context: FitContext, extractor: str) -> None:
         self.data, self.context = data, context
         self.arrays: ShardArrays = data.arrays[extractor]
+        self.extractor = data.folders[extractor]
         self.train_rows = data.on(TRAIN)
         facts = [context.seed, settings.to_dict(), data.classes, data.labels.tolist(), data.splits.tolist()]
         self.checkpoints = self._open_checkpoints(facts)
@@ -107,4 +108,6 @@ class HeldOutFit(ABC):
         if world() > 1:
             interval = interval if store else math.inf
             store = SharedStore(store, context.device)
-        return checkpoints_of(store, interval, [*facts, world(), context.device.type], self.arrays.paths, {})
+        # two encoders may cut texts alike, and are not the same to begin with
+        read = [*self.arrays.paths, *sorted(path for path in self.extractor.rglob("*") if path.is_file())]
+        return checkpoints_of(store, interval, [*facts, world(), context.device.type], read, {})

@@ -61,7 +61,7 @@ class LinearMember:
     extractors: tuple[str, ...]
     array: ClassVar[str] = ""
     loss: ClassVar[Loss] = Loss.HINGE
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 0.3  # against 1: 0.005 and 0.003 weighted F1 on 11,000 descriptions, the same on captions
     standardize: ClassVar[bool] = False
     unit: ClassVar[bool] = False
 

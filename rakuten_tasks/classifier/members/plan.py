@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.classifier.backbones import load_backbone
+from rakuten_tasks.classifier.backbones.model_folders import PREFIX
 from rakuten_tasks.classifier.encoders import load_encoder
 from rakuten_tasks.classifier.encoders.transformer import TransformerEncoder
 from rakuten_tasks.classifier.extractors import (
@@ -90,8 +91,9 @@ def extractor_settings(
         settings |= {**replace(config.text.for_vectors(), encoder="none", revision="").to_dict(), "sha256": text.sha256}
     else:
         assert photo is not None
-        kept = {key: config.photo.to_dict()[key] for key in ("side",)}
-        settings |= {**kept, "backbone": photo.name, "sha256": photo.sha256}
+        # a folder is known by its files' hash, which covers the configuration that says what network it is
+        backbone = PREFIX if photo.name.startswith(PREFIX) else photo.name
+        settings |= {"side": config.photo.side, "backbone": backbone, "sha256": photo.sha256}
     return json.dumps(settings, sort_keys=True)
 
 

@@ -43,6 +43,7 @@ class FineTunedEncoder(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
         self.head = nn.Linear(encoder.size, classes)
         self.pad_id = encoder.tokenizer.pad_token_id or 0
+        self.max_tokens = encoder.config.max_tokens
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(B, T), (B, T) 1 for tokens and 0 for padding -> (B, K)"""
@@ -97,12 +98,11 @@ class Transformer:
 
     def _ask(self, rows: list[NDArray], start: int, end: int) -> Tensor:
         device = self.network.head.weight.device
-        ids, mask = padded(rows[start:end], self.network.pad_id)
+        ids, mask = padded(rows[start:end], self.network.pad_id, self.network.max_tokens)
         with self.network.encoder.autocast(device):
             return self.network(ids.to(device), mask.to(device))
 
     def save(self, folder: Path) -> None:
-        self.network.encoder.fine_tuned = True
         self.network.encoder.save(folder / "encoder")
         save_file(self.network.head.state_dict(), folder / HEAD)
 
@@ -127,8 +127,12 @@ class _TransformerFit(HeldOutFit):
         torch.manual_seed(self.context.seed)  # the head's weights
         if self.config.gradient_checkpointing:
             encoder.model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        self.pad_id = encoder.tokenizer.pad_token_id or 0
-        return FineTunedEncoder(encoder, self.data.classes).to(self.context.device).requires_grad_(True)
+        encoder.fine_tuned = True
+        network = FineTunedEncoder(encoder, self.data.classes).to(self.context.device)
+        for name, parameter in network.named_parameters():
+            # BERT's pooler is asked by nobody, and processes that train together wait for every gradient
+            parameter.requires_grad_("pooler" not in name)
+        return network
 
     def phases(self, network: nn.Module, rows: NDArray) -> list[Phase]:
         assert isinstance(network, FineTunedEncoder)
@@ -137,7 +141,7 @@ class _TransformerFit(HeldOutFit):
             config.fine_tune_epochs, config.batch_size, config.fine_tune_epochs, LABEL_SMOOTHING, warmup=config.warmup
         )
         groups = parameter_groups(network, config.learning_rate, config.layer_decay)
-        examples = TextExamples(self.arrays, self.data.labels, self.pad_id)
+        examples = TextExamples(self.arrays, self.data.labels, network.pad_id, network.max_tokens)
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
         return [Phase("transformer", network, examples, schedule, optimizer)]
 
@@ -165,17 +169,18 @@ def parameter_groups(network: FineTunedEncoder, rate: float, decay: float) -> li
 class TextExamples:
     """Rows' token ids, for training and prediction."""
 
-    def __init__(self, arrays: ShardArrays, labels: NDArray, pad_id: int) -> None:
-        self.arrays, self.labels, self.pad_id = arrays, labels, pad_id
+    def __init__(self, arrays: ShardArrays, labels: NDArray, pad_id: int, most: int) -> None:
+        """most: tokens that the encoder has positions for."""
+        self.arrays, self.labels, self.pad_id, self.most = arrays, labels, pad_id, most
 
     def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
         """(B,) rows -> ids and mask, (B, T) int64 each"""
-        return padded(self.arrays.take_ragged("ids", rows), self.pad_id)
+        return padded(self.arrays.take_ragged("ids", rows), self.pad_id, self.most)
 
 
-def padded(rows: list[NDArray], pad_id: int) -> tuple[Tensor, Tensor]:
-    """B lists of token ids -> ids and mask, (B, T) int64 each, T a multiple of MULTIPLE"""
-    longest = -(-max(len(row) for row in rows) // MULTIPLE) * MULTIPLE
+def padded(rows: list[NDArray], pad_id: int, most: int) -> tuple[Tensor, Tensor]:
+    """B lists of up to `most` token ids -> ids and mask, (B, T) int64 each, T a multiple of MULTIPLE or `most`"""
+    longest = min(-(-max(len(row) for row in rows) // MULTIPLE) * MULTIPLE, most)
     ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
     mask = np.zeros_like(ids)
     for at, row in enumerate(rows):

@@ -261,13 +261,6 @@ class PhotoConfig(Strict):
         rule = "needs vgg16 with pretrained weights: random ones are all trained"
         _require(tunable, "fine_tune_epochs", self.fine_tune_epochs, rule)
 
-    def for_features(self) -> PhotoConfig:
-        """Only what frozen features depend on; the rest as it is by default."""
-        maps = min(self.fine_tune_epochs, 1)  # what block 5 reads is kept for as many epochs as will be
-        default = PhotoConfig()
-        training = {name: getattr(default, name) for name in ("epochs", "batch_size", "learning_rate")}
-        return replace(self, fine_tune_epochs=maps, **training)
-
 
 @dataclass(frozen=True)
 class GateConfig(Strict):

@@ -90,10 +90,14 @@ def absolute(source: str) -> str:
 
 
 def from_anywhere(config: TrainingConfig) -> TrainingConfig:
-    """The configuration with the whole path of a local weights_file, as a version keeps it."""
-    if not config.photo.weights_file:
-        return config
-    return replace(config, photo=replace(config.photo, weights_file=absolute(config.photo.weights_file)))
+    """The configuration with the whole paths of a local weights_file and encoder, as a version keeps them."""
+    photo, text = config.photo, config.text
+    if photo.weights_file:
+        photo = replace(photo, weights_file=absolute(photo.weights_file))
+    kind, _, name = text.encoder.partition(":")
+    if kind == "hf" and Path(name).expanduser().is_dir():
+        text = replace(text, encoder=f"hf:{absolute(name)}")
+    return replace(config, photo=photo, text=text)
 
 
 def _require_writable(report: str) -> None:

@@ -1,4 +1,4 @@
-"""What several processes do in tests/test_vgg16_elastic.py, apart from it, so that they need not import Flyte."""
+"""What several processes do in tests of elastic members, apart from those, so that they need not import Flyte."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from rakuten_tasks.classifier.checkpoint import FolderStore
 from rakuten_tasks.classifier.members.member import FitContext
+from rakuten_tasks.classifier.members.transformer import Transformer
 from rakuten_tasks.classifier.members.vgg16 import VGG16, PixelExamples
 from rakuten_tasks.classifier.ranks import alike, rank, share
 from rakuten_tasks.classifier.training import Epoch, Schedule, fit
 from rakuten_tasks.classifier.vgg16 import PhotoBranch, PhotoShape
 from rakuten_tasks.classifier.vgg16_weights import random_convolutions
-from rakuten_tasks.config import PhotoConfig, Refit, Weights
+from rakuten_tasks.config import PhotoConfig, Refit, TextConfig, Weights
 from tests.test_memory import Cramped
 from tests.test_training import Points
-from tests.training_data import CPU, timeless
+from tests.training_data import CPU, read_training_data, timeless
 from tests.vgg16_data import read_data
 
 ROWS = np.arange(13)  # of two processes one gets seven, the other six
@@ -99,4 +100,14 @@ def trained(
     context = FitContext(3, CPU, Refit.NONE, store=store, interval=interval)
     fitted = VGG16.fit(config, read_data(folder), context)
     assert isinstance(fitted.member, VGG16)
+    return timeless(fitted.epochs), fitted.member.network.state_dict()
+
+
+def tuned_encoder(
+    folder: Path, config: TextConfig, store: FolderStore | None = None, interval: float = 1e9
+) -> tuple[list[Epoch], dict[str, Tensor]]:
+    """The same of a pretrained encoder, on what training_data.training_data wrote."""
+    context = FitContext(0, CPU, Refit.NONE, store=store, interval=interval)
+    fitted = Transformer.fit(config, read_training_data(folder, ["encoder_tokens"]), context)
+    assert isinstance(fitted.member, Transformer)
     return timeless(fitted.epochs), fitted.member.network.state_dict()

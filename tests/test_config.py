@@ -75,18 +75,15 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_way_to_its_key(value):
         TrainingConfig.from_json(json.dumps({"lstm": {"epochs": value}}))
 
 
-def test_features_depend_on_every_photo_setting_but_those_of_training():
-    file = {"weights": Weights.FILE, "weights_file": "x.pth", "side": 64}
-    config = PhotoConfig(**file, epochs=3, batch_size=8, learning_rate=0.1, fine_tune_epochs=2)
-    assert config.for_features() == PhotoConfig(**file, fine_tune_epochs=1)
-
-
 def test_a_version_keeps_the_whole_path_of_local_weights(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for told, kept in {"w.pth": str(tmp_path / "w.pth"), "s3://bucket/w.pth": "s3://bucket/w.pth"}.items():
         config = TrainingConfig(photo=PhotoConfig(weights=Weights.FILE, weights_file=told))
         assert from_anywhere(config) == TrainingConfig(photo=PhotoConfig(weights=Weights.FILE, weights_file=kept))
     assert from_anywhere(TrainingConfig()) == TrainingConfig()
+    (tmp_path / "bert").mkdir()
+    for told, kept in {"hf:bert": f"hf:{tmp_path}/bert", "hf:some/model": "hf:some/model"}.items():
+        assert from_anywhere(TrainingConfig(text=TextConfig(encoder=told))).text.encoder == kept
 
 
 def test_a_number_that_yaml_takes_for_text_is_told_how_to_be_written():

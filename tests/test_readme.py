@@ -1,9 +1,8 @@
-"""What the README promises can be run."""
+"""The README's first commands can be run."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
 
 
 def make(target: str, var: Path, *options: str) -> str:
@@ -28,32 +26,6 @@ def var(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("var")
     (folder / "venv").symlink_to(sys.prefix)
     return folder
-
-
-def test_every_make_command_in_the_readme_is_in_the_makefile():
-    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)(?= |`|\n)", README))
-    assert {"train", "predict", "test"} <= named
-    assert {name for name in named if re.search(rf"[`\n]make {name}(?![\w-])", README)} <= targets
-
-
-def test_the_french_readme_names_the_same_commands_settings_and_figures():
-    french = (ROOT / "README.fr.md").read_text()
-    blocks = [re.findall(r"^```\n(.*?)^```$", text, re.M | re.S) for text in (README, french)]
-    assert blocks[0] == blocks[1]
-    prose = [re.sub(r"^```\n.*?^```$", "", text, flags=re.M | re.S) for text in (README, french)]
-    spans = [{" ".join(span.split()) for span in re.findall(r"`[^`]+`", text)} for text in prose]
-    assert spans[0] == spans[1]
-    plain = [re.sub(r"(?<=\d)[ ,](?=\d{3}\b)", "", text) for text in prose]  # 84,916 is 84 916 there
-    figures = [[re.findall(r"\d[\d.]*", line) for line in text.splitlines() if line.startswith("|")] for text in plain]
-    assert figures[0] == figures[1]
-
-
-def test_every_file_in_the_readme_is_there():
-    paths = re.findall(r"`((?:workflows|rakuten_tasks|configs|benchmarks|tests|docs)/[\w./]*)`", README)
-    paths += re.findall(r"\]\(((?!http)[^)]+)\)", README)
-    assert len(paths) > 5
-    assert not [path for path in paths if not (ROOT / path).exists()]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from flyteidl.core.tasks_pb2 import TaskTemplate
 from flyteidl.core.workflow_pb2 import WorkflowTemplate
 
 IMAGE = "registry.example/rakuten-task:1"
-KEPT = ("PATH", "LANG", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+KEPT = ("PATH", "LANG", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
 
 @dataclass(frozen=True)

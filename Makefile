@@ -38,7 +38,7 @@ PROFILE ?= gpu
 IMAGE ?=
 DRY_RUN ?=
 FLYTE_CONFIG ?= flyte.config
-CLUSTER = $(BIN)/python -m rakuten_tasks.cluster
+CLUSTER = $(BIN)/python -m rakuten_tasks.runtime.cluster
 ON_CLUSTER = --config "$(FLYTE_CONFIG)" --version "$$VERSION"
 
 BIN := $(VAR)/venv/bin
@@ -52,7 +52,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GOMP_SPINCOUNT ?= 1000
 export HYPOTHESIS_STORAGE_DIRECTORY := $(VAR)/cache/hypothesis
 # Flyte keeps the outputs of local tasks under TMPDIR: each run gets a folder of its own, and old ones are swept.
-RUN = $(BIN)/python -m rakuten_tasks.housekeeping run --days $(or $(KEEP_DAYS),30) --gigabytes $(or $(KEEP_GB),10) --
+RUN = $(BIN)/python -m rakuten_tasks.runtime.housekeeping run --days $(or $(KEEP_DAYS),30) --gigabytes $(or $(KEEP_GB),10) --
 PYFLYTE = $(RUN) $(BIN)/pyflyte run
 
 .PHONY: help
@@ -171,19 +171,19 @@ bench-cost: $(READY) ## what a thousand products cost by step, and what other si
 
 .PHONY: clean
 clean: $(READY) ## delete outputs, cached results and checkpoints of local runs; models, reports, predictions stay
-	@$(BIN)/python -m rakuten_tasks.housekeeping clean
+	@$(BIN)/python -m rakuten_tasks.runtime.housekeeping clean
 
 .PHONY: test
 test: $(READY) ## the quick tests
-	@$(BIN)/python -m pytest -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 .PHONY: test-all
 test-all: test ## all tests: after the quick ones those with pods, browser, several processes and servers under fault
 	@$(BIN)/python -m pytest -m slow
 
 .PHONY: lint
-lint: $(READY) ## ruff and mypy
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: $(READY) ## ruff, mypy, and which package may import which
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
 .PHONY: format
 format: $(READY) ## ruff's formatter

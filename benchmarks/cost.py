@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cost_steps import Used, Work, run
-from rakuten_tasks import pods
-from rakuten_tasks.catalogue.sample import SAMPLE, write_sample
-from rakuten_tasks.catalogue.schema import CatalogueError
-from rakuten_tasks.classifier.training import choose_device, half_precision
 from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
+from rakuten_tasks.data.schema import CatalogueError
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.training.loop import choose_device, half_precision
 
 SHARD = IngestConfig().rows_per_shard
 SIZES = (84_916, 1_000_000, 100_000_000)

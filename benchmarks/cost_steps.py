@@ -16,22 +16,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from rakuten_tasks.catalogue import ingest as catalogue
-from rakuten_tasks.catalogue.ingest import read_shard
-from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B, Ledger, assign_folds
-from rakuten_tasks.classifier.arrays import ShardArrays, class_index, write_shard
-from rakuten_tasks.classifier.backbones import resolve_weights
-from rakuten_tasks.classifier.baseline import fit_tfidf_svm
-from rakuten_tasks.classifier.evaluation import POOL, TFIDF_SVM, evaluate
-from rakuten_tasks.classifier.members import MEMBERS, FitContext, Member, TrainingData
-from rakuten_tasks.classifier.members.member import FOLDS
-from rakuten_tasks.classifier.members.plan import build_extractor, extractors_of
-from rakuten_tasks.classifier.pool import Logits, Pool, fit_pool
-from rakuten_tasks.classifier.predictor import Predictor, pool_logits
-from rakuten_tasks.classifier.scoring import products_of, score_features
-from rakuten_tasks.classifier.training import Epoch, choose_device
-from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, SplitConfig, TrainingConfig, Weights
+from rakuten_tasks.data import read_catalogue as catalogue
+from rakuten_tasks.data.read_catalogue import read_shard
+from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B, Ledger, assign_folds
+from rakuten_tasks.evaluation.baseline import fit_tfidf_svm
+from rakuten_tasks.evaluation.metrics import POOL, TFIDF_SVM, evaluate
+from rakuten_tasks.models.backbones import resolve_weights
+from rakuten_tasks.models.members import MEMBERS, FitContext, Member, TrainingData
+from rakuten_tasks.models.members.member import FOLDS
+from rakuten_tasks.models.members.plan import build_extractor, extractors_of
+from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
+from rakuten_tasks.models.pool import Logits, Pool, fit_pool
+from rakuten_tasks.models.predictor import Predictor, pool_logits
+from rakuten_tasks.models.scoring import products_of, score_features
+from rakuten_tasks.preprocessing.feature_shards import ShardArrays, class_index, write_shard
+from rakuten_tasks.training.loop import Epoch, choose_device
 
 Mark = Callable[[Epoch], None]
 TEXT_MEMBERS = ("bag", "lstm", "encoder", "bag_encoder")

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.drift_pool import DARKER, MORE_OF_A_CLASS, NEW_WORDS, WITHOUT_PHOTOS, called_drift, make_pool
-from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.registry import champion, tracking
+from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.registry import tracking, versions
 
 # kind, rows in the window, repetitions, limit: a ceiling for ordinary windows, a floor for spoilt ones
 CASES = [
@@ -33,10 +33,10 @@ SEED = 20_261  # of no catalogue that anything is trained on
 def main(products: int, reference: int, model: str) -> None:
     """Print the table. Exits with 1 where a limit is not kept."""
     client = tracking.connect()
-    name, _ = champion.resolve_model(client, model, synthetic=True)
-    version = champion.aliases(client, name)[champion.CHAMPION]
+    name, _ = versions.resolve_model(client, model, synthetic=True)
+    version = versions.aliases(client, name)[versions.CHAMPION]
     started = time.perf_counter()
-    pool = make_pool(Predictor.load(champion.fetch(client, name, str(version))), products, SEED)
+    pool = make_pool(Predictor.load(versions.fetch(client, name, str(version))), products, SEED)
     table = Table("window", "rows", "windows", "called drift", "limit", title=f"seen by {name} version {version}")
     missed = []
     for kind, size, times, limit in CASES:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from tqdm import tqdm
 
-from rakuten_tasks.catalogue.sample import JPEG_QUALITY, make_products
-from rakuten_tasks.catalogue.sample_photos import draw_photo
-from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.monitoring.drift import decide
+from rakuten_tasks.data.sample.drawings import draw_photo
+from rakuten_tasks.data.sample.generate import JPEG_QUALITY, make_products
+from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.monitoring.drift_tests import decide
 from rakuten_tasks.monitoring.reference import observed
 
 BRIGHTNESS, MISSING, REPLACED, POINTS = 0.7, 0.2, 0.2, 0.1

@@ -22,9 +22,9 @@ import psutil
 
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PREDICTION
 from rakuten_tasks.monitoring.compare import Model, Side, compared, logged
-from rakuten_tasks.monitoring.report import write_report
 from rakuten_tasks.monitoring.values import CATEGORIES, YES_NO
 from rakuten_tasks.monitoring.window import Span
+from rakuten_tasks.reports.drift_report import write_report
 
 ROWS, FILES = 100_000, 100
 RATIO, MEMORY = 2.0, 2 * 2**30

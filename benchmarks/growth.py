@@ -33,23 +33,29 @@ STAGES = ("ingest", "features", "members", "pool", "evaluation", "registration")
 
 def _functions() -> dict[str, list[tuple[Any, str]]]:
     """By stage, what does its work: who has the function, and its name."""
-    from rakuten_tasks import evaluation, ingest, members, pooling, registration
-    from rakuten_tasks.classifier.baseline import MostFrequent, TfidfSVM
-    from rakuten_tasks.classifier.extractors import EXTRACTORS
-    from rakuten_tasks.classifier.members import MEMBERS
+    from rakuten_tasks.evaluation.baseline import MostFrequent, TfidfSVM
+    from rakuten_tasks.models.extractors import EXTRACTORS
+    from rakuten_tasks.models.members import MEMBERS
+    from rakuten_tasks.tasks import (
+        evaluate_test_rows,
+        fit_pool_weights,
+        ingest_catalogue,
+        register_version,
+        train_members,
+    )
 
     extract = [(kind, "extract") for kind in EXTRACTORS.values()]
     pool = ("fit_pool", "report_pool", "score_features", "reference_rows")
     return {
-        "ingest": [(ingest.catalogue, "ingest")],
-        "features": [(members, "build_extractor"), *extract],
+        "ingest": [(ingest_catalogue.catalogue, "ingest")],
+        "features": [(train_members, "build_extractor"), *extract],
         "members": [(kind, "fit") for kind in MEMBERS.values()],
-        "pool": [(pooling, name) for name in pool],
+        "pool": [(fit_pool_weights, name) for name in pool],
         "evaluation": [
-            *((evaluation, name) for name in ("score_features", "evaluate")),
+            *((evaluate_test_rows, name) for name in ("score_features", "evaluate")),
             *((kind, "probabilities") for kind in (MostFrequent, TfidfSVM)),
         ],
-        "registration": [(registration, "_require_same_answers")],
+        "registration": [(register_version, "_require_same_answers")],
     }
 
 
@@ -63,7 +69,7 @@ class Clock:
     @contextmanager
     def running(self) -> Iterator[None]:
         """In here every function of _functions() is timed."""
-        from rakuten_tasks.classifier.baseline import BASELINES
+        from rakuten_tasks.evaluation.baseline import BASELINES
 
         with ExitStack() as stack:
             for stage, functions in _functions().items():
@@ -92,8 +98,8 @@ class Clock:
 
 def measure(products: int, folder: Path) -> dict:
     """Train on so many made-up products. Seconds of the whole and of each stage's own work; peak memory in MB."""
-    from rakuten_tasks.catalogue.sample import write_sample
     from rakuten_tasks.config import LSTMConfig, PhotoConfig, Refit, TrainingConfig, Weights
+    from rakuten_tasks.data.sample.generate import write_sample
     from workflows.training import train_classifier
 
     write_sample(folder / "catalogue", products, unlabelled=1)

@@ -12,10 +12,10 @@ from unittest import mock
 import uvicorn
 from fastapi import FastAPI
 
-from rakuten_tasks.classifier.backbones import frozen
-from rakuten_tasks.classifier.members import vgg16
-from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.classifier.product import Product
+from rakuten_tasks.models.backbones import frozen
+from rakuten_tasks.models.members import vgg16
+from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.preprocessing.product import Product
 
 
 def build(bundle: Path) -> FastAPI:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from benchmarks.timing import seconds
-from rakuten_tasks.classifier.backbones.frozen import Description
-from rakuten_tasks.classifier.backbones.vgg16 import SIDE, VGG16Backbone
-from rakuten_tasks.classifier.packed import packable, packed
-from rakuten_tasks.classifier.pretrained import PretrainedWeights
-from rakuten_tasks.classifier.training import autocast, choose_device, half_precision
-from rakuten_tasks.classifier.vgg16_blocks import EARLY, LATE, Convolutions, batch_size
-from rakuten_tasks.classifier.vgg16_weights import random_convolutions
+from rakuten_tasks.models.backbones.frozen import Description
+from rakuten_tasks.models.backbones.frozen_vgg16 import SIDE, VGG16Backbone
+from rakuten_tasks.models.networks.onednn import packable, packed
+from rakuten_tasks.models.networks.vgg16_blocks import EARLY, LATE, Convolutions, batch_size
+from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
+from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.training.loop import autocast, choose_device, half_precision
 
 REPEATS, LIMIT = 4, 0.95
 

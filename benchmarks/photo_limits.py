@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from rakuten_tasks.classifier.packed import packable, packed
-from rakuten_tasks.classifier.training import autocast, choose_device, half_precision
-from rakuten_tasks.classifier.vgg16_blocks import batch_size
-from rakuten_tasks.classifier.vgg16_weights import random_convolutions
+from rakuten_tasks.models.networks.onednn import packable, packed
+from rakuten_tasks.models.networks.vgg16_blocks import batch_size
+from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
+from rakuten_tasks.training.loop import autocast, choose_device, half_precision
 
 SIDES = (224, 192, 160, 128)
 REPEATS = 4

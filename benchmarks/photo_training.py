@@ -26,20 +26,20 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.timing import seconds
-from rakuten_tasks.catalogue.ledger import TRAIN
-from rakuten_tasks.catalogue.sample import JPEG_QUALITY
-from rakuten_tasks.catalogue.sample_photos import draw_photo
-from rakuten_tasks.classifier.arrays import write_shard
-from rakuten_tasks.classifier.backbones import load_backbone, resolve_weights
-from rakuten_tasks.classifier.extractors import PhotoExtractor
-from rakuten_tasks.classifier.members import MEMBERS, FitContext, TrainingData
-from rakuten_tasks.classifier.members.member import FOLDS
-from rakuten_tasks.classifier.packed import packable, packed
-from rakuten_tasks.classifier.product import Product
-from rakuten_tasks.classifier.training import autocast, choose_device, half_precision
-from rakuten_tasks.classifier.vgg16_blocks import DEVIATION, MEAN, batch_size
-from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 from rakuten_tasks.config import PhotoConfig, TrainingConfig, Weights
+from rakuten_tasks.data.sample.drawings import draw_photo
+from rakuten_tasks.data.sample.generate import JPEG_QUALITY
+from rakuten_tasks.data.splits import TRAIN
+from rakuten_tasks.models.backbones import load_backbone, resolve_weights
+from rakuten_tasks.models.extractors import PhotoExtractor
+from rakuten_tasks.models.members import MEMBERS, FitContext, TrainingData
+from rakuten_tasks.models.members.member import FOLDS
+from rakuten_tasks.models.networks.onednn import packable, packed
+from rakuten_tasks.models.networks.vgg16_blocks import DEVIATION, MEAN, batch_size
+from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
+from rakuten_tasks.preprocessing.feature_shards import write_shard
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.training.loop import autocast, choose_device, half_precision
 
 SIDE, EPOCHS, CLASSES, BATCH, LIMIT = 224, 5, 27, 32, 12.0
 ORIGINAL = 500  # pixels: the challenge's photos

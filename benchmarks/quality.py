@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.training_run import TrainingRun
-from rakuten_tasks.catalogue.sample import SAMPLE, write_sample
-from rakuten_tasks.catalogue.schema import CatalogueError
-from rakuten_tasks.classifier.evaluation import POOL
 from rakuten_tasks.config import TrainingConfig
+from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
+from rakuten_tasks.data.schema import CatalogueError
+from rakuten_tasks.evaluation.metrics import POOL
 
 COLUMNS = {
     "unseen F1": "weighted F1 on rows scored out of fold by all members that can; of a network on its held-out ones",

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import click
 
-from rakuten_tasks.catalogue.sample import make_products
-from rakuten_tasks.classifier.extractors import NgramExtractor
-from rakuten_tasks.classifier.members.plan import fit_tokenizer
-from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.config import BagConfig, LSTMConfig
+from rakuten_tasks.data.sample.generate import make_products
+from rakuten_tasks.models.extractors import NgramExtractor
+from rakuten_tasks.models.members.plan import fit_tokenizer
+from rakuten_tasks.preprocessing.product import Product
 
 LIMIT = 3.0
 ROUNDS = 5

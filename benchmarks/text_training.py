@@ -21,16 +21,16 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.timing import seconds
-from rakuten_tasks.catalogue.ledger import TRAIN, VALIDATION_A
-from rakuten_tasks.catalogue.sample import make_products
-from rakuten_tasks.classifier.arrays import class_index, write_shard
-from rakuten_tasks.classifier.extractors import TokenExtractor
-from rakuten_tasks.classifier.members import FitContext, TrainingData
-from rakuten_tasks.classifier.members.lstm import LEARNING_RATE, LSTM, WEIGHT_DECAY, network_sizes
-from rakuten_tasks.classifier.members.plan import fit_tokenizer
-from rakuten_tasks.classifier.product import Product
-from rakuten_tasks.classifier.training import choose_device
 from rakuten_tasks.config import LSTMConfig, Refit
+from rakuten_tasks.data.sample.generate import make_products
+from rakuten_tasks.data.splits import TRAIN, VALIDATION_A
+from rakuten_tasks.models.extractors import TokenExtractor
+from rakuten_tasks.models.members import FitContext, TrainingData
+from rakuten_tasks.models.members.lstm import LEARNING_RATE, LSTM, WEIGHT_DECAY, network_sizes
+from rakuten_tasks.models.members.plan import fit_tokenizer
+from rakuten_tasks.preprocessing.feature_shards import class_index, write_shard
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.training.loop import choose_device
 
 ADDED = 2  # epochs
 

@@ -9,22 +9,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, log_loss
 
-from rakuten_tasks.catalogue.ingest import ingest, read_shard
-from rakuten_tasks.catalogue.layout import test_labels
-from rakuten_tasks.catalogue.ledger import TEST, TRAIN, Ledger, require_every_side
-from rakuten_tasks.classifier.arrays import class_index, write_shard
-from rakuten_tasks.classifier.baseline import BASELINES
-from rakuten_tasks.classifier.evaluation import POOL, reliability
-from rakuten_tasks.classifier.extractors import Extractor
-from rakuten_tasks.classifier.members import MEMBERS, FitContext, Fitted, Member, TrainingData
-from rakuten_tasks.classifier.members.plan import active_members, build_extractor, enough_photos, extractors_of
-from rakuten_tasks.classifier.pool import Logits, Pool, fit_pool
-from rakuten_tasks.classifier.predictor import pool_logits
-from rakuten_tasks.classifier.scoring import products_of, score_features
-from rakuten_tasks.classifier.training import choose_device
 from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.opening import pretrained_weights, resolve
-from rakuten_tasks.split import fold_rows
+from rakuten_tasks.data.layout import test_labels
+from rakuten_tasks.data.read_catalogue import ingest, read_shard
+from rakuten_tasks.data.splits import TEST, TRAIN, Ledger, require_every_side
+from rakuten_tasks.evaluation.baseline import BASELINES
+from rakuten_tasks.evaluation.metrics import POOL, reliability
+from rakuten_tasks.models.extractors import Extractor
+from rakuten_tasks.models.members import MEMBERS, FitContext, Fitted, Member, TrainingData
+from rakuten_tasks.models.members.plan import active_members, build_extractor, enough_photos, extractors_of
+from rakuten_tasks.models.pool import Logits, Pool, fit_pool
+from rakuten_tasks.models.predictor import pool_logits
+from rakuten_tasks.models.scoring import products_of, score_features
+from rakuten_tasks.preprocessing.feature_shards import class_index, write_shard
+from rakuten_tasks.tasks.assign_splits import fold_rows
+from rakuten_tasks.tasks.start_run import pretrained_weights, resolve
+from rakuten_tasks.training.loop import choose_device
 
 
 class TrainingRun:

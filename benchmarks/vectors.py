@@ -21,14 +21,14 @@ from random import Random
 import click
 import torch
 
-from rakuten_tasks.catalogue.sample_text import class_names, write_text
-from rakuten_tasks.classifier.arrays import write_shard
-from rakuten_tasks.classifier.encoders import load_encoder, resolve_encoder
-from rakuten_tasks.classifier.extractors import VectorExtractor
-from rakuten_tasks.classifier.product import Product
-from rakuten_tasks.classifier.text import clean
-from rakuten_tasks.classifier.training import choose_device
 from rakuten_tasks.config import IngestConfig, TextConfig
+from rakuten_tasks.data.sample.texts import class_names, write_text
+from rakuten_tasks.models.encoders import load_encoder, resolve_encoder
+from rakuten_tasks.models.extractors import VectorExtractor
+from rakuten_tasks.preprocessing.feature_shards import write_shard
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.preprocessing.text import clean
+from rakuten_tasks.training.loop import choose_device
 
 CHALLENGE, WANTED = 84_916, 15  # products, minutes on 2 cores
 SHARD = IngestConfig().rows_per_shard

@@ -124,7 +124,7 @@ class IngestConfig(Strict):
         _require(self.rows_per_shard >= 1, "rows_per_shard", self.rows_per_shard, "at least 1")
         _require(0 <= self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "a share, from 0 to 1")
         _require(self.max_photo_bytes >= 1, "max_photo_bytes", self.max_photo_bytes, "at least 1")
-        # what classifier/photos.py decodes at most
+        # what preprocessing/photos.py decodes at most
         _require(1 <= self.max_photo_pixels <= 50_000_000, "max_photo_pixels", self.max_photo_pixels, "1 to 50000000")
 
 
@@ -157,7 +157,7 @@ class BagConfig(Strict):
 
 @dataclass(frozen=True)
 class LSTMConfig(Strict):
-    """The member `lstm`. Zero for a size means: chosen from the data's size by `classifier/lstm.py`."""
+    """The member `lstm`. Zero for a size means: chosen from the data's size by `models/members/lstm.py`."""
 
     vocabulary_size: int = 0
     max_tokens: int = 128
@@ -285,7 +285,7 @@ MEMBERS = ("bag", "lstm", "encoder", "bag_encoder", "transformer", "photo", "vgg
 class TrainingConfig(Strict):
     """Everything a training run can be told. A file may name only what it changes.
 
-    members: what is trained and pooled, see classifier/members. refit: see Refit.
+    members: what is trained and pooled, see models/members. refit: see Refit.
     """
 
     seed: int = 0

@@ -22,7 +22,7 @@ def main() -> int:
 
 def serve() -> int:
     """Until a signal."""
-    from serving.folder import FolderTakenError, own, run_folder
+    from serving.runtime_folder import FolderTakenError, own, run_folder
     from serving.settings import SettingError, Settings
 
     try:

@@ -20,21 +20,21 @@ from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.server import RegularRequestHandler
 
 from rakuten_tasks.monitoring.columns import FEEDBACK
-from serving.board import READY, Reader
-from serving.docs import add_docs
-from serving.faults import add_errors
-from serving.intake import FieldError, read_product
-from serving.lit import OneWorkerServer
-from serving.messages import Answered, Feedback, Prediction, PredictRequest, Recorded, Refusal
-from serving.minutes import Minutes
-from serving.recent import Recent
-from serving.recorder import Recorder
-from serving.refusals import FLUSH, Refusals
+from serving.litserve_adapter.reaper import Watch, until_alive
+from serving.litserve_adapter.server import OneWorkerServer
+from serving.litserve_adapter.status import READY, Reader
+from serving.schemas import Answered, Feedback, Prediction, PredictRequest, Recorded, Refusal
 from serving.settings import Settings
-from serving.telemetry import Telemetry
-from serving.traffic import GRACE, PREDICT, RETRY_AFTER, UPLOAD, Door, Left
-from serving.watch import Watch, until_alive
-from serving.worker import ProductAPI
+from serving.telemetry.log_writer import Recorder
+from serving.telemetry.mlflow_minutes import Minutes
+from serving.telemetry.prometheus import Telemetry
+from serving.telemetry.recent_ids import Recent
+from serving.telemetry.rejections import FLUSH, Refusals
+from serving.web.api_docs import add_docs
+from serving.web.exception_handlers import add_errors
+from serving.web.middleware import GRACE, PREDICT, RETRY_AFTER, UPLOAD, Door, Left
+from serving.web.request_parsing import FieldError, read_product
+from serving.worker.api import ProductAPI
 
 PAGE = Path(__file__).parent / "page"
 REMEMBERED = 100_000  # answers that feedback is known to belong to: 20 MB

@@ -60,7 +60,7 @@ class Settings:
         folder_is_there = not self.image_folder or Path(self.image_folder).is_dir()
         self._require("image_folder", folder_is_there, "an existing folder, or empty for no local paths")
         self._require("max_photo_bytes", 1 <= self.max_photo_bytes <= 100_000_000, "from 1 to 100000000")
-        # what classifier/photos.py decodes at most
+        # what preprocessing/photos.py decodes at most
         self._require("max_photo_pixels", 1 <= self.max_photo_pixels <= 50_000_000, "from 1 to 50000000")
         self._require("max_text", 1 <= self.max_text <= 1_000_000, "from 1 to 1000000 characters")
         self._require("abstain_below", 0 <= self.abstain_below <= 1, "a probability, from 0 to 1")

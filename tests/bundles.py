@@ -10,38 +10,6 @@ import numpy as np
 import torch
 from mlflow import MlflowClient
 
-from rakuten_tasks.classifier.backbones.frozen import Description
-from rakuten_tasks.classifier.backbones.vgg16 import VGG16Backbone
-from rakuten_tasks.classifier.bundle import (
-    EVALUATION,
-    EXTRACTORS_FOLDER,
-    MANIFEST,
-    MEMBERS_FOLDER,
-    Lineage,
-    Manifest,
-)
-from rakuten_tasks.classifier.encoders import load_encoder, resolve_encoder
-from rakuten_tasks.classifier.extractors import (
-    Extractor,
-    MapExtractor,
-    NgramExtractor,
-    PhotoExtractor,
-    PixelExtractor,
-    TokenExtractor,
-    VectorExtractor,
-)
-from rakuten_tasks.classifier.linear import LinearClassifier
-from rakuten_tasks.classifier.lstm import LSTMShape, TokenLSTM
-from rakuten_tasks.classifier.members import MEMBERS, Member
-from rakuten_tasks.classifier.members.linear import LinearMember, Standardizer
-from rakuten_tasks.classifier.members.lstm import LSTM
-from rakuten_tasks.classifier.members.plan import fit_tokenizer
-from rakuten_tasks.classifier.members.vgg16 import VGG16, Shape
-from rakuten_tasks.classifier.ngrams import Tfidf, count_ngrams
-from rakuten_tasks.classifier.pool import Pool
-from rakuten_tasks.classifier.pretrained import PretrainedWeights
-from rakuten_tasks.classifier.vgg16_blocks import EARLY, LATE, Convolutions
-from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 from rakuten_tasks.config import (
     BagConfig,
     LSTMConfig,
@@ -51,7 +19,39 @@ from rakuten_tasks.config import (
     TrainingConfig,
     Weights,
 )
-from rakuten_tasks.registry import champion
+from rakuten_tasks.models.backbones.frozen import Description
+from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
+from rakuten_tasks.models.bundle import (
+    EVALUATION,
+    EXTRACTORS_FOLDER,
+    MANIFEST,
+    MEMBERS_FOLDER,
+    Lineage,
+    Manifest,
+)
+from rakuten_tasks.models.encoders import load_encoder, resolve_encoder
+from rakuten_tasks.models.extractors import (
+    Extractor,
+    MapExtractor,
+    NgramExtractor,
+    PhotoExtractor,
+    PixelExtractor,
+    TokenExtractor,
+    VectorExtractor,
+)
+from rakuten_tasks.models.linear_model import LinearClassifier
+from rakuten_tasks.models.members import MEMBERS, Member
+from rakuten_tasks.models.members.linear import LinearMember, Standardizer
+from rakuten_tasks.models.members.lstm import LSTM
+from rakuten_tasks.models.members.plan import fit_tokenizer
+from rakuten_tasks.models.members.vgg16 import VGG16, Shape
+from rakuten_tasks.models.networks.token_lstm import LSTMShape, TokenLSTM
+from rakuten_tasks.models.networks.vgg16_blocks import EARLY, LATE, Convolutions
+from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
+from rakuten_tasks.models.pool import Pool
+from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.preprocessing.ngrams import Tfidf, count_ngrams
+from rakuten_tasks.registry import versions
 
 CPU = torch.device("cpu")
 NAMES = {10: "livres", 1300: "drones", 2583: "piscine", 2705: "romans"}
@@ -193,7 +193,7 @@ def of_schema(bundle: Path, version: int) -> Path:
 
 def register(client: MlflowClient, model: str, bundle: Path) -> int:
     """A new version, which becomes the champion."""
-    run = client.create_run(champion.experiment_id(client))
-    version = champion.register(client, model, bundle, run.info.run_id, {})
-    champion.promote(client, model, version, "tests", "a test")
+    run = client.create_run(versions.experiment_id(client))
+    version = versions.register(client, model, bundle, run.info.run_id, {})
+    versions.promote(client, model, version, "tests", "a test")
     return version

@@ -15,23 +15,23 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from rakuten_tasks.catalogue.ingest import Counts, Ingested
-from rakuten_tasks.catalogue.schema import QUARANTINE, SHARD
-from rakuten_tasks.catalogue.shards import Shard, ShardWriter
-from rakuten_tasks.classifier.bootstrap import paired_differences
-from rakuten_tasks.classifier.evaluation import Evaluation, evaluate
-from rakuten_tasks.classifier.pool import Logits, Pool, fit_pool
-from rakuten_tasks.classifier.pool_report import PoolReport, report_pool
-from rakuten_tasks.classifier.predictor import Scores, pool_logits
-from rakuten_tasks.classifier.training_state import Epoch
 from rakuten_tasks.config import GateConfig
-from rakuten_tasks.decks.evaluation import evaluation_deck
-from rakuten_tasks.decks.ingest import ingest_deck
-from rakuten_tasks.decks.mistakes import Mistake, most_confident_mistakes
-from rakuten_tasks.decks.pool import pool_deck
-from rakuten_tasks.decks.registration import registration_deck
-from rakuten_tasks.decks.training import training_deck
+from rakuten_tasks.data.read_catalogue import Counts, Ingested
+from rakuten_tasks.data.schema import QUARANTINE, SHARD
+from rakuten_tasks.data.shards import Shard, ShardWriter
+from rakuten_tasks.evaluation.bootstrap import paired_differences
+from rakuten_tasks.evaluation.metrics import Evaluation, evaluate
+from rakuten_tasks.models.pool import Logits, Pool, fit_pool
+from rakuten_tasks.models.pool_report import PoolReport, report_pool
+from rakuten_tasks.models.predictor import Scores, pool_logits
 from rakuten_tasks.registry.gate import class_losses, decide
+from rakuten_tasks.reports.catalogue_deck import ingest_deck
+from rakuten_tasks.reports.evaluation_deck import evaluation_deck
+from rakuten_tasks.reports.pool_deck import pool_deck
+from rakuten_tasks.reports.registration_deck import registration_deck
+from rakuten_tasks.reports.top_errors import Mistake, most_confident_mistakes
+from rakuten_tasks.reports.training_deck import training_deck
+from rakuten_tasks.training.state import Epoch
 from tests.catalogues import photo_bytes
 
 # Each would run a script, leave its element or break a script, were it not escaped.

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rakuten_tasks.classifier.checkpoint import FolderStore
-from rakuten_tasks.classifier.members.member import FitContext
-from rakuten_tasks.classifier.members.transformer import Transformer
-from rakuten_tasks.classifier.members.vgg16 import VGG16, PixelExamples
-from rakuten_tasks.classifier.ranks import alike, rank, share
-from rakuten_tasks.classifier.training import Epoch, Schedule, fit
-from rakuten_tasks.classifier.vgg16 import PhotoBranch, PhotoShape
-from rakuten_tasks.classifier.vgg16_weights import random_convolutions
 from rakuten_tasks.config import PhotoConfig, Refit, TextConfig, Weights
+from rakuten_tasks.models.members.member import FitContext
+from rakuten_tasks.models.members.transformer import Transformer
+from rakuten_tasks.models.members.vgg16 import VGG16, PixelExamples
+from rakuten_tasks.models.networks.vgg16_network import PhotoBranch, PhotoShape
+from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
+from rakuten_tasks.training.checkpoint import FolderStore
+from rakuten_tasks.training.distributed import alike, rank, share
+from rakuten_tasks.training.loop import Epoch, Schedule, fit
 from tests.test_memory import Cramped
 from tests.test_training import Points
 from tests.training_data import CPU, read_training_data, timeless

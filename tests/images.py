@@ -25,12 +25,13 @@ from flytekit.core.data_persistence import FileAccessProvider
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import LiteralMap
 
-from rakuten_tasks.artifacts import FittedMember, content_hash
-from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.classifier.product import Product
-from rakuten_tasks.members import train_network_on_gpus
+from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.registry import runs, tracking
-from rakuten_tasks.registry.champion import SAMPLE_MODEL
+from rakuten_tasks.registry.versions import SAMPLE_MODEL
+from rakuten_tasks.runtime.files import content_hash
+from rakuten_tasks.tasks.train_members import train_network_on_gpus
+from rakuten_tasks.tasks.types import FittedMember
 from tests.as_pod import SETTINGS
 from tests.bundles import register, write_bundle
 from tests.photo_task import task_inputs

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rakuten_tasks.classifier.vgg16 import PhotoBranch, photo_logits
+from rakuten_tasks.models.networks.vgg16_network import PhotoBranch, photo_logits
 
 
 def photo_embedding(branch: PhotoBranch, pixels: NDArray) -> NDArray:

@@ -15,12 +15,13 @@ from flytekit import workflow
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.artifacts import Arrays, Catalogue, FittedMember, Run, Splits, StoredExtractor, content_hash
-from rakuten_tasks.catalogue.ledger import TRAIN, VALIDATION_A, VALIDATION_B
-from rakuten_tasks.classifier.arrays import write_shard
-from rakuten_tasks.classifier.extractors import PixelExtractor
 from rakuten_tasks.config import PhotoConfig, Refit, TrainingConfig, Weights
-from rakuten_tasks.members import train_network_on_gpus
+from rakuten_tasks.data.splits import TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.models.extractors import PixelExtractor
+from rakuten_tasks.preprocessing.feature_shards import write_shard
+from rakuten_tasks.runtime.files import content_hash
+from rakuten_tasks.tasks.train_members import train_network_on_gpus
+from rakuten_tasks.tasks.types import Arrays, Catalogue, FittedMember, Run, Splits, StoredExtractor
 
 CODES = [10, 20, 30]
 

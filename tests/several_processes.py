@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from rakuten_tasks.classifier import training
-from rakuten_tasks.classifier.ranks import together
+from rakuten_tasks.training import loop
+from rakuten_tasks.training.distributed import together
 
 
 def run_in(processes: int, function: Callable, *arguments: Any) -> dict[int, Any]:
@@ -33,7 +33,7 @@ def run_in(processes: int, function: Callable, *arguments: Any) -> dict[int, Any
 def _alike(function: Callable, *arguments: Any) -> Any:
     torch.set_num_threads(1)
     # bf16, where this processor has it, rounds more coarsely than what is compared
-    training.half_precision = lambda device: False
+    loop.half_precision = lambda device: False
     os.environ.setdefault("TQDM_DISABLE", "1")
     with together():
         return function(*arguments)

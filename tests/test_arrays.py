@@ -1,6 +1,6 @@
 import numpy as np
 
-from rakuten_tasks.classifier.arrays import OFFSETS, ShardArrays, class_index, ragged, write_shard
+from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays, class_index, ragged, write_shard
 
 
 def shard(path, first, lengths):

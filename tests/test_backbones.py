@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model
 
-from rakuten_tasks.classifier.backbones import load_backbone, load_saved_backbone, resolve_weights
-from rakuten_tasks.classifier.backbones.frozen import FrozenBackbone
-from rakuten_tasks.classifier.backbones.vgg16 import VGG16Backbone
-from rakuten_tasks.classifier.pretrained import PretrainedWeights
-from rakuten_tasks.classifier.training import autocast
-from rakuten_tasks.classifier.vgg16 import EARLY, LATE, PhotoBranch, PhotoShape
-from rakuten_tasks.classifier.vgg16_weights import empty_convolutions, load_convolutions, random_convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
+from rakuten_tasks.models.backbones import load_backbone, load_saved_backbone, resolve_weights
+from rakuten_tasks.models.backbones.frozen import FrozenBackbone
+from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
+from rakuten_tasks.models.networks.vgg16_network import EARLY, LATE, PhotoBranch, PhotoShape
+from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions, load_convolutions, random_convolutions
+from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.training.loop import autocast
 from tests.photo_embedding import photo_embedding
 
 CPU, SMALL = torch.device("cpu"), "resnet18"
@@ -37,7 +37,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr("rakuten_tasks.classifier.backbones.downloads.download", refused)
+    monkeypatch.setattr("rakuten_tasks.models.backbones.downloads.download", refused)
     return tmp_path / "hub" / "checkpoints"
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rakuten_tasks.classifier.baseline import BASELINES, fit_most_frequent, fit_tfidf_svm
-from rakuten_tasks.classifier.bootstrap import log_losses
+from rakuten_tasks.evaluation.baseline import BASELINES, fit_most_frequent, fit_tfidf_svm
+from rakuten_tasks.evaluation.bootstrap import log_losses
 
 WORDS = {0: "piscine spa filtre", 2: "roman poche auteur", 3: "manette console jeu"}
 

@@ -12,11 +12,12 @@ import pytest
 from flytekit import current_context
 from mlflow import MlflowClient
 
-from rakuten_tasks import local_cache, members
-from rakuten_tasks.classifier import bundle
 from rakuten_tasks.config import BagConfig, GateConfig, Refit, TrainingConfig, Weights
-from rakuten_tasks.registry import champion
-from rakuten_tasks.var import cache_folder
+from rakuten_tasks.models import bundle
+from rakuten_tasks.paths import cache_folder
+from rakuten_tasks.registry import versions
+from rakuten_tasks.runtime import local_cache
+from rakuten_tasks.tasks import train_members
 from tests.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from tests.tiny_models import write_vgg16
 from workflows.training import train_classifier
@@ -44,7 +45,7 @@ def source(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytes
 def extracted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Extractors that were made, and one name more for each shard that one of them read."""
     done: list[str] = []
-    stored, extract = members._stored, members._extract
+    stored, extract = train_members._stored, train_members._extract
 
     def make(name: str, *inputs: Any) -> Any:
         done.append(f"make {name}")
@@ -54,8 +55,8 @@ def extracted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(extractor.name)
         return extract(shard, extractor)
 
-    monkeypatch.setattr(members, "_stored", make)
-    monkeypatch.setattr(members, "_extract", read)
+    monkeypatch.setattr(train_members, "_stored", make)
+    monkeypatch.setattr(train_members, "_extract", read)
     return done
 
 
@@ -77,7 +78,7 @@ def test_the_same_products_at_another_place_are_not_read_again_and_the_version_n
 ):
     shutil.copytree(source, tmp_path / "elsewhere")
     assert computed(mlflow_store, tmp_path / "elsewhere", "cache-elsewhere") == ALWAYS
-    version = champion.fetch(mlflow_store, "cache-elsewhere", "1")
+    version = versions.fetch(mlflow_store, "cache-elsewhere", "1")
     assert bundle.read_manifest(version).lineage.catalogue == str(tmp_path / "elsewhere")
 
 

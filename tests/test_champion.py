@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from rakuten_tasks.registry import audit, champion, pruning, settlement
+from rakuten_tasks.registry import audit, promotion, pruning, versions
 from rakuten_tasks.registry.__main__ import registry
 from rakuten_tasks.registry.gate import Verdict
 from rakuten_tasks.registry.runs import FAILED, child_run, log_to_parent, rename, start_parent
@@ -43,9 +43,9 @@ def add(mlflow_store: MlflowClient, model: str, run_id: str, bundle: Path):
         nonlocal count
         count += 1
         (bundle / "number").write_text(str(count))
-        version = champion.register(mlflow_store, model, bundle, run_id, {})
+        version = versions.register(mlflow_store, model, bundle, run_id, {})
         if verdict:
-            settlement.settle(mlflow_store, model, version, verdict)
+            promotion.settle(mlflow_store, model, version, verdict)
         return version
 
     return register
@@ -61,10 +61,10 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_fetched_bundle_is_byte_for_byte_what_was_registered(mlflow_store, model, run_id, bundle, tmp_path) -> None:
     lineage = {"catalogue_hash": "abc", "synthetic": True}
-    version = champion.register(mlflow_store, model, bundle, run_id, lineage)
+    version = versions.register(mlflow_store, model, bundle, run_id, lineage)
     assert version == 1
-    assert files(champion.fetch(mlflow_store, model, "1")) == files(bundle)
-    out = champion.fetch(mlflow_store, model, "1", tmp_path / "out")
+    assert files(versions.fetch(mlflow_store, model, "1")) == files(bundle)
+    out = versions.fetch(mlflow_store, model, "1", tmp_path / "out")
     assert out.is_relative_to(tmp_path / "out")
     assert files(out) == files(bundle)
     found = mlflow_store.get_model_version(model, "1")
@@ -74,45 +74,45 @@ def test_a_fetched_bundle_is_byte_for_byte_what_was_registered(mlflow_store, mod
 
 
 def test_registering_again_after_a_retry_makes_no_second_version(mlflow_store, model, run_id, bundle) -> None:
-    assert champion.register(mlflow_store, model, bundle, run_id, {}) == 1
-    assert champion.register(mlflow_store, model, bundle, run_id, {}) == 1
+    assert versions.register(mlflow_store, model, bundle, run_id, {}) == 1
+    assert versions.register(mlflow_store, model, bundle, run_id, {}) == 1
     other_run = start_parent("training", {}, {})
-    assert champion.register(mlflow_store, model, bundle, other_run, {}) == 2
+    assert versions.register(mlflow_store, model, bundle, other_run, {}) == 2
     (bundle / "text" / "model.safetensors").rename(bundle / "model.safetensors")
-    assert champion.register(mlflow_store, model, bundle, run_id, {}) == 3
-    assert champion.latest_version(mlflow_store, model) == 3
+    assert versions.register(mlflow_store, model, bundle, run_id, {}) == 3
+    assert versions.latest_version(mlflow_store, model) == 3
 
 
 def test_a_model_that_does_not_exist_has_no_champion(mlflow_store) -> None:
-    assert champion.champion_version(mlflow_store, "nothing") is None
-    assert champion.best_version(mlflow_store, "nothing") is None
-    assert champion.latest_version(mlflow_store, "nothing") is None
-    assert champion.versions(mlflow_store, "nothing") == []
+    assert versions.champion_version(mlflow_store, "nothing") is None
+    assert versions.best_version(mlflow_store, "nothing") is None
+    assert versions.latest_version(mlflow_store, "nothing") is None
+    assert versions.list_versions(mlflow_store, "nothing") == []
 
 
 def test_a_passing_version_becomes_champion_and_a_refused_one_challenger(mlflow_store, model, add, bundle) -> None:
     first, second = add(), add()
-    assert champion.champion_version(mlflow_store, model) is None
-    assert settlement.settle(mlflow_store, model, first, passed(0.8)) == "champion"
+    assert versions.champion_version(mlflow_store, model) is None
+    assert promotion.settle(mlflow_store, model, first, passed(0.8)) == "champion"
     refused = Verdict(False, "refused: worse", 0.7, 0.8, 0.8, 0.01, 10, 0.2)
-    assert settlement.settle(mlflow_store, model, second, refused) == "challenger"
-    assert champion.versions(mlflow_store, model) == [
-        champion.Version(1, ("best", "champion"), "0.8000", "passed with 0.8"),
-        champion.Version(2, ("challenger",), "0.7000", "refused: worse"),
+    assert promotion.settle(mlflow_store, model, second, refused) == "challenger"
+    assert versions.list_versions(mlflow_store, model) == [
+        versions.Version(1, ("best", "champion"), "0.8000", "passed with 0.8"),
+        versions.Version(2, ("challenger",), "0.7000", "refused: worse"),
     ]
-    assert settlement.settled(mlflow_store, model, second) == refused
+    assert promotion.settled(mlflow_store, model, second) == refused
     assert mlflow_store.get_model_version(model, "2").description == "refused: worse"
     (bundle / "number").write_text("1")
-    assert files(champion.fetch(mlflow_store, model, "champion")) == files(bundle)
+    assert files(versions.fetch(mlflow_store, model, "champion")) == files(bundle)
 
 
 def test_the_trail_tells_who_moved_the_champion_when_and_why(mlflow_store, model, add) -> None:
     add(passed(0.8))
     add(Verdict(False, "refused", 0.7, 0.8, 0.8))
-    champion.promote(mlflow_store, model, 2, "ana", "customers asked")
-    assert champion.aliases(mlflow_store, model) == {"champion": 2, "best": 1}
-    champion.rollback(mlflow_store, model, "ben", "they changed their mind")
-    events = champion.history(mlflow_store, model)
+    versions.promote(mlflow_store, model, 2, "ana", "customers asked")
+    assert versions.aliases(mlflow_store, model) == {"champion": 2, "best": 1}
+    versions.rollback(mlflow_store, model, "ben", "they changed their mind")
+    events = versions.history(mlflow_store, model)
     assert [(e.action, e.before, e.after, e.by, e.reason) for e in events] == [
         ("gate", None, 1, "the gate", "passed with 0.8"),
         ("promote", 1, 2, "ana", "customers asked"),
@@ -127,23 +127,23 @@ def test_rolling_back_twice_goes_back_twice_and_then_says_that_there_is_no_more(
     add(passed(0.8))
     add(passed(0.81, 0.8, 0.8))
     add(passed(0.82, 0.81, 0.81))
-    assert champion.rollback(mlflow_store, model, "ana", "") == 2
-    assert champion.rollback(mlflow_store, model, "ana", "") == 1
+    assert versions.rollback(mlflow_store, model, "ana", "") == 2
+    assert versions.rollback(mlflow_store, model, "ana", "") == 1
     with pytest.raises(
         LookupError, match=r"version 1 is the first champion of .*: promote one of its versions by hand"
     ):
-        champion.rollback(mlflow_store, model, "ana", "")
-    assert champion.champion_version(mlflow_store, model) == 1
-    champion.promote(mlflow_store, model, 3, "ana", "")
-    assert champion.rollback(mlflow_store, model, "ana", "") == 1
+        versions.rollback(mlflow_store, model, "ana", "")
+    assert versions.champion_version(mlflow_store, model) == 1
+    versions.promote(mlflow_store, model, 3, "ana", "")
+    assert versions.rollback(mlflow_store, model, "ana", "") == 1
 
 
 def test_rolling_back_passes_over_what_was_rolled_back_before(mlflow_store, model, add) -> None:
     for score in (0.8, 0.81, 0.82):
         add(passed(score))
-    champion.rollback(mlflow_store, model, "ana", "")
-    champion.promote(mlflow_store, model, 1, "ana", "")
-    assert [champion.rollback(mlflow_store, model, "ana", "") for _ in range(2)] == [2, 1]
+    versions.rollback(mlflow_store, model, "ana", "")
+    versions.promote(mlflow_store, model, 1, "ana", "")
+    assert [versions.rollback(mlflow_store, model, "ana", "") for _ in range(2)] == [2, 1]
 
 
 @pytest.mark.parametrize("call", ["set_registered_model_tag", "set_registered_model_alias", "update_model_version"])
@@ -161,14 +161,14 @@ def test_a_retry_completes_a_settlement_cut_short(mlflow_store, model, add, monk
     with monkeypatch.context() as broken:
         broken.setattr(mlflow_store, call, cut_short)
         with pytest.raises(ConnectionError):
-            settlement.settle(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
-    assert champion.champion_version(mlflow_store, model) == 1
+            promotion.settle(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
+    assert versions.champion_version(mlflow_store, model) == 1
     # scored again, now against itself: the first verdict stands
     for _ in range(2):
-        assert settlement.settle(mlflow_store, model, second, passed(0.85, 0.85, 0.85)) == "champion"
-    assert champion.aliases(mlflow_store, model) == {"champion": 2, "best": 2}
-    assert settlement.settled(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
-    assert [(e.before, e.after) for e in champion.history(mlflow_store, model)] == [(None, 1), (1, 2)]
+        assert promotion.settle(mlflow_store, model, second, passed(0.85, 0.85, 0.85)) == "champion"
+    assert versions.aliases(mlflow_store, model) == {"champion": 2, "best": 2}
+    assert promotion.settled(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
+    assert [(e.before, e.after) for e in versions.history(mlflow_store, model)] == [(None, 1), (1, 2)]
 
 
 def test_a_verdict_against_a_champion_that_is_none_any_more_does_not_stand(
@@ -179,37 +179,37 @@ def test_a_verdict_against_a_champion_that_is_none_any_more_does_not_stand(
     with monkeypatch.context() as broken:
         broken.setattr(mlflow_store, "set_registered_model_alias", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            settlement.settle(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
-    assert settlement.settled(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
+            promotion.settle(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
+    assert promotion.settled(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
     third = add(passed(0.9, 0.8, 0.8))
-    assert settlement.settled(mlflow_store, model, second) is None
-    settlement.start_anew(mlflow_store, model, second)
-    assert champion.aliases(mlflow_store, model) == {"champion": third, "best": third}
+    assert promotion.settled(mlflow_store, model, second) is None
+    promotion.start_anew(mlflow_store, model, second)
+    assert versions.aliases(mlflow_store, model) == {"champion": third, "best": third}
     refused = Verdict(False, "worse", 0.85, 0.9, 0.9)
-    assert settlement.settle(mlflow_store, model, second, refused) == "challenger"
-    assert settlement.settled(mlflow_store, model, second) == refused
+    assert promotion.settle(mlflow_store, model, second, refused) == "challenger"
+    assert promotion.settled(mlflow_store, model, second) == refused
 
 
 def test_a_rollback_passes_over_champions_that_were_deleted(mlflow_store, model, add) -> None:
     for score in (0.8, 0.81, 0.82):
         add(passed(score))
     mlflow_store.delete_model_version(model, "2")
-    assert champion.rollback(mlflow_store, model, "ana", "") == 1
+    assert versions.rollback(mlflow_store, model, "ana", "") == 1
 
 
 def test_best_is_the_champion_with_the_highest_score_on_the_same_test_rows(mlflow_store, model, add) -> None:
     add(passed(0.80))
     add(passed(0.798, 0.80, 0.80))
-    assert champion.best_version(mlflow_store, model) == 1
+    assert versions.best_version(mlflow_store, model) == 1
     # a test side that has grown: the old best is scored anew, and the new one is better on it
     add(passed(0.79, 0.77, 0.78))
-    assert champion.best_version(mlflow_store, model) == 3
+    assert versions.best_version(mlflow_store, model) == 3
     # other classes, promoted by hand: the best of the old classes cannot be scored any more
     other = add(Verdict(False, "refused: other classes", 0.6))
-    champion.promote(mlflow_store, model, other, "ana", "more classes")
-    assert champion.best_version(mlflow_store, model) == 3
+    versions.promote(mlflow_store, model, other, "ana", "more classes")
+    assert versions.best_version(mlflow_store, model) == 3
     add(passed(0.59, incumbent=0.6))
-    assert champion.best_version(mlflow_store, model) == other
+    assert versions.best_version(mlflow_store, model) == other
 
 
 def test_promoting_the_challenger_ends_its_challenge_and_promoting_the_champion_does_nothing(
@@ -218,9 +218,9 @@ def test_promoting_the_challenger_ends_its_challenge_and_promoting_the_champion_
     add(passed(0.8))
     add(Verdict(False, "refused", 0.7, 0.8, 0.8))
     for _ in range(2):
-        champion.promote(mlflow_store, model, 2, "ana", "")
-    assert champion.aliases(mlflow_store, model) == {"champion": 2, "best": 1}
-    assert len(champion.history(mlflow_store, model)) == 2
+        versions.promote(mlflow_store, model, 2, "ana", "")
+    assert versions.aliases(mlflow_store, model) == {"champion": 2, "best": 1}
+    assert len(versions.history(mlflow_store, model)) == 2
 
 
 def test_what_does_not_exist_is_named_beside_what_does(mlflow_store, model, add) -> None:
@@ -228,15 +228,15 @@ def test_what_does_not_exist_is_named_beside_what_does(mlflow_store, model, add)
     add()
     exists = r"its versions are 1 \(best, champion\), 2$"
     with pytest.raises(LookupError, match=rf"{model} has no version 7: {exists}"):
-        champion.promote(mlflow_store, model, 7, "ana", "")
+        versions.promote(mlflow_store, model, 7, "ana", "")
     with pytest.raises(LookupError, match=rf"has no version 7: {exists}"):
-        champion.fetch(mlflow_store, model, "7")
+        versions.fetch(mlflow_store, model, "7")
     with pytest.raises(LookupError, match=rf"has no alias hero: {exists}"):
-        champion.fetch(mlflow_store, model, "hero")
+        versions.fetch(mlflow_store, model, "hero")
     with pytest.raises(LookupError, match="has no version 1: the registered models are .*" + model):
-        champion.promote(mlflow_store, "nothing", 1, "ana", "")
+        versions.promote(mlflow_store, "nothing", 1, "ana", "")
     with pytest.raises(LookupError, match="nothing has no champion to roll back"):
-        champion.rollback(mlflow_store, "nothing", "ana", "")
+        versions.rollback(mlflow_store, "nothing", "ana", "")
 
 
 def event(action: str, before: int | None, after: int) -> audit.Event:
@@ -265,29 +265,29 @@ def test_the_line_of_champions_follows_the_trail_and_believes_the_alias(events, 
 def test_the_models_name_is_the_asked_one_or_the_default_or_the_sample_with_a_notice(
     mlflow_store, bundle, run_id, monkeypatch
 ) -> None:
-    monkeypatch.setattr(champion, "DEFAULT_MODEL", "resolve-real")
-    monkeypatch.setattr(champion, "SAMPLE_MODEL", "resolve-sample")
+    monkeypatch.setattr(versions, "DEFAULT_MODEL", "resolve-real")
+    monkeypatch.setattr(versions, "SAMPLE_MODEL", "resolve-sample")
 
     def add_champion(name: str) -> None:
-        version = champion.register(mlflow_store, name, bundle, run_id, {})
-        settlement.settle(mlflow_store, name, version, passed(0.8))
+        version = versions.register(mlflow_store, name, bundle, run_id, {})
+        promotion.settle(mlflow_store, name, version, passed(0.8))
 
     for synthetic in (True, False):
         with pytest.raises(LookupError, match="run `make train`"):
-            champion.resolve_model(mlflow_store, "", synthetic)
+            versions.resolve_model(mlflow_store, "", synthetic)
     add_champion("resolve-sample")
-    assert champion.resolve_model(mlflow_store, None, True) == ("resolve-sample", "")
+    assert versions.resolve_model(mlflow_store, None, True) == ("resolve-sample", "")
     notice = "resolve-real has no champion yet: using resolve-sample, which was trained on the synthetic sample"
-    assert champion.resolve_model(mlflow_store, "", False) == ("resolve-sample", notice)
+    assert versions.resolve_model(mlflow_store, "", False) == ("resolve-sample", notice)
     add_champion("resolve-real")
-    assert champion.resolve_model(mlflow_store, "", False) == ("resolve-real", "")
-    assert champion.resolve_model(mlflow_store, "", True) == ("resolve-sample", "")
-    assert champion.resolve_model(mlflow_store, "resolve-sample", False) == ("resolve-sample", "")
+    assert versions.resolve_model(mlflow_store, "", False) == ("resolve-real", "")
+    assert versions.resolve_model(mlflow_store, "", True) == ("resolve-sample", "")
+    assert versions.resolve_model(mlflow_store, "resolve-sample", False) == ("resolve-sample", "")
     with pytest.raises(
         LookupError,
         match=r"model typo has no champion: train it, or name another one; the registered models are .*resolve-real",
     ):
-        champion.resolve_model(mlflow_store, "typo", False)
+        versions.resolve_model(mlflow_store, "typo", False)
 
 
 def stored(client: MlflowClient) -> set[str]:
@@ -305,12 +305,12 @@ def test_pruning_leaves_the_newest_those_with_an_alias_and_what_a_rollback_goes_
     for _ in range(4):
         add(Verdict(False, "refused", 0.7, 0.8, 0.8))
     assert set(pruning.prune(mlflow_store, model, keep=1)) == {1, 4, 5, 6}
-    assert [version.number for version in champion.versions(mlflow_store, model)] == [2, 3, 7]
-    assert champion.aliases(mlflow_store, model) == {"champion": 3, "best": 3, "challenger": 7}
+    assert [version.number for version in versions.list_versions(mlflow_store, model)] == [2, 3, 7]
+    assert versions.aliases(mlflow_store, model) == {"champion": 3, "best": 3, "challenger": 7}
     pruning.sweep_files(mlflow_store)
     assert len(stored(mlflow_store) - before) == 3
-    assert champion.rollback(mlflow_store, model, "ana", "") == 2
-    champion.fetch(mlflow_store, model, "champion")
+    assert versions.rollback(mlflow_store, model, "ana", "") == 2
+    versions.fetch(mlflow_store, model, "champion")
 
 
 def test_versions_of_others_and_what_is_being_registered_are_not_pruned(mlflow_store, model, add, run_id) -> None:
@@ -318,17 +318,17 @@ def test_versions_of_others_and_what_is_being_registered_are_not_pruned(mlflow_s
     for _ in range(3):
         mlflow_store.create_model_version(model, "/somewhere/else", run_id)
     with pytest.raises(LookupError):
-        champion.require_version(mlflow_store, model, 5)
+        versions.require_version(mlflow_store, model, 5)
     assert pruning.prune(mlflow_store, model, keep=1) == {}
-    assert [version.number for version in champion.versions(mlflow_store, model)] == [1, 2, 3, 4]
+    assert [version.number for version in versions.list_versions(mlflow_store, model)] == [1, 2, 3, 4]
 
 
 def test_a_store_that_is_away_is_not_taken_for_an_empty_one(mlflow_store, model, add) -> None:
     add(passed(0.8))
-    shutil.rmtree(champion.fetch(mlflow_store, model, "1"))
+    shutil.rmtree(versions.fetch(mlflow_store, model, "1"))
     with pytest.raises(LookupError, match="FORGET=1"):
         pruning.prune(mlflow_store, model, keep=10)
-    assert champion.champion_version(mlflow_store, model) == 1
+    assert versions.champion_version(mlflow_store, model) == 1
     assert pruning.prune(mlflow_store, model, keep=10, forget=True) == {1: "its files are gone"}
 
 
@@ -336,18 +336,18 @@ def test_a_model_whose_files_are_gone_does_not_keep_others_from_being_pruned(
     mlflow_store, model, add, run_id, bundle, monkeypatch
 ) -> None:
     add(passed(0.8))
-    shutil.rmtree(champion.fetch(mlflow_store, model, "1"))
+    shutil.rmtree(versions.fetch(mlflow_store, model, "1"))
     for number in "12":
         (bundle / "number").write_text(number)
-        other = champion.register(mlflow_store, "other-pruned", bundle, run_id, {})
-        settlement.settle(mlflow_store, "other-pruned", other, Verdict(False, "refused", 0.7, 0.8, 0.8))
+        other = versions.register(mlflow_store, "other-pruned", bundle, run_id, {})
+        promotion.settle(mlflow_store, "other-pruned", other, Verdict(False, "refused", 0.7, 0.8, 0.8))
     mlflow_store.delete_registered_model_alias("other-pruned", "challenger")
-    monkeypatch.setattr(champion, "DEFAULT_MODEL", model)
-    monkeypatch.setattr(champion, "SAMPLE_MODEL", "other-pruned")
+    monkeypatch.setattr(versions, "DEFAULT_MODEL", model)
+    monkeypatch.setattr(versions, "SAMPLE_MODEL", "other-pruned")
     result = CliRunner().invoke(registry, ["prune", "--keep", "1"])
     assert "deleted other-pruned version 1: no alias" in result.output
     assert "FORGET=1" in str(result.exception)
-    assert champion.champion_version(mlflow_store, model) == 1
+    assert versions.champion_version(mlflow_store, model) == 1
 
 
 def ended_years_ago(client: MlflowClient, name: str) -> tuple[str, str]:
@@ -365,7 +365,7 @@ def ended_years_ago(client: MlflowClient, name: str) -> tuple[str, str]:
 def test_old_runs_that_no_version_comes_from_go_with_their_files_and_others_stay(mlflow_store, model, bundle) -> None:
     old, kept, recent = (ended_years_ago(mlflow_store, model) for _ in range(3))
     others = ended_years_ago(mlflow_store, "another-model")
-    champion.register(mlflow_store, model, bundle, kept[0], {})
+    versions.register(mlflow_store, model, bundle, kept[0], {})
     mlflow_store.set_terminated(recent[0], FAILED)
     other = mlflow_store.create_run(experiment_id(mlflow_store), run_name="serving").info.run_id  # no training
     mlflow_store.set_terminated(other, end_time=1_600_000_000_000)
@@ -383,12 +383,12 @@ def test_a_version_whose_files_are_gone_is_forgotten_and_the_next_training_is_no
 ) -> None:
     add(passed(0.8))
     add(passed(0.81))
-    shutil.rmtree(champion.fetch(mlflow_store, model, "2"))
+    shutil.rmtree(versions.fetch(mlflow_store, model, "2"))
     with pytest.raises(LookupError, match="`make prune` forget"):
-        champion.fetch(mlflow_store, model, "2")
+        versions.fetch(mlflow_store, model, "2")
     assert pruning.prune(mlflow_store, model, keep=10) == {2: "its files are gone"}
-    assert champion.latest_version(mlflow_store, model) == 1
-    assert champion.champion_version(mlflow_store, model) is None
+    assert versions.latest_version(mlflow_store, model) == 1
+    assert versions.champion_version(mlflow_store, model) is None
 
 
 def test_files_of_a_model_that_is_being_registered_are_not_swept(mlflow_store, run_id) -> None:

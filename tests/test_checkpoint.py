@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rakuten_tasks.classifier import checkpoint
-from rakuten_tasks.classifier.checkpoint import Checkpoints, FolderStore, Record, decode, encode, fingerprint
+from rakuten_tasks.training import checkpoint
+from rakuten_tasks.training.checkpoint import Checkpoints, FolderStore, Record, decode, encode, fingerprint
 
 RECORDS = {
     "bag": Record({"table": torch.arange(6.0).view(2, 3)}, {}, finished=True),

@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rakuten_tasks import cluster
+from rakuten_tasks.runtime import cluster
 
 ROOT = Path(__file__).parents[1]
 REACHED = "http://mlflow.example:5001"
@@ -137,7 +137,7 @@ def test_the_version_is_gits_and_another_as_soon_as_a_file_differs(tmp_path, mon
     def git(*command: str) -> None:
         subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True)
 
-    monkeypatch.setattr(cluster, "__file__", str(tmp_path / "rakuten_tasks/cluster.py"))
+    monkeypatch.setattr(cluster, "__file__", str(tmp_path / "rakuten_tasks/runtime/cluster.py"))
     with pytest.raises(click.ClickException, match="name one with VERSION="):
         cluster.git_version()
     git("init", "-q")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from rakuten_tasks.config import PhotoConfig, SplitConfig, TextConfig, TrainingConfig, Weights
-from rakuten_tasks.opening import from_anywhere
+from rakuten_tasks.tasks.start_run import from_anywhere
 
 
 def test_a_partial_file_keeps_the_defaults_of_what_it_leaves_out():

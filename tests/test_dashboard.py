@@ -10,12 +10,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from rakuten_tasks.dashboard.__main__ import main, sparkline
-from rakuten_tasks.dashboard.facts import next_runs
+from rakuten_tasks.dashboard.queries import next_runs
+from rakuten_tasks.monitoring.comparison import Accuracy
 from rakuten_tasks.monitoring.decision import Decision, Evidence, Outcome
 from rakuten_tasks.monitoring.history import Look, remember
-from rakuten_tasks.monitoring.report import Accuracy
 from rakuten_tasks.registry import runs
-from rakuten_tasks.registry.champion import experiment_id
+from rakuten_tasks.registry.versions import experiment_id
 from tests.bundles import register, write_bundle
 from tests.test_prediction_log import open_file, record
 

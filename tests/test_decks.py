@@ -15,23 +15,23 @@ from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from rakuten_tasks.catalogue.ingest import ingest
-from rakuten_tasks.catalogue.profile import profile, quarantined
-from rakuten_tasks.classifier.pool_report import MemberReport, PoolReport, Quality
-from rakuten_tasks.classifier.predictor import Scores
-from rakuten_tasks.classifier.training_state import Epoch
 from rakuten_tasks.config import GateConfig, IngestConfig
-from rakuten_tasks.decks import page
-from rakuten_tasks.decks.evaluation import evaluation_deck
-from rakuten_tasks.decks.index import place_of, write_pages
-from rakuten_tasks.decks.ingest import ingest_deck
-from rakuten_tasks.decks.mistakes import Said, most_confident_mistakes, surest_mistakes, with_photos
-from rakuten_tasks.decks.pool import pool_deck
-from rakuten_tasks.decks.registration import registration_deck
-from rakuten_tasks.decks.thumbnails import SIDE, thumbnail
-from rakuten_tasks.decks.training import duration, training_deck
-from rakuten_tasks.labels import cut
+from rakuten_tasks.data.profile import profile, quarantined
+from rakuten_tasks.data.read_catalogue import ingest
+from rakuten_tasks.models.pool_report import MemberReport, PoolReport, Quality
+from rakuten_tasks.models.predictor import Scores
 from rakuten_tasks.registry.gate import Verdict
+from rakuten_tasks.reports import page
+from rakuten_tasks.reports.catalogue_deck import ingest_deck
+from rakuten_tasks.reports.display_text import cut
+from rakuten_tasks.reports.evaluation_deck import evaluation_deck
+from rakuten_tasks.reports.index import place_of, write_pages
+from rakuten_tasks.reports.pool_deck import pool_deck
+from rakuten_tasks.reports.registration_deck import registration_deck
+from rakuten_tasks.reports.thumbnails import SIDE, thumbnail
+from rakuten_tasks.reports.top_errors import Said, most_confident_mistakes, surest_mistakes, with_photos
+from rakuten_tasks.reports.training_deck import duration, training_deck
+from rakuten_tasks.training.state import Epoch
 from tests.catalogues import drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
 from tests.deck_cases import HOSTILE, Answers, epochs_of, refitted, registration_of, write_ingested
 

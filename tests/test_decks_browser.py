@@ -12,8 +12,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from rakuten_tasks.decks.index import write_pages
-from rakuten_tasks.decks.page import standalone
+from rakuten_tasks.reports.index import write_pages
+from rakuten_tasks.reports.page import standalone
 from tests.deck_cases import HOSTILE, extreme_decks, realistic_decks
 
 pytestmark = pytest.mark.slow  # chromium and chromium-driver of apt

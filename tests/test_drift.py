@@ -8,7 +8,7 @@ import pytest
 
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, EMBEDDING, PHOTO_COLUMNS
 from rakuten_tasks.monitoring.decision import GROUPS, Decision, Outcome
-from rakuten_tasks.monitoring.drift import decide
+from rakuten_tasks.monitoring.drift_tests import decide
 
 
 def rows(count: int = 500, seed: int = 0) -> pd.DataFrame:

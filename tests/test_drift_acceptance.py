@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.drift_pool import DARKER, NEW_WORDS, WITHOUT_PHOTOS, Pool, called_drift, make_pool
-from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.models.predictor import Predictor
 from tests.bundles import write_bundle
 
 pytestmark = pytest.mark.slow  # draws and observes 660 products four times: a minute

@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from rakuten_tasks.monitoring.__main__ import main
 from rakuten_tasks.monitoring.compare import Side, compared
+from rakuten_tasks.monitoring.comparison import DriftReport, accuracy_of
 from rakuten_tasks.monitoring.decision import Outcome
-from rakuten_tasks.monitoring.report import DriftReport, accuracy_of, write_report
+from rakuten_tasks.reports.drift_report import write_report
 from tests.catalogues import write_catalogue
 from tests.test_drift import rows
 

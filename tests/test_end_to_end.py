@@ -18,15 +18,15 @@ from PIL import Image, ImageDraw
 from rakuten_tasks.config import PublicationConfig, SplitConfig
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.history import Look, looks
+from rakuten_tasks.monitoring.policy import Action
 from rakuten_tasks.monitoring.prediction_log import predictions, read_log
-from rakuten_tasks.monitoring.watching import Action
-from rakuten_tasks.registry import champion
-from rakuten_tasks.watch import Places
+from rakuten_tasks.registry import versions
+from rakuten_tasks.tasks.check_drift import Places
 from tests.catalogues import TINY
 from tests.servers import Server, serving
+from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
 from workflows.training import train_classifier
-from workflows.watch import watch_drift
 
 MODEL = "end-to-end"
 # so many validation rows that they can be compared with
@@ -135,7 +135,7 @@ def test_a_new_kind_of_products_is_noticed_labelled_learned_and_served(
     ordinary = write(tmp_path / "ordinary", products(720, "catalogue"), 1000)
     publish_catalogue(source=str(ordinary), destination=source, config=PUBLICATION)
     first = train_classifier(source=source, config=CONFIG, model=MODEL)
-    assert first.alias == champion.CHAMPION
+    assert first.alias == versions.CHAMPION
     var = tmp_path / "var"
     places = Places(
         str(var / "prediction_log"), str(var / "history"), str(var / "reports"), str(var / "serving/open_hours")
@@ -156,7 +156,7 @@ def test_a_new_kind_of_products_is_noticed_labelled_learned_and_served(
         look, _ = shop.window(products(WINDOW, "wednesday", new_kind=True))
         assert look.action == Action.CALL_FOR_LABELS.value
         assert "ALERT" in mlflow_store.get_model_version(MODEL, str(first.version)).tags["drift"]
-        assert champion.latest_version(mlflow_store, MODEL) == first.version
+        assert versions.latest_version(mlflow_store, MODEL) == first.version
 
         labelled = write(tmp_path / "labelled", products(240, "labels", new_kind=True), 5000)
         joined = publish_catalogue(source=str(labelled), destination=source, config=PUBLICATION)

@@ -19,10 +19,10 @@ from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from mlflow import MlflowClient
 
-from rakuten_tasks.artifacts import FittedMember
-from rakuten_tasks.classifier.checkpoint import DIGEST
-from rakuten_tasks.members import train_network_on_gpus
 from rakuten_tasks.registry import runs
+from rakuten_tasks.tasks.train_members import train_network_on_gpus
+from rakuten_tasks.tasks.types import FittedMember
+from rakuten_tasks.training.checkpoint import DIGEST
 from tests.as_pod import Attempt, start
 from tests.catalogues import TINY, write_catalogue
 from tests.photo_task import task_inputs

@@ -11,21 +11,21 @@ import fsspec
 import pandas as pd
 import pytest
 
-from rakuten_tasks.catalogue import publication
-from rakuten_tasks.catalogue.fingerprint import fingerprint, listing
-from rakuten_tasks.catalogue.ingest import ingest, iter_shards
-from rakuten_tasks.catalogue.layout import is_synthetic, test_labels
-from rakuten_tasks.catalogue.ledger import TEST, Ledger, title_hash
-from rakuten_tasks.catalogue.publication import Origin, Outcome, publish
-from rakuten_tasks.catalogue.published import find_published
-from rakuten_tasks.catalogue.schema import SHARD, CatalogueError
-from rakuten_tasks.classifier.bundle import MANIFEST
 from rakuten_tasks.config import IngestConfig, PublicationConfig
-from rakuten_tasks.decks.publication import publication_deck
-from rakuten_tasks.etl import Publication
-from rakuten_tasks.monitoring.frames import catalogue_frame
-from rakuten_tasks.opening import known_sides, look_at
-from rakuten_tasks.registry import champion
+from rakuten_tasks.data.fingerprint import fingerprint, listing
+from rakuten_tasks.data.layout import is_synthetic, test_labels
+from rakuten_tasks.data.read_catalogue import ingest, iter_shards
+from rakuten_tasks.data.schema import SHARD, CatalogueError
+from rakuten_tasks.data.splits import TEST, Ledger, title_hash
+from rakuten_tasks.data.versions import commit
+from rakuten_tasks.data.versions.commit import Origin, Outcome, publish
+from rakuten_tasks.data.versions.manifest import find_published
+from rakuten_tasks.models.bundle import MANIFEST
+from rakuten_tasks.monitoring.inputs import catalogue_frame
+from rakuten_tasks.registry import versions
+from rakuten_tasks.reports.publication_deck import publication_deck
+from rakuten_tasks.tasks.publish import Publication
+from rakuten_tasks.tasks.start_run import known_sides, look_at
 from tests.bundles import write_bundle
 from tests.catalogues import NAMES, TINY, drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.etl import publish_catalogue
@@ -269,7 +269,7 @@ def test_a_publisher_that_dies_leaves_the_earlier_version_current(source: Path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(publication.os, "link", dies)
+        patch.setattr(commit.os, "link", dies)
         with pytest.raises(KeyboardInterrupt):
             published(export, tmp_path / "shop")
     current = find_published(str(tmp_path / "shop"))
@@ -319,7 +319,7 @@ def test_a_version_number_is_given_once(place: str, source: Path, tmp_path: Path
         place, lambda: f"{request.getfixturevalue('bucket')}/shop"
     )()
     manifest = published(source, destination).published.manifest
-    assert publication._committed(destination, dataclasses.replace(manifest, source="a loser")) is False
+    assert commit._committed(destination, dataclasses.replace(manifest, source="a loser")) is False
     assert find_published(destination).manifest == manifest
 
 
@@ -396,8 +396,8 @@ def test_a_model_that_knows_a_title_keeps_its_side_and_that_is_told(
     Ledger.empty().save(bundle / "ledger.parquet")
     table = pd.DataFrame({"title_hash": [title_hash(moved)], "side": ["test"]})
     table.to_parquet(bundle / "ledger.parquet", index=False)
-    run = mlflow_store.create_run(champion.experiment_id(mlflow_store))
-    champion.register(mlflow_store, "knows-a-title", bundle, run.info.run_id, {})
+    run = mlflow_store.create_run(versions.experiment_id(mlflow_store))
+    versions.register(mlflow_store, "knows-a-title", bundle, run.info.run_id, {})
     with caplog.at_level(logging.WARNING):
         known = Ledger.load(Path(known_sides("knows-a-title", source=str(tmp_path / "shop")).path))
     assert known.sides([moved]).tolist() == [TEST]
@@ -435,7 +435,7 @@ def test_a_published_catalogue_is_trained_on_with_its_sides_and_predicted(
     source = write_catalogue(tmp_path / "shares", labelled=45, unlabelled=3)
     outcome = published(source, tmp_path / "shop", config=dataclasses.replace(CONFIG, split=shares))
     registered = train_classifier(source=str(tmp_path / "shop"), config=TINY, model="on-published")
-    bundle = champion.fetch(mlflow_store, "on-published", str(registered.version))
+    bundle = versions.fetch(mlflow_store, "on-published", str(registered.version))
     trained, ours = Ledger.load(bundle / "ledger.parquet"), ledger_of(outcome, tmp_path)
     titles = rows_of(tmp_path / "shop", tmp_path / "out")["designation"].tolist()
     assert trained.sides(titles).tolist() == ours.sides(titles).tolist()

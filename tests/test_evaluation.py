@@ -6,14 +6,14 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_score
 
-from rakuten_tasks.classifier.bootstrap import (
+from rakuten_tasks.evaluation.bootstrap import (
     hard_intervals,
     log_losses,
     paired_bootstrap,
     paired_differences,
     weighted_f1,
 )
-from rakuten_tasks.classifier.evaluation import (
+from rakuten_tasks.evaluation.metrics import (
     Evaluation,
     against_answers,
     evaluate,

@@ -11,15 +11,16 @@ from torchvision.models import ConvNeXt, DenseNet, ResNet, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.resnet import BasicBlock
 
-from rakuten_tasks.classifier import explanation, photos
-from rakuten_tasks.classifier.backbones.frozen import Description, FrozenBackbone, Normalised
-from rakuten_tasks.classifier.explanation import HeatMap, heat_map, member_shares, word_importance
-from rakuten_tasks.classifier.extractors import PhotoExtractor
-from rakuten_tasks.classifier.linear import LinearClassifier
-from rakuten_tasks.classifier.members.linear import Photo, Standardizer
-from rakuten_tasks.classifier.pool import Logits, Pool
-from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.classifier.product import Product
+from rakuten_tasks.models import explanation
+from rakuten_tasks.models.backbones.frozen import Description, FrozenBackbone, Normalised
+from rakuten_tasks.models.explanation import HeatMap, heat_map, member_shares, word_importance
+from rakuten_tasks.models.extractors import PhotoExtractor
+from rakuten_tasks.models.linear_model import LinearClassifier
+from rakuten_tasks.models.members.linear import Photo, Standardizer
+from rakuten_tasks.models.pool import Logits, Pool
+from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.preprocessing import photos
+from rakuten_tasks.preprocessing.product import Product
 from tests.bundles import RANDOM, make_pool, write_bundle
 from tests.catalogues import photo_bytes
 

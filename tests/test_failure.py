@@ -11,8 +11,8 @@ from flyteidl.core.errors_pb2 import ContainerError
 from mlflow import MlflowClient
 
 from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig, Weights
-from rakuten_tasks.opening import open_run
-from rakuten_tasks.registry import champion
+from rakuten_tasks.registry import versions
+from rakuten_tasks.tasks.start_run import open_run
 from tests.as_pod import start
 from tests.catalogues import TINY, write_catalogue
 from workflows.training import train_classifier
@@ -37,13 +37,13 @@ def test_a_training_that_fails_on_its_way_leaves_its_reason_and_the_champion_whe
 ):
     source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=1)
     train_classifier(source=str(source), config=TINY, model=MODEL)
-    before = champion.aliases(mlflow_store, MODEL)
+    before = versions.aliases(mlflow_store, MODEL)
     config = dataclasses.replace(TINY, seed=7)
 
     def fails(*arguments: object) -> None:
         raise ValueError("validation B is empty: give the catalogue more titles")
 
-    monkeypatch.setattr("rakuten_tasks.pooling.fit_pool", fails)
+    monkeypatch.setattr("rakuten_tasks.tasks.fit_pool_weights.fit_pool", fails)
     with pytest.raises(ValueError, match="validation B is empty"):
         train_classifier(source=str(source), config=config, model=MODEL)
     run = latest_run(mlflow_store, source)
@@ -51,8 +51,8 @@ def test_a_training_that_fails_on_its_way_leaves_its_reason_and_the_champion_whe
     assert "validation B is empty: give the catalogue more titles" in run.data.tags["error"]
     children = mlflow_store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     assert {child.info.run_name for child in children if child.info.status == "FAILED"} == {"pool_members"}
-    assert champion.aliases(mlflow_store, MODEL) == before
-    assert [version.number for version in champion.versions(mlflow_store, MODEL)] == [1]
+    assert versions.aliases(mlflow_store, MODEL) == before
+    assert [version.number for version in versions.list_versions(mlflow_store, MODEL)] == [1]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 from requests.exceptions import ConnectionError as NoConnection
 from sqlalchemy.exc import OperationalError
 
-from rakuten_tasks.catalogue.schema import CatalogueError
-from rakuten_tasks.faults import passes, recoverable
+from rakuten_tasks.data.schema import CatalogueError
+from rakuten_tasks.runtime.retry import passes, recoverable
 
 
 def answered(status: int) -> ClientError:

@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from rakuten_tasks.catalogue.fingerprint import fingerprint, listing
+from rakuten_tasks.data.fingerprint import fingerprint, listing
 from tests.catalogues import photo_bytes, photo_path, set_cell, write_catalogue
 
 

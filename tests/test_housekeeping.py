@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rakuten_tasks.housekeeping import Retention, clean, drop_damaged_cache, new_run, sweep
+from rakuten_tasks.runtime.housekeeping import Retention, clean, drop_damaged_cache, new_run, sweep
 
 HOUR = 3600.0
 
@@ -80,10 +80,20 @@ def test_a_deletion_that_was_cut_short_is_finished(var):
 
 def test_a_command_runs_with_a_folder_of_its_own_that_is_locked_as_long_as_it_lives(var):
     script = (
-        "import os, pathlib, subprocess, sys; from rakuten_tasks.housekeeping import Retention, sweep;"
+        "import os, pathlib, subprocess, sys; from rakuten_tasks.runtime.housekeeping import Retention, sweep;"
         "print(os.environ['TMPDIR'], sweep(Retention(0, 0)), pathlib.Path(os.environ['TMPDIR']).exists(), sys.argv)"
     )
-    command = [sys.executable, "-m", "rakuten_tasks.housekeeping", "run", "--days", "1", "--gigabytes", "1", "--"]
+    command = [
+        sys.executable,
+        "-m",
+        "rakuten_tasks.runtime.housekeeping",
+        "run",
+        "--days",
+        "1",
+        "--gigabytes",
+        "1",
+        "--",
+    ]
     done = subprocess.run([*command, sys.executable, "-c", script, "--seed", "3"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     tmpdir, *rest = done.stdout.split(maxsplit=1)

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rakuten_tasks.catalogue.ingest import Counts, ingest, iter_shards, read_shard
-from rakuten_tasks.catalogue.photo_files import photo_status
-from rakuten_tasks.catalogue.schema import SHARD, CatalogueError
 from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.data.photo_files import photo_status
+from rakuten_tasks.data.read_catalogue import Counts, ingest, iter_shards, read_shard
+from rakuten_tasks.data.schema import SHARD, CatalogueError
 from tests.catalogues import NAMES, drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
 
 LENIENT = IngestConfig(max_bad_share=1.0)
@@ -375,8 +375,8 @@ def test_a_catalogue_of_bad_rows_alone_is_all_in_quarantine_where_that_is_allowe
 
 
 def test_rows_that_vanish_while_the_file_is_read_are_noticed(source, out, monkeypatch):
-    monkeypatch.setattr("rakuten_tasks.catalogue.ingest.scan", lambda *args: pd.Index(range(13)))
-    monkeypatch.setattr("rakuten_tasks.catalogue.ingest.check_match", lambda *args: None)
+    monkeypatch.setattr("rakuten_tasks.data.read_catalogue.scan", lambda *args: pd.Index(range(13)))
+    monkeypatch.setattr("rakuten_tasks.data.read_catalogue.check_match", lambda *args: None)
     with pytest.raises(CatalogueError, match="does not add up: the file changed while it was read, run again"):
         ingest(str(source), out, IngestConfig())
 

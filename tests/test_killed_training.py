@@ -15,14 +15,14 @@ import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from tqdm import tqdm
 
-from rakuten_tasks.catalogue.ledger import TRAIN
-from rakuten_tasks.classifier.checkpoint import FolderStore
-from rakuten_tasks.classifier.members.lstm import LSTM
-from rakuten_tasks.classifier.members.member import FitContext
-from rakuten_tasks.classifier.members.plan import fit_tokenizer
-from rakuten_tasks.classifier.members.vgg16 import VGG16
-from rakuten_tasks.classifier.training import Epoch
 from rakuten_tasks.config import LSTMConfig, PhotoConfig, Weights
+from rakuten_tasks.data.splits import TRAIN
+from rakuten_tasks.models.members.lstm import LSTM
+from rakuten_tasks.models.members.member import FitContext
+from rakuten_tasks.models.members.plan import fit_tokenizer
+from rakuten_tasks.models.members.vgg16 import VGG16
+from rakuten_tasks.training.checkpoint import FolderStore
+from rakuten_tasks.training.loop import Epoch
 from tests.training_data import CPU, labelled_products, read_training_data, training_data
 from tests.vgg16_data import read_data, write_data
 

@@ -1,6 +1,6 @@
 import pytest
 
-from rakuten_tasks.catalogue.languages import language
+from rakuten_tasks.preprocessing.language import language
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ from __future__ import annotations
 import fsspec
 import pytest
 
-from rakuten_tasks.catalogue.layout import find_layout, is_synthetic, photo_name
-from rakuten_tasks.catalogue.layout import test_labels as answers
+from rakuten_tasks.data.layout import find_layout, is_synthetic, photo_name
+from rakuten_tasks.data.layout import test_labels as answers
 from tests.catalogues import write_catalogue
 
 

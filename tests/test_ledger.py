@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rakuten_tasks.catalogue.ledger import (
+from rakuten_tasks.config import SplitConfig
+from rakuten_tasks.data.splits import (
     FILL_ORDER,
     SIDES,
     TEST,
@@ -19,7 +20,6 @@ from rakuten_tasks.catalogue.ledger import (
     require_every_side,
     title_hash,
 )
-from rakuten_tasks.config import SplitConfig
 
 SPLIT = SplitConfig(validation_a=0.08, validation_b=0.08, test=0.10)
 # few titles, so that classes share them often

@@ -13,15 +13,15 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from rakuten_tasks.catalogue.ledger import TEST, TRAIN
-from rakuten_tasks.classifier import linear
-from rakuten_tasks.classifier.extractors import NgramExtractor
-from rakuten_tasks.classifier.linear import Features, Loss, fit_linear
-from rakuten_tasks.classifier.members.linear import Bag, BagEncoder, Encoder, LinearMember, Photo, Standardizer
-from rakuten_tasks.classifier.members.link import FEWEST_ROWS, Link
-from rakuten_tasks.classifier.members.member import FitContext, Fitted, TrainingData
-from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.config import BagConfig, Refit, TrainingConfig
+from rakuten_tasks.data.splits import TEST, TRAIN
+from rakuten_tasks.models import linear_model
+from rakuten_tasks.models.extractors import NgramExtractor
+from rakuten_tasks.models.linear_model import Features, Loss, fit_linear
+from rakuten_tasks.models.members.linear import Bag, BagEncoder, Encoder, LinearMember, Photo, Standardizer
+from rakuten_tasks.models.members.link import FEWEST_ROWS, Link
+from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.preprocessing.product import Product
 from tests.training_data import CPU, THINGS, labelled_products, training_data
 
 CONFIG = BagConfig(ngram_bits=12)
@@ -42,7 +42,7 @@ def objective(rows: NDArray, labels: NDArray, weight: NDArray, bias: NDArray, co
 
 @pytest.mark.parametrize("cost", [0.1, 1.0])
 def test_the_hinge_ends_where_scikit_learn_does(monkeypatch, cost):
-    monkeypatch.setattr(linear, "ITERATIONS", 500)
+    monkeypatch.setattr(linear_model, "ITERATIONS", 500)
     rows, labels = noisy_rows()
     ours = fit_linear(Features(dense=rows), labels, 4, cost, Loss.HINGE, CPU)
     # scikit-learn penalises the bias too, but hardly a scaled one
@@ -52,7 +52,7 @@ def test_the_hinge_ends_where_scikit_learn_does(monkeypatch, cost):
 
 
 def test_the_softmax_ends_where_scikit_learn_does(monkeypatch):
-    monkeypatch.setattr(linear, "ITERATIONS", 500)
+    monkeypatch.setattr(linear_model, "ITERATIONS", 500)
     rows, labels = noisy_rows()
     ours = fit_linear(Features(dense=rows), labels, 4, 0.1, Loss.SOFTMAX, CPU)
     theirs = LogisticRegression(C=0.1, tol=1e-8, max_iter=1000).fit(rows, labels)
@@ -61,7 +61,7 @@ def test_the_softmax_ends_where_scikit_learn_does(monkeypatch):
 
 
 def test_sparse_and_dense_features_side_by_side_are_one_matrix(monkeypatch):
-    monkeypatch.setattr(linear, "ITERATIONS", 500)
+    monkeypatch.setattr(linear_model, "ITERATIONS", 500)
     rows, labels = noisy_rows()
     half = Features(sparse.csr_array(rows[:, :10]), rows[:, 10:])
     ours = fit_linear(half, labels, 4, 0.1, Loss.HINGE, CPU).scores(half)
@@ -70,11 +70,11 @@ def test_sparse_and_dense_features_side_by_side_are_one_matrix(monkeypatch):
 
 
 def test_classes_that_are_fitted_some_at_a_time_come_to_the_same(monkeypatch):
-    monkeypatch.setattr(linear, "ITERATIONS", 500)
+    monkeypatch.setattr(linear_model, "ITERATIONS", 500)
     rows, labels = noisy_rows()
     features = Features(sparse.csr_array(rows))
     together = fit_linear(features, labels, 4, 0.1, Loss.HINGE, CPU).scores(features)
-    monkeypatch.setattr(linear, "MAX_WEIGHTS_PER_FIT", 30)
+    monkeypatch.setattr(linear_model, "MAX_WEIGHTS_PER_FIT", 30)
     apart = fit_linear(features, labels, 4, 0.1, Loss.HINGE, CPU).scores(features)
     np.testing.assert_allclose(apart, together, atol=2e-2)
     assert (apart.argmax(1) == together.argmax(1)).all()

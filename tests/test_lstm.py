@@ -9,16 +9,16 @@ import pytest
 import torch
 from scipy import sparse
 
-from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B
-from rakuten_tasks.classifier import training
-from rakuten_tasks.classifier.arrays import OFFSETS, FeatureTable, ShardArrays
-from rakuten_tasks.classifier.extractors import TokenExtractor
-from rakuten_tasks.classifier.lstm import PADDING, LSTMShape, TokenLSTM
-from rakuten_tasks.classifier.members.lstm import LSTM, network_sizes, token_counts
-from rakuten_tasks.classifier.members.member import FitContext, Fitted, TrainingData
-from rakuten_tasks.classifier.members.plan import fit_tokenizer
-from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.config import LSTMConfig, Refit
+from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.models.extractors import TokenExtractor
+from rakuten_tasks.models.members.lstm import LSTM, network_sizes, token_counts
+from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.plan import fit_tokenizer
+from rakuten_tasks.models.networks.token_lstm import PADDING, LSTMShape, TokenLSTM
+from rakuten_tasks.preprocessing.feature_shards import OFFSETS, FeatureTable, ShardArrays
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.training import loop
 from tests.training_data import CPU, assert_same, labelled_products, row_numbers, timeless, training_data
 
 COUNT, HELD_OUT = 90, 12
@@ -55,7 +55,7 @@ def of_the_network(member: LSTM) -> dict[str, torch.Tensor]:
 def fp32():
     """bf16, where this processor has it, rounds more coarsely than what is compared here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "half_precision", lambda device: False)
+        patch.setattr(loop, "half_precision", lambda device: False)
         yield
 
 
@@ -235,7 +235,7 @@ def test_sizes_grow_with_the_rows_and_are_never_alike():
 def test_without_epochs_in_the_configuration_small_catalogues_get_more(data, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "rakuten_tasks.classifier.members.held_out.fit",
+        "rakuten_tasks.models.members.held_out.fit",
         lambda part, examples, rows, valid, schedule, *rest: asked.append(schedule) or pytest.skip("was asked"),
     )
     with pytest.raises(pytest.skip.Exception):

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from rakuten_tasks import config as configuration
-from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B
-from rakuten_tasks.classifier import bundle, members
-from rakuten_tasks.classifier.extractors import EXTRACTORS, NgramExtractor
-from rakuten_tasks.classifier.members import MEMBERS, Member
-from rakuten_tasks.classifier.members.linear import Bag
-from rakuten_tasks.classifier.members.member import FitContext
-from rakuten_tasks.classifier.members.plan import active_members, enough_photos, extractor_settings, extractors_of
-from rakuten_tasks.classifier.pool import Logits, fit_pool
-from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.classifier.pretrained import PretrainedWeights
-from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.config import BagConfig, LSTMConfig, PhotoConfig, TextConfig, TrainingConfig, Weights
-from rakuten_tasks.registry import champion
+from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.models import bundle, members
+from rakuten_tasks.models.extractors import EXTRACTORS, NgramExtractor
+from rakuten_tasks.models.members import MEMBERS, Member
+from rakuten_tasks.models.members.linear import Bag
+from rakuten_tasks.models.members.member import FitContext
+from rakuten_tasks.models.members.plan import active_members, enough_photos, extractor_settings, extractors_of
+from rakuten_tasks.models.pool import Logits, fit_pool
+from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.registry import versions
 from tests.catalogues import NAMES, TINY, write_catalogue
 from tests.training_data import CPU, labelled_products, training_data
 from workflows.training import train_classifier
@@ -167,7 +167,7 @@ def test_the_member_on_the_page_goes_the_whole_way_to_a_registered_model(added, 
     config = dataclasses.replace(TINY, members=["bag", added.name])
     source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=1)
     registered = train_classifier(source=str(source), config=config, model="added-member")
-    folder = champion.fetch(mlflow_store, "added-member", str(registered.version))
+    folder = versions.fetch(mlflow_store, "added-member", str(registered.version))
     assert bundle.read_manifest(folder).members == {"bag": ["ngrams"], added.name: ["ngrams"]}
     assert (
         f"| `{added.name}` | text | Counts of n-grams, as if each stood in a text by itself. |"

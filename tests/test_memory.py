@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from rakuten_tasks.classifier import training, vgg16
-from rakuten_tasks.classifier.checkpoint import Checkpoints
-from rakuten_tasks.classifier.memory import BatchSize, out_of_memory
-from rakuten_tasks.classifier.training import Schedule, fit, predict_logits
-from rakuten_tasks.classifier.vgg16 import PhotoBranch, PhotoShape
-from rakuten_tasks.classifier.vgg16_weights import random_convolutions
+from rakuten_tasks.models.networks import vgg16_network
+from rakuten_tasks.models.networks.vgg16_network import PhotoBranch, PhotoShape
+from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
+from rakuten_tasks.training import loop
+from rakuten_tasks.training.checkpoint import Checkpoints
+from rakuten_tasks.training.loop import Schedule, fit, predict_logits
+from rakuten_tasks.training.oom import BatchSize, out_of_memory
 from tests.test_checkpoint import Kept
 from tests.test_resume import Cutting, PowerCut
 from tests.test_training import Points
@@ -27,7 +28,7 @@ CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: c
 @pytest.fixture(autouse=True)
 def fp32(monkeypatch):
     """bf16, where this processor has it, rounds more coarsely than what is compared here."""
-    monkeypatch.setattr(training, "half_precision", lambda device: False)
+    monkeypatch.setattr(loop, "half_precision", lambda device: False)
 
 
 class Cramped(nn.Module):
@@ -157,8 +158,8 @@ def test_photos_come_in_halves(monkeypatch, caplog):
     torch.manual_seed(0)
     branch = PhotoBranch(PhotoShape(True, 32, 2), random_convolutions())
     pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
-    monkeypatch.setattr(vgg16, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
-    logits = vgg16.photo_logits(branch, pixels)
+    monkeypatch.setattr(vgg16_network, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
+    logits = vgg16_network.photo_logits(branch, pixels)
     lower = branch.lower.forward
 
     def cramped(batch):
@@ -167,13 +168,13 @@ def test_photos_come_in_halves(monkeypatch, caplog):
         return lower(batch)
 
     monkeypatch.setattr(branch.lower, "forward", cramped)
-    np.testing.assert_allclose(vgg16.photo_logits(branch, pixels), logits, atol=1e-4)
+    np.testing.assert_allclose(vgg16_network.photo_logits(branch, pixels), logits, atol=1e-4)
     assert "photos: a batch of 11 does not fit into memory: on with 5 at once" in caplog.messages
 
 
 def test_what_torch_says_when_this_machine_has_no_more_memory_is_understood():
     code = (
-        "import resource, torch; from rakuten_tasks.classifier.memory import BatchSize\n"
+        "import resource, torch; from rakuten_tasks.training.oom import BatchSize\n"
         "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
         "print(BatchSize(1 << 34, 'zeros').halving(lambda rows: len(torch.empty(rows)), 1 << 34))"
     )

@@ -9,13 +9,13 @@ import pytest
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from rakuten_tasks.classifier.arrays import OFFSETS
-from rakuten_tasks.classifier.extractors import NgramExtractor, TokenExtractor, truncate_pair
-from rakuten_tasks.classifier.hashing import character_counts, word_counts
-from rakuten_tasks.classifier.members.plan import fit_tokenizer
-from rakuten_tasks.classifier.ngrams import BLOCKS, Tfidf, count_ngrams
-from rakuten_tasks.classifier.product import Product
-from rakuten_tasks.classifier.text import vocabulary_size
+from rakuten_tasks.models.extractors import NgramExtractor, TokenExtractor, truncate_pair
+from rakuten_tasks.models.members.plan import fit_tokenizer
+from rakuten_tasks.preprocessing.feature_shards import OFFSETS
+from rakuten_tasks.preprocessing.hashing import character_counts, word_counts
+from rakuten_tasks.preprocessing.ngrams import BLOCKS, Tfidf, count_ngrams
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.preprocessing.text import vocabulary_size
 from tests.training_data import CPU
 
 PRODUCTS = [
@@ -72,14 +72,14 @@ def test_a_product_has_the_same_row_bit_for_bit_alone_and_among_others(tfidf):
 
 def test_more_products_than_a_batch_are_counted_as_few_are(monkeypatch):
     whole = count_ngrams(TITLES, DESCRIPTIONS, 12)
-    monkeypatch.setattr("rakuten_tasks.classifier.ngrams.BATCH", 3)
+    monkeypatch.setattr("rakuten_tasks.preprocessing.ngrams.BATCH", 3)
     assert (count_ngrams(TITLES, DESCRIPTIONS, 12) != whole).nnz == 0
     assert count_ngrams([], [], 12).shape == (0, BLOCKS << 12)
 
 
 def test_buckets_do_not_depend_on_the_process():
     script = (
-        "from rakuten_tasks.classifier.hashing import *\n"
+        "from rakuten_tasks.preprocessing.hashing import *\n"
         "w = ['pompe de piscine']\n"
         "print(word_counts(w, 18, 0).indices.sum(), character_counts(w, 18, 1).indices.sum())"
     )

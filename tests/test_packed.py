@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from rakuten_tasks.classifier.packed import packable, packed
-from rakuten_tasks.classifier.training import autocast
-from rakuten_tasks.classifier.vgg16 import PhotoBranch, PhotoShape, photo_logits
-from rakuten_tasks.classifier.vgg16_weights import random_convolutions
+from rakuten_tasks.models.networks.onednn import packable, packed
+from rakuten_tasks.models.networks.vgg16_network import PhotoBranch, PhotoShape, photo_logits
+from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
+from rakuten_tasks.training.loop import autocast
 
 CPU = torch.device("cpu")
 BF16 = pytest.mark.skipif(not packable(CPU), reason="this processor has no bf16")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from rakuten_tasks.classifier.evaluation import evaluate
-from rakuten_tasks.classifier.plots import evaluation_figures, intervals, png, pool_figures
-from rakuten_tasks.classifier.pool import fit_pool
-from rakuten_tasks.classifier.pool_report import report_pool
-from rakuten_tasks.classifier.training_plots import MAX_DRAWN, phase_starts, training_curves, training_pace
+from rakuten_tasks.evaluation.metrics import evaluate
+from rakuten_tasks.models.pool import fit_pool
+from rakuten_tasks.models.pool_report import report_pool
+from rakuten_tasks.reports.result_plots import evaluation_figures, intervals, png, pool_figures
+from rakuten_tasks.reports.training_plots import MAX_DRAWN, phase_starts, training_curves, training_pace
 from tests.deck_cases import epochs_of, refitted
 from tests.test_pool import MODALITY, PRIOR, case, only
 

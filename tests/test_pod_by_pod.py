@@ -25,10 +25,6 @@ from flytekit.core.workflow import WorkflowBase
 from flytekit.models.literals import Literal as LiteralModel
 from mlflow import MlflowClient
 
-from rakuten_tasks.artifacts import Registered
-from rakuten_tasks.catalogue.published import find_published
-from rakuten_tasks.classifier import bundle
-from rakuten_tasks.classifier.evaluation import Evaluation
 from rakuten_tasks.config import (
     BagConfig,
     IngestConfig,
@@ -39,25 +35,29 @@ from rakuten_tasks.config import (
     TrainingConfig,
     Weights,
 )
-from rakuten_tasks.etl import Publication
+from rakuten_tasks.data.versions.manifest import find_published
+from rakuten_tasks.evaluation.metrics import Evaluation
+from rakuten_tasks.models import bundle
 from rakuten_tasks.monitoring.columns import SCHEMA
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.history import Look, looks
-from rakuten_tasks.monitoring.watching import Action
-from rakuten_tasks.prediction import Predictions
-from rakuten_tasks.registry import champion, tracking
-from rakuten_tasks.reproduction import Comparison
-from rakuten_tasks.watch import DRIFT, Places, look_for_drift
+from rakuten_tasks.monitoring.policy import Action
+from rakuten_tasks.registry import tracking, versions
+from rakuten_tasks.tasks.check_drift import DRIFT, Places, look_for_drift
+from rakuten_tasks.tasks.predict_products import Predictions
+from rakuten_tasks.tasks.publish import Publication
+from rakuten_tasks.tasks.reproduce import Comparison
+from rakuten_tasks.tasks.types import Registered
 from tests.catalogues import write_catalogue
 from tests.pods.cluster import Cluster, ExecutionError, Fault
 from tests.pods.image import write_image
 from tests.pods.package import package
 from tests.pods.pod import PROGRAMS, Machine
 from tests.pods.services import USER, mlflow_server, s3_bucket
+from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
 from workflows.prediction import predict_catalogue
 from workflows.training import reproduce_version, train_classifier
-from workflows.watch import watch_drift
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -94,7 +94,7 @@ class Story:
         return self.cluster.execute(plan, dict(literals), execution, faults)
 
     def bundle(self, model: str, version: int) -> Path:
-        return champion.fetch(self.client, model, str(version))
+        return versions.fetch(self.client, model, str(version))
 
 
 def value(literal: Literal, of: type) -> Any:
@@ -135,10 +135,10 @@ def trained(story: Story) -> Registered:
     """By a training whose first pod finds no tracking server, and whose photo network's pod is killed half-way."""
     faults = [
         Fault(
-            "rakuten_tasks.opening.open_run",
+            "rakuten_tasks.tasks.start_run.open_run",
             environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
         ),
-        Fault("rakuten_tasks.members.train_network_on_gpus", kill_when=bool),
+        Fault("rakuten_tasks.tasks.train_members.train_network_on_gpus", kill_when=bool),
     ]
     outputs = story.run(TRAIN, train_classifier, "training", *faults, source=story.source, config=CONFIG, model=MODEL)
     return value(outputs["o0"], Registered)
@@ -146,7 +146,7 @@ def trained(story: Story) -> Registered:
 
 def test_a_training_pod_by_pod_registers_a_champion_equal_to_that_of_pyflyte_run(story, trained, tmp_path):
     assert (trained.model, trained.version, trained.alias) == (MODEL, 1, "champion")
-    assert champion.champion_version(story.client, MODEL) == 1
+    assert versions.champion_version(story.client, MODEL) == 1
     (tmp_path / "config.json").write_text(CONFIG.to_json())
     inputs = ["--source", story.source, "--config", str(tmp_path / "config.json"), "--model", BESIDE]
     places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "RAKUTEN_VAR": str(tmp_path / "var")}
@@ -273,7 +273,7 @@ def test_drift_is_watched_pod_by_pod_until_it_is_trained_on_and_decided_as_in_th
     second = watched(2, brightness=darker)
     assert second.action == Action.RETRAIN.value
     assert second.outcome.startswith("version 2, ")
-    assert champion.latest_version(story.client, MODEL) == 2
+    assert versions.latest_version(story.client, MODEL) == 2
     assert [look.action for look in looks(f"{root}/drift/history", MODEL)] == [
         look.action for look in (quiet, first, second)
     ]

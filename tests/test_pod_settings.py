@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from rakuten_tasks.pod_settings import for_pods, in_pod, lasting, only_here, shared
 from rakuten_tasks.registry import tracking
+from rakuten_tasks.runtime.pod_env import for_pods, in_pod, lasting, only_here, shared
 
 
 @pytest.mark.parametrize(

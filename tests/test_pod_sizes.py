@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from rakuten_tasks import pod_sizes
+from rakuten_tasks.runtime import pod_sizes
 
 ASK = """
 import json
-from rakuten_tasks import pods
-from rakuten_tasks.members import train_network_on_gpus
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.tasks.train_members import train_network_on_gpus
 from tests.as_pod import SETTINGS
 from flytekit.tools.translator import get_serializable
 from collections import OrderedDict

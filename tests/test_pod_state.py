@@ -6,7 +6,7 @@ import pytest
 from flytekit.core.checkpointer import SyncCheckpoint
 from flytekit.exceptions.system import FlyteDownloadDataException
 
-from rakuten_tasks.pod_state import PodStore, checkpoints, execution
+from rakuten_tasks.runtime.execution import PodStore, checkpoints, execution
 
 
 def test_an_attempt_reads_what_the_one_before_it_wrote_last(tmp_path):

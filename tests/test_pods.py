@@ -8,11 +8,11 @@ from flytekit.core.condition import BranchNode
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.core.workflow import WorkflowBase
 
-from rakuten_tasks import members
+from rakuten_tasks.tasks import train_members
+from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
 from workflows.prediction import predict_catalogue
 from workflows.training import reproduce_version, train_classifier
-from workflows.watch import watch_drift
 
 NETWORKS = {
     "extract_features_on_gpu",
@@ -43,11 +43,11 @@ SHOWN = {
 }
 # what train_members plans
 PLANNED = (
-    members.train_tokenizer,
-    members.prepare_extractor,
-    members.extract_features,
-    members.extract_features_on_gpu,
-    *members.TASKS.values(),
+    train_members.train_tokenizer,
+    train_members.prepare_extractor,
+    train_members.extract_features,
+    train_members.extract_features_on_gpu,
+    *train_members.TASKS.values(),
 )
 
 
@@ -88,7 +88,7 @@ def task(request: pytest.FixtureRequest) -> PythonFunctionTask:
 
 def test_all_tasks_are_looked_at():
     assert len(EVERY_TASK) == 31
-    planned = {short(found.name) for found in vars(members).values() if isinstance(found, PythonFunctionTask)}
+    planned = {short(found.name) for found in vars(train_members).values() if isinstance(found, PythonFunctionTask)}
     assert set(EVERY_TASK) >= NETWORKS | NEVER_CACHED | SHOWN | planned
 
 
@@ -119,7 +119,7 @@ def test_the_stages_that_show_something_have_a_deck(task):
 
 
 def test_the_key_of_the_cache_changes_with_the_code_and_the_libraries(monkeypatch):
-    from rakuten_tasks import stage
+    from rakuten_tasks.runtime import stage
 
     stage.code_version.cache_clear()
     before = stage.code_version()

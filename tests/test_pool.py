@@ -9,7 +9,8 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import f1_score
 
-from rakuten_tasks.classifier.pool import PRIOR_ROWS, Logits, Pool, fit_pool, fit_weights
+from rakuten_tasks.evaluation.calibration import PRIOR_ROWS, fit_weights
+from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 
 CLASSES = 5
 PRIOR = np.array([0.4, 0.3, 0.1, 0.1, 0.1])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss
 
-from rakuten_tasks.classifier.pool import Logits, fit_pool
-from rakuten_tasks.classifier.pool_report import PoolReport, relative_weights, report_pool
+from rakuten_tasks.models.pool import Logits, fit_pool
+from rakuten_tasks.models.pool_report import PoolReport, relative_weights, report_pool
 from tests.test_pool import CLASSES, MODALITY, PRIOR, case, only
 
 

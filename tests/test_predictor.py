@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rakuten_tasks.classifier.arrays import write_shard
-from rakuten_tasks.classifier.bundle import EXTRACTORS_FOLDER, MEMBERS_FOLDER
-from rakuten_tasks.classifier.photos import PhotoError
-from rakuten_tasks.classifier.predictor import Predictor, Scores, pool_logits
-from rakuten_tasks.classifier.product import Product
-from rakuten_tasks.classifier.scoring import score_features
+from rakuten_tasks.models.bundle import EXTRACTORS_FOLDER, MEMBERS_FOLDER
+from rakuten_tasks.models.predictor import Predictor, Scores, pool_logits
+from rakuten_tasks.models.scoring import score_features
+from rakuten_tasks.preprocessing.feature_shards import write_shard
+from rakuten_tasks.preprocessing.photos import PhotoError
+from rakuten_tasks.preprocessing.product import Product
 from tests.bundles import CPU, ENCODED, TEXTS, write_bundle
 from tests.catalogues import photo_bytes
 

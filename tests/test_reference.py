@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rakuten_tasks.classifier.bundle import REFERENCE
-from rakuten_tasks.classifier.members.linear import tfidf_of
-from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.classifier.scoring import products_of
+from rakuten_tasks.models.bundle import REFERENCE
+from rakuten_tasks.models.members.linear import tfidf_of
+from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.models.scoring import products_of
 from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
 from rakuten_tasks.monitoring.decision import Outcome
-from rakuten_tasks.monitoring.drift import decide
+from rakuten_tasks.monitoring.drift_tests import decide
+from rakuten_tasks.monitoring.features import project, traits
 from rakuten_tasks.monitoring.reference import load_reference, reference_rows
-from rakuten_tasks.monitoring.traits import project, traits
 from tests.bundles import write_bundle
 from tests.catalogues import photo_bytes
 from tests.test_drift import rows as drift_rows

@@ -15,13 +15,13 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
 
-from rakuten_tasks.artifacts import Registered, Run, Shard
-from rakuten_tasks.catalogue.ingest import ingest
-from rakuten_tasks.classifier import bundle
 from rakuten_tasks.config import GateConfig, IngestConfig, TrainingConfig
-from rakuten_tasks.registration import register
-from rakuten_tasks.registry import audit, champion, runs
-from rakuten_tasks.registry.leftovers import came_to_its_end
+from rakuten_tasks.data.read_catalogue import ingest
+from rakuten_tasks.models import bundle
+from rakuten_tasks.registry import audit, runs, versions
+from rakuten_tasks.registry.cleanup import came_to_its_end
+from rakuten_tasks.tasks.register_version import register
+from rakuten_tasks.tasks.types import Registered, Run, Shard
 from tests.catalogues import TINY, write_catalogue
 from workflows.training import train_classifier
 
@@ -43,7 +43,7 @@ def trained(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pyte
 def made(trained: Registered, mlflow_store: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What register gets, but for the run."""
     out = tmp_path_factory.mktemp("bundle")
-    folder = champion.fetch(mlflow_store, "registration", str(trained.version), out)
+    folder = versions.fetch(mlflow_store, "registration", str(trained.version), out)
     source = bundle.read_manifest(folder).lineage.catalogue
     shards = ingest(source, out / "shards", IngestConfig()).labelled
     return {
@@ -103,8 +103,8 @@ def test_cut_short_at_any_request_and_tried_again_it_registers_once_and_leaves_n
             break
         registered = register.task_function(**inputs)
         assert (registered.version, registered.alias) == (1, "champion")
-        assert [v.number for v in champion.versions(mlflow_store, model)] == [1]
-        assert champion.aliases(mlflow_store, model) == {"champion": 1, "best": 1}
+        assert [v.number for v in versions.list_versions(mlflow_store, model)] == [1]
+        assert versions.aliases(mlflow_store, model) == {"champion": 1, "best": 1}
         assert len(audit.history(mlflow_store, model)) == 1
         runs.finish_parent(registered.run_id)
         children = mlflow_store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{registered.run_id}'")
@@ -133,7 +133,7 @@ def test_a_registration_that_is_given_up_is_withdrawn(made, mlflow_store, monkey
         with pytest.raises(FlyteRecoverableException):
             register.task_function(**inputs)
     runs.fail("the pod was lost", model)
-    assert champion.versions(mlflow_store, model) == []
+    assert versions.list_versions(mlflow_store, model) == []
     run_id = inputs["run"].run_id
     assert len(mlflow_store.search_logged_models(["1"], filter_string=f"source_run_id = '{run_id}'")) == 0
     assert mlflow_store.get_run(run_id).info.status == "FAILED"
@@ -146,7 +146,7 @@ def test_a_training_that_fails_after_its_version_was_registered_has_not_failed(m
     run = mlflow_store.get_run(inputs["run"].run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["error"] == "after its version was registered: no room for the report"
-    assert champion.aliases(mlflow_store, "report-fails") == {"champion": 1, "best": 1}
+    assert versions.aliases(mlflow_store, "report-fails") == {"champion": 1, "best": 1}
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["not done", "answer lost"])
@@ -157,7 +157,7 @@ def test_given_up_at_any_request_it_leaves_versions_and_aliases_as_they_were(mad
     runs.finish_parent(inputs["run"].run_id)
 
     def there() -> tuple[dict[str, int], list[int]]:
-        return champion.aliases(mlflow_store, model), [v.number for v in champion.versions(mlflow_store, model)]
+        return versions.aliases(mlflow_store, model), [v.number for v in versions.list_versions(mlflow_store, model)]
 
     given_up = 0
     for at in range(1, 100):
@@ -187,12 +187,12 @@ def test_a_bundle_that_does_not_answer_as_it_was_evaluated_is_not_registered(mad
     expected = {"cut": "deserializing", "other": "answers 100% of 9 test rows otherwise than it was evaluated"}
     with pytest.raises(Exception, match=expected[harm]):
         register.task_function(**inputs)
-    assert champion.aliases(mlflow_store, f"harmed-{harm}") == {}
+    assert versions.aliases(mlflow_store, f"harmed-{harm}") == {}
 
 
 def test_a_version_leads_in_one_hop_to_all_that_it_was_made_from(trained, mlflow_store):
-    tags = champion.tags(mlflow_store, "registration", trained.version)
-    lineage = bundle.read_manifest(champion.fetch(mlflow_store, "registration", str(trained.version))).lineage
+    tags = versions.tags(mlflow_store, "registration", trained.version)
+    lineage = bundle.read_manifest(versions.fetch(mlflow_store, "registration", str(trained.version))).lineage
     assert tags["run_id"] == trained.run_id
     assert tags["catalogue_hash"] == lineage.catalogue_hash
     assert tags["git_commit"] == lineage.git_commit != ""

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from rakuten_tasks.artifacts import Registered
-from rakuten_tasks.classifier import bundle
-from rakuten_tasks.classifier.pretrained import PretrainedWeights
-from rakuten_tasks.registry import champion
-from rakuten_tasks.reproduction import compared
-from rakuten_tasks.stage import code_version
+from rakuten_tasks.models import bundle
+from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.registry import versions
+from rakuten_tasks.runtime.stage import code_version
+from rakuten_tasks.tasks.reproduce import compared
+from rakuten_tasks.tasks.types import Registered
 from tests.catalogues import TINY, set_cell, write_catalogue
 from workflows.training import reproduce_version, train_classifier
 
@@ -56,7 +56,7 @@ def test_a_version_is_trained_again_and_is_the_same_bit_for_bit(source, trained,
     assert {"ingest", "split", "fit_bag", "fit_lstm", "fit_vgg16", "pool_members", "evaluate_test"} <= children(
         mlflow_store, moved
     )
-    assert [version.number for version in champion.versions(mlflow_store, MODEL)] == [1]  # nothing is registered
+    assert [version.number for version in versions.list_versions(mlflow_store, MODEL)] == [1]  # nothing is registered
 
 
 def test_another_catalogue_at_the_same_place_is_named_as_the_reason(
@@ -75,7 +75,7 @@ def test_another_catalogue_at_the_same_place_is_named_as_the_reason(
 
 
 def test_what_differs_between_two_bundles_is_told(trained, mlflow_store, tmp_path):
-    folder = champion.fetch(mlflow_store, MODEL, "1", tmp_path / "1")
+    folder = versions.fetch(mlflow_store, MODEL, "1", tmp_path / "1")
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     manifest = json.loads((other / bundle.MANIFEST).read_text())
@@ -99,7 +99,7 @@ def test_what_differs_between_two_bundles_is_told(trained, mlflow_store, tmp_pat
 
 @pytest.mark.parametrize("part", ["members/bag", "members/vgg16", "extractors/tokens"])
 def test_a_file_that_differs_in_any_member_or_extractor_is_told(trained, mlflow_store, tmp_path, part):
-    folder = champion.fetch(mlflow_store, MODEL, "1", tmp_path / "1")
+    folder = versions.fetch(mlflow_store, MODEL, "1", tmp_path / "1")
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     changed = next(path for path in sorted((other / part).rglob("*")) if path.is_file())
@@ -108,7 +108,7 @@ def test_a_file_that_differs_in_any_member_or_extractor_is_told(trained, mlflow_
 
 
 def test_a_pool_that_differs_is_told(trained, mlflow_store, tmp_path):
-    folder = champion.fetch(mlflow_store, MODEL, "1", tmp_path / "1")
+    folder = versions.fetch(mlflow_store, MODEL, "1", tmp_path / "1")
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     manifest = json.loads((other / bundle.MANIFEST).read_text())

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from rakuten_tasks.catalogue.ledger import TRAIN
-from rakuten_tasks.classifier.backbones import load_backbone
-from rakuten_tasks.classifier.checkpoint import Checkpoints
-from rakuten_tasks.classifier.extractors import Extractor, MapExtractor, PixelExtractor
-from rakuten_tasks.classifier.lstm import TokenLSTM
-from rakuten_tasks.classifier.members.lstm import LSTM
-from rakuten_tasks.classifier.members.member import FitContext, Fitted, TrainingData
-from rakuten_tasks.classifier.members.plan import fit_tokenizer
-from rakuten_tasks.classifier.members.vgg16 import VGG16
-from rakuten_tasks.classifier.training import Epoch, Schedule, fit
 from rakuten_tasks.config import LSTMConfig, PhotoConfig, Weights
+from rakuten_tasks.data.splits import TRAIN
+from rakuten_tasks.models.backbones import load_backbone
+from rakuten_tasks.models.extractors import Extractor, MapExtractor, PixelExtractor
+from rakuten_tasks.models.members.lstm import LSTM
+from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.plan import fit_tokenizer
+from rakuten_tasks.models.members.vgg16 import VGG16
+from rakuten_tasks.models.networks.token_lstm import TokenLSTM
+from rakuten_tasks.training.checkpoint import Checkpoints
+from rakuten_tasks.training.loop import Epoch, Schedule, fit
 from tests import test_vgg16_member as photos
 from tests.test_checkpoint import Kept
 from tests.test_training import Points

@@ -17,10 +17,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from rakuten_tasks.catalogue.layout import find_layout
-from rakuten_tasks.catalogue.sample import Product, make_products, sample_answers, write_sample
-from rakuten_tasks.catalogue.sample_photos import SIDE, draw_photo
-from rakuten_tasks.catalogue.sample_text import class_names, write_text
+from rakuten_tasks.data.layout import find_layout
+from rakuten_tasks.data.sample.drawings import SIDE, draw_photo
+from rakuten_tasks.data.sample.generate import Product, make_products, sample_answers, write_sample
+from rakuten_tasks.data.sample.texts import class_names, write_text
 
 MARKUP = re.compile(r"<[^<>]+>|&#?\w+;")
 

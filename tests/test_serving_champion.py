@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from rakuten_tasks.classifier.bundle import bundle_hash
-from rakuten_tasks.classifier.encoders import use_multilingual
-from rakuten_tasks.classifier.predictor import Predictor
 from rakuten_tasks.config import Refit
-from serving.board import LOADING, READY, WAITING, Reader, Status, Worker
-from serving.bundles import BundleShelf, Champion
-from serving.champion import ChampionKeeper, describe
-from serving.registry import Registry as MlflowRegistry
+from rakuten_tasks.models.bundle import bundle_hash
+from rakuten_tasks.models.encoders import use_multilingual
+from rakuten_tasks.models.predictor import Predictor
+from serving.litserve_adapter.status import LOADING, READY, WAITING, Reader, Status, Worker
+from serving.worker.bundle_cache import BundleShelf, Champion
+from serving.worker.model_source import Registry as MlflowRegistry
+from serving.worker.reloader import ChampionKeeper, describe
 from tests.bundles import of_schema, write_bundle
 
 
@@ -254,7 +254,7 @@ def _made(folder: Path) -> Path:
 
 def test_a_dead_worker_is_seen_at_once(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from serving.board import Worker;"
+        "import sys; from pathlib import Path; from serving.litserve_adapter.status import Worker;"
         "worker = Worker(Path(sys.argv[1])); worker.tell(state='ready'); print(flush=True); sys.stdin.read()"
     )
     worker = subprocess.Popen(

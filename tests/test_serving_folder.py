@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from serving import folder as folders
-from serving.folder import FolderTakenError, own, run_folder
+from serving import runtime_folder as folders
+from serving.runtime_folder import FolderTakenError, own, run_folder
 
 HOLD = (
-    "import sys; from pathlib import Path; from serving.folder import own;"
+    "import sys; from pathlib import Path; from serving.runtime_folder import own;"
     "own(Path(sys.argv[1]), 'http://h:1'); print(flush=True); sys.stdin.read()"
 )
 

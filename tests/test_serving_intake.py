@@ -4,9 +4,9 @@ import base64
 
 import pytest
 
-from serving.intake import NO_SUCH_PHOTO, FieldError, read_photo, read_product
-from serving.messages import PredictRequest
+from serving.schemas import PredictRequest
 from serving.settings import Settings
+from serving.web.request_parsing import NO_SUCH_PHOTO, FieldError, read_photo, read_product
 from tests.catalogues import photo_bytes
 
 JPEG = photo_bytes(1)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from serving import minutes as module
-from serving.messages import Said
-from serving.minutes import Minutes
-from serving.recent import Recent
-from serving.refusals import REASONS, Refusals
-from serving.traffic import Left
+from serving.schemas import Said
+from serving.telemetry.mlflow_minutes import Minutes
+from serving.telemetry.prometheus import mlflow_minutes as module
+from serving.telemetry.recent_ids import Recent
+from serving.telemetry.rejections import REASONS, Refusals
+from serving.web.middleware import Left
 
 
 def left(status: int = 200, reason: str = "", said: Said | None = None, number: int = 0) -> Left:

@@ -23,9 +23,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.board import READY, Status
-from serving.telemetry import Telemetry
-from serving.traffic import PREDICT, Left
+from serving.litserve_adapter.status import READY, Status
+from serving.telemetry.prometheus import Telemetry
+from serving.web.middleware import PREDICT, Left
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

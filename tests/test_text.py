@@ -1,6 +1,6 @@
 import pytest
 
-from rakuten_tasks.classifier.text import PAD, SEPARATOR, clean, train_tokenizer
+from rakuten_tasks.preprocessing.text import PAD, SEPARATOR, clean, train_tokenizer
 
 TEXTS = ["Figurine de collection en résine", "Figurines peintes à la main", "Piscine gonflable", "Pompe de piscine"] * 5
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from rakuten_tasks.classifier.encoders import load_encoder, load_saved_encoder, resolve_encoder, room, use_multilingual
-from rakuten_tasks.classifier.text import clean
 from rakuten_tasks.config import Precision, TextConfig
+from rakuten_tasks.models.encoders import load_encoder, load_saved_encoder, resolve_encoder, room, use_multilingual
+from rakuten_tasks.preprocessing.text import clean
 
 CPU = torch.device("cpu")
 TITLES = [
@@ -209,7 +209,7 @@ def test_no_encoder_gives_no_vectors():
 
 
 def test_importing_the_package_imports_no_library_that_an_encoder_needs():
-    code = "import sys, rakuten_tasks.classifier.encoders; print({'transformers', 'sentencepiece'} & set(sys.modules))"
+    code = "import sys, rakuten_tasks.models.encoders; print({'transformers', 'sentencepiece'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

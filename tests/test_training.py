@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from rakuten_tasks.classifier.training import Schedule, fit, predict_logits
+from rakuten_tasks.training.loop import Schedule, fit, predict_logits
 
 CPU = torch.device("cpu")
 

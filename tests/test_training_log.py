@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flytekit import FlyteContextManager
 
-from rakuten_tasks.classifier.members.member import Fitted
-from rakuten_tasks.training_log import log_epoch, record
+from rakuten_tasks.models.members.member import Fitted
+from rakuten_tasks.tasks.training_log import log_epoch, record
 from tests.deck_cases import epochs_of, refitted
 
 

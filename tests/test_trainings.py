@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from rakuten_tasks.artifacts import content_hash
-from rakuten_tasks.classifier import bundle
-from rakuten_tasks.classifier.evaluation import Evaluation
-from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.classifier.product import Product
 from rakuten_tasks.config import PhotoConfig, Refit, TextConfig, TrainingConfig, Weights
-from rakuten_tasks.registry import champion
+from rakuten_tasks.evaluation.metrics import Evaluation
+from rakuten_tasks.models import bundle
+from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.registry import versions
+from rakuten_tasks.runtime.files import content_hash
 from tests.catalogues import NAMES, TINY, photo_bytes, set_cell, write_catalogue
 from tests.tiny_models import write_bert, write_vgg16, write_vit
 from workflows.prediction import predict_catalogue
@@ -48,7 +48,7 @@ def train(mlflow_store: MlflowClient, local_runs: Path):
     def trained(model: str, source: Path, config: TrainingConfig) -> Path:
         registered = train_classifier(source=str(source), config=config, model=model)
         assert (registered.version, registered.alias) == (1, "champion"), registered.reason
-        return champion.fetch(mlflow_store, model, "1")
+        return versions.fetch(mlflow_store, model, "1")
 
     return trained
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rakuten_tasks.classifier.members.linear import tfidf_of
-from rakuten_tasks.classifier.photos import square_on_photo
-from rakuten_tasks.classifier.predictor import Predictor, Scores
-from rakuten_tasks.classifier.product import Product
+from rakuten_tasks.models.members.linear import tfidf_of
+from rakuten_tasks.models.predictor import Predictor, Scores
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, SCHEMA
-from rakuten_tasks.monitoring.traits import answer_traits, photo_traits, project, text_traits, traits
+from rakuten_tasks.monitoring.features import answer_traits, photo_traits, project, text_traits, traits
+from rakuten_tasks.preprocessing.photos import square_on_photo
+from rakuten_tasks.preprocessing.product import Product
 from tests.bundles import write_bundle
 from tests.catalogues import photo_bytes
 

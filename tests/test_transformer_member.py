@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from rakuten_tasks.classifier import training
-from rakuten_tasks.classifier.checkpoint import FolderStore
-from rakuten_tasks.classifier.encoders import load_encoder
-from rakuten_tasks.classifier.encoders.transformer import TransformerEncoder
-from rakuten_tasks.classifier.extractors import EncoderTokenExtractor
-from rakuten_tasks.classifier.members.member import FitContext, Fitted, TrainingData
-from rakuten_tasks.classifier.members.transformer import HEAD_RATE, FineTunedEncoder, Transformer, parameter_groups
-from rakuten_tasks.classifier.product import Product
-from rakuten_tasks.classifier.training import Schedule, fit
 from rakuten_tasks.config import Refit, TextConfig
+from rakuten_tasks.models.encoders import load_encoder
+from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
+from rakuten_tasks.models.extractors import EncoderTokenExtractor
+from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.transformer import HEAD_RATE, FineTunedEncoder, Transformer, parameter_groups
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.training import loop
+from rakuten_tasks.training.checkpoint import FolderStore
+from rakuten_tasks.training.loop import Schedule, fit
 from tests import elastic_cases
 from tests.several_processes import run_in
 from tests.test_checkpoint import Kept
@@ -35,7 +35,7 @@ from tests.training_data import CPU, assert_same, labelled_products, timeless, t
 def fp32():
     """bf16, where this processor has it, rounds more coarsely than what is compared here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "half_precision", lambda device: False)
+        patch.setattr(loop, "half_precision", lambda device: False)
         yield
 
 

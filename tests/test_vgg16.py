@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rakuten_tasks.classifier import vgg16_weights
-from rakuten_tasks.classifier.training import autocast
-from rakuten_tasks.classifier.vgg16 import EARLY, LATE, PhotoBranch, PhotoShape, photo_logits
-from rakuten_tasks.classifier.vgg16_blocks import DEVIATION, MEAN, Lower, halved, pooled
-from rakuten_tasks.classifier.vgg16_weights import convolutions, empty_convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
+from rakuten_tasks.models.networks import vgg16_weights
+from rakuten_tasks.models.networks.vgg16_blocks import DEVIATION, MEAN, Lower, halved, pooled
+from rakuten_tasks.models.networks.vgg16_network import EARLY, LATE, PhotoBranch, PhotoShape, photo_logits
+from rakuten_tasks.models.networks.vgg16_weights import convolutions, empty_convolutions
+from rakuten_tasks.training.loop import autocast
 from tests.photo_embedding import photo_embedding
 
 RANDOM = PhotoConfig(weights=Weights.RANDOM)
@@ -159,7 +159,7 @@ def test_imagenet_without_a_network_says_which_file_goes_where(monkeypatch: pyte
         raise OSError("no route")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("rakuten_tasks.classifier.backbones.downloads.download", no_network)
+    monkeypatch.setattr("rakuten_tasks.models.backbones.downloads.download", no_network)
     with pytest.raises(FileNotFoundError) as error:
         convolutions(PhotoConfig(weights=Weights.IMAGENET))
     assert f"vgg16-397923af.pth is not in {tmp_path}/checkpoints and was not downloaded" in str(error.value)

@@ -17,13 +17,13 @@ from mlflow import MlflowClient
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from rakuten_tasks.artifacts import FittedMember
-from rakuten_tasks.classifier import training
-from rakuten_tasks.classifier.checkpoint import FolderStore
-from rakuten_tasks.classifier.members.vgg16 import batch_of
-from rakuten_tasks.classifier.training import Epoch, best_epoch
-from rakuten_tasks.members import train_network_on_gpus
+from rakuten_tasks.models.members.vgg16 import batch_of
 from rakuten_tasks.registry import runs
+from rakuten_tasks.tasks.train_members import train_network_on_gpus
+from rakuten_tasks.tasks.types import FittedMember
+from rakuten_tasks.training import loop
+from rakuten_tasks.training.checkpoint import FolderStore
+from rakuten_tasks.training.loop import Epoch, best_epoch
 from tests.as_pod import Attempt, start
 from tests.elastic_cases import SCRATCH, TUNED, PowerCut, cramped, first_gradients, one_batch, trained
 from tests.photo_task import task_inputs
@@ -34,7 +34,7 @@ from tests.vgg16_data import write_data
 @pytest.fixture(autouse=True)
 def fp32(monkeypatch):
     """bf16, where this processor has it, rounds more coarsely than what is compared here."""
-    monkeypatch.setattr(training, "half_precision", lambda device: False)
+    monkeypatch.setattr(loop, "half_precision", lambda device: False)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_two_processes_that_are_cut_short_go_on_and_end_bit_for_bit_as_if_nothin
 
 def test_a_last_batch_leaves_a_photo_to_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batch_of(32, 65) == 33
-    monkeypatch.setattr("rakuten_tasks.classifier.members.vgg16.world", lambda: 4)
+    monkeypatch.setattr("rakuten_tasks.models.members.vgg16.world", lambda: 4)
     assert batch_of(32, 67) == 34  # 32 leaves three, 33 one
     with pytest.raises(ValueError, match="3 photos to train on in batches of 32 are too few for 4 processes: set"):
         batch_of(32, 3)

@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B
-from rakuten_tasks.classifier.backbones import load_backbone
-from rakuten_tasks.classifier.extractors import Extractor, MapExtractor, PixelExtractor
-from rakuten_tasks.classifier.members.member import FitContext, Fitted, TrainingData
-from rakuten_tasks.classifier.members.vgg16 import VGG16, epochs_from_scratch, random_flip_and_shift
-from rakuten_tasks.classifier.product import Product
-from rakuten_tasks.classifier.training import Epoch
-from rakuten_tasks.classifier.vgg16 import EARLY
 from rakuten_tasks.config import PhotoConfig, Refit, Weights
+from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.models.backbones import load_backbone
+from rakuten_tasks.models.extractors import Extractor, MapExtractor, PixelExtractor
+from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.vgg16 import VGG16, epochs_from_scratch, random_flip_and_shift
+from rakuten_tasks.models.networks.vgg16_network import EARLY
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.training.loop import Epoch
 from tests.tiny_models import write_vgg16
 from tests.training_data import CPU, assert_same, training_data
 

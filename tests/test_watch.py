@@ -13,22 +13,22 @@ from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from mlflow import MlflowClient
 
-from rakuten_tasks.catalogue.fingerprint import fingerprint
-from rakuten_tasks.catalogue.ledger import Ledger
-from rakuten_tasks.classifier.bundle import LEDGER, MANIFEST, REFERENCE
+from rakuten_tasks.data.fingerprint import fingerprint
+from rakuten_tasks.data.splits import Ledger
+from rakuten_tasks.models.bundle import LEDGER, MANIFEST, REFERENCE
 from rakuten_tasks.monitoring.columns import SCHEMA
+from rakuten_tasks.monitoring.comparison import Accuracy, DriftReport
 from rakuten_tasks.monitoring.decision import Decision, Outcome
 from rakuten_tasks.monitoring.history import Look, looks
-from rakuten_tasks.monitoring.report import Accuracy, DriftReport
-from rakuten_tasks.monitoring.watching import Action, act
+from rakuten_tasks.monitoring.policy import Action, act
 from rakuten_tasks.monitoring.window import Span
-from rakuten_tasks.registry import champion, runs
-from rakuten_tasks.watch import DRIFT, Places, look_for_drift, window_span
+from rakuten_tasks.registry import runs, versions
+from rakuten_tasks.tasks.check_drift import DRIFT, Places, look_for_drift, window_span
 from tests.as_pod import start
 from tests.bundles import write_bundle
 from tests.catalogues import TINY, write_catalogue
 from tests.test_drift import rows
-from workflows.watch import watch_drift
+from workflows.drift_watch import watch_drift
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 SIX = timedelta(hours=6)
@@ -128,10 +128,10 @@ def test_traffic_that_drifts_for_two_windows_is_trained_on_once_there_are_new_la
 ):
     """As the schedule would run it: quiet, drift, drift without labels, drift with labels."""
     model, source = "watched", write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=3)
-    run_id = mlflow_store.create_run(champion.experiment_id(mlflow_store)).info.run_id
+    run_id = mlflow_store.create_run(versions.experiment_id(mlflow_store)).info.run_id
     mlflow_store.set_tag(run_id, runs.FINGERPRINT, fingerprint(str(source)).content)
-    version = champion.register(mlflow_store, model, reference_bundle(tmp_path / "bundle", run_id), run_id, {})
-    champion.promote(mlflow_store, model, version, "tests", "a test")
+    version = versions.register(mlflow_store, model, reference_bundle(tmp_path / "bundle", run_id), run_id, {})
+    versions.promote(mlflow_store, model, version, "tests", "a test")
     places = Places(str(tmp_path / "log"), str(tmp_path / "history"), str(tmp_path / "reports"))
 
     def watched(number: int, window: pd.DataFrame) -> Look:
@@ -149,13 +149,13 @@ def test_traffic_that_drifts_for_two_windows_is_trained_on_once_there_are_new_la
     second = watched(2, dark(4))
     assert second.action == Action.CALL_FOR_LABELS.value
     assert "ALERT" in mlflow_store.get_model_version(model, str(version)).tags[DRIFT]
-    assert champion.latest_version(mlflow_store, model) == version
+    assert versions.latest_version(mlflow_store, model) == version
 
     labels = source / "Y_train_CVw08PX.csv"
     labels.write_text(labels.read_text().replace("44,2583", "44,10"))
     third = watched(3, dark(5))
     assert third.action == Action.RETRAIN.value
-    assert champion.latest_version(mlflow_store, model) == version + 1
+    assert versions.latest_version(mlflow_store, model) == version + 1
     # the bundle of this test knows other classes than the catalogue, and such are never promoted by themselves
     assert third.outcome.startswith(f"version {version + 1}, challenger: ")
     assert [found.action for found in looks(places.history, model)] == [
@@ -175,9 +175,9 @@ def test_the_look_runs_in_a_pod_and_its_record_and_bool_come_out_typed(
     tmp_path: Path, mlflow_store: MlflowClient, bucket: str
 ):
     model = "watched-in-a-pod"
-    run_id = mlflow_store.create_run(champion.experiment_id(mlflow_store)).info.run_id
-    version = champion.register(mlflow_store, model, reference_bundle(tmp_path / "bundle", run_id), run_id, {})
-    champion.promote(mlflow_store, model, version, "tests", "a test")
+    run_id = mlflow_store.create_run(versions.experiment_id(mlflow_store)).info.run_id
+    version = versions.register(mlflow_store, model, reference_bundle(tmp_path / "bundle", run_id), run_id, {})
+    versions.promote(mlflow_store, model, version, "tests", "a test")
     serve(tmp_path / "log", rows(seed=2), NOON, model, version)
     fsspec.filesystem("s3").put(str(tmp_path / "log"), f"{bucket}/log", recursive=True)
     places = Places(f"{bucket}/log", f"{bucket}/history", f"{bucket}/reports")

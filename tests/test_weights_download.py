@@ -17,11 +17,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rakuten_tasks.classifier import vgg16_weights
-from rakuten_tasks.classifier.backbones import downloads, model_folders, resolve_weights
-from rakuten_tasks.classifier.backbones.downloads import download, hub_file
-from rakuten_tasks.classifier.vgg16_weights import empty_convolutions
 from rakuten_tasks.config import PhotoConfig, Weights
+from rakuten_tasks.models.backbones import downloads, model_folders, resolve_weights
+from rakuten_tasks.models.backbones.downloads import download, hub_file
+from rakuten_tasks.models.networks import vgg16_weights
+from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

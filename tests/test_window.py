@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, REJECTED
+from rakuten_tasks.monitoring.comparison import Accuracy
 from rakuten_tasks.monitoring.decision import Decision, Outcome
 from rakuten_tasks.monitoring.history import Look, looks, remember
 from rakuten_tasks.monitoring.prediction_log import close_hours
-from rakuten_tasks.monitoring.report import Accuracy
 from rakuten_tasks.monitoring.window import Span, read_window
 from tests.test_prediction_log import open_file, record
 

@@ -17,21 +17,22 @@ import pytest
 from flytekit import FlyteContextManager, dynamic, map_task, workflow
 from mlflow import MlflowClient
 
-from rakuten_tasks import local_cache
-from rakuten_tasks.artifacts import Arrays, Registered, Shard, local
-from rakuten_tasks.catalogue.ledger import TEST, Ledger
-from rakuten_tasks.classifier import bundle
-from rakuten_tasks.classifier.arrays import ShardArrays
-from rakuten_tasks.classifier.evaluation import Evaluation
-from rakuten_tasks.classifier.predictor import Predictor
-from rakuten_tasks.classifier.product import Product
-from rakuten_tasks.ingest import ingest
-from rakuten_tasks.members import extract_features, prepare_extractor
+from rakuten_tasks.data.splits import TEST, Ledger
+from rakuten_tasks.evaluation.metrics import Evaluation
+from rakuten_tasks.models import bundle
+from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, SURENESS
-from rakuten_tasks.opening import open_run
-from rakuten_tasks.registry import champion
+from rakuten_tasks.paths import cache_folder
+from rakuten_tasks.preprocessing.feature_shards import ShardArrays
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.registry import versions
 from rakuten_tasks.registry.tracking import connect
-from rakuten_tasks.var import cache_folder
+from rakuten_tasks.runtime import local_cache
+from rakuten_tasks.runtime.files import local
+from rakuten_tasks.tasks.ingest_catalogue import ingest
+from rakuten_tasks.tasks.start_run import open_run
+from rakuten_tasks.tasks.train_members import extract_features, prepare_extractor
+from rakuten_tasks.tasks.types import Arrays, Registered, Shard
 from tests.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.prediction import predict_catalogue
 from workflows.training import train_classifier
@@ -58,7 +59,7 @@ def trained(
     before = decks()
     registered = train_classifier(source=str(source), config=TINY, model=MODEL, report=str(report))
     pages = sorted(decks() - before)
-    yield Trained(source, registered, champion.fetch(mlflow_store, MODEL, str(registered.version)), report, pages)
+    yield Trained(source, registered, versions.fetch(mlflow_store, MODEL, str(registered.version)), report, pages)
     local_cache.use(cache_folder())
 
 
@@ -75,7 +76,7 @@ def catalogue_rows(trained: Trained) -> tuple[pd.DataFrame, list[Product]]:
 
 def test_a_catalogue_becomes_a_registered_champion(trained, mlflow_store):
     assert (trained.registered.model, trained.registered.alias) == (MODEL, "champion")
-    assert champion.champion_version(mlflow_store, MODEL) == trained.registered.version
+    assert versions.champion_version(mlflow_store, MODEL) == trained.registered.version
     assert mlflow_store.get_run(trained.registered.run_id).info.status == "FINISHED"
     report = json.loads(trained.report.read_text())
     assert list(report["evaluation"]["systems"]) == ["bag", "lstm", "vgg16", "pool", "most_frequent", "tfidf_svm"]
@@ -148,7 +149,7 @@ def test_other_test_rows_with_other_labels_change_nothing_but_the_report(trained
         labels.loc[row] = labels["prdtypecode"].map({10: 1300, 1300: 2583, 2583: 10})[row]
     labels.to_csv(source / "Y_train_CVw08PX.csv")
     again = train_classifier(source=str(source), config=TINY, model=MODEL, report="")
-    other = champion.fetch(connect(), MODEL, str(again.version))
+    other = versions.fetch(connect(), MODEL, str(again.version))
     learned = [files(folder, "extractors", "members") for folder in (trained.bundle, other)]
     assert set(learned[0]) >= {"members/bag/linear.safetensors", "extractors/tokens/tokenizer.json"}
     assert learned[0] == learned[1]
@@ -194,11 +195,11 @@ def test_a_catalogue_with_another_label_set_never_replaces_the_champion(trained,
     source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=1)
     labels = pd.read_csv(source / "Y_train_CVw08PX.csv", index_col=0)
     labels.replace({10: 11}).to_csv(source / "Y_train_CVw08PX.csv")
-    before = champion.champion_version(mlflow_store, MODEL)
+    before = versions.champion_version(mlflow_store, MODEL)
     registered = train_classifier(source=str(source), config=TINY, model=MODEL, report="")
     assert registered.alias == "challenger"
     assert registered.reason.startswith("refused: other classes than the champion's (new 11; gone 10)")
-    assert champion.champion_version(mlflow_store, MODEL) == before
+    assert versions.champion_version(mlflow_store, MODEL) == before
 
 
 def test_a_bundle_of_another_schema_is_refused_with_the_reason(trained, tmp_path):

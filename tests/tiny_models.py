@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from rakuten_tasks.classifier.vgg16_weights import random_convolutions
+from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 
 
 def write_bert(folder: Path, positions: int = 64) -> Path:

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rakuten_tasks.catalogue.ledger import TEST, TRAIN, VALIDATION_A, VALIDATION_B, assign_folds
-from rakuten_tasks.classifier.arrays import write_shard
-from rakuten_tasks.classifier.extractors import Extractor
-from rakuten_tasks.classifier.members.member import FOLDS, TrainingData
-from rakuten_tasks.classifier.product import Product
-from rakuten_tasks.classifier.training import Epoch
+from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B, assign_folds
+from rakuten_tasks.models.extractors import Extractor
+from rakuten_tasks.models.members.member import FOLDS, TrainingData
+from rakuten_tasks.preprocessing.feature_shards import write_shard
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.training.loop import Epoch
 
 CPU = torch.device("cpu")
 THINGS = ["piscine gonflable ronde", "figurine de collection", "roman policier broché"]

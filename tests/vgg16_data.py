@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rakuten_tasks.catalogue.ledger import TRAIN, VALIDATION_A, VALIDATION_B
-from rakuten_tasks.classifier.arrays import write_shard
-from rakuten_tasks.classifier.backbones import load_backbone
-from rakuten_tasks.classifier.extractors import MapExtractor, PixelExtractor
-from rakuten_tasks.classifier.members.member import TrainingData
 from rakuten_tasks.config import PhotoConfig, Weights
+from rakuten_tasks.data.splits import TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.models.backbones import load_backbone
+from rakuten_tasks.models.extractors import MapExtractor, PixelExtractor
+from rakuten_tasks.models.members.member import TrainingData
+from rakuten_tasks.preprocessing.feature_shards import write_shard
 from tests.tiny_models import write_vgg16
 from tests.training_data import CPU
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from flytekit import workflow
 
 from rakuten_tasks.config import Mode, PublicationConfig
-from rakuten_tasks.etl import Publication, publish_version
-from rakuten_tasks.ingest import ingest_to_publish, look
+from rakuten_tasks.tasks.ingest_catalogue import ingest_to_publish, look
+from rakuten_tasks.tasks.publish import Publication, publish_version
 
 
 @workflow

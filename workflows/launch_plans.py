@@ -13,7 +13,6 @@ from flytekit import CronSchedule, Email, Labels, LaunchPlan
 from flytekit.models.concurrency import ConcurrencyLimitBehavior, ConcurrencyPolicy
 from flytekit.models.core.execution import WorkflowExecutionPhase
 
-from rakuten_tasks.catalogue.sample import SAMPLE
 from rakuten_tasks.config import (
     BagConfig,
     LSTMConfig,
@@ -23,13 +22,14 @@ from rakuten_tasks.config import (
     TrainingConfig,
     Weights,
 )
-from rakuten_tasks.pod_settings import shared
-from rakuten_tasks.pod_sizes import yes_or_no
+from rakuten_tasks.data.sample.generate import SAMPLE
+from rakuten_tasks.runtime.pod_env import shared
+from rakuten_tasks.runtime.pod_sizes import yes_or_no
 from rakuten_tasks.schedules import SCHEDULES
-from rakuten_tasks.watch import Places
+from rakuten_tasks.tasks.check_drift import Places
+from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
 from workflows.training import train_classifier
-from workflows.watch import watch_drift
 
 ACTIVE = yes_or_no("RAKUTEN_ACTIVATE")
 SOURCE = os.environ.get("RAKUTEN_SOURCE") or SAMPLE

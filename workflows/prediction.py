@@ -9,10 +9,10 @@ from functools import partial
 
 from flytekit import map_task, workflow
 
-from rakuten_tasks import pods
 from rakuten_tasks.config import IngestConfig
-from rakuten_tasks.ingest import ingest_unlabelled, look
-from rakuten_tasks.prediction import Predictions, fetch_champion, predict_shard, write_submission
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.tasks.ingest_catalogue import ingest_unlabelled, look
+from rakuten_tasks.tasks.predict_products import Predictions, fetch_champion, predict_shard, write_submission
 
 
 @workflow

@@ -16,10 +16,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from rakuten_tasks.dashboard.facts import last_runs, log_size, next_runs, traffic
+from rakuten_tasks.dashboard.queries import last_runs, log_size, next_runs, traffic
 from rakuten_tasks.monitoring.history import looks
-from rakuten_tasks.registry import champion, tracking
-from rakuten_tasks.var import var_folder
+from rakuten_tasks.paths import var_folder
+from rakuten_tasks.registry import tracking, versions
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN = 40  # windows
@@ -57,7 +57,7 @@ def _or_why_not(draw: Callable[[], RenderableType]) -> RenderableType:
 
 
 def _resolved(client: MlflowClient, model: str) -> str:
-    return champion.resolve_model(client, model, synthetic=False)[0]
+    return versions.resolve_model(client, model, synthetic=False)[0]
 
 
 def _models(client: MlflowClient, model: str) -> RenderableType:
@@ -65,7 +65,7 @@ def _models(client: MlflowClient, model: str) -> RenderableType:
     table = Table(box=None)
     for heading in (name, "version", "weighted F1", "the gate said"):
         table.add_column(heading, no_wrap=heading != "the gate said")
-    for version in champion.versions(client, name):
+    for version in versions.list_versions(client, name):
         if version.aliases:
             said = version.reason if len(version.reason) < 100 else f"{version.reason[:99]}…"
             table.add_row(", ".join(version.aliases), str(version.number), version.weighted_f1, said)

@@ -11,16 +11,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from rakuten_tasks.catalogue.layout import is_synthetic
-from rakuten_tasks.catalogue.sample import SAMPLE
+from rakuten_tasks.data.layout import is_synthetic
+from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.monitoring import compare
+from rakuten_tasks.monitoring.comparison import Accuracy, DriftReport
 from rakuten_tasks.monitoring.decision import Decision
-from rakuten_tasks.monitoring.frames import is_file
 from rakuten_tasks.monitoring.history import Look, remember
-from rakuten_tasks.monitoring.report import Accuracy, DriftReport, write_report
+from rakuten_tasks.monitoring.inputs import is_file
 from rakuten_tasks.monitoring.window import Span
-from rakuten_tasks.registry import champion, tracking
-from rakuten_tasks.var import var_folder
+from rakuten_tasks.paths import var_folder
+from rakuten_tasks.registry import tracking, versions
+from rakuten_tasks.reports.drift_report import write_report
 
 ACTION = "looked at by hand"
 
@@ -69,7 +70,7 @@ def _champion(model: str, synthetic: bool, needed: bool) -> compare.Model | None
     """The champion; None where there is none and two catalogues are compared, which can do without."""
     client = tracking.connect()
     try:
-        name, notice = champion.resolve_model(client, model, synthetic)
+        name, notice = versions.resolve_model(client, model, synthetic)
     except LookupError:
         if needed or model:
             raise
@@ -77,8 +78,8 @@ def _champion(model: str, synthetic: bool, needed: bool) -> compare.Model | None
         return None
     if notice:
         click.echo(notice, err=True)
-    version = champion.aliases(client, name)[champion.CHAMPION]
-    return compare.Model(name, version, Path(champion.fetch(client, name, str(version))))
+    version = versions.aliases(client, name)[versions.CHAMPION]
+    return compare.Model(name, version, Path(versions.fetch(client, name, str(version))))
 
 
 def show(report: DriftReport, page: str) -> None:

@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
         ("digit_share", pa.float64()),
         ("capital_share", pa.float64()),
         ("description_empty", pa.bool_()),
-        ("language", pa.string()),  # of catalogue/languages.py
+        ("language", pa.string()),  # of preprocessing/language.py
         ("unknown_word_share", pa.float64()),  # of words that no training row holds; null without words
         # the photo: null where there is none
         ("photo_missing", pa.bool_()),

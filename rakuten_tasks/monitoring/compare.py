@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from rakuten_tasks.classifier.predictor import Predictor
+from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, EMBEDDING, PHOTO_COLUMNS
-from rakuten_tasks.monitoring.drift import decide
-from rakuten_tasks.monitoring.frames import catalogue_frame, file_frame, is_file
+from rakuten_tasks.monitoring.comparison import DriftReport, accuracy_of
+from rakuten_tasks.monitoring.drift_tests import decide
+from rakuten_tasks.monitoring.inputs import catalogue_frame, file_frame, is_file
 from rakuten_tasks.monitoring.reference import load_reference
-from rakuten_tasks.monitoring.report import DriftReport, accuracy_of
 from rakuten_tasks.monitoring.window import Span, read_window
 
 TRUE_CODES = ("true_code", "prdtypecode")

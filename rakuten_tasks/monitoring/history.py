@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import fsspec
 
 from rakuten_tasks.config import Strict
+from rakuten_tasks.monitoring.comparison import Accuracy
 from rakuten_tasks.monitoring.decision import Decision
-from rakuten_tasks.monitoring.report import Accuracy
 
 NAME = "%Y%m%dT%H%M%S"
 

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rakuten_tasks.classifier.bundle import REFERENCE
-from rakuten_tasks.classifier.members.linear import tfidf_of
-from rakuten_tasks.classifier.ngrams import Tfidf
-from rakuten_tasks.classifier.predictor import Predictor, Scores
-from rakuten_tasks.classifier.scoring import products_of
+from rakuten_tasks.models.bundle import REFERENCE
+from rakuten_tasks.models.members.linear import tfidf_of
+from rakuten_tasks.models.predictor import Predictor, Scores
+from rakuten_tasks.models.scoring import products_of
 from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
-from rakuten_tasks.monitoring.traits import answer_traits, photo_traits, project, text_traits
+from rakuten_tasks.monitoring.features import answer_traits, photo_traits, project, text_traits
+from rakuten_tasks.preprocessing.ngrams import Tfidf
 
 ABSENT = ("none", "missing")  # photo_status of products without a photo; the others than "ok" could not be read
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rakuten_tasks.registry import audit, champion, pruning, tracking
+from rakuten_tasks.registry import audit, pruning, tracking, versions
 from rakuten_tasks.registry.gate import VERDICT
 
 MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
@@ -32,21 +32,21 @@ def address() -> None:
     click.echo(tracking.tracking_uri())
 
 
-@registry.command()
+@registry.command("versions")
 @MODEL
-def versions(model: str) -> None:
+def show_versions(model: str) -> None:
     """The versions of a model, and who moved its champion when and why."""
     client = tracking.connect()
     name = _resolve(model)
     table = Table("version", "aliases", "weighted F1", "why", title=name)
-    for version in champion.versions(client, name):
+    for version in versions.list_versions(client, name):
         table.add_row(str(version.number), ", ".join(version.aliases), version.weighted_f1, version.reason)
     trail = Table("when (UTC)", "action", "from", "to", "by", "why", title="audit trail")
     for event in audit.history(client, name):
         trail.add_row(event.time[:19], event.action, str(event.before or ""), str(event.after), event.by, event.reason)
     console = Console()
     console.print(table)
-    for version in champion.versions(client, name):
+    for version in versions.list_versions(client, name):
         for told in version.notes:
             console.print(f"[yellow]version {version.number}: {escape(told)}[/]", soft_wrap=True)
     console.print(trail)
@@ -59,7 +59,7 @@ def lineage(version: int, model: str) -> None:
     """What a version was made from: run, decks, configuration, catalogue, quarantine, code."""
     client = tracking.connect()
     name = _resolve(model)
-    found = champion.tags(client, name, version)
+    found = versions.tags(client, name, version)
     click.echo(f"{name} version {version}")
     for key, value in sorted(found.items()):
         if key != VERDICT:
@@ -81,7 +81,7 @@ def _address(client: MlflowClient, value: str) -> str:
 def promote(version: int, model: str, reason: str) -> None:
     """Make a version the champion by hand."""
     name = _resolve(model)
-    champion.promote(tracking.connect(), name, version, getpass.getuser(), reason)
+    versions.promote(tracking.connect(), name, version, getpass.getuser(), reason)
     click.echo(f"{name}: version {version} is the champion")
 
 
@@ -91,7 +91,7 @@ def promote(version: int, model: str, reason: str) -> None:
 def rollback(model: str, reason: str) -> None:
     """Back to the champion before this one."""
     name = _resolve(model)
-    version = champion.rollback(tracking.connect(), name, getpass.getuser(), reason)
+    version = versions.rollback(tracking.connect(), name, getpass.getuser(), reason)
     click.echo(f"{name}: version {version} is the champion again")
 
 
@@ -104,7 +104,7 @@ def prune(model: str, keep: int, forget: bool, days: int) -> None:
     """Delete old versions, those whose files are gone, old trainings without a version, and files of the deleted."""
     client = tracking.connect()
     left, runs = [], 0
-    for name in [model] if model else [champion.DEFAULT_MODEL, champion.SAMPLE_MODEL]:
+    for name in [model] if model else [versions.DEFAULT_MODEL, versions.SAMPLE_MODEL]:
         try:
             for number, why in pruning.prune(client, name, keep, forget).items():
                 click.echo(f"deleted {name} version {number}: {why}")
@@ -118,7 +118,7 @@ def prune(model: str, keep: int, forget: bool, days: int) -> None:
 
 
 def _resolve(model: str) -> str:
-    name, notice = champion.resolve_model(tracking.connect(), model, synthetic=False)
+    name, notice = versions.resolve_model(tracking.connect(), model, synthetic=False)
     if notice:
         click.echo(notice, err=True)
     return name

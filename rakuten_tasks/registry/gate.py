@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from rakuten_tasks.classifier.bootstrap import paired_bootstrap
 from rakuten_tasks.config import GateConfig, Strict
+from rakuten_tasks.evaluation.bootstrap import paired_bootstrap
 
 VERDICT = "verdict"  # tag of a version that the gate has judged
 

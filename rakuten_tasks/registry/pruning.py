@@ -17,7 +17,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.entities import PagedList
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from rakuten_tasks.registry import champion
+from rakuten_tasks.registry import versions
 from rakuten_tasks.registry.gate import VERDICT
 from rakuten_tasks.registry.runs import EXECUTION, REPRODUCES
 from rakuten_tasks.registry.tracking import SQLITE, experiment_id, one_at_a_time, tracking_uri
@@ -38,7 +38,7 @@ def prune(client: MlflowClient, model: str, keep: int, forget: bool = False) -> 
         ours = {
             int(found.version): found
             for found in client.search_model_versions(f"name='{model}'")
-            if {champion.BUNDLE_HASH, VERDICT} <= found.tags.keys()
+            if {versions.BUNDLE_HASH, VERDICT} <= found.tags.keys()
         }
         lost = {number for number in ours if not _has_files(model, number)}
         if lost and lost == set(ours) and not forget:
@@ -47,10 +47,10 @@ def prune(client: MlflowClient, model: str, keep: int, forget: bool = False) -> 
                 "`make prune FORGET=1` forgets them all"
             )
         gone = dict.fromkeys(sorted(lost), "its files are gone")
-        now = champion.champion_version(client, model)
-        back = [n for n in champion.champions_there(client, model, now) if n not in lost][-1:] if now else []
+        now = versions.champion_version(client, model)
+        back = [n for n in versions.champions_there(client, model, now) if n not in lost][-1:] if now else []
         stay = {*sorted(ours.keys() - lost)[-keep:], *back}
-        for number in sorted(ours.keys() - lost - stay - set(champion.aliases(client, model).values())):
+        for number in sorted(ours.keys() - lost - stay - set(versions.aliases(client, model).values())):
             gone[number] = f"no alias, none of the newest {keep}, and no rollback leads to it"
         for number in gone:
             _delete(client, ours[number])

@@ -23,8 +23,8 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
-from rakuten_tasks.classifier.pretrained import PretrainedWeights
-from rakuten_tasks.registry.leftovers import came_to_its_end, withdraw
+from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.registry.cleanup import came_to_its_end, withdraw
 from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
 
 EXECUTION = "execution"  # tag of a parent: the Flyte execution, or the local process, that it belongs to

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from rakuten_tasks.var import var_folder
+from rakuten_tasks.paths import var_folder
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

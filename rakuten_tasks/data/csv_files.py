@@ -1,0 +1,147 @@
+"""The catalogue's CSV files: read in chunks, checked, and each row judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pandera
+from fsspec import AbstractFileSystem
+
+from rakuten_tasks.data.schema import CLASSES, LABELS, CatalogueError, checked, whole_numbers
+from rakuten_tasks.preprocessing.text import clean
+
+CHUNK = 1024  # rows of a CSV in memory at once
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a CSV, indexed by row number: the texts as they stand there, and their typed columns."""
+
+    raw: pd.DataFrame
+    typed: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Codes by row number: the texts as they stand in the CSV, and as Int64 with <NA> for what is no whole number."""
+
+    raw: pd.Series
+    codes: pd.Series
+
+
+def read_chunks(filesystem: AbstractFileSystem, path: str, schema: pandera.DataFrameSchema) -> Iterator[Chunk]:
+    """The rows of a CSV, CHUNK at a time. CatalogueError if it cannot be read or breaks the schema."""
+    try:
+        with (
+            filesystem.open(path, "rb") as file,
+            # keep_default_na: a title "None" or "NA" is a title
+            pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=CHUNK, encoding="utf-8-sig") as chunks,
+        ):
+            for raw in chunks:
+                yield _chunk(raw, schema, path)
+    except UnicodeDecodeError as error:
+        raise CatalogueError(f"{path}: not UTF-8 text ({error}): save the file as UTF-8") from error
+    except pd.errors.EmptyDataError as error:
+        raise CatalogueError(f"{path}: the file is empty: put the catalogue's rows there") from error
+    except pd.errors.ParserError as error:
+        raise CatalogueError(
+            f"{path}: not a readable CSV ({str(error).strip()}): put texts that hold commas, quotes or line breaks in "
+            'double quotes, and double the quotes inside ("")'
+        ) from error
+
+
+def _chunk(raw: pd.DataFrame, schema: pandera.DataFrameSchema, path: str) -> Chunk:
+    # pandas takes surplus fields of the first row for an index, and so shifts every column
+    if not isinstance(raw.index, pd.RangeIndex):
+        raise CatalogueError(
+            f"{path}: the first row has more fields than the header line: put texts that hold commas in double quotes"
+        )
+    numbers, columns = raw.iloc[:, 0], raw.iloc[:, 1:]
+    typed = checked(columns, schema, path)
+    rows = whole_numbers(numbers)
+    if rows.isna().any():
+        raise CatalogueError(
+            f"{path}: the first column must number the rows, and holds {numbers[rows.isna()].head(3).tolist()}: "
+            "write the index column, as pandas.DataFrame.to_csv does"
+        )
+    index = pd.Index(rows.astype("int64"), name="row")
+    return Chunk(columns.set_axis(index), typed.set_axis(index))
+
+
+def scan(filesystem: AbstractFileSystem, path: str, schema: pandera.DataFrameSchema) -> pd.Index:
+    """Read the whole file once and return its row numbers, so that what stops a run stops it before any photo is read.
+
+    Raises CatalogueError as read_chunks does, for a file without rows, and for a row number that stands there twice.
+    """
+    rows = pd.Index(np.concatenate([chunk.typed.index for chunk in read_chunks(filesystem, path, schema)]))
+    return _distinct(rows, path)
+
+
+def _distinct(rows: pd.Index, path: str) -> pd.Index:
+    if rows.empty:
+        raise CatalogueError(f"{path}: no rows below the header line: put the catalogue's rows there")
+    if rows.has_duplicates:
+        twice = rows[rows.duplicated()].unique()
+        raise CatalogueError(f"{path}: row number {_first(twice)} stands there more than once: number each row once")
+    return rows
+
+
+def _first(rows: pd.Index) -> str:
+    return ", ".join(map(str, rows[:3])) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
+
+
+def read_labels(filesystem: AbstractFileSystem, path: str) -> Labels:
+    """All labels of a file. CatalogueError as for scan."""
+    chunks = list(read_chunks(filesystem, path, LABELS))
+    raw = pd.concat([chunk.raw["prdtypecode"] for chunk in chunks])
+    _distinct(raw.index, path)
+    return Labels(raw, pd.concat([chunk.typed["prdtypecode"] for chunk in chunks]))
+
+
+def read_class_names(filesystem: AbstractFileSystem, path: str) -> dict[int, str]:
+    """Code -> name for people, of a file with the columns prdtypecode and name."""
+    names = pd.concat([chunk.typed["name"] for chunk in read_chunks(filesystem, path, CLASSES)])
+    return {int(code): name for code, name in names.items()}
+
+
+def check_match(rows: pd.Index, labels: pd.Index, rows_file: str, labels_file: str) -> None:
+    """CatalogueError unless both files number the same rows."""
+    unlabelled, unknown = rows.difference(labels), labels.difference(rows)
+    faults = [
+        f"{len(missing)} rows of {here} are not in {there} ({_first(missing)})"
+        for missing, here, there in ((unlabelled, rows_file, labels_file), (unknown, labels_file, rows_file))
+        if len(missing)
+    ]
+    if faults:
+        raise CatalogueError(f"labels do not match rows: {'; '.join(faults)}: give each row one label, by row number")
+
+
+class Judge:
+    """Says what is wrong with each row; remembers the productids of all rows that it found sound."""
+
+    def __init__(self) -> None:
+        self._productids: set[int] = set()
+
+    def judged(self, chunk: Chunk, labels: Labels | None) -> pd.DataFrame:
+        """The typed rows with prdtypecode (<NA> without labels), names_photo (bool) and issue, the first fault or None.
+
+        Issues: missing_productid, bad_productid (no whole number), missing_label, bad_label, no_title (none, or nothing
+        left of it after cleaning), duplicate_productid (an earlier sound row has it).
+        """
+        raw, rows = chunk.raw, chunk.typed.assign(prdtypecode=pd.array([pd.NA] * len(chunk.typed), "Int64"))
+        rows["names_photo"] = raw["imageid"].str.strip() != ""
+        issue = pd.Series(None, index=rows.index, dtype=object)
+        issue[[not clean(title) for title in rows["designation"]]] = "no_title"
+        if labels is not None:
+            rows["prdtypecode"] = labels.codes[rows.index]
+            issue[rows["prdtypecode"].isna()] = "bad_label"
+            issue[labels.raw[rows.index].str.strip() == ""] = "missing_label"
+        issue[rows["productid"].isna()] = "bad_productid"
+        issue[raw["productid"].str.strip() == ""] = "missing_productid"
+        sound = rows["productid"][issue.isna()]
+        issue[sound.index[sound.duplicated() | sound.isin(self._productids)]] = "duplicate_productid"
+        self._productids.update(sound)
+        return rows.assign(issue=issue)

@@ -1,0 +1,186 @@
+"""A catalogue in the challenge's layout, or a published one -> checked Parquet shards, a quarantine and a summary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from tqdm import tqdm
+
+from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.data.csv_files import Judge, Labels, check_match, read_chunks, read_class_names, read_labels, scan
+from rakuten_tasks.data.ingested import Counts, Ingested
+from rakuten_tasks.data.layout import TEST_ROWS, TRAIN_LABELS, TRAIN_ROWS, Layout, find_layout, is_synthetic
+from rakuten_tasks.data.photo_files import PhotoReader
+from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, SHARD, CatalogueError
+from rakuten_tasks.data.shards import Shard, ShardWriter, iter_shards, read_shard
+from rakuten_tasks.data.versions.manifest import find_published
+
+__all__ = ["Counts", "Ingested", "Shard", "ingest", "is_synthetic", "iter_shards", "read_shard"]
+
+
+BATCH = 64  # photos in memory at once
+SOUND_PHOTO = ("ok", "none")
+MEANING = {  # of the issues that Judge finds, where the name does not tell it
+    "bad_label": ", prdtypecode is no whole number",
+    "bad_productid": ", it is no whole number",
+    "no_title": ", designation is empty or holds no text",
+}
+
+
+def ingest(source: str, out: Path, config: IngestConfig, labelled: bool = True, unlabelled: bool = True) -> Ingested:
+    """Write the catalogue's rows and photos to `out` as Parquet, with a quarantine and a summary; see Ingested.
+
+    source: a folder, or an fsspec URL of one, or of a published catalogue; never written to. labelled, unlabelled:
+    which parts to read; a catalogue with labelled rows may lack the others. Raises FileNotFoundError for files that
+    are not there, and CatalogueError for what cannot be read, for labels that do not match rows, and for more than
+    config.max_bad_share bad rows. A published catalogue was judged when it was published: its shards
+    are copied, whatever the config.
+    """
+    for earlier in [*out.glob("labelled-*.parquet"), *out.glob("unlabelled-*.parquet")]:
+        earlier.unlink()
+    if (published := find_published(source)) is not None:
+        return published.fetch(out, labelled, unlabelled)
+    layout = find_layout(source)
+    parts = _parts(layout, source, labelled, unlabelled)
+    names = read_class_names(layout.filesystem, layout.classes) if layout.classes else {}
+    out.mkdir(parents=True, exist_ok=True)
+    quarantine = out / "quarantine.parquet"
+    with pq.ParquetWriter(quarantine, QUARANTINE) as writer:
+        done = {part.name: _ingest_part(part, layout.filesystem, out, writer, config) for part in parts}
+    content = [(name, part.content) for name, part in done.items()]
+    ingested = Ingested(
+        labelled=done["labelled"].shards if labelled else [],
+        unlabelled=done["unlabelled"].shards if "unlabelled" in done else [],
+        counts={name: part.counts for name, part in done.items()},
+        class_counts=done["labelled"].class_counts if labelled else {},
+        names=names,
+        synthetic=layout.synthetic,
+        content_hash=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        quarantine=quarantine,
+        file=out / "summary.json",
+    )
+    ingested.write_summary()
+    return ingested
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows to read: their CSV, its row numbers, their labels if they have any, and where their photos lie."""
+
+    name: str
+    file: str
+    rows: pd.Index
+    labels: Labels | None
+    photos: tuple[str, ...]
+
+
+def _parts(layout: Layout, source: str, labelled: bool, unlabelled: bool) -> list[_Part]:
+    parts = []
+    if labelled:
+        rows_file, labels_file = layout.train_rows, layout.train_labels
+        if rows_file is None or labels_file is None:
+            absent = " and ".join(n for n, f in ((TRAIN_ROWS[0], rows_file), (TRAIN_LABELS[0], labels_file)) if not f)
+            raise FileNotFoundError(f"no {absent} in {source}: training needs both, put them there")
+        rows = scan(layout.filesystem, rows_file, PRODUCTS)
+        labels = read_labels(layout.filesystem, labels_file)
+        check_match(rows, labels.codes.index, rows_file, labels_file)
+        parts.append(_Part("labelled", rows_file, rows, labels, layout.train_photos))
+    if unlabelled and layout.test_rows:
+        rows = scan(layout.filesystem, layout.test_rows, PRODUCTS)
+        parts.append(_Part("unlabelled", layout.test_rows, rows, None, layout.test_photos))
+    elif not labelled:
+        raise FileNotFoundError(f"no {TEST_ROWS[0]} in {source}: put the products to predict there")
+    return parts
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A part in its shards. content: a hash of all kept rows and photos."""
+
+    shards: list[Shard]
+    content: str
+    counts: Counts
+    class_counts: dict[int, int]
+
+
+def _ingest_part(
+    part: _Part, filesystem: AbstractFileSystem, out: Path, quarantine: pq.ParquetWriter, config: IngestConfig
+) -> _Done:
+    judge, writer = Judge(), ShardWriter(out, part.name, config.rows_per_shard)
+    outcomes = []
+    with (
+        PhotoReader(filesystem, part.photos, config) as photos,
+        tqdm(total=len(part.rows), desc=f"ingest {part.name}", unit=" products") as bar,
+    ):
+        for chunk in read_chunks(filesystem, part.file, PRODUCTS):
+            rows = judge.judged(chunk, part.labels)
+            bad = rows["issue"].notna() & (part.labels is not None)  # rows to predict are flagged, never dropped
+            kept, rejected = rows[~bad], rows[bad]
+            quarantine.write_table(_quarantined(chunk.raw, rejected["issue"], part))
+            outcomes.append(rejected[["issue"]])
+            bar.update(len(rejected))
+            for start in range(0, len(kept), BATCH):
+                batch = kept.iloc[start : start + BATCH]
+                batch = batch.join(photos.read(batch))
+                writer.write(pa.Table.from_pandas(batch.reset_index(), SHARD, preserve_index=False))
+                outcomes.append(batch[["issue", "photo_status", "prdtypecode"]])
+                bar.update(len(batch))
+    writer.close()
+    rows = pd.concat(outcomes).reindex(columns=["issue", "photo_status", "prdtypecode"])
+    return _done(part, rows, writer, config)
+
+
+def _quarantined(raw: pd.DataFrame, reasons: pd.Series, part: _Part) -> pa.Table:
+    rows = raw.loc[reasons.index].assign(part=part.name, reason=reasons)
+    rows["prdtypecode"] = part.labels.raw[reasons.index] if part.labels else None
+    return pa.Table.from_pandas(rows.reset_index(), QUARANTINE, preserve_index=False)
+
+
+def _done(part: _Part, outcomes: pd.DataFrame, writer: ShardWriter, config: IngestConfig) -> _Done:
+    """outcomes: by row number, prdtypecode, issue and photo_status (null for the quarantined)."""
+    kept = outcomes["photo_status"].notna()
+    counts = Counts(
+        read=len(part.rows),
+        kept=sum(shard.rows for shard in writer.shards),
+        quarantined=int((~kept).sum()),
+        reasons=_tally(outcomes["issue"][~kept]),
+        photos=_tally(outcomes["photo_status"]),
+        issues=_tally(outcomes["issue"][kept]),
+    )
+    if counts.kept + counts.quarantined != counts.read:
+        raise CatalogueError(f"{part.file}: {counts} does not add up: the file changed while it was read, run again")
+    if part.labels is not None:
+        _refuse_too_many_bad(part, outcomes, config)
+    class_counts = {int(code): n for code, n in _tally(outcomes["prdtypecode"]).items()}
+    return _Done(writer.shards, writer.content.hexdigest(), counts, class_counts)
+
+
+def _tally(values: pd.Series) -> dict:
+    return {value: int(n) for value, n in values.value_counts().sort_index().items()}
+
+
+def _refuse_too_many_bad(part: _Part, outcomes: pd.DataFrame, config: IngestConfig) -> None:
+    photo = outcomes["photo_status"].astype("str")  # all null, it would be float
+    faults = outcomes["issue"].fillna("photo " + photo.where(~photo.isin(SOUND_PHOTO))).dropna()
+    share = len(faults) / len(outcomes)
+    if share <= config.max_bad_share:
+        return
+    found = "; ".join(
+        f"{fault}{MEANING.get(fault, '')}: {len(rows)} (rows {', '.join(map(str, rows.index[:3]))}"
+        f"{', ...' if len(rows) > 3 else ''})"
+        for fault, rows in faults.groupby(faults)
+    )
+    photos = ""
+    if faults.str.startswith("photo ").any():
+        photos = f"Photos were looked for in {', '.join(part.photos)}; a product without a photo has a blank imageid. "
+    raise CatalogueError(
+        f"{part.file}: {len(faults)} of {len(outcomes)} labelled rows are bad ({share:.1%}, more than max_bad_share = "
+        f"{config.max_bad_share:.1%}). {found}. {photos}Mend them, or raise ingest.max_bad_share in the configuration"
+    )

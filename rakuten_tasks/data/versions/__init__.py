@@ -1,0 +1,1 @@
+"""Published catalogues: immutable versions, each one manifest and its shards."""

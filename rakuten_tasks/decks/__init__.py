@@ -1,1 +1,0 @@
-"""What a stage showed, as one self-contained page each. Knows nothing of Flyte."""

@@ -1,0 +1,69 @@
+"""Photo backbones: pretrained networks that turn prepared photos into features and are never trained.
+
+The one place where they are chosen. A new one is a module with `resolve`, `load` and `restore`, and its prefix below.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import torch
+from numpy.typing import NDArray
+
+from rakuten_tasks.config import PhotoConfig
+from rakuten_tasks.models.backbones.frozen import read_saved
+from rakuten_tasks.models.pretrained import PretrainedWeights
+
+PREFIXES = {"torchvision:": "torchvision_models", "hf:": "transformer_models"}
+
+
+class Backbone(Protocol):
+    """Frozen. size: numbers of a photo's features. side: of a prepared photo, in pixels."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def side(self) -> int: ...
+
+    @property
+    def weights(self) -> PretrainedWeights: ...
+
+    def features(self, pixels: NDArray) -> NDArray:
+        """(N, side, side, 3) uint8 prepared photos -> (N, size) fp16, the same alone and in any batch on a CPU."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load_saved_backbone` needs: tensors as safetensors, the rest as JSON."""
+        ...
+
+
+def resolve_weights(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
+    """What auto stands for here, with side filled in, and what the weights are; read once, so that they are usable.
+
+    Of vgg16 alone, auto is random weights where ImageNet's cannot be had, and the warning says what mends it. An hf:
+    backbone keeps auto, and has its revision filled in.
+    Raises FileNotFoundError if the weights cannot be had, within ten seconds where there is no network, and ValueError
+    if the backbone is unknown, cannot see photos of that side, or the file holds something else.
+    """
+    return _module(config.backbone).resolve(config)
+
+
+def load_backbone(config: PhotoConfig, device: torch.device) -> Backbone:
+    """config: as `resolve_weights` gave it. Raises as that, and ValueError for random weights."""
+    return _module(config.backbone).load(config, device)
+
+
+def load_saved_backbone(folder: Path, device: torch.device) -> Backbone:
+    """What `save` wrote. Raises FileNotFoundError if nothing did."""
+    description, tensors = read_saved(folder)
+    return _module(description.name).restore(description, tensors, device)
+
+
+def _module(backbone: str) -> ModuleType:
+    # imported when asked for: transformers takes seconds, and vgg16_network needs this package for its downloads
+    name = next((module for prefix, module in PREFIXES.items() if backbone.startswith(prefix)), backbone)
+    return import_module(f"{__name__}.{name}")

@@ -1,0 +1,139 @@
+"""What all backbones share: photos go through a frozen network in batches, and it is kept in two files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rakuten_tasks.config import Strict
+from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.training.loop import autocast
+from rakuten_tasks.training.oom import BatchSize
+
+TENSORS = "backbone.safetensors"
+DESCRIPTION = "backbone.json"
+LARGEST = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class Description(Strict):
+    """name: as configured. facts: what else the backbone's module makes its network of."""
+
+    name: str
+    size: int
+    side: int
+    weights: PretrainedWeights
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class FrozenBackbone:
+    """A network (B, S, S, 3) uint8 -> (B, size), in evaluation mode, that no gradient changes."""
+
+    def __init__(self, network: nn.Module, description: Description, batch: int) -> None:
+        """batch: photos at once, if they fit into memory."""
+        self.network = network.eval().requires_grad_(False)
+        self.description = description
+        self.batch = BatchSize(batch, "photo features")
+
+    @property
+    def size(self) -> int:
+        return self.description.size
+
+    @property
+    def side(self) -> int:
+        return self.description.side
+
+    @property
+    def weights(self) -> PretrainedWeights:
+        return self.description.weights
+
+    def features(self, pixels: NDArray) -> NDArray:
+        """(N, side, side, 3) uint8 prepared photos -> (N, size) fp16, the same alone and in any batch on a CPU."""
+        (features,) = self.answers(pixels, lambda photos: (self.network(photos),))
+        return features
+
+    @torch.inference_mode()
+    def answers(self, pixels: NDArray, see: Callable[[Tensor], tuple[Tensor, ...]]) -> list[NDArray]:
+        """What `see` makes of a batch of photos, for all of them: arrays of N rows, fp16."""
+        wanted = (self.side, self.side, 3)
+        if pixels.shape[1:] != wanted or pixels.dtype != np.uint8:
+            raise ValueError(
+                f"photos of shape {pixels.shape[1:]} and type {pixels.dtype} for {self.description.name}, which reads "
+                f"{wanted} in uint8: prepare them with prepare_photos(photos, side={self.side})"
+            )
+        photos = pixels if len(pixels) else np.zeros((1, *wanted), np.uint8)  # seen once for the shapes
+        device = next(self.network.parameters()).device
+
+        def part(start: int, end: int) -> list[Tensor]:
+            with autocast(device):
+                seen = see(torch.from_numpy(photos[start:end].copy()).to(device))
+            return [tensor.float().clamp(-LARGEST, LARGEST).half() for tensor in seen]
+
+        # kept on the device until the end: copying each batch back would make a GPU wait
+        parts = self.batch.parts(len(photos), part)
+        return [torch.cat(tensors).cpu().numpy()[: len(pixels)] for tensors in zip(*parts, strict=True)]
+
+    def save(self, folder: Path) -> None:
+        """Write backbone.safetensors and backbone.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        save_file(tensors, folder / TENSORS)
+        (folder / DESCRIPTION).write_text(json.dumps(self.description.to_dict(), indent=2))
+
+
+class Normalised(nn.Module):
+    """Prepared photos -> what a network that was made for normalised ones gives."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        """mean, deviation: of red, green and blue, from 0 to 1."""
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", 255 * torch.tensor(deviation).view(3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 -> (B, size)"""
+        photos = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last as it lies in memory
+        return self.network((photos - self.mean) / self.deviation).flatten(1)
+
+
+def seen_size(network: nn.Module, name: str, side: int) -> int:
+    """Numbers that a network gives of a photo of that side, found by shapes alone, on the meta device.
+
+    Raises ValueError if it cannot see such a photo.
+    """
+    try:
+        with torch.inference_mode():
+            return network.to("meta").eval()(torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta")).shape[1]
+    except Exception as error:  # networks name no closed set of errors for other sides
+        raise ValueError(
+            f"photo.side={side}: {name} cannot see photos of {side} pixels ({error}): leave photo.side out"
+        ) from error
+
+
+def photos_at_once(device: torch.device) -> int:
+    """One on a CPU: some kernels round otherwise at another batch size; eight took 0.7 to 0.9 of the time a photo."""
+    return 128 if device.type == "cuda" else 1
+
+
+def read_saved(folder: Path) -> tuple[Description, dict[str, Tensor]]:
+    """What `FrozenBackbone.save` wrote. Raises FileNotFoundError if nothing did."""
+    try:
+        return Description.from_json((folder / DESCRIPTION).read_text()), load_file(folder / TENSORS)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no backbone in {folder}: {error.filename or error} is missing, train again"
+        ) from error

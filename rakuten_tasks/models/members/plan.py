@@ -1,0 +1,127 @@
+"""Which members a configuration asks for, what each reads, and what their features depend on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rakuten_tasks.config import TrainingConfig, Weights
+from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.models.backbones import load_backbone
+from rakuten_tasks.models.backbones.model_folders import PREFIX
+from rakuten_tasks.models.encoders import load_encoder
+from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
+from rakuten_tasks.models.extractors import (
+    EncoderTokenExtractor,
+    Extractor,
+    MapExtractor,
+    NgramExtractor,
+    PhotoExtractor,
+    PixelExtractor,
+    TokenExtractor,
+    VectorExtractor,
+)
+from rakuten_tasks.models.members import MEMBERS
+from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.preprocessing.text import clean, train_tokenizer, vocabulary_size
+
+FEWEST_PHOTOS = 10  # to train on
+Texts = Callable[[], Iterable[tuple[str, str]]]
+
+
+def enough_photos(splits: NDArray) -> bool:
+    """Whether photo members can be fitted: (P,) splits of the rows with a photo, positions in ledger.SIDES."""
+    counts = np.bincount(splits, minlength=TEST + 1)
+    return bool(counts[TRAIN] >= FEWEST_PHOTOS and counts[VALIDATION_A] and counts[VALIDATION_B])
+
+
+def active_members(config: TrainingConfig, photos: bool = True) -> list[str]:
+    """The members that are trained: those of config.members that it gives something to do.
+
+    config: as resolved, see opening.py. photos: whether the catalogue has enough of them. Raises ValueError if none is
+    left.
+    """
+    random, tuned = config.photo.weights is Weights.RANDOM, config.photo.fine_tune_epochs > 0
+    idle = {
+        "encoder": config.text.encoder == "none",
+        "bag_encoder": config.text.encoder == "none",
+        "transformer": config.text.fine_tune_epochs == 0,
+        "photo": random,
+        "vgg16": not random and not tuned,
+    }
+    active = [name for name in config.members if not idle.get(name, False)]
+    if not photos:
+        active = [name for name in active if MEMBERS[name].modality != "photo"]
+    if not active:
+        raise ValueError(
+            f"members={config.members!r}: none of them has anything to do: the encoder is {config.text.encoder}, the "
+            f"photo weights are {config.photo.weights.value}, the catalogue has {'enough' if photos else 'too few'} "
+            "photos; name bag or lstm too, or set text.encoder, photo.weights"
+        )
+    return active
+
+
+def extractors_of(member: str, config: TrainingConfig) -> tuple[str, ...]:
+    """The extractors that a member reads under this configuration."""
+    names = MEMBERS[member].extractors
+    if config.photo.fine_tune_epochs > 0:
+        # the maps come with the features of the same pass
+        return tuple(dict.fromkeys(MapExtractor.name if name == PhotoExtractor.name else name for name in names))
+    if config.photo.weights is Weights.RANDOM:
+        return tuple(PixelExtractor.name if name == MapExtractor.name else name for name in names)
+    return names
+
+
+def extractor_settings(
+    name: str, config: TrainingConfig, text: PretrainedWeights | None, photo: PretrainedWeights | None
+) -> str:
+    """All that an extractor depends on, as JSON: the key of its cached result. Where weights lie is no part of it."""
+    settings: dict[str, object] = {"extractor": name}
+    if name == NgramExtractor.name:
+        settings |= config.bag.to_dict()
+    elif name == TokenExtractor.name:
+        settings |= {"vocabulary_size": config.lstm.vocabulary_size, "max_tokens": config.lstm.max_tokens}
+    elif name in (VectorExtractor.name, EncoderTokenExtractor.name):
+        assert text is not None
+        settings |= {**replace(config.text.for_vectors(), encoder="none", revision="").to_dict(), "sha256": text.sha256}
+    else:
+        assert photo is not None
+        # a folder is known by its files' hash, which covers the configuration that says what network it is
+        backbone = PREFIX if photo.name.startswith(PREFIX) else photo.name
+        settings |= {"side": config.photo.side, "backbone": backbone, "sha256": photo.sha256}
+    return json.dumps(settings, sort_keys=True)
+
+
+def build_extractor(name: str, config: TrainingConfig, texts: Texts, device: torch.device) -> Extractor:
+    """texts: gives training rows' (title, description), the same each time; only a tokenizer asks for them."""
+    if name == NgramExtractor.name:
+        return NgramExtractor(config.bag.ngram_bits)
+    if name == TokenExtractor.name:
+        return fit_tokenizer(texts, config.lstm.vocabulary_size, config.lstm.max_tokens)
+    if name == VectorExtractor.name:
+        return VectorExtractor(load_encoder(config.text, device))
+    if name == EncoderTokenExtractor.name:
+        encoder = load_encoder(config.text, device)
+        assert isinstance(encoder, TransformerEncoder)
+        return EncoderTokenExtractor.of(encoder)
+    if name == PixelExtractor.name:
+        return PixelExtractor(config.photo.side)
+    backbone = load_backbone(config.photo, device)
+    return MapExtractor(backbone) if name == MapExtractor.name else PhotoExtractor(backbone)
+
+
+def fit_tokenizer(texts: Texts, size: int, max_tokens: int) -> TokenExtractor:
+    """A tokenizer of `size` tokens, 0 for what Heaps' law suggests, learned in two passes over training rows.
+
+    Raises ValueError if there are none.
+    """
+    words = sum(len(clean(text).split()) for pair in texts() for text in pair)
+    if not words:
+        raise ValueError("no training rows to learn a tokenizer from: check the split's shares and the catalogue")
+    tokenizer = train_tokenizer((clean(text) for pair in texts() for text in pair), size or vocabulary_size(words))
+    return TokenExtractor(tokenizer, max_tokens)

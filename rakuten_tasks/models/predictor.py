@@ -1,0 +1,166 @@
+"""The one Predictor: evaluation, batch prediction and serving all ask it, with the bundle's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rakuten_tasks.models.bundle import EXTRACTORS_FOLDER, MEMBERS_FOLDER, Manifest, read_manifest
+from rakuten_tasks.models.extractors import EXTRACTORS, Extractor
+from rakuten_tasks.models.members import MEMBERS, Member
+from rakuten_tasks.models.pool import MODALITIES, Logits, Pool
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.training.loop import choose_device
+
+# One batch size wherever products are scored, so that a product meets the same kernels everywhere.
+BATCH = 64
+# By modality the array that tells products apart before any label does: drift is measured on it. Without a pretrained
+# network it is what a trained one's head reads.
+EMBEDDINGS = {"text": "vectors", "photo": "photo"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Answers for N products.
+
+    probabilities: (N, K), calibrated and pooled. by_member: (N, K) for each member alone, the class prior where it is
+    not available. available: (N,) bool for each member; where all are False the answer is the class prior's.
+    """
+
+    codes: NDArray  # (K,)
+    probabilities: NDArray
+    by_member: dict[str, NDArray]
+    available: dict[str, NDArray]
+    modality: dict[str, str]
+
+    @property
+    def predicted(self) -> NDArray:
+        """The most probable code. (N,)"""
+        return self.codes[self.probabilities.argmax(1)]
+
+    @property
+    def confidence(self) -> NDArray:
+        """The probability of that code. (N,)"""
+        return self.probabilities.max(1)
+
+    def top(self, k: int) -> tuple[NDArray, NDArray]:
+        """The k most probable codes and their probabilities, best first. (N, k) each; k is cut to K."""
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return self.codes[order], np.take_along_axis(self.probabilities, order, axis=1)
+
+    def modalities(self, row: int) -> list[str]:
+        """What the product has, of what members look at: text, photo."""
+        found = {self.modality[name] for name, mask in self.available.items() if mask[row]}
+        return [modality for modality in MODALITIES if modality in found]
+
+
+def pool_logits(logits: Logits, pool: Pool, codes: Sequence[int]) -> Scores:
+    """What members said -> the answer."""
+    alone = {name: pool.alone(logits, name) for name in logits.by_member}
+    return Scores(np.asarray(codes), pool.probabilities(logits), alone, logits.available, pool.modality)
+
+
+class Predictor:
+    """Products -> scores. The same label for a product alone, in a batch, and after saving and loading."""
+
+    manifest: Manifest  # of one that was loaded from a bundle
+
+    def __init__(
+        self, codes: Sequence[int], pool: Pool, extractors: Mapping[str, Extractor], members: Mapping[str, Member]
+    ) -> None:
+        self.codes, self.pool, self.extractors, self.members = codes, pool, extractors, members
+
+    @classmethod
+    def load(cls, bundle: Path, device: torch.device | None = None) -> Self:
+        """Raises FileNotFoundError or ValueError where the folder is no bundle that this code reads."""
+        manifest, device = read_manifest(bundle), device or choose_device()
+        folders = {name: bundle / MEMBERS_FOLDER / name for name in manifest.members}
+        predictor = cls.assemble(
+            manifest.codes, manifest.pool, manifest.members, bundle / EXTRACTORS_FOLDER, folders, device
+        )
+        predictor.manifest = manifest
+        return predictor
+
+    @classmethod
+    def assemble(
+        cls,
+        codes: Sequence[int],
+        pool: Pool,
+        members: Mapping[str, Sequence[str]],
+        extractors: Path,
+        folders: Mapping[str, Path],
+        device: torch.device,
+    ) -> Self:
+        """members: the extractors that each reads; extractors: a folder with one for each; folders: of the members."""
+        names = dict.fromkeys(name for read in members.values() for name in read)
+        loaded = {name: EXTRACTORS[name].load(extractors / name, device) for name in names}
+        fitted: dict[str, Member] = {}
+        for name, read in members.items():
+            fitted[name] = MEMBERS[name].load(folders[name], device)
+            fitted[name].extractors = tuple(read)
+        return cls(codes, pool, loaded, fitted)
+
+    def score(self, products: Sequence[Product]) -> Scores:
+        """(N,) products -> scores. Raises photos.PhotoError on bytes that are no photo."""
+        return self.score_with_embeddings(products)[0]
+
+    def score_with_embeddings(self, products: Sequence[Product]) -> tuple[Scores, dict[str, NDArray]]:
+        """`score`, and the embeddings it was computed from, by modality: (N, E) fp32, NaN where not available."""
+        logits, embeddings = self.logits(products)
+        return pool_logits(logits, self.pool, self.codes), embeddings
+
+    def logits(self, products: Sequence[Product]) -> tuple[Logits, dict[str, NDArray]]:
+        """(N,) products -> (N, K) for each member, and the embeddings."""
+        masks = {
+            name: np.array([extractor.available(product) for product in products], dtype=bool)
+            for name, extractor in self.extractors.items()
+        }
+
+        def arrays(names: Sequence[str], rows: NDArray) -> dict[str, NDArray]:
+            chosen = [products[row] for row in rows]
+            return {key: value for name in names for key, value in self.extractors[name].extract(chosen).items()}
+
+        return member_logits(self.members, masks, arrays, len(self.codes))
+
+
+def member_logits(
+    members: Mapping[str, Member],
+    masks: Mapping[str, NDArray],
+    arrays: Callable[[Sequence[str], NDArray], Mapping[str, NDArray]],
+    classes: int,
+) -> tuple[Logits, dict[str, NDArray]]:
+    """What members say of N products, and the embeddings they say it from, NaN where not available.
+
+    masks: (N,) bool by extractor, whether it has features of the product; arrays: gives the features of some of these
+    rows by some extractors, see Extractor.extract. Features are asked for once for all members of a modality.
+    """
+    total = len(next(iter(masks.values())))
+    by_member = {name: np.zeros((total, classes), dtype=np.float32) for name in members}
+    available = {name: masks[member.extractors[0]] for name, member in members.items()}
+    embeddings: dict[str, NDArray] = {}
+    for modality in dict.fromkeys(member.modality for member in members.values()):
+        asked = {name: member for name, member in members.items() if member.modality == modality}
+        extractors = list(dict.fromkeys(name for member in asked.values() for name in member.extractors))
+        rows = np.flatnonzero(masks[extractors[0]])
+        for start in range(0, len(rows), BATCH):
+            at = rows[start : start + BATCH]
+            features = arrays(extractors, at)
+            found = features.get(EMBEDDINGS[modality])
+            for name, member in asked.items():
+                by_member[name][at], embedding = member.evidence(features)
+                found = embedding if found is None else found
+            if found is not None:
+                _put(embeddings, modality, found, at, total)
+    return Logits(by_member, available), embeddings
+
+
+def _put(embeddings: dict[str, NDArray], name: str, values: NDArray, at: NDArray, total: int) -> None:
+    if name not in embeddings:
+        embeddings[name] = np.full((total, values.shape[1]), np.nan, dtype=np.float32)
+    embeddings[name][at] = values

@@ -1,0 +1,51 @@
+"""Rows of catalogue shards -> products -> what members say, a shard at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rakuten_tasks.data.read_catalogue import read_shard
+from rakuten_tasks.data.splits import Ledger
+from rakuten_tasks.models.members import Member
+from rakuten_tasks.models.pool import Logits
+from rakuten_tasks.models.predictor import member_logits
+from rakuten_tasks.preprocessing.feature_shards import FeatureTable
+from rakuten_tasks.preprocessing.product import Product
+
+
+def products_of(rows: pd.DataFrame) -> list[Product]:
+    """Catalogue rows -> products; a null photo is None."""
+    photos = [photo if isinstance(photo, bytes) else None for photo in rows["photo"]]
+    return [Product(*fields) for fields in zip(rows["designation"], rows["description"], photos, strict=True)]
+
+
+def rows_on(
+    shards: Sequence[Path], ledger: Ledger, sides: Collection[int], skip_empty: bool = False
+) -> Iterator[pd.DataFrame]:
+    """The rows of these sides, a shard at a time, with their side. skip_empty: not the shards that have none."""
+    for path in shards:
+        rows = read_shard(path)
+        rows["side"] = ledger.sides(rows["designation"])
+        found = rows[np.isin(rows["side"], list(sides))]
+        if len(found) or not skip_empty:
+            yield found
+
+
+def score_features(
+    members: Mapping[str, Member], features: Mapping[str, Sequence[Path]], rows: NDArray, classes: int
+) -> tuple[Logits, dict[str, NDArray]]:
+    """What members say of rows whose features lie in shards, and their embeddings: as Predictor.logits of the products.
+
+    features: shards by extractor; rows: (N,) row numbers of the catalogue.
+    """
+    tables = {name: FeatureTable(paths) for name, paths in features.items()}
+
+    def arrays(names: Sequence[str], places: NDArray) -> dict[str, NDArray]:
+        return {key: value for name in names for key, value in tables[name].take(rows[places]).items()}
+
+    return member_logits(members, {name: table.has(rows) for name, table in tables.items()}, arrays, classes)

@@ -1,0 +1,119 @@
+"""What drift is measured on: plain traits of a product and of its answer. The same function for reference and live."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from io import BytesIO
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rakuten_tasks.models.members.linear import tfidf_of
+from rakuten_tasks.models.pool import MODALITIES
+from rakuten_tasks.models.predictor import Predictor, Scores
+from rakuten_tasks.monitoring.columns import EMBEDDING, PROJECTED
+from rakuten_tasks.preprocessing.hashing import WORD
+from rakuten_tasks.preprocessing.language import language
+from rakuten_tasks.preprocessing.ngrams import Tfidf
+from rakuten_tasks.preprocessing.photos import FORMATS, kept_box, on_white
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.preprocessing.text import clean
+
+SMALL = 125  # pixels: a photo's traits are read off a small copy, a quarter of the challenge's 500: 0.5 ms
+TOP = 5
+
+
+def traits(predictor: Predictor, product: Product, scores: Scores, row: int, projected: NDArray) -> dict[str, Any]:
+    """One product's drift columns. row: its place in `scores`; projected: (PROJECTED,), of `project`."""
+    return {
+        **text_traits(tfidf_of(predictor.members), product),
+        **photo_traits(product.photo),
+        **answer_traits(scores, row),
+        **{name: _number(value) for name, value in zip(EMBEDDING, projected, strict=True)},
+    }
+
+
+def text_traits(tfidf: Tfidf | None, product: Product) -> dict[str, Any]:
+    """TEXT_COLUMNS of a product. tfidf: knows the words of training rows."""
+    title, description = clean(product.designation), clean(product.description)
+    whole = f"{title} {description}"
+    letters = len(title)
+    return {
+        "designation_length": letters,
+        "designation_words": len(title.split()),
+        "digit_share": sum(map(str.isdigit, title)) / letters if letters else None,
+        "capital_share": sum(map(str.isupper, title)) / letters if letters else None,
+        "description_empty": not description,
+        "language": language(whole),
+        "unknown_word_share": _unknown_share(tfidf, whole),
+    }
+
+
+def _unknown_share(tfidf: Tfidf | None, text: str) -> float | None:
+    words = WORD.findall(text.lower())
+    return float(1 - tfidf.knows(words).mean()) if words and tfidf else None
+
+
+def photo_traits(photo: bytes | None) -> dict[str, Any]:
+    """PHOTO_COLUMNS of a product."""
+    traits = {"photo_missing": photo is None, "photo_unreadable": False, "photo_bytes": len(photo) if photo else None}
+    if photo is None:
+        return traits
+    try:
+        with Image.open(BytesIO(photo), formats=FORMATS) as image:
+            image.draft("RGB", (SMALL, SMALL))
+            flat = on_white(image)
+            flat.thumbnail((SMALL, SMALL), Image.Resampling.BOX)
+            left, upper, right, lower = kept_box(flat)
+            grey = np.asarray(flat.convert("L"), dtype=np.float32) / 255  # (H, W)
+    except Exception:  # Pillow names no closed set of errors
+        return {**traits, "photo_unreadable": True}
+    return {
+        **traits,
+        "brightness": float(grey.mean()),
+        "contrast": float(grey.std()),
+        "border_share": 1 - (right - left) * (lower - upper) / grey.size,
+    }
+
+
+def answer_traits(scores: Scores, row: int) -> dict[str, Any]:
+    """ANSWER_COLUMNS, the top classes and what was used."""
+    fused = scores.probabilities[row]
+    codes, probabilities = scores.top(TOP)
+    available = [name for name, mask in scores.available.items() if mask[row]]
+    pairs = combinations([scores.by_member[name][row] for name in available], 2)
+    distances = [float(np.abs(first - second).sum() / 2) for first, second in pairs]
+    return {
+        "predicted": int(scores.predicted[row]),
+        "confidence": float(scores.confidence[row]),
+        "entropy": float(-(fused * np.log(np.maximum(fused, np.finfo(float).tiny))).sum()),
+        "disagreement": float(np.mean(distances)) if distances else None,
+        "used": "+".join(scores.modalities(row)),
+        "top_codes": codes[row].tolist(),
+        "top_probabilities": probabilities[row].tolist(),
+    }
+
+
+def project(embeddings: Mapping[str, NDArray], rows: int) -> NDArray:
+    """Embeddings -> a few numbers, by fixed random directions; NaN where a modality is missing.
+
+    (rows, E) by modality -> (rows, PROJECTED). The same embedding gives the same numbers in every process.
+    """
+    shares = [len(part) for part in np.array_split(np.arange(PROJECTED), len(MODALITIES))]
+    parts = []
+    for number, (share, modality) in enumerate(zip(shares, MODALITIES, strict=True)):
+        if modality not in embeddings:
+            parts.append(np.full((rows, share), np.nan))
+            continue
+        size = embeddings[modality].shape[1]
+        directions = np.random.default_rng(number).standard_normal((size, share)) / math.sqrt(size)
+        parts.append(embeddings[modality] @ directions)  # (N, E) @ (E, share) -> (N, share)
+    return np.concatenate(parts, 1)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

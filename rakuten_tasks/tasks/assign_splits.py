@@ -1,0 +1,50 @@
+"""Stage 2: every title gets a side, for ever, and every labelled row its place in the training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from flytekit.types.file import FlyteFile
+from numpy.typing import NDArray
+
+from rakuten_tasks.config import SplitConfig
+from rakuten_tasks.data.read_catalogue import read_shard
+from rakuten_tasks.data.splits import SIDES, TEST, Ledger, assign_folds, require_every_side
+from rakuten_tasks.models.bundle import LEDGER
+from rakuten_tasks.models.members.member import FOLDS
+from rakuten_tasks.registry import runs
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.files import content_hash, local, workspace
+from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.tasks.types import KeyedSplits, Run, Shard, Splits
+
+COLUMNS = ["row", "designation", "prdtypecode", "photo_status"]
+
+
+@stage(pods.CPU, cached=True)
+def split(shards: list[Shard], known: FlyteFile, config: SplitConfig, run: Run) -> KeyedSplits:
+    """Extend the known ledger by the titles that it has not seen; place each row on a split and in a fold."""
+    with runs.child_run(run.run_id, "split") as log:
+        rows = pd.concat([read_shard(local(s.products), COLUMNS) for s in shards], ignore_index=True)
+        before = Ledger.load(local(known))
+        titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
+        ledger = before.extended(titles, codes, config)
+        sides = ledger.sides(titles)
+        require_every_side(sides, codes)
+        log.metrics({f"rows_{name}": int((sides == side).sum()) for side, name in enumerate(SIDES)})
+        log.metrics({"titles_known_before": len(before), "titles": len(ledger)})
+    folder = workspace() / "splits"
+    folder.mkdir()
+    ledger.save(folder / LEDGER)
+    has_photo = rows["photo_status"].eq("ok").to_numpy()
+    assignments = rows[["row", "prdtypecode"]].assign(split=sides, fold=fold_rows(rows, sides), has_photo=has_photo)
+    assignments.to_parquet(folder / "assignments.parquet", index=False)
+    return Splits(FlyteFile(str(folder / LEDGER)), FlyteFile(str(folder / "assignments.parquet")), content_hash(folder))
+
+
+def fold_rows(rows: pd.DataFrame, sides: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Of the rows that are not test; the others are in none, -1: their labels would move titles to other folds."""
+    folds, fitted = np.full(len(rows), -1, dtype=np.int64), sides != TEST
+    titles, codes = rows.loc[fitted, "designation"].tolist(), rows.loc[fitted, "prdtypecode"].tolist()
+    folds[fitted] = assign_folds(titles, codes, FOLDS)
+    return folds

@@ -1,0 +1,120 @@
+"""Stage 8: the test rows, once: every member, the pool and the baselines side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from flytekit.types.file import FlyteFile
+from numpy.typing import NDArray
+
+from rakuten_tasks.data.read_catalogue import read_shard
+from rakuten_tasks.data.splits import TEST, Ledger
+from rakuten_tasks.evaluation.baseline import BASELINES
+from rakuten_tasks.evaluation.metrics import POOL, evaluate
+from rakuten_tasks.models import bundle
+from rakuten_tasks.models.members.linear import tfidf_of
+from rakuten_tasks.models.pool import Pool
+from rakuten_tasks.models.predictor import pool_logits
+from rakuten_tasks.models.scoring import rows_on, score_features
+from rakuten_tasks.monitoring.reference import reference_rows
+from rakuten_tasks.registry import runs
+from rakuten_tasks.reports import result_plots
+from rakuten_tasks.reports.evaluation_deck import evaluation_deck
+from rakuten_tasks.reports.top_errors import most_confident_mistakes, surest_mistakes, with_photos
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.files import local, workspace
+from rakuten_tasks.runtime.show_deck import show
+from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.tasks.train_members import load_members, read_assignments
+from rakuten_tasks.tasks.types import (
+    Arrays,
+    Catalogue,
+    Evaluated,
+    FittedMember,
+    FittedPool,
+    KeyedFile,
+    Run,
+    Shard,
+    Splits,
+    StoredExtractor,
+)
+
+
+@stage(pods.CPU, cached=True)
+def score_baselines(shards: list[Shard], splits: Splits, catalogue: Catalogue, seed: int, run: Run) -> KeyedFile:
+    """Baselines fitted on everything but the test rows: their probabilities of the test rows. Parquet."""
+    with runs.child_run(run.run_id, "score_baselines"):
+        columns = ["row", "designation", "description"]
+        rows = pd.concat([read_shard(local(s.products), columns) for s in shards], ignore_index=True)
+        rows = rows.merge(read_assignments(splits, catalogue), on="row", validate="one_to_one")
+        train, test = rows[rows["split"] != TEST], rows[rows["split"] == TEST]
+        texts = [(part["designation"].tolist(), part["description"].tolist()) for part in (train, test)]
+        parts = []
+        for name, fit in BASELINES.items():
+            baseline = fit(*texts[0], train["label"].to_numpy(np.int64), len(catalogue.codes), seed)
+            scores = pd.DataFrame(baseline.probabilities(*texts[1]), columns=[str(code) for code in catalogue.codes])
+            parts.append(scores.assign(row=test["row"].to_numpy(), baseline=name))
+    path = workspace() / "baselines.parquet"
+    pd.concat(parts).to_parquet(path, index=False)
+    return FlyteFile(str(path))
+
+
+@stage(pods.GPU, cached=True, deck=True)
+def evaluate_test(
+    shards: list[Shard],
+    splits: Splits,
+    catalogue: Catalogue,
+    members: list[FittedMember],
+    extractors: list[StoredExtractor],
+    features: list[list[Arrays]],
+    pooled: FittedPool,
+    baselines: FlyteFile,
+    seed: int,
+    run: Run,
+) -> Evaluated:
+    """What members that were fitted on everything else say of the test rows, once."""
+    work = workspace()
+    codes, pool = catalogue.codes, Pool.from_json(local(pooled.pool).read_text())
+    assignments = read_assignments(splits, catalogue)
+    test = assignments[assignments["split"] == TEST]
+    with runs.child_run(run.run_id, "evaluate_test") as log:
+        files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
+        labels = test["label"].to_numpy(np.int64)
+        loaded = load_members(members)
+        logits, embeddings = score_features(loaded, files, test["row"].to_numpy(np.int64), len(codes))
+        scores = pool_logits(logits, pool, codes)
+        systems = {**scores.by_member, POOL: scores.probabilities, **_read_baselines(local(baselines), test["row"])}
+        evaluation = evaluate(systems, labels, codes, seed, pool.text_only(logits))
+        log.metrics(evaluation.summary())
+        for figure_name, figure in result_plots.evaluation_figures(evaluation, catalogue.names).items():
+            log.figure(figure, figure_name)
+        at = surest_mistakes(scores, labels)
+        paths = [local(shard.products) for shard in shards]
+        rows = _products(paths, test["row"])
+        mistakes = most_confident_mistakes(with_photos(rows, at, paths), scores, labels)
+        deck = show("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, mistakes), log)
+    (work / bundle.EVALUATION).write_text(json.dumps(evaluation.to_dict()))
+    rows.assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(work / bundle.TEST)
+    photographed = rows_on(paths, Ledger.load(local(splits.ledger)), (TEST,))  # in the order of the assignments
+    reference = reference_rows(photographed, tfidf_of(loaded), scores, embeddings)
+    reference.to_parquet(work / bundle.REFERENCE, index=False)
+    written = {name: FlyteFile(str(work / name)) for name in (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)}
+    return Evaluated(written[bundle.EVALUATION], written[bundle.TEST], written[bundle.REFERENCE], deck)
+
+
+def _read_baselines(path: Path, rows: pd.Series) -> dict[str, NDArray]:
+    frame = pd.read_parquet(path).set_index("row")
+    parts = {str(name): part.drop(columns=["baseline"]) for name, part in frame.groupby("baseline", sort=False)}
+    return {name: part.loc[rows].to_numpy(np.float64) for name, part in parts.items()}
+
+
+def _products(shards: Sequence[Path], rows: pd.Series) -> pd.DataFrame:
+    """Columns of the catalogue but the photo, in the order of these row numbers."""
+    columns = ["row", "productid", "designation", "description", "prdtypecode"]
+    parts = [read_shard(path, columns) for path in shards]
+    found = pd.concat([part[part["row"].isin(rows)] for part in parts], ignore_index=True)
+    return found.set_index("row").loc[rows].reset_index()

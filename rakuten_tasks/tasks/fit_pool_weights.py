@@ -1,0 +1,141 @@
+"""Stage 7: how members become one answer, fitted on what each said of rows that it had not seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from flytekit.types.file import FlyteFile
+from numpy.typing import NDArray
+
+from rakuten_tasks.data.splits import TEST, VALIDATION_A, VALIDATION_B, Ledger
+from rakuten_tasks.models.bundle import REFERENCE
+from rakuten_tasks.models.members import MEMBERS
+from rakuten_tasks.models.members.linear import tfidf_of
+from rakuten_tasks.models.pool import Logits, Pool, fit_pool
+from rakuten_tasks.models.pool_report import report_pool
+from rakuten_tasks.models.predictor import pool_logits
+from rakuten_tasks.models.scoring import rows_on, score_features
+from rakuten_tasks.monitoring.columns import SURENESS
+from rakuten_tasks.monitoring.reference import reference_rows
+from rakuten_tasks.registry import runs
+from rakuten_tasks.reports.pool_deck import pool_deck
+from rakuten_tasks.reports.result_plots import pool_figures
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.files import content_hash, local, workspace
+from rakuten_tasks.runtime.show_deck import show
+from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.tasks.train_members import load_members, read_assignments
+from rakuten_tasks.tasks.types import (
+    Arrays,
+    Catalogue,
+    FittedMember,
+    FittedPool,
+    KeyedPool,
+    Run,
+    Shard,
+    Splits,
+    StoredExtractor,
+)
+
+HELD_OUT = (VALIDATION_A, VALIDATION_B)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What members said of N labelled rows that they were not trained on; available tells who scored which.
+
+    rows: (N,) row numbers of the catalogue. stopping: (N,) bool by member, whether the row told it when to stop.
+    """
+
+    rows: NDArray
+    labels: NDArray
+    logits: Logits
+    stopping: dict[str, NDArray]
+
+    @property
+    def to_fit(self) -> Logits:
+        """Only what no member has seen at all."""
+        masks = {name: mask & ~self.stopping[name] for name, mask in self.logits.available.items()}
+        return Logits(self.logits.by_member, masks)
+
+
+@stage(pods.CPU, cached=True, deck=True)
+def pool_members(
+    shards: list[Shard],
+    splits: Splits,
+    catalogue: Catalogue,
+    members: list[FittedMember],
+    extractors: list[StoredExtractor],
+    features: list[list[Arrays]],
+    run: Run,
+) -> KeyedPool:
+    """Fit the pool on rows out of fold or held out; the validation rows become a part of the drift reference."""
+    work = workspace()
+    assignments = read_assignments(splits, catalogue)
+    unseen = read_unseen(members, assignments, len(catalogue.codes))
+    counts = np.bincount(assignments.loc[assignments["split"] != TEST, "label"], minlength=len(catalogue.codes))
+    prior = (counts + 1) / (counts + 1).sum()  # one more of each: a class that is rare is not impossible
+    modality = {member.name: MEMBERS[member.name].modality for member in members}
+    with runs.child_run(run.run_id, "pool_members") as log:
+        pool = fit_pool(unseen.to_fit, unseen.labels, modality, prior)
+        report = report_pool(pool, unseen.to_fit, unseen.labels)
+        log.metrics(
+            {f"weight_{n}_{kinds}".replace("+", "_"): w for kinds, ws in pool.weights.items() for n, w in ws.items()}
+        )
+        for name, figure in pool_figures(report).items():
+            log.figure(figure, name)
+        (work / "pool.json").write_text(json.dumps(pool.to_dict()))
+        reference = _reference(
+            shards, splits, members, extractors, features, assignments, unseen, pool, catalogue.codes
+        )
+        reference.to_parquet(work / REFERENCE, index=False)
+        key = content_hash(work)
+        deck = show("pool", "Pool", pool_deck(report), log)
+    return FittedPool(FlyteFile(str(work / "pool.json")), FlyteFile(str(work / REFERENCE)), key, deck)
+
+
+def read_unseen(members: Sequence[FittedMember], assignments: pd.DataFrame, classes: int) -> Unseen:
+    """assignments: row, label and split of every labelled row."""
+    scores = {member.name: pd.read_parquet(local(member.scores)).set_index("row") for member in members}
+    rows = np.unique(np.concatenate([frame.index.to_numpy(np.int64) for frame in scores.values()]))
+    by_member: dict[str, NDArray] = {}
+    scored: dict[str, NDArray] = {}
+    stopping: dict[str, NDArray] = {}
+    for name, frame in scores.items():
+        frame = frame.reindex(rows)
+        scored[name] = frame["0"].notna().to_numpy()
+        stopping[name] = frame.pop("stopping").eq(True).to_numpy(bool)
+        by_member[name] = frame.fillna(0).to_numpy(np.float32)
+        assert by_member[name].shape[1] == classes
+    labels = assignments.set_index("row")["label"].loc[rows]
+    return Unseen(rows, labels.to_numpy(np.int64), Logits(by_member, scored), stopping)
+
+
+def _reference(
+    shards: Sequence[Shard],
+    splits: Splits,
+    members: Sequence[FittedMember],
+    extractors: Sequence[StoredExtractor],
+    features: Sequence[Sequence[Arrays]],
+    assignments: pd.DataFrame,
+    unseen: Unseen,
+    pool: Pool,
+    codes: Sequence[int],
+) -> pd.DataFrame:
+    """The validation rows with the columns that drift is measured on, but for how sure an answer is.
+
+    Members that had not seen these rows were fitted on fewer than those that are registered, and less sure of all.
+    """
+    held_out = assignments.loc[assignments["split"].isin(HELD_OUT), "row"].to_numpy(np.int64)  # in the shards' order
+    held_out = held_out[np.isin(held_out, unseen.rows)]
+    scores = pool_logits(unseen.logits.take(np.searchsorted(unseen.rows, held_out)), pool, codes)
+    loaded = load_members(members)
+    files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
+    _, embeddings = score_features(loaded, files, held_out, len(codes))
+    rows = rows_on([local(shard.products) for shard in shards], Ledger.load(local(splits.ledger)), HELD_OUT)
+    kept = (part[part["row"].isin(held_out)] for part in rows)
+    return reference_rows(kept, tfidf_of(loaded), scores, embeddings).assign(**dict.fromkeys(SURENESS, np.nan))

@@ -1,0 +1,85 @@
+"""Stage 1: a catalogue folder -> checked shards of products with their photos' bytes, and a quarantine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from flytekit.types.file import FlyteFile
+
+from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.data import read_catalogue as catalogue
+from rakuten_tasks.data.fingerprint import listing
+from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
+from rakuten_tasks.data.schema import CatalogueError
+from rakuten_tasks.registry import runs
+from rakuten_tasks.registry.tracking import RunLog
+from rakuten_tasks.reports.catalogue_deck import ingest_deck
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.files import workspace
+from rakuten_tasks.runtime.show_deck import show
+from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.tasks.start_run import look_at
+from rakuten_tasks.tasks.types import Catalogue, KeyedCatalogue, KeyedShard, KeyedSource, Run, Shard, Source
+
+
+class Ingested(NamedTuple):
+    catalogue: KeyedCatalogue
+    labelled: list[KeyedShard]
+    unlabelled: list[KeyedShard]
+
+
+@stage(pods.CPU, cached=True, deck=True)
+def ingest(source: Source, config: IngestConfig, run: Run) -> Ingested:
+    """Read the whole catalogue, products to predict included."""
+    with runs.child_run(run.run_id, "ingest") as log:
+        result = _ingest(source, config, labelled=True, log=log)
+        log.artifact(Path(result.catalogue.summary.path))
+        log.artifact(Path(result.catalogue.quarantine.path))
+    return result
+
+
+@stage(pods.CPU, cached=True, deck=True)
+def ingest_to_publish(source: Source, config: IngestConfig) -> Ingested:
+    """Read the whole catalogue, for no training."""
+    return _ingest(source, config, labelled=True, log=None)
+
+
+@stage(pods.SMALL)
+def look(source: str) -> KeyedSource:
+    """See what the catalogue holds, so that what was read of it before need not be read again."""
+    return look_at(source)
+
+
+@stage(pods.CPU, cached=True, deck=True)
+def ingest_unlabelled(source: Source, config: IngestConfig) -> Ingested:
+    """Read only the products to predict: labels and training rows need not be there."""
+    return _ingest(source, config, labelled=False, log=None)
+
+
+def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | None) -> Ingested:
+    work = workspace()
+    folder = source.address
+    if folder == SAMPLE:
+        folder = str(work / SAMPLE)
+        write_sample(Path(folder))
+    summary = catalogue.ingest(folder, work / "catalogue", config, labelled=labelled)
+    if listing(source.address) != source.listing:
+        raise CatalogueError(f"{source.address} changed while it was read: run again when it is complete")
+    return Ingested(
+        Catalogue(
+            content_hash=summary.content_hash,
+            codes=sorted(summary.class_counts),
+            names={str(code): name for code, name in summary.names.items()},
+            synthetic=summary.synthetic,
+            quarantine=FlyteFile(str(summary.quarantine)),
+            summary=FlyteFile(str(summary.file)),
+            deck=show("ingest", "Catalogue", ingest_deck(summary), log),
+        ),
+        [_shard(shard) for shard in summary.labelled],
+        [_shard(shard) for shard in summary.unlabelled],
+    )
+
+
+def _shard(shard: catalogue.Shard) -> Shard:
+    return Shard(FlyteFile(str(shard.path)), shard.rows, shard.sha256)

@@ -1,0 +1,29 @@
+"""The failure nodes: whatever went wrong, also where a pod was lost and could say nothing, is told in MLflow."""
+
+from __future__ import annotations
+
+from flytekit.types.error.error import FlyteError
+
+from rakuten_tasks.config import TrainingConfig
+from rakuten_tasks.registry import runs
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.execution import execution
+from rakuten_tasks.runtime.stage import stage
+
+UNKNOWN = "the workflow failed without saying why: see the execution in Flyte's console"
+
+
+@stage(pods.SMALL)
+def record_failed_training(
+    source: str, config: TrainingConfig, model: str, report: str, err: FlyteError | None = None
+) -> None:
+    """Mark this execution's run in MLflow as failed, with the reason."""
+    runs.fail(err.message if err else UNKNOWN, execution())
+
+
+@stage(pods.SMALL)
+def record_failed_reproduction(
+    version: int, model: str, source: str, report: str, err: FlyteError | None = None
+) -> None:
+    """As record_failed_training."""
+    runs.fail(err.message if err else UNKNOWN, execution())

@@ -1,0 +1,111 @@
+"""Stage 10: the champion labels the products that have no label yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import fsspec
+import pandas as pd
+from flytekit.types.directory import FlyteDirectory
+from flytekit.types.file import FlyteFile
+from rich.console import Console
+
+from rakuten_tasks.data.layout import test_labels
+from rakuten_tasks.data.read_catalogue import is_synthetic, read_shard
+from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
+from rakuten_tasks.evaluation.metrics import POOL, against_answers
+from rakuten_tasks.models.predictor import Predictor, Scores
+from rakuten_tasks.models.scoring import products_of
+from rakuten_tasks.registry import tracking, versions
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.files import local, workspace
+from rakuten_tasks.runtime.pod_env import lasting
+from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.tasks.types import Shard
+
+TOP = 3
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The bundle that answers. notice: empty, or why it is not the model one would expect."""
+
+    folder: FlyteDirectory
+    model: str
+    version: int
+    notice: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """submission: the challenge's CSV. details: Parquet with confidence, the top three and what was looked at."""
+
+    submission: FlyteFile
+    details: FlyteFile
+
+
+@stage(pods.SMALL)
+def fetch_champion(source: str, model: str) -> Champion:
+    """The champion of the asked model, or of the one that fits the catalogue."""
+    client = tracking.connect()
+    synthetic = source == SAMPLE or is_synthetic(source)
+    name, notice = versions.resolve_model(client, model, synthetic)
+    version = versions.aliases(client, name)[versions.CHAMPION]
+    if notice:
+        Console(stderr=True).print(f"[yellow]{notice}[/]")
+    return Champion(FlyteDirectory(str(versions.fetch(client, name, str(version)))), name, version, notice)
+
+
+@stage(pods.GPU)
+def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
+    """One shard's answers. Parquet: see `_details`."""
+    rows = read_shard(local(shard.products))
+    scores = Predictor.load(local(champion.folder)).score(products_of(rows))
+    path = workspace() / "predictions.parquet"
+    _details(rows, scores).to_parquet(path, index=False)
+    return FlyteFile(str(path))
+
+
+def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
+    codes, probabilities = scores.top(TOP)
+    details = pd.DataFrame(
+        {
+            "row": rows["row"].to_numpy(),
+            "productid": rows["productid"].array,
+            "prdtypecode": scores.predicted,
+            "confidence": scores.confidence,
+            # "none": neither text nor photo could be used, and the answer is the class prior's
+            "used": ["+".join(scores.modalities(row)) or "none" for row in range(len(rows))],
+            "issue": rows["issue"].to_numpy(),
+            "photo_status": rows["photo_status"].to_numpy(),
+        }
+    )
+    for name, alone in scores.by_member.items():
+        details[f"{name}_code"] = pd.array(scores.codes[alone.argmax(1)], "Int64")
+        details.loc[~scores.available[name], f"{name}_code"] = pd.NA
+    for k in range(codes.shape[1]):
+        details[f"code_{k + 1}"], details[f"probability_{k + 1}"] = codes[:, k], probabilities[:, k]
+    return details
+
+
+@stage(pods.CPU)
+def write_submission(parts: list[FlyteFile], champion: Champion, source: str, output: str) -> Predictions:
+    """One row for each product, in the file's order; copied to the folder `output`, unless that is empty."""
+    lasting("output", output)
+    work = workspace()
+    details = pd.concat([pd.read_parquet(local(part)) for part in parts], ignore_index=True)
+    details.to_parquet(work / "details.parquet", index=False)
+    details.set_index("row")["prdtypecode"].rename_axis(None).to_csv(work / "submission.csv")
+    console = Console()
+    console.print(f"{len(details)} products labelled by {champion.model} version {champion.version}")
+    console.print(details["used"].value_counts().to_string())
+    if (answers := sample_answers() if source == SAMPLE else test_labels(source)) is not None:
+        by_row = details.set_index("row")
+        members = [name for name in by_row.columns if name.endswith("_code")]
+        answered = {name.removesuffix("_code"): by_row[name] for name in members} | {POOL: by_row["prdtypecode"]}
+        console.print(against_answers(answered, answers))
+    for name in ("submission.csv", "details.parquet") if output else ():
+        with fsspec.open(f"{output.rstrip('/')}/{name}", "wb", auto_mkdir=True) as file:
+            file.write((work / name).read_bytes())
+        console.print(f"written to {output.rstrip('/')}/{name}")
+    return Predictions(FlyteFile(str(work / "submission.csv")), FlyteFile(str(work / "details.parquet")))

@@ -1,0 +1,100 @@
+"""The last stage of the ETL: what was read is checked and becomes the next version of a published catalogue."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from flytekit.types.file import FlyteFile
+from rich.console import Console
+
+from rakuten_tasks.config import Mode, PublicationConfig
+from rakuten_tasks.data import shards
+from rakuten_tasks.data.ingested import Counts, Ingested
+from rakuten_tasks.data.layout import test_labels
+from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
+from rakuten_tasks.data.versions.commit import Origin, Outcome, publish
+from rakuten_tasks.reports.publication_deck import publication_deck
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.files import local, workspace
+from rakuten_tasks.runtime.pod_env import lasting
+from rakuten_tasks.runtime.show_deck import show
+from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.tasks.start_run import absolute
+from rakuten_tasks.tasks.types import Catalogue, Shard, Source
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The current version of a published catalogue. new: whether this publication made it."""
+
+    address: str  # of this version, for ever
+    version: int
+    new: bool
+    labelled: int
+    unlabelled: int
+    joined: int
+    left_out: dict[str, int]
+    deck: FlyteFile
+
+
+@stage(pods.CPU, deck=True)
+def publish_version(
+    source: Source,
+    catalogue: Catalogue,
+    labelled: list[Shard],
+    unlabelled: list[Shard],
+    destination: str,
+    config: PublicationConfig,
+    mode: Mode,
+) -> Publication:
+    """Check it, and publish it if it is sound and new."""
+    answers = sample_answers() if source.address == SAMPLE else test_labels(source.address)
+    place = absolute(lasting("destination", destination)) if destination else ""
+    read, origin = _ingested(catalogue, labelled, unlabelled), Origin(source.address, answers)
+    outcome = publish(read, origin, place, config, mode is Mode.ADD, workspace())
+    Console(soft_wrap=True).print(told(outcome))
+    manifest = outcome.published.manifest
+    return Publication(
+        address=outcome.published.address,
+        version=manifest.version,
+        new=outcome.new,
+        labelled=manifest.rows("labelled"),
+        unlabelled=manifest.rows("unlabelled"),
+        joined=outcome.joined,
+        left_out=dict(outcome.left_out),
+        deck=show("publication", "Published catalogue", publication_deck(outcome)),
+    )
+
+
+def _ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list[Shard]) -> Ingested:
+    """What an earlier task has read, on this machine."""
+    summary = local(catalogue.summary)
+    read = json.loads(summary.read_text(encoding="utf-8"))
+    return Ingested(
+        labelled=[shards.Shard(local(shard.products), shard.rows, shard.sha256) for shard in labelled],
+        unlabelled=[shards.Shard(local(shard.products), shard.rows, shard.sha256) for shard in unlabelled],
+        counts={part: Counts(**counts) for part, counts in read["counts"].items()},
+        class_counts={int(code): n for code, n in read["class_counts"].items()},
+        names={int(code): name for code, name in catalogue.names.items()},
+        synthetic=catalogue.synthetic,
+        content_hash=catalogue.content_hash,
+        quarantine=local(catalogue.quarantine),
+        file=Path(summary),
+    )
+
+
+def told(outcome: Outcome) -> str:
+    """What came of it, in words."""
+    manifest = outcome.published.manifest
+    rows = f"{manifest.rows('labelled')} labelled products in {len(manifest.class_counts)} classes"
+    left_out = ", ".join(f"{n} {reason}" for reason, n in outcome.left_out.items())
+    reasons = f"; left out: {left_out}" if left_out else ""
+    if not outcome.new:
+        return (
+            f"nothing new: version {manifest.version} holds it already ({rows}){reasons}\n{outcome.published.address}"
+        )
+    added = f", {outcome.joined} of them added to version {manifest.added_to}," if manifest.added_to else ""
+    to_predict = f" and {manifest.rows('unlabelled')} to predict"
+    return f"published version {manifest.version}: {rows}{added}{to_predict}{reasons}\n{outcome.published.address}"

@@ -1,0 +1,143 @@
+"""A registered version, trained again from what it says of itself, and compared with what was registered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import fsspec
+import pandas as pd
+from flytekit.types.directory import FlyteDirectory
+from rich.console import Console
+from rich.table import Column, Table
+
+from rakuten_tasks.config import IngestConfig, SplitConfig
+from rakuten_tasks.evaluation.metrics import POOL, Evaluation
+from rakuten_tasks.models import bundle
+from rakuten_tasks.registry import runs, tracking, versions
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.execution import execution
+from rakuten_tasks.runtime.files import content_hash, local
+from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.tasks.start_run import absolute, known_sides, look_at, resolve
+from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, Resolved, Run
+
+COMPARED = "catalogue, code, libraries, pretrained weights and machine"
+
+
+class Reopened(NamedTuple):
+    run: Run
+    source: KeyedSource
+    known: KeyedFile  # the version's own ledger, so that every title keeps its side
+    resolved: Resolved
+    ingest: IngestConfig
+    split: SplitConfig
+    seed: int
+    original: FlyteDirectory
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of a version that was trained again. differences: what could explain other weights."""
+
+    model: str
+    version: int
+    same_weights: bool  # bit for bit, extractors and pool included
+    same_answers: float  # share of the test rows with the same label
+    f1_then: float
+    f1_now: float
+    differences: list[str]
+
+
+@stage(pods.SMALL)
+def reopen(version: int, model: str, source: str) -> Reopened:
+    """Open a run for the reproduction and read from the version what it was made of.
+
+    source: where its catalogue lies now; empty for where it lay.
+    """
+    client = tracking.connect()
+    name = model or versions.resolve_model(client, model, synthetic=False)[0]
+    original = versions.fetch(client, name, str(version))
+    manifest = bundle.read_manifest(original)
+    source = absolute(source or manifest.lineage.catalogue)
+    tags = {"source": source, runs.REPRODUCES: f"{name} version {version}"}
+    title = f"reproduction of {name} version {version}"
+    run_id = runs.start_parent(title, manifest.config.to_dict(), tags, execution())
+    return Reopened(
+        Run(run_id, name, source),
+        look_at(source),
+        known_sides(name, version),
+        resolve(manifest.config),
+        manifest.config.ingest,
+        manifest.config.split,
+        manifest.config.seed,
+        FlyteDirectory(str(original)),
+    )
+
+
+@stage(pods.SMALL)
+def compare(version: int, original: FlyteDirectory, again: FlyteDirectory, run: Run, report: str) -> Comparison:
+    """Print what differs, write it as JSON to `report` unless that is empty; ValueError if the answers differ."""
+    comparison = compared(run.model, version, local(original), local(again))
+    runs.log_to_parent(run.run_id).dictionary(asdict(comparison), "comparison.json")
+    Console().print(_table(comparison))
+    if report:
+        with fsspec.open(report, "w", auto_mkdir=True) as file:
+            json.dump(asdict(comparison), file, indent=1)
+    if comparison.same_answers < 1:
+        because = "; ".join(comparison.differences) or f"{COMPARED} are the same, so this is a bug"
+        other = f"{1 - comparison.same_answers:.1%} of the test rows are answered differently"
+        raise ValueError(f"{comparison.model} version {version} was not reproduced: {other}: {because}")
+    runs.finish_parent(run.run_id)
+    return comparison
+
+
+def compared(model: str, version: int, original: Path, again: Path) -> Comparison:
+    """Two bundles' folders: what was registered, and what the same training gave again."""
+    then, now = (bundle.read_manifest(folder) for folder in (original, again))
+    answers = [pd.read_parquet(folder / bundle.TEST).set_index("row")["predicted"] for folder in (original, again)]
+    same = answers[0].reindex(answers[0].index.union(answers[1].index)).eq(answers[1])
+    f1 = [Evaluation.load(folder / bundle.EVALUATION).systems[POOL].weighted_f1.value for folder in (original, again)]
+    weights = [_hashes(folder, manifest) for folder, manifest in ((original, then), (again, now))]
+    facts = {
+        "catalogue": (then.lineage.catalogue_hash, now.lineage.catalogue_hash),
+        "code commit": (then.lineage.git_commit, now.lineage.git_commit),
+        "code or libraries": (then.lineage.code, now.lineage.code),
+        "pretrained weights": (_pretrained(then), _pretrained(now)),
+        "machine": (then.lineage.machine, now.lineage.machine),
+    }
+    return Comparison(
+        model=model,
+        version=version,
+        same_weights=weights[0] == weights[1] and then.pool == now.pool,
+        same_answers=float(same.mean()),
+        f1_then=f1[0],
+        f1_now=f1[1],
+        differences=[
+            f"{name}: {old or 'not kept'} then, {new} now" for name, (old, new) in facts.items() if old != new
+        ],
+    )
+
+
+def _hashes(folder: Path, manifest: bundle.Manifest) -> dict[str, str]:
+    """SHA-256 of each member's files, and of each extractor's."""
+    extractors = dict.fromkeys(name for read in manifest.members.values() for name in read)
+    parts = [f"{bundle.MEMBERS_FOLDER}/{name}" for name in manifest.members]
+    parts += [f"{bundle.EXTRACTORS_FOLDER}/{name}" for name in extractors]
+    return {part: content_hash(folder / part) for part in parts}
+
+
+def _pretrained(manifest: bundle.Manifest) -> str:
+    return ", ".join(f"{weights.name} {weights.sha256}" for weights in manifest.lineage.pretrained) or "none"
+
+
+def _table(comparison: Comparison) -> Table:
+    title = f"{comparison.model} version {comparison.version}, trained again"
+    table = Table("", Column(overflow="fold"), title=title, show_header=False)  # hashes whole
+    table.add_row("members, extractors, pool", "same, bit for bit" if comparison.same_weights else "differ")
+    table.add_row("test rows answered alike", f"{comparison.same_answers:.1%}")
+    table.add_row("weighted F1 then and now", f"{comparison.f1_then:.4f}, {comparison.f1_now:.4f}")
+    table.add_row("changed since", "\n".join(comparison.differences) or f"nothing: {COMPARED}")
+    return table

@@ -1,0 +1,61 @@
+"""What the fit of a member tells MLflow and shows: of a network a point for every epoch and the curves; a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flytekit.types.file import FlyteFile
+
+from rakuten_tasks.models.members.member import Fitted
+from rakuten_tasks.registry.tracking import RunLog
+from rakuten_tasks.reports.index import FIT
+from rakuten_tasks.reports.training_deck import training_deck
+from rakuten_tasks.reports.training_plots import training_curves
+from rakuten_tasks.runtime.show_deck import show
+from rakuten_tasks.training.hardware import machine
+from rakuten_tasks.training.state import Epoch
+
+# zero stands for what is chosen from the data, or for the network's own
+CHOSEN = ("epochs", "learning_rate", "vocabulary_size", "side", "max_characters", "max_tokens")
+
+
+def log_epoch(log: RunLog) -> Callable[[Epoch], None]:
+    """A callback that sends each epoch's figures to the task's run.
+
+    Of several trainings in a row, those after the first have a number before the names: "2_train_loss".
+    """
+    training, last = 1, 0
+
+    def send(epoch: Epoch) -> None:
+        nonlocal training, last
+        training += epoch.number <= last
+        last = epoch.number
+        figures = {name: value for name, value in dataclasses.asdict(epoch).items() if name != "number"}
+        prefix = f"{training}_" if training > 1 else ""
+        known = {f"{prefix}{name}": value for name, value in figures.items() if not math.isnan(value)}
+        log.metrics(known, step=epoch.number)
+
+    return send
+
+
+def record(
+    name: str, fitted: Fitted, settings: Mapping[str, object], folder: Path, log: RunLog
+) -> tuple[FlyteFile, FlyteFile]:
+    """The epochs as JSON, their curves as a figure of the run, and a page of both and the settings. -> both files
+
+    name: the member's. A member that was fitted without epochs has an empty list, and no curves.
+    """
+    if fitted.epochs:
+        log.figure(training_curves(fitted.epochs), "curves")
+    path = folder / "epochs.json"
+    epochs = [dataclasses.asdict(epoch) for epoch in fitted.epochs]
+    rows = [{key: None if math.isnan(value) else value for key, value in epoch.items()} for epoch in epochs]
+    path.write_text(json.dumps(rows, indent=1))
+    chosen = {key: "chosen" if value == 0 and key in CHOSEN else value for key, value in settings.items()}
+    facts = {**chosen, **fitted.facts, "rows scored unseen": int((~fitted.stopping).sum()), "machine": machine()}
+    page = training_deck(f"Member {name}", fitted.epochs, facts)
+    return FlyteFile(str(path)), show(f"{FIT}{name}", f"Member {name}", page, log)

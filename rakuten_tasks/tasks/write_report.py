@@ -1,0 +1,64 @@
+"""The last page of a training: one table, where everything lies, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import fsspec
+from rich.console import Console
+
+from rakuten_tasks.evaluation.metrics import Evaluation, table
+from rakuten_tasks.registry import runs, tracking
+from rakuten_tasks.reports.index import place_of, write_pages
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.files import local
+from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.tasks.register_version import DECKS
+from rakuten_tasks.tasks.types import Catalogue, Evaluated, Registered, Source
+
+WIDTH = 110  # columns of a log, which the table needs
+
+
+@stage(pods.SMALL)
+def report_training(
+    source: Source, catalogue: Catalogue, evaluated: Evaluated, registered: Registered, report: str
+) -> Registered:
+    """Print the result; write it as JSON to `report`, a path or fsspec address, and the pages into decks/ beside it."""
+    evaluation = Evaluation.load(local(evaluated.evaluation))
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    kind = "SYNTHETIC sample" if catalogue.synthetic else source.address
+    console.print(table(evaluation, title=f"{kind}: test rows, with 95 % bootstrap intervals"))
+    console.print(
+        f"registered [bold]{registered.model}[/] version {registered.version}, alias [bold]{registered.alias}[/]: "
+        f"{registered.reason}\nMLflow run {registered.run_id} in {tracking.tracking_uri()}; `make mlflow` shows it"
+    )
+    if report:
+        content = {
+            "model": registered.model,
+            "version": registered.version,
+            "alias": registered.alias,
+            "reason": registered.reason,
+            "mlflow_run": registered.run_id,
+            "tracking_uri": tracking.tracking_uri(),
+            "source": source.address,
+            "catalogue_hash": catalogue.content_hash,
+            "synthetic": catalogue.synthetic,
+            "ingest": json.loads(local(catalogue.summary).read_text()),
+            "evaluation": evaluation.to_dict(),
+        }
+        with fsspec.open(report, "w", auto_mkdir=True) as file:
+            json.dump(content, file, indent=1)
+        pages = f"{report.rpartition('/')[0] or '.'}/decks"
+        shown = sorted(runs.fetch(registered.run_id, DECKS).glob("*.html"), key=lambda page: place_of(page.stem))
+        index = write_pages(
+            pages, {page.stem: page.read_text(encoding="utf-8") for page in shown}, _facts(source, registered)
+        )
+        console.print(f"written to {report}, pages to look at to {index}; `make deck` opens them")
+    runs.finish_parent(registered.run_id)
+    return registered
+
+
+def _facts(source: Source, registered: Registered) -> dict[str, object]:
+    version = f"{registered.model} version {registered.version}, {registered.alias}"
+    return {"registered": version, "gate": registered.reason, "catalogue": source.address, "run": registered.run_id}

@@ -1,0 +1,1 @@
+"""The training loop of networks, with checkpoints and several processes. Flyte-free."""

@@ -1,0 +1,17 @@
+"""What the bits of a training depend on, besides data, configuration and code."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from rakuten_tasks.training.distributed import world
+
+
+def machine() -> str:
+    """Processor type, instruction set, threads, GPU and torch, for people to compare."""
+    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    together = f", {world()} processes" if world() > 1 else ""
+    return f"{processor}, {gpu}, torch {torch.__version__}{together}"

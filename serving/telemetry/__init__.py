@@ -1,0 +1,1 @@
+"""Metrics, the prediction log, rejected requests."""

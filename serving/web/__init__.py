@@ -1,0 +1,1 @@
+"""HTTP: middleware, request parsing, errors, API docs."""

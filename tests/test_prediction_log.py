@@ -12,7 +12,7 @@ from rakuten_tasks.monitoring import prediction_log
 from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, REJECTED, SCHEMA
 from rakuten_tasks.monitoring.prediction_log import OpenHour, accuracy, close_hours, forget, predictions, read_log
 from serving.telemetry.log_writer import Recorder
-from serving.telemetry.prometheus import log_writer as recording
+from serving.telemetry import log_writer as recording
 
 HOUR = timedelta(hours=1)
 

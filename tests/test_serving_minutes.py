@@ -7,7 +7,7 @@ import pytest
 
 from serving.schemas import Said
 from serving.telemetry.mlflow_minutes import Minutes
-from serving.telemetry.prometheus import mlflow_minutes as module
+from serving.telemetry import mlflow_minutes as module
 from serving.telemetry.recent_ids import Recent
 from serving.telemetry.rejections import REASONS, Refusals
 from serving.web.middleware import Left

@@ -17,7 +17,8 @@ from rakuten_tasks.config import PhotoConfig
 from rakuten_tasks.models.backbones.frozen import read_saved
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
-PREFIXES = {"torchvision:": "torchvision_models", "hf:": "transformer_models"}
+# by the beginning of photo.backbone
+MODULES = {"vgg16": "frozen_vgg16", "torchvision:": "torchvision_models", "hf:": "transformer_models"}
 
 
 class Backbone(Protocol):
@@ -65,5 +66,7 @@ def load_saved_backbone(folder: Path, device: torch.device) -> Backbone:
 
 def _module(backbone: str) -> ModuleType:
     # imported when asked for: transformers takes seconds, and vgg16_network needs this package for its downloads
-    name = next((module for prefix, module in PREFIXES.items() if backbone.startswith(prefix)), backbone)
-    return import_module(f"{__name__}.{name}")
+    for beginning, module in MODULES.items():
+        if backbone.startswith(beginning):
+            return import_module(f"{__name__}.{module}")
+    raise ValueError(f"backbone={backbone!r}: vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER")

@@ -20,7 +20,7 @@ from rakuten_tasks.models.pretrained import PretrainedWeights
 
 __all__ = ["TextEncoder", "load_encoder", "load_saved_encoder", "resolve_encoder"]
 
-MODULES = {"use-multilingual": "use_multilingual", "hf:": "transformer"}  # by the beginning of text.encoder
+MODULES = {"use-multilingual": "use_multilingual", "hf:": "transformer_encoder"}  # by the beginning of text.encoder
 
 
 class TextEncoder(Protocol):

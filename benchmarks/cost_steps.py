@@ -31,14 +31,14 @@ from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from rakuten_tasks.models.predictor import Predictor, pool_logits
 from rakuten_tasks.models.scoring import products_of, score_features
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays, class_index, write_shard
-from rakuten_tasks.training.loop import Epoch, choose_device
+from rakuten_tasks.training.loop import EpochMetrics, choose_device
 
-Mark = Callable[[Epoch], None]
+Mark = Callable[[EpochMetrics], None]
 TEXT_MEMBERS = ("bag", "lstm", "encoder", "bag_encoder")
 PHOTO_MEMBERS = ("photo", "vgg16")
 
 
-def ignore(epoch: Epoch) -> None:
+def ignore(epoch: EpochMetrics) -> None:
     """Of a fit whose epochs nobody measures."""
 
 
@@ -292,7 +292,7 @@ def run(name: str, work: Work, out: Path) -> Used:
     out.mkdir(parents=True)
     marks = [(time.perf_counter(), time.process_time())]
 
-    def mark(epoch: Epoch | None = None) -> None:
+    def mark(epoch: EpochMetrics | None = None) -> None:
         marks.append((time.perf_counter(), time.process_time()))
 
     step, epochs = globals()[name], name in EPOCHS

@@ -21,15 +21,15 @@ import pandas as pd
 import psutil
 
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PREDICTION
-from rakuten_tasks.monitoring.compare import Model, Side, compared, logged
+from rakuten_tasks.monitoring.compare import DriftInput, Model, compare_inputs, logged_window
 from rakuten_tasks.monitoring.values import CATEGORIES, YES_NO
-from rakuten_tasks.monitoring.window import Span
+from rakuten_tasks.monitoring.window import TimeWindow
 from rakuten_tasks.reports.drift_report import write_report
 
 ROWS, FILES = 100_000, 100
 RATIO, MEMORY = 2.0, 2 * 2**30
 END = datetime(2026, 1, 10, tzinfo=UTC)
-SPAN = Span(END - timedelta(days=9), END)
+SPAN = TimeWindow(END - timedelta(days=9), END)
 MODEL = Model("benchmark", 1, Path())
 
 
@@ -90,7 +90,7 @@ def bare_preset(reference: pd.DataFrame, window: pd.DataFrame, folder: Path) -> 
 
 def ours(reference: pd.DataFrame, log: Path, folder: Path) -> None:
     """From the log to both files."""
-    report, before, after = compared(Side(reference, "reference"), logged(str(log), SPAN, MODEL))
+    report, before, after = compare_inputs(DriftInput(reference, "reference"), logged_window(str(log), SPAN, MODEL))
     write_report(report, before.rows, after.rows, str(folder / "report"))
 
 

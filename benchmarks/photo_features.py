@@ -14,8 +14,8 @@ import torch
 from benchmarks.timing import seconds
 from rakuten_tasks.models.backbones.frozen import Description
 from rakuten_tasks.models.backbones.frozen_vgg16 import SIDE, VGG16Backbone
-from rakuten_tasks.models.networks.onednn import packable, packed
-from rakuten_tasks.models.networks.vgg16_blocks import EARLY, LATE, Convolutions, batch_size
+from rakuten_tasks.models.networks.onednn import is_supported, prepack
+from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions, batch_size
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast, choose_device, half_precision
@@ -26,7 +26,7 @@ REPEATS, LIMIT = 4, 0.95
 def backbone(device: torch.device) -> VGG16Backbone:
     """VGG16 with random weights, as a bundle would load it."""
     weights = PretrainedWeights("vgg16", "random numbers", "NONE", "random")
-    description = Description("vgg16", EARLY + LATE, SIDE, weights, {"batch_norm": False})
+    description = Description("vgg16", BACKBONE_FEATURES + TOP_FEATURES, SIDE, weights, {"batch_norm": False})
     return VGG16Backbone(Convolutions(random_convolutions(batch_norm=False), SIDE), description, device)
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     size = batch_size(device)
     count = 32 * size
     layers = random_convolutions(batch_norm=False)[:-1].to(device).to(memory_format=torch.channels_last).eval()
-    bare_layers = packed(layers) if packable(device) else layers  # the fastest pass there is of the same bits
+    bare_layers = prepack(layers) if is_supported(device) else layers  # the fastest pass there is of the same bits
     frozen = backbone(device)
     batch = torch.randn(size, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
     photos = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from rakuten_tasks.models.networks.onednn import packable, packed
+from rakuten_tasks.models.networks.onednn import is_supported, prepack
 from rakuten_tasks.models.networks.vgg16_blocks import batch_size
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.training.loop import autocast, choose_device, half_precision
@@ -28,15 +28,15 @@ REPEATS = 4
 
 def int8(network: nn.Sequential) -> Callable[[Tensor], Tensor]:
     """The same convolutions and pools on bytes."""
-    packed = []
+    prepack = []
     for layer in network:
         if isinstance(layer, nn.Conv2d):
             weight = (layer.weight / layer.weight.abs().max() * 127).round().to(torch.int8)
-            packed.append(torch.ops.onednn.qconv_prepack(weight, torch.ones(len(weight)), 1.0, 0, *GEOMETRY, 1, None))
+            prepack.append(torch.ops.onednn.qconv_prepack(weight, torch.ones(len(weight)), 1.0, 0, *GEOMETRY, 1, None))
 
     def run(pixels: Tensor) -> Tensor:
         maps = pixels.mul(32).clamp(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
-        weights = iter(packed)
+        weights = iter(prepack)
         for layer in network:
             if isinstance(layer, nn.Conv2d):
                 scales = torch.ones(layer.out_channels)
@@ -101,8 +101,8 @@ def main() -> None:
         f"{dtype}, 224 px": rate(network, batch(224), True),
         "fp32": rate(network, batch(224), False),
     }
-    if packable(device):
-        found["bf16, packed: the pipeline"] = rate(packed(network), batch(224), True)
+    if is_supported(device):
+        found["bf16, packed: the pipeline"] = rate(prepack(network), batch(224), True)
     if shutil.which("c++") or device.type == "cuda":  # inductor compiles C++ on processors
         found[f"{dtype}, torch.compile"] = rate(torch.compile(network), batch(224), True)
         torch.compiler.reset()

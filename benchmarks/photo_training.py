@@ -34,7 +34,7 @@ from rakuten_tasks.models.backbones import load_backbone, resolve_weights
 from rakuten_tasks.models.extractors import PhotoExtractor
 from rakuten_tasks.models.members import MEMBERS, FitContext, TrainingData
 from rakuten_tasks.models.members.member import FOLDS
-from rakuten_tasks.models.networks.onednn import packable, packed
+from rakuten_tasks.models.networks.onednn import is_supported, prepack
 from rakuten_tasks.models.networks.vgg16_blocks import DEVIATION, MEAN, batch_size
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.preprocessing.feature_shards import write_shard
@@ -91,7 +91,7 @@ def ours(files: Sequence[bytes], labels: NDArray, device: torch.device, folder: 
 def forward(device: torch.device, photos: int, half: bool) -> float:
     """Seconds of the bare forward pass over so many photos: the ceiling of either way."""
     network = random_convolutions(batch_norm=False).to(device).to(memory_format=torch.channels_last).eval()
-    run_once = packed(network) if half and packable(device) else network
+    run_once = prepack(network) if half and is_supported(device) else network
     size = batch_size(device) if half else BATCH
     batch = torch.randn(size, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
 

@@ -149,7 +149,7 @@ class Recorded(BaseModel):
     )
 
 
-class Fault(BaseModel):
+class ErrorDetail(BaseModel):
     """One thing that is wrong with a request. The input is never repeated."""
 
     loc: list[str | int]
@@ -157,15 +157,15 @@ class Fault(BaseModel):
     type: str
 
 
-class Refusal(BaseModel):
+class ErrorResponse(BaseModel):
     """Why there is no answer: a sentence, or a list of faults with a 422."""
 
-    detail: str | list[Fault]
+    detail: str | list[ErrorDetail]
     request_id: str = ""
 
 
 @dataclass(frozen=True)
-class Asked:
+class InferenceRequest:
     """A request as the worker gets it: checked, the photo as the file's bytes."""
 
     request_id: str
@@ -177,7 +177,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Said:
+class PredictionSummary:
     """What the minutes' figures need of a prediction."""
 
     code: int
@@ -186,10 +186,10 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Answered:
+class InferenceResponse:
     """What the worker gives back: an HTTP status and the JSON body. reason: why it was refused, for the log."""
 
     status: int
     body: bytes
     reason: str = ""
-    said: Said | None = None  # None if it was refused
+    prediction: PredictionSummary | None = None  # None if it was refused

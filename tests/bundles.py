@@ -45,8 +45,8 @@ from rakuten_tasks.models.members.linear import LinearMember, Standardizer
 from rakuten_tasks.models.members.lstm import LSTM
 from rakuten_tasks.models.members.plan import fit_tokenizer
 from rakuten_tasks.models.members.vgg16 import VGG16, Shape
-from rakuten_tasks.models.networks.token_lstm import LSTMShape, TokenLSTM
-from rakuten_tasks.models.networks.vgg16_blocks import EARLY, LATE, Convolutions
+from rakuten_tasks.models.networks.token_lstm import TokenLSTM, TokenLSTMConfig
+from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.models.pool import Pool
 from rakuten_tasks.models.pretrained import PretrainedWeights
@@ -137,7 +137,10 @@ class _Maker:
     def _linear(self, name: str) -> Member:
         kind = MEMBERS[name]
         assert issubclass(kind, LinearMember)
-        bits, size = self.config.bag.ngram_bits, {"": 0, "vectors": 1024, "photo": EARLY + LATE}[kind.array]
+        bits, size = (
+            self.config.bag.ngram_bits,
+            {"": 0, "vectors": 1024, "photo": BACKBONE_FEATURES + TOP_FEATURES}[kind.array],
+        )
         table = torch.randn((1 << bits) if "ngrams" in kind.extractors else 0, self.classes)
         weight = torch.randn(size, self.classes) * (1.0 if kind.array != "vectors" or not kind.standardize else 0.03)
         counts = count_ngrams(*zip(*TEXTS, strict=True), bits)
@@ -148,7 +151,7 @@ class _Maker:
 
     def _lstm(self) -> Member:
         tokens = len(self._tokenizer().tokenizer)
-        network = TokenLSTM(LSTMShape(tokens, self.classes, *self.hidden))
+        network = TokenLSTM(TokenLSTMConfig(tokens, self.classes, *self.hidden))
         torch.nn.init.normal_(network.head.weight, std=0.3)
         return LSTM(network)
 
@@ -180,7 +183,7 @@ class _Maker:
         return fit_tokenizer(lambda: iter(TEXTS), self.config.lstm.vocabulary_size, self.config.lstm.max_tokens)
 
     def _backbone(self) -> VGG16Backbone:
-        description = Description("vgg16", EARLY + LATE, self.side, RANDOM, {"batch_norm": True})
+        description = Description("vgg16", BACKBONE_FEATURES + TOP_FEATURES, self.side, RANDOM, {"batch_norm": True})
         return VGG16Backbone(Convolutions(random_convolutions(), self.side), description, CPU)
 
 

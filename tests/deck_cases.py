@@ -29,9 +29,9 @@ from rakuten_tasks.reports.catalogue_deck import ingest_deck
 from rakuten_tasks.reports.evaluation_deck import evaluation_deck
 from rakuten_tasks.reports.pool_deck import pool_deck
 from rakuten_tasks.reports.registration_deck import registration_deck
-from rakuten_tasks.reports.top_errors import Mistake, most_confident_mistakes
+from rakuten_tasks.reports.top_errors import Mistake, describe_errors
 from rakuten_tasks.reports.training_deck import training_deck
-from rakuten_tasks.training.state import Epoch
+from rakuten_tasks.training.state import EpochMetrics
 from tests.catalogues import photo_bytes
 
 # Each would run a script, leave its element or break a script, were it not escaped.
@@ -196,19 +196,19 @@ class Answers:
 
     @property
     def mistakes(self) -> list[Mistake]:
-        return most_confident_mistakes(self.rows, self.scores, self.labels)
+        return describe_errors(self.rows, self.scores, self.labels)
 
 
-def epochs_of(n: int) -> list[Epoch]:
+def epochs_of(n: int) -> list[EpochMetrics]:
     return [
-        Epoch(
+        EpochMetrics(
             i, 3 / i + 0.2, 3 / i + 0.4 + 0.004 * i, 0.9 - 0.6 / i, 1e-3 * (n - i + 1) / n, 12.0 + i % 3, 2, 8, 1, 0.5
         )
         for i in range(1, n + 1)
     ]
 
 
-def refitted(n: int) -> list[Epoch]:
+def refitted(n: int) -> list[EpochMetrics]:
     """Of a training without held-out rows."""
     return [dataclasses.replace(epoch, valid_loss=math.nan, valid_f1=math.nan) for epoch in epochs_of(n)]
 

@@ -15,11 +15,11 @@ from rakuten_tasks.config import PhotoConfig, Refit, TextConfig, Weights
 from rakuten_tasks.models.members.member import FitContext
 from rakuten_tasks.models.members.transformer import Transformer
 from rakuten_tasks.models.members.vgg16 import VGG16, PixelExamples
-from rakuten_tasks.models.networks.vgg16_network import PhotoBranch, PhotoShape
+from rakuten_tasks.models.networks.vgg16_network import VGG16Config, VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
-from rakuten_tasks.training.checkpoint import FolderStore
-from rakuten_tasks.training.distributed import alike, rank, share
-from rakuten_tasks.training.loop import Epoch, Schedule, fit
+from rakuten_tasks.training.checkpoint import LocalCheckpointStore
+from rakuten_tasks.training.distributed import convert_sync_batchnorm, rank, shard_for_rank
+from rakuten_tasks.training.loop import EpochMetrics, Schedule, fit
 from tests.test_memory import Cramped
 from tests.test_training import Points
 from tests.training_data import CPU, read_training_data, timeless
@@ -53,10 +53,10 @@ def first_gradients(folder: Path) -> dict[str, Tensor]:
     In fp64: in fp32 one rounding now and then decides which of two near-equal pixels is the maximum.
     """
     torch.manual_seed(1)
-    branch = PhotoBranch(PhotoShape(True, 32, 3), random_convolutions())
+    branch = VGG16Network(VGG16Config(True, 32, 3), random_convolutions())
     nn.init.normal_(branch.upper.head.linear.weight, std=0.01)
     branch.upper.head.dropout.p = 0.0
-    alike(branch.double())
+    convert_sync_batchnorm(branch.double())
     optimizer = Recorded(branch.parameters(), lr=1e-3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", Tensor.double)
@@ -73,7 +73,7 @@ def cramped(limit: int) -> tuple[list[int], Tensor, list[int]]:
     model = Cramped(limit if rank() else 99)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     fit(model, Points(), np.arange(39), np.arange(40, 64), Schedule(2, 16, 9), optimizer, 0)
-    return model.seen, model.linear.weight.detach(), share(np.arange(5)).tolist()
+    return model.seen, model.linear.weight.detach(), shard_for_rank(np.arange(5)).tolist()
 
 
 def one_batch(folder: Path) -> tuple[dict[str, Tensor], tuple[list[int], Tensor, list[int]]]:
@@ -81,7 +81,7 @@ def one_batch(folder: Path) -> tuple[dict[str, Tensor], tuple[list[int], Tensor,
     return first_gradients(folder), cramped(3)
 
 
-class PowerCut(FolderStore):
+class PowerCut(LocalCheckpointStore):
     """A store whose power goes after it has written for the seventh time: within the second epoch."""
 
     written = 0
@@ -94,8 +94,8 @@ class PowerCut(FolderStore):
 
 
 def trained(
-    folder: Path, config: PhotoConfig, store: FolderStore | None = None, interval: float = 1e9
-) -> tuple[list[Epoch], dict[str, Tensor]]:
+    folder: Path, config: PhotoConfig, store: LocalCheckpointStore | None = None, interval: float = 1e9
+) -> tuple[list[EpochMetrics], dict[str, Tensor]]:
     """-> epochs without their times, and what of the network was trained."""
     context = FitContext(3, CPU, Refit.NONE, store=store, interval=interval)
     fitted = VGG16.fit(config, read_data(folder), context)
@@ -104,8 +104,8 @@ def trained(
 
 
 def tuned_encoder(
-    folder: Path, config: TextConfig, store: FolderStore | None = None, interval: float = 1e9
-) -> tuple[list[Epoch], dict[str, Tensor]]:
+    folder: Path, config: TextConfig, store: LocalCheckpointStore | None = None, interval: float = 1e9
+) -> tuple[list[EpochMetrics], dict[str, Tensor]]:
     """The same of a pretrained encoder, on what training_data.training_data wrote."""
     context = FitContext(0, CPU, Refit.NONE, store=store, interval=interval)
     fitted = Transformer.fit(config, read_training_data(folder, ["encoder_tokens"]), context)

@@ -6,10 +6,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rakuten_tasks.models.networks.vgg16_network import PhotoBranch, photo_logits
+from rakuten_tasks.models.networks.vgg16_network import VGG16Network, photo_logits
 
 
-def photo_embedding(branch: PhotoBranch, pixels: NDArray) -> NDArray:
+def photo_embedding(branch: VGG16Network, pixels: NDArray) -> NDArray:
     """(N, S, S, 3) prepared photos -> (N, EARLY + LATE) fp32"""
     heard: list[Tensor] = []
 

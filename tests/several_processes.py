@@ -11,7 +11,7 @@ import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from rakuten_tasks.training import loop
-from rakuten_tasks.training.distributed import together
+from rakuten_tasks.training.distributed import process_group
 
 
 def run_in(processes: int, function: Callable, *arguments: Any) -> dict[int, Any]:
@@ -35,5 +35,5 @@ def _alike(function: Callable, *arguments: Any) -> Any:
     # bf16, where this processor has it, rounds more coarsely than what is compared
     loop.half_precision = lambda device: False
     os.environ.setdefault("TQDM_DISABLE", "1")
-    with together():
+    with process_group():
         return function(*arguments)

@@ -19,7 +19,7 @@ from rakuten_tasks.config import PhotoConfig, Weights
 from rakuten_tasks.models.backbones import load_backbone, load_saved_backbone, resolve_weights
 from rakuten_tasks.models.backbones.frozen import FrozenBackbone
 from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
-from rakuten_tasks.models.networks.vgg16_network import EARLY, LATE, PhotoBranch, PhotoShape
+from rakuten_tasks.models.networks.vgg16_network import EARLY, LATE, VGG16Config, VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions, load_convolutions, random_convolutions
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast
@@ -140,7 +140,7 @@ def test_a_folder_without_a_backbone_is_named(tmp_path: Path) -> None:
 
 
 def test_vgg16_features_are_what_the_head_of_the_photo_branch_reads(vgg16_file: Path) -> None:
-    branch = PhotoBranch(PhotoShape(False, 32, 3), load_convolutions(str(vgg16_file))).eval()
+    branch = VGG16Network(VGG16Config(False, 32, 3), load_convolutions(str(vgg16_file))).eval()
     features = loaded(of_file(vgg16_file)).features(PHOTOS)
     assert features.shape == (5, EARLY + LATE)
     assert np.array_equal(features, photo_embedding(branch, PHOTOS))

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from rakuten_tasks.registry import audit, promotion, pruning, versions
 from rakuten_tasks.registry.__main__ import registry
-from rakuten_tasks.registry.gate import Verdict
+from rakuten_tasks.registry.gate import GateDecision
 from rakuten_tasks.registry.runs import FAILED, child_run, log_to_parent, rename, start_parent
 from rakuten_tasks.registry.tracking import EXPERIMENT, experiment_id
 
@@ -39,20 +39,20 @@ def add(mlflow_store: MlflowClient, model: str, run_id: str, bundle: Path):
     """Register another version, different from those before, and settle it as one says."""
     count = 0
 
-    def register(verdict: Verdict | None = None) -> int:
+    def register(verdict: GateDecision | None = None) -> int:
         nonlocal count
         count += 1
         (bundle / "number").write_text(str(count))
         version = versions.register(mlflow_store, model, bundle, run_id, {})
         if verdict:
-            promotion.settle(mlflow_store, model, version, verdict)
+            promotion.finalize(mlflow_store, model, version, verdict)
         return version
 
     return register
 
 
-def passed(new: float, incumbent: float | None = None, best: float | None = None) -> Verdict:
-    return Verdict(True, f"passed with {new}", new, incumbent, best)
+def passed(new: float, incumbent: float | None = None, best: float | None = None) -> GateDecision:
+    return GateDecision(True, f"passed with {new}", new, incumbent, best)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -93,14 +93,14 @@ def test_a_model_that_does_not_exist_has_no_champion(mlflow_store) -> None:
 def test_a_passing_version_becomes_champion_and_a_refused_one_challenger(mlflow_store, model, add, bundle) -> None:
     first, second = add(), add()
     assert versions.champion_version(mlflow_store, model) is None
-    assert promotion.settle(mlflow_store, model, first, passed(0.8)) == "champion"
-    refused = Verdict(False, "refused: worse", 0.7, 0.8, 0.8, 0.01, 10, 0.2)
-    assert promotion.settle(mlflow_store, model, second, refused) == "challenger"
+    assert promotion.finalize(mlflow_store, model, first, passed(0.8)) == "champion"
+    refused = GateDecision(False, "refused: worse", 0.7, 0.8, 0.8, 0.01, 10, 0.2)
+    assert promotion.finalize(mlflow_store, model, second, refused) == "challenger"
     assert versions.list_versions(mlflow_store, model) == [
         versions.Version(1, ("best", "champion"), "0.8000", "passed with 0.8"),
         versions.Version(2, ("challenger",), "0.7000", "refused: worse"),
     ]
-    assert promotion.settled(mlflow_store, model, second) == refused
+    assert promotion.existing_decision(mlflow_store, model, second) == refused
     assert mlflow_store.get_model_version(model, "2").description == "refused: worse"
     (bundle / "number").write_text("1")
     assert files(versions.fetch(mlflow_store, model, "champion")) == files(bundle)
@@ -108,7 +108,7 @@ def test_a_passing_version_becomes_champion_and_a_refused_one_challenger(mlflow_
 
 def test_the_trail_tells_who_moved_the_champion_when_and_why(mlflow_store, model, add) -> None:
     add(passed(0.8))
-    add(Verdict(False, "refused", 0.7, 0.8, 0.8))
+    add(GateDecision(False, "refused", 0.7, 0.8, 0.8))
     versions.promote(mlflow_store, model, 2, "ana", "customers asked")
     assert versions.aliases(mlflow_store, model) == {"champion": 2, "best": 1}
     versions.rollback(mlflow_store, model, "ben", "they changed their mind")
@@ -161,13 +161,13 @@ def test_a_retry_completes_a_settlement_cut_short(mlflow_store, model, add, monk
     with monkeypatch.context() as broken:
         broken.setattr(mlflow_store, call, cut_short)
         with pytest.raises(ConnectionError):
-            promotion.settle(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
+            promotion.finalize(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
     assert versions.champion_version(mlflow_store, model) == 1
     # scored again, now against itself: the first verdict stands
     for _ in range(2):
-        assert promotion.settle(mlflow_store, model, second, passed(0.85, 0.85, 0.85)) == "champion"
+        assert promotion.finalize(mlflow_store, model, second, passed(0.85, 0.85, 0.85)) == "champion"
     assert versions.aliases(mlflow_store, model) == {"champion": 2, "best": 2}
-    assert promotion.settled(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
+    assert promotion.existing_decision(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
     assert [(e.before, e.after) for e in versions.history(mlflow_store, model)] == [(None, 1), (1, 2)]
 
 
@@ -179,15 +179,15 @@ def test_a_verdict_against_a_champion_that_is_none_any_more_does_not_stand(
     with monkeypatch.context() as broken:
         broken.setattr(mlflow_store, "set_registered_model_alias", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            promotion.settle(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
-    assert promotion.settled(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
+            promotion.finalize(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
+    assert promotion.existing_decision(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
     third = add(passed(0.9, 0.8, 0.8))
-    assert promotion.settled(mlflow_store, model, second) is None
-    promotion.start_anew(mlflow_store, model, second)
+    assert promotion.existing_decision(mlflow_store, model, second) is None
+    promotion.reset(mlflow_store, model, second)
     assert versions.aliases(mlflow_store, model) == {"champion": third, "best": third}
-    refused = Verdict(False, "worse", 0.85, 0.9, 0.9)
-    assert promotion.settle(mlflow_store, model, second, refused) == "challenger"
-    assert promotion.settled(mlflow_store, model, second) == refused
+    refused = GateDecision(False, "worse", 0.85, 0.9, 0.9)
+    assert promotion.finalize(mlflow_store, model, second, refused) == "challenger"
+    assert promotion.existing_decision(mlflow_store, model, second) == refused
 
 
 def test_a_rollback_passes_over_champions_that_were_deleted(mlflow_store, model, add) -> None:
@@ -205,7 +205,7 @@ def test_best_is_the_champion_with_the_highest_score_on_the_same_test_rows(mlflo
     add(passed(0.79, 0.77, 0.78))
     assert versions.best_version(mlflow_store, model) == 3
     # other classes, promoted by hand: the best of the old classes cannot be scored any more
-    other = add(Verdict(False, "refused: other classes", 0.6))
+    other = add(GateDecision(False, "refused: other classes", 0.6))
     versions.promote(mlflow_store, model, other, "ana", "more classes")
     assert versions.best_version(mlflow_store, model) == 3
     add(passed(0.59, incumbent=0.6))
@@ -216,7 +216,7 @@ def test_promoting_the_challenger_ends_its_challenge_and_promoting_the_champion_
     mlflow_store, model, add
 ) -> None:
     add(passed(0.8))
-    add(Verdict(False, "refused", 0.7, 0.8, 0.8))
+    add(GateDecision(False, "refused", 0.7, 0.8, 0.8))
     for _ in range(2):
         versions.promote(mlflow_store, model, 2, "ana", "")
     assert versions.aliases(mlflow_store, model) == {"champion": 2, "best": 1}
@@ -270,7 +270,7 @@ def test_the_models_name_is_the_asked_one_or_the_default_or_the_sample_with_a_no
 
     def add_champion(name: str) -> None:
         version = versions.register(mlflow_store, name, bundle, run_id, {})
-        promotion.settle(mlflow_store, name, version, passed(0.8))
+        promotion.finalize(mlflow_store, name, version, passed(0.8))
 
     for synthetic in (True, False):
         with pytest.raises(LookupError, match="run `make train`"):
@@ -303,7 +303,7 @@ def test_pruning_leaves_the_newest_those_with_an_alias_and_what_a_rollback_goes_
     for score in (0.8, 0.81, 0.82):
         add(passed(score))
     for _ in range(4):
-        add(Verdict(False, "refused", 0.7, 0.8, 0.8))
+        add(GateDecision(False, "refused", 0.7, 0.8, 0.8))
     assert set(pruning.prune(mlflow_store, model, keep=1)) == {1, 4, 5, 6}
     assert [version.number for version in versions.list_versions(mlflow_store, model)] == [2, 3, 7]
     assert versions.aliases(mlflow_store, model) == {"champion": 3, "best": 3, "challenger": 7}
@@ -340,7 +340,7 @@ def test_a_model_whose_files_are_gone_does_not_keep_others_from_being_pruned(
     for number in "12":
         (bundle / "number").write_text(number)
         other = versions.register(mlflow_store, "other-pruned", bundle, run_id, {})
-        promotion.settle(mlflow_store, "other-pruned", other, Verdict(False, "refused", 0.7, 0.8, 0.8))
+        promotion.finalize(mlflow_store, "other-pruned", other, GateDecision(False, "refused", 0.7, 0.8, 0.8))
     mlflow_store.delete_registered_model_alias("other-pruned", "challenger")
     monkeypatch.setattr(versions, "DEFAULT_MODEL", model)
     monkeypatch.setattr(versions, "SAMPLE_MODEL", "other-pruned")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rakuten_tasks.training import checkpoint
-from rakuten_tasks.training.checkpoint import Checkpoints, FolderStore, Record, decode, encode, fingerprint
+from rakuten_tasks.training.checkpoint import Checkpoints, LocalCheckpointStore, Record, decode, encode, fingerprint
 
 RECORDS = {
     "bag": Record({"table": torch.arange(6.0).view(2, 3)}, {}, finished=True),
@@ -159,7 +159,7 @@ def test_a_store_that_fails_does_not_end_the_training(caplog: pytest.LogCaptureF
 
 
 def test_a_folder_keeps_the_last_blob_and_nothing_else(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path / "checkpoints")
+    store = LocalCheckpointStore(tmp_path / "checkpoints")
     assert store.read() is None
     store.write(b"one")
     store.write(b"two")
@@ -172,7 +172,7 @@ def test_a_folder_keeps_the_last_blob_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_write_that_breaks_off_leaves_the_blob_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = FolderStore(tmp_path)
+    store = LocalCheckpointStore(tmp_path)
     store.write(b"one")
 
     def full(handle: int) -> None:
@@ -190,12 +190,12 @@ def test_what_a_killed_process_left_half_written_is_swept_up_after_a_while(tmp_p
     for path in (abandoned, fresh):
         path.write_bytes(b"half")
     os.utime(abandoned, (0, 0))
-    FolderStore(tmp_path).write(b"one")
+    LocalCheckpointStore(tmp_path).write(b"one")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.part", "checkpoint"]
 
 
 def test_many_writers_at_once_never_show_a_mixture(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+    store = LocalCheckpointStore(tmp_path)
     blobs = [bytes([number]) * 100_000 for number in range(4)]
     store.write(blobs[0])
     writers = [threading.Thread(target=lambda blob=blob: [store.write(blob) for _ in range(20)]) for blob in blobs]

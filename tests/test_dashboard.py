@@ -13,7 +13,7 @@ from rakuten_tasks.dashboard.__main__ import main, sparkline
 from rakuten_tasks.dashboard.queries import next_runs
 from rakuten_tasks.monitoring.comparison import Accuracy
 from rakuten_tasks.monitoring.decision import Decision, Evidence, Outcome
-from rakuten_tasks.monitoring.history import Look, remember
+from rakuten_tasks.monitoring.history import DriftCheck, save_check
 from rakuten_tasks.registry import runs
 from rakuten_tasks.registry.versions import experiment_id
 from tests.bundles import register, write_bundle
@@ -54,8 +54,9 @@ def test_every_part_that_exists_is_on_the_page(var, mlflow_store: MlflowClient, 
     for day, outcome, found in ((1, Outcome.NO_DRIFT, []), (2, Outcome.DRIFT, evidence)):
         decision = Decision(outcome, "brightness and so on", 500, 500, ["photo"], found)
         end = f"2026-01-0{day}T06:00:00+00:00"
-        remember(
-            str(var / "monitoring/history"), Look("shown", 1, end, end, decision, Accuracy(0.8, None, None, None, 0))
+        save_check(
+            str(var / "monitoring/history"),
+            DriftCheck("shown", 1, end, end, decision, Accuracy(0.8, None, None, None, 0)),
         )
     open_file(
         var / "serving/open_hours",

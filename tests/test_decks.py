@@ -20,18 +20,18 @@ from rakuten_tasks.data.profile import profile, quarantined
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.models.pool_report import MemberReport, PoolReport, Quality
 from rakuten_tasks.models.predictor import Scores
-from rakuten_tasks.registry.gate import Verdict
+from rakuten_tasks.registry.gate import GateDecision
 from rakuten_tasks.reports import page
 from rakuten_tasks.reports.catalogue_deck import ingest_deck
-from rakuten_tasks.reports.display_text import cut
+from rakuten_tasks.reports.display_text import truncate
 from rakuten_tasks.reports.evaluation_deck import evaluation_deck
-from rakuten_tasks.reports.index import place_of, write_pages
+from rakuten_tasks.reports.index import page_order, write_pages
 from rakuten_tasks.reports.pool_deck import pool_deck
 from rakuten_tasks.reports.registration_deck import registration_deck
 from rakuten_tasks.reports.thumbnails import SIDE, thumbnail
-from rakuten_tasks.reports.top_errors import Said, most_confident_mistakes, surest_mistakes, with_photos
+from rakuten_tasks.reports.top_errors import MemberPrediction, describe_errors, top_errors, with_photos
 from rakuten_tasks.reports.training_deck import duration, training_deck
-from rakuten_tasks.training.state import Epoch
+from rakuten_tasks.training.state import EpochMetrics
 from tests.catalogues import drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
 from tests.deck_cases import HOSTILE, Answers, epochs_of, refitted, registration_of, write_ingested
 
@@ -62,9 +62,9 @@ def answers():
 def test_every_block_shows_hostile_text_as_text(text):
     blocks = [
         page.heading(text),
-        page.note(text),
-        page.notice(text),
-        page.facts({text: text}),
+        page.caption(text),
+        page.callout(text),
+        page.key_values({text: text}),
         page.table([text], [[text]], caption=text),
         page.tiles([page.Tile(None, [text, text], blank=text)]),
     ]
@@ -94,8 +94,8 @@ def test_a_figure_carries_its_height_and_greatest_width_outside_its_json():
 
 def test_numbers_in_figures_are_short_and_never_nan():
     values = {"a": np.array([1 / 3, 2.0, np.nan, 1e-9 / 3]), "b": (np.int64(3), True, "x", None), "c": 1e300}
-    assert page.lean(values) == {"a": [0.33333, 2, None, 3.3333e-10], "b": [3, True, "x", None], "c": 1e300}
-    assert json.dumps(page.lean(np.zeros(2))) == "[0, 0]"
+    assert page.to_compact_json(values) == {"a": [0.33333, 2, None, 3.3333e-10], "b": [3, True, "x", None], "c": 1e300}
+    assert json.dumps(page.to_compact_json(np.zeros(2))) == "[0, 0]"
 
 
 def test_plotly_comes_out_of_the_page_as_it_went_in():
@@ -109,17 +109,22 @@ def test_plotly_comes_out_of_the_page_as_it_went_in():
 
 
 def test_a_deck_without_figures_carries_no_plotly():
-    assert len(page.deck("x", [page.note("y")])) < 10_000
+    assert len(page.deck("x", [page.caption("y")])) < 10_000
 
 
 def test_numbers_are_told_apart_and_aligned():
-    assert [page.shown(value) for value in (1234567, 0.123456, True, "x")] == ["1,234,567", "0.1235", "True", "x"]
+    assert [page.format_number(value) for value in (1234567, 0.123456, True, "x")] == [
+        "1,234,567",
+        "0.1235",
+        "True",
+        "x",
+    ]
     assert page.table(["a", "b"], [[1, "x"]]).count("rk-number") == 2
 
 
 def test_text_is_cut_on_one_line_and_cannot_turn_what_follows():
-    assert cut("a\n  b \u202e\x00c", 10) == "a b c"
-    assert cut("x" * 50_000, 5) == "xxxx…"
+    assert truncate("a\n  b \u202e\x00c", 10) == "a b c"
+    assert truncate("x" * 50_000, 5) == "xxxx…"
 
 
 def test_a_standalone_page_is_one_document():
@@ -277,9 +282,9 @@ def test_a_few_rows_of_each_reason_are_shown(tmp_path):
 
 def test_the_training_deck_tells_the_best_epoch_and_where_time_went():
     epochs = [
-        Epoch(1, 2.0, 2.5, 0.3, 1e-3, 10.0, 2.0, 5.0, 1.0, 0.5),
-        Epoch(2, 1.0, 1.5, 0.6, 5e-4, 90.0),
-        Epoch(3, 0.5, 1.6, 0.7, 1e-5, 20.0, 5.0, 15.0),
+        EpochMetrics(1, 2.0, 2.5, 0.3, 1e-3, 10.0, 2.0, 5.0, 1.0, 0.5),
+        EpochMetrics(2, 1.0, 1.5, 0.6, 5e-4, 90.0),
+        EpochMetrics(3, 0.5, 1.6, 0.7, 1e-5, 20.0, 5.0, 15.0),
     ]
     deck = training_deck("Member lstm", epochs, {"seed": 0, "rows": 12345, "rate": 0.001})
     text = text_of(deck)
@@ -343,7 +348,7 @@ def test_durations_are_told_as_people_do(seconds, text):
 
 def test_a_page_without_a_title_here_comes_last():
     names = ["zzz", "register", "fit_photo", "fit_bag", "pool", "ingest"]
-    assert sorted(names, key=place_of) == ["ingest", "fit_bag", "fit_photo", "pool", "register", "zzz"]
+    assert sorted(names, key=page_order) == ["ingest", "fit_bag", "fit_photo", "pool", "register", "zzz"]
 
 
 # pool
@@ -450,9 +455,9 @@ def scored():
 
 def test_the_surest_mistakes_come_first(scored):
     scores, labels = scored
-    assert surest_mistakes(scores, labels).tolist() == [2, 0]
-    assert surest_mistakes(scores, labels, k=1).tolist() == [2]
-    assert surest_mistakes(scores, np.array([0, 0, 1, 1])).tolist() == []
+    assert top_errors(scores, labels).tolist() == [2, 0]
+    assert top_errors(scores, labels, k=1).tolist() == [2]
+    assert top_errors(scores, np.array([0, 0, 1, 1])).tolist() == []
 
 
 def test_a_mistake_tells_what_each_member_said(scored):
@@ -460,18 +465,18 @@ def test_a_mistake_tells_what_each_member_said(scored):
     rows = pd.DataFrame(
         {"row": [5, 6, 7, 8], "designation": list("abcd"), "description": "", "photo": [None, None, b"x", None]}
     )
-    first, second = most_confident_mistakes(rows, scores, labels)
+    first, second = describe_errors(rows, scores, labels)
     assert (first.row, first.designation, first.photo, first.code) == (7, "c", b"x", 10)
-    assert first.pool == Said(40, 0.95)
-    assert first.members == {"bag": None, "photo": Said(40, 0.9)}
-    assert second.members == {"bag": Said(10, 0.6), "photo": Said(40, 0.8)}
+    assert first.pool == MemberPrediction(40, 0.95)
+    assert first.members == {"bag": None, "photo": MemberPrediction(40, 0.9)}
+    assert second.members == {"bag": MemberPrediction(10, 0.6), "photo": MemberPrediction(40, 0.8)}
     assert second.photo is None
 
 
 def test_mistakes_without_photo_or_text_say_so(scored, answers):
     scores, labels = scored
     rows = pd.DataFrame({"row": [5, 6, 7, 8], "designation": "", "description": "", "photo": [None, None, b"x", None]})
-    deck = evaluation_deck(answers.evaluation, {"40": "games"}, most_confident_mistakes(rows, scores, labels))
+    deck = evaluation_deck(answers.evaluation, {"40": "games"}, describe_errors(rows, scores, labels))
     text = text_of(deck)
     assert (
         "photo unreadable is 10 pool: 40 games, 0.95 bag: nothing to look at photo: 40 games, 0.90 row 7: no text"
@@ -510,7 +515,7 @@ def test_the_registration_deck_shows_the_verdict_and_its_bootstrap(answers):
 
 
 def test_a_probability_in_the_table_is_the_share_above_the_margin():
-    verdict = Verdict(False, "refused: because", 0.8, 0.81, None, 0.75)
+    verdict = GateDecision(False, "refused: because", 0.8, 0.81, None, 0.75)
     differences = {"champion, version 1": np.array([-0.02, 0.0, 0.01, -0.002])}
     losses = {10: 0.2, 40: -0.1}
     deck = registration_deck("m", 2, "challenger", verdict, differences, GateConfig(), losses, {"10": "books"})
@@ -524,9 +529,9 @@ def test_a_probability_in_the_table_is_the_share_above_the_margin():
 @pytest.mark.parametrize(
     ("verdict", "text"),
     [
-        (Verdict(True, "first version: weighted F1 0.8", 0.8), "Nothing to draw: there is no champion yet."),
-        (Verdict(False, "refused: other classes", 0.8), "Nothing to draw: the champion knows other classes."),
-        (Verdict(True, "passed", 0.8, 0.7, 0.7, 1.0), "the verdict was given in an earlier attempt, and stands."),
+        (GateDecision(True, "first version: weighted F1 0.8", 0.8), "Nothing to draw: there is no champion yet."),
+        (GateDecision(False, "refused: other classes", 0.8), "Nothing to draw: the champion knows other classes."),
+        (GateDecision(True, "passed", 0.8, 0.7, 0.7, 1.0), "the verdict was given in an earlier attempt, and stands."),
     ],
 )
 def test_a_verdict_without_a_comparison_says_why(verdict, text):
@@ -536,7 +541,7 @@ def test_a_verdict_without_a_comparison_says_why(verdict, text):
 
 
 def test_versions_that_answer_alike_have_a_histogram_too():
-    verdict = Verdict(True, "passed", 0.8, 0.8, 0.8, 1.0)
+    verdict = GateDecision(True, "passed", 0.8, 0.8, 0.8, 1.0)
     config = GateConfig(max_f1_loss=0)
     (histogram,) = figures_of(registration_deck("m", 2, "champion", verdict, {"champion": np.zeros(9)}, config))
     assert sum(histogram["data"][0]["y"]) == 1

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from rakuten_tasks.monitoring.__main__ import main
-from rakuten_tasks.monitoring.compare import Side, compared
+from rakuten_tasks.monitoring.compare import DriftInput, compare_inputs
 from rakuten_tasks.monitoring.comparison import DriftReport, accuracy_of
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.reports.drift_report import write_report
@@ -19,7 +19,7 @@ from tests.test_drift import rows
 
 def written(reference: pd.DataFrame, window: pd.DataFrame, folder: Path) -> DriftReport:
     """The report as it can be read back, strictly."""
-    report, before, after = compared(Side(reference, "then"), Side(window, "now"))
+    report, before, after = compare_inputs(DriftInput(reference, "then"), DriftInput(window, "now"))
     page = write_report(report, before.rows, after.rows, str(folder))
     assert "<h1>Drift</h1>" in Path(page).read_text(encoding="utf-8")
 

@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw
 
 from rakuten_tasks.config import PublicationConfig, SplitConfig
 from rakuten_tasks.monitoring.decision import Outcome
-from rakuten_tasks.monitoring.history import Look, looks
+from rakuten_tasks.monitoring.history import DriftCheck, load_checks
 from rakuten_tasks.monitoring.policy import Action
 from rakuten_tasks.monitoring.prediction_log import predictions, read_log
 from rakuten_tasks.registry import versions
-from rakuten_tasks.tasks.check_drift import Places
+from rakuten_tasks.tasks.check_drift import MonitoringPaths
 from tests.catalogues import TINY
 from tests.servers import Server, serving
 from workflows.drift_watch import watch_drift
@@ -99,7 +99,7 @@ class Shop:
     """A server whose champion is watched over the published catalogue that it was trained on."""
 
     server: Server
-    places: Places
+    places: MonitoringPaths
     source: str
 
     def right(self, asked: list[Product]) -> float:
@@ -109,7 +109,7 @@ class Shop:
         codes = [int(answer.json()["category_id"]) for answer in answers]
         return sum(code == product.code for code, product in zip(codes, asked, strict=True)) / len(asked)
 
-    def window(self, asked: list[Product]) -> tuple[Look, float]:
+    def window(self, asked: list[Product]) -> tuple[DriftCheck, float]:
         """Traffic, and then the watch, whose window holds that traffic alone. -> its look, share of right answers"""
         start = datetime.now(UTC)
         right = self.right(asked)
@@ -137,7 +137,7 @@ def test_a_new_kind_of_products_is_noticed_labelled_learned_and_served(
     first = train_classifier(source=source, config=CONFIG, model=MODEL)
     assert first.alias == versions.CHAMPION
     var = tmp_path / "var"
-    places = Places(
+    places = MonitoringPaths(
         str(var / "prediction_log"), str(var / "history"), str(var / "reports"), str(var / "serving/open_hours")
     )
     with serving(var, MODEL=MODEL) as server:
@@ -170,6 +170,6 @@ def test_a_new_kind_of_products_is_noticed_labelled_learned_and_served(
         assert shop.right(products(90, "friday", new_kind=True)) > 0.9
         assert shop.right(products(90, "friday")) > 0.9
         assert server.stop() == 0
-    assert [found.action for found in looks(places.history, MODEL)] == [
+    assert [found.action for found in load_checks(places.history, MODEL)] == [
         Action.NOTHING.value, Action.WAIT.value, Action.CALL_FOR_LABELS.value, Action.RETRAIN.value,
     ]  # fmt: skip

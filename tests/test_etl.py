@@ -18,14 +18,14 @@ from rakuten_tasks.data.read_catalogue import ingest, iter_shards
 from rakuten_tasks.data.schema import SHARD, CatalogueError
 from rakuten_tasks.data.splits import TEST, Ledger, title_hash
 from rakuten_tasks.data.versions import commit
-from rakuten_tasks.data.versions.commit import Origin, Outcome, publish
-from rakuten_tasks.data.versions.manifest import find_published
+from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
+from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.models.bundle import MANIFEST
 from rakuten_tasks.monitoring.inputs import catalogue_frame
 from rakuten_tasks.registry import versions
 from rakuten_tasks.reports.publication_deck import publication_deck
 from rakuten_tasks.tasks.publish import Publication
-from rakuten_tasks.tasks.start_run import known_sides, look_at
+from rakuten_tasks.tasks.start_run import load_previous_splits, stat_source
 from tests.bundles import write_bundle
 from tests.catalogues import NAMES, TINY, drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.etl import publish_catalogue
@@ -54,11 +54,13 @@ def newer(folder: Path, labelled: int = 30, unlabelled: int = 0) -> Path:
 
 def published(
     source: Path, destination: Path | str, add: bool = True, config: PublicationConfig = CONFIG, **options: object
-) -> Outcome:
+) -> PublishResult:
     work = Path(str(source) + "-work")
     shutil.rmtree(work, ignore_errors=True)
     read = ingest(str(source), work / "read", config.ingest)
-    return publish(read, Origin(str(source), answers_of(str(source))), str(destination), config, add, work / "draft")
+    return publish(
+        read, SourceInfo(str(source), answers_of(str(source))), str(destination), config, add, work / "draft"
+    )
 
 
 def rows_of(address: Path | str, out: Path, part: str = "labelled") -> pd.DataFrame:
@@ -66,7 +68,7 @@ def rows_of(address: Path | str, out: Path, part: str = "labelled") -> pd.DataFr
     return pd.concat(iter_shards([shard.path for shard in getattr(found, part)])).set_index("row")
 
 
-def ledger_of(outcome: Outcome, out: Path) -> Ledger:
+def ledger_of(outcome: PublishResult, out: Path) -> Ledger:
     path = out / "ledger-of-outcome.parquet"
     path.write_bytes(outcome.published.read(outcome.published.manifest.ledger))
     return Ledger.load(path)
@@ -272,7 +274,7 @@ def test_a_publisher_that_dies_leaves_the_earlier_version_current(source: Path, 
         patch.setattr(commit.os, "link", dies)
         with pytest.raises(KeyboardInterrupt):
             published(export, tmp_path / "shop")
-    current = find_published(str(tmp_path / "shop"))
+    current = find_version(str(tmp_path / "shop"))
     assert current is not None
     assert current.manifest.version == 1
     now = files(tmp_path / "shop")
@@ -319,8 +321,8 @@ def test_a_version_number_is_given_once(place: str, source: Path, tmp_path: Path
         place, lambda: f"{request.getfixturevalue('bucket')}/shop"
     )()
     manifest = published(source, destination).published.manifest
-    assert commit._committed(destination, dataclasses.replace(manifest, source="a loser")) is False
-    assert find_published(destination).manifest == manifest
+    assert commit._commit_manifest(destination, dataclasses.replace(manifest, source="a loser")) is False
+    assert find_version(destination).manifest == manifest
 
 
 def test_an_object_store_takes_a_catalogue_and_gives_it_back(source: Path, tmp_path: Path, bucket: str):
@@ -340,7 +342,7 @@ def test_a_version_is_a_source_of_its_own_that_later_ones_do_not_change(source: 
     assert fingerprint(first.published.address) == then
     assert listing(first.published.address) == then.listing
     assert len(rows_of(first.published.address, tmp_path / "out")) == 24
-    assert look_at(str(tmp_path / "shop")).address == str(tmp_path / "shop/versions/000002.json")
+    assert stat_source(str(tmp_path / "shop")).address == str(tmp_path / "shop/versions/000002.json")
     with pytest.raises(FileNotFoundError, match=r"no .*000007.json: the latest versions there are 1, 2"):
         fingerprint(str(tmp_path / "shop/versions/000007.json"))
 
@@ -361,7 +363,7 @@ def test_a_manifest_that_cannot_be_read_is_told(text: str, source: Path, tmp_pat
     published(source, tmp_path / "shop")
     (tmp_path / "shop/versions/000002.json").write_text(text)
     with pytest.raises(CatalogueError, match=r"000002.json is no manifest that this package can read"):
-        find_published(str(tmp_path / "shop"))
+        find_version(str(tmp_path / "shop"))
 
 
 def test_answers_travel_with_the_products_to_predict(source: Path, tmp_path: Path):
@@ -399,7 +401,7 @@ def test_a_model_that_knows_a_title_keeps_its_side_and_that_is_told(
     run = mlflow_store.create_run(versions.experiment_id(mlflow_store))
     versions.register(mlflow_store, "knows-a-title", bundle, run.info.run_id, {})
     with caplog.at_level(logging.WARNING):
-        known = Ledger.load(Path(known_sides("knows-a-title", source=str(tmp_path / "shop")).path))
+        known = Ledger.load(Path(load_previous_splits("knows-a-title", source=str(tmp_path / "shop")).path))
     assert known.sides([moved]).tolist() == [TEST]
     others = [title for title in titles if title != moved]
     assert known.sides(others).tolist() == ledger.sides(others).tolist()

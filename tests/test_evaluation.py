@@ -15,10 +15,10 @@ from rakuten_tasks.evaluation.bootstrap import (
 )
 from rakuten_tasks.evaluation.metrics import (
     Evaluation,
-    against_answers,
     evaluate,
     photo_gain,
     reliability,
+    score_against_labels,
     table,
 )
 
@@ -257,7 +257,7 @@ def test_a_wider_margin_never_lowers_the_probability(labels, predicted):
 
 def test_answers_are_scored_where_there_are_both_and_a_member_where_it_had_something_to_look_at():
     answered = {"pool": pd.Series([10, 40, 40], index=[7, 8, 9]), "photo": pd.Series([40, None], index=[7, 9])}
-    scores = against_answers(answered, pd.Series([40, 10, 10], index=[9, 7, 99]))
+    scores = score_against_labels(answered, pd.Series([40, 10, 10], index=[9, 7, 99]))
     names, weighted_f1, *_ = (list(column.cells) for column in scores.columns)
     assert names == ["pool (2)", "photo (1)"]
     assert weighted_f1 == ["1.000 [1.000, 1.000]", "0.000 [0.000, 0.000]"]

@@ -13,7 +13,7 @@ from requests.exceptions import ConnectionError as NoConnection
 from sqlalchemy.exc import OperationalError
 
 from rakuten_tasks.data.schema import CatalogueError
-from rakuten_tasks.runtime.retry import passes, recoverable
+from rakuten_tasks.runtime.retry import as_recoverable, is_transient
 
 
 def answered(status: int) -> ClientError:
@@ -51,7 +51,7 @@ def name(error: Exception) -> str:
 
 @pytest.mark.parametrize("error", PASSING, ids=name)
 def test_a_fault_of_store_server_or_memory_is_tried_again(error):
-    @recoverable
+    @as_recoverable
     def fails() -> None:
         raise error
 
@@ -62,7 +62,7 @@ def test_a_fault_of_store_server_or_memory_is_tried_again(error):
 
 @pytest.mark.parametrize("error", LASTING, ids=name)
 def test_what_a_person_has_to_mend_is_not_tried_again_and_stays_as_it_was_said(error):
-    @recoverable
+    @as_recoverable
     def fails() -> None:
         raise error
 
@@ -75,5 +75,5 @@ def test_the_first_known_error_of_a_chain_decides():
     hidden, plain = RuntimeError("could not read"), CatalogueError("the file is empty")
     hidden.__cause__ = ConnectionResetError()
     plain.__cause__ = ConnectionResetError()
-    assert passes(hidden)
-    assert not passes(plain)
+    assert is_transient(hidden)
+    assert not is_transient(plain)

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import GateConfig
-from rakuten_tasks.registry.gate import Verdict, decide
+from rakuten_tasks.registry.gate import GateDecision, decide
 
 CODES = [10, 40, 2583]
 LABELS = np.repeat(CODES, [200, 200, 40])
@@ -24,7 +24,7 @@ def wrong(share: float, code: int | None = None, start: int = 0) -> NDArray:
     return predicted
 
 
-def judge(new: NDArray, incumbent: NDArray | None, best: NDArray | None = None, **changes: object) -> Verdict:
+def judge(new: NDArray, incumbent: NDArray | None, best: NDArray | None = None, **changes: object) -> GateDecision:
     config = dataclasses.replace(CONFIG, **changes)
     codes = CODES if incumbent is not None else None
     return decide(LABELS, new, incumbent, best, CODES, codes, config, seed=0)
@@ -32,7 +32,7 @@ def judge(new: NDArray, incumbent: NDArray | None, best: NDArray | None = None, 
 
 def test_the_first_version_passes() -> None:
     verdict = judge(LABELS, None)
-    assert verdict == Verdict(True, "first version: weighted F1 1.0000, no champion to compare with", 1.0)
+    assert verdict == GateDecision(True, "first version: weighted F1 1.0000, no champion to compare with", 1.0)
 
 
 def test_a_clearly_better_version_passes_and_the_reason_names_the_figures() -> None:
@@ -110,4 +110,4 @@ def test_a_champion_with_the_same_classes_must_have_been_scored() -> None:
 def test_a_verdict_survives_json_and_the_same_seed_gives_the_same() -> None:
     verdict = judge(wrong(0.1, start=100), wrong(0.1))
     assert judge(wrong(0.1, start=100), wrong(0.1)) == verdict
-    assert Verdict.from_json(verdict.to_json()) == verdict
+    assert GateDecision.from_json(verdict.to_json()) == verdict

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rakuten_tasks.runtime.housekeeping import Retention, clean, drop_damaged_cache, new_run, sweep
+from rakuten_tasks.runtime.housekeeping import Retention, clean, new_run, reset_corrupt_cache, sweep
 
 HOUR = 3600.0
 
@@ -109,15 +109,15 @@ def test_a_retention_below_zero_is_refused(values):
 
 
 def test_a_damaged_cache_is_forgotten_and_a_whole_or_missing_one_is_not(var):
-    assert not drop_damaged_cache()
+    assert not reset_corrupt_cache()
     database = folder(var / "flyte/cache", 10, hours_ago=0) / "cache.db"
     with sqlite3.connect(database) as connection:
         connection.execute("CREATE TABLE Cache (key)")
     connection.close()
-    assert not drop_damaged_cache()
+    assert not reset_corrupt_cache()
     assert database.exists()
     for harm in (os.urandom(4000), database.read_bytes()[:4096] + os.urandom(8192)):
         database.parent.mkdir(exist_ok=True)
         database.write_bytes(harm)
-        assert drop_damaged_cache()
+        assert reset_corrupt_cache()
         assert not (var / "flyte/cache").exists()

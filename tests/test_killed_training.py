@@ -21,8 +21,8 @@ from rakuten_tasks.models.members.lstm import LSTM
 from rakuten_tasks.models.members.member import FitContext
 from rakuten_tasks.models.members.plan import fit_tokenizer
 from rakuten_tasks.models.members.vgg16 import VGG16
-from rakuten_tasks.training.checkpoint import FolderStore
-from rakuten_tasks.training.loop import Epoch
+from rakuten_tasks.training.checkpoint import LocalCheckpointStore
+from rakuten_tasks.training.loop import EpochMetrics
 from tests.training_data import CPU, labelled_products, read_training_data, training_data
 from tests.vgg16_data import read_data, write_data
 
@@ -37,10 +37,10 @@ def attempt(data: Path, folder: Path) -> None:
     steps = os.open(folder / "steps", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     register_optimizer_step_post_hook(lambda *args: os.write(steps, b"."))
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
-    told: list[Epoch] = []
+    told: list[EpochMetrics] = []
 
     def context(name: str) -> FitContext:
-        store = FolderStore(folder / "checkpoints" / name)
+        store = LocalCheckpointStore(folder / "checkpoints" / name)
         return FitContext(0, CPU, on_epoch=told.append, store=store, interval=0)
 
     text = LSTM.fit(TEXT, read_training_data(data / "texts", ["tokens"]), context("text"))

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from rakuten_tasks.config import SplitConfig
 from rakuten_tasks.data.splits import (
     FILL_ORDER,
-    SIDES,
+    SPLITS,
     TEST,
     TRAIN,
     VALIDATION_A,
     VALIDATION_B,
     Ledger,
     normalise_title,
-    require_every_side,
+    require_every_split,
     title_hash,
 )
 
@@ -166,12 +166,12 @@ def test_merging_keeps_the_older_ledgers_sides():
 
 
 def test_the_sides_order_and_names_belong_together():
-    assert [SIDES[side] for side in FILL_ORDER] == ["train", "test", "validation_b", "validation_a"]
+    assert [SPLITS[side] for side in FILL_ORDER] == ["train", "test", "validation_b", "validation_a"]
 
 
 def test_too_few_titles_for_every_side_or_a_single_class_is_refused():
     with pytest.raises(ValueError, match=r"no product on validation_a, validation_b: 2 labelled products of 2 classes"):
-        require_every_side(np.array([TRAIN, TEST], dtype=np.uint8), [10, 20])
+        require_every_split(np.array([TRAIN, TEST], dtype=np.uint8), [10, 20])
     with pytest.raises(ValueError, match=r"1 class in training: 4 labelled products of 1 classes are too few"):
-        require_every_side(np.arange(4, dtype=np.uint8), [10] * 4)
-    require_every_side(np.array([0, 0, 1, 2, 3], dtype=np.uint8), [10, 20, 10, 10, 10])
+        require_every_split(np.arange(4, dtype=np.uint8), [10] * 4)
+    require_every_split(np.array([0, 0, 1, 2, 3], dtype=np.uint8), [10, 20, 10, 10, 10])

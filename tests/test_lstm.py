@@ -15,7 +15,7 @@ from rakuten_tasks.models.extractors import TokenExtractor
 from rakuten_tasks.models.members.lstm import LSTM, network_sizes, token_counts
 from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
 from rakuten_tasks.models.members.plan import fit_tokenizer
-from rakuten_tasks.models.networks.token_lstm import PADDING, LSTMShape, TokenLSTM
+from rakuten_tasks.models.networks.token_lstm import PADDING, TokenLSTM, TokenLSTMConfig
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, FeatureTable, ShardArrays
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.training import loop
@@ -211,7 +211,7 @@ def test_each_direction_reads_from_its_own_end(fitted, data):
 def test_words_that_come_together_begin_with_vectors_that_are_near(tmp_path):
     together = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0]], dtype=np.float32)
     counts = sparse.csr_array(np.hstack([np.zeros((5, 2), np.float32), together]))
-    network = TokenLSTM(LSTMShape(tokens=6, classes=2, embedding=3, hidden=2))
+    network = TokenLSTM(TokenLSTMConfig(tokens=6, classes=2, embedding=3, hidden=2))
     network.init_embedding_from_svd(counts, seed=0)
     vectors = network.state_dict()["embed.weight"]
     assert vectors[PADDING].tolist() == [0, 0, 0]

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from rakuten_tasks.models.networks import vgg16_network
-from rakuten_tasks.models.networks.vgg16_network import PhotoBranch, PhotoShape
+from rakuten_tasks.models.networks.vgg16_network import VGG16Config, VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.training import loop
 from rakuten_tasks.training.checkpoint import Checkpoints
 from rakuten_tasks.training.loop import Schedule, fit, predict_logits
-from rakuten_tasks.training.oom import BatchSize, out_of_memory
+from rakuten_tasks.training.oom import MicrobatchSize, out_of_memory
 from tests.test_checkpoint import Kept
 from tests.test_resume import Cutting, PowerCut
 from tests.test_training import Points
@@ -151,12 +151,12 @@ def test_each_row_is_answered_once_and_in_order():
             raise MemoryError
         return list(range(start, end))
 
-    assert [row for part in BatchSize(64, "photos").parts(20, answer) for row in part] == list(range(20))
+    assert [row for part in MicrobatchSize(64, "photos").parts(20, answer) for row in part] == list(range(20))
 
 
 def test_photos_come_in_halves(monkeypatch, caplog):
     torch.manual_seed(0)
-    branch = PhotoBranch(PhotoShape(True, 32, 2), random_convolutions())
+    branch = VGG16Network(VGG16Config(True, 32, 2), random_convolutions())
     pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
     monkeypatch.setattr(vgg16_network, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
     logits = vgg16_network.photo_logits(branch, pixels)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from rakuten_tasks.models.networks.onednn import packable, packed
-from rakuten_tasks.models.networks.vgg16_network import PhotoBranch, PhotoShape, photo_logits
+from rakuten_tasks.models.networks.onednn import is_supported, prepack
+from rakuten_tasks.models.networks.vgg16_network import VGG16Config, VGG16Network, photo_logits
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.training.loop import autocast
 
 CPU = torch.device("cpu")
-BF16 = pytest.mark.skipif(not packable(CPU), reason="this processor has no bf16")
+BF16 = pytest.mark.skipif(not is_supported(CPU), reason="this processor has no bf16")
 
 
 @BF16
@@ -23,12 +23,12 @@ def test_packed_convolutions_give_the_same_numbers_bit_for_bit(batch_norm, side)
     layers = layers.eval().to(memory_format=torch.channels_last)
     maps = torch.randn(3, 3, side, side).to(memory_format=torch.channels_last)
     with torch.inference_mode(), autocast(CPU):
-        assert torch.equal(packed(layers)(maps), layers(maps))
+        assert torch.equal(prepack(layers)(maps), layers(maps))
 
 
-def branch() -> PhotoBranch:
+def branch() -> VGG16Network:
     torch.manual_seed(0)
-    made = PhotoBranch(PhotoShape(False, 64, 3), random_convolutions(batch_norm=False))
+    made = VGG16Network(VGG16Config(False, 64, 3), random_convolutions(batch_norm=False))
     torch.nn.init.normal_(made.upper.head.linear.weight)
     return made.eval()
 
@@ -41,7 +41,7 @@ def test_a_frozen_branch_answers_as_before_and_saves_what_it_held(tmp_path):
         there = torch.from_numpy(pixels)
         assert torch.equal(plain(there), frozen(there))
     frozen.save(tmp_path)
-    again = PhotoBranch.load(tmp_path, CPU)
+    again = VGG16Network.load(tmp_path, CPU)
     held = plain.state_dict()
     assert {name: torch.equal(held[name], tensor) for name, tensor in again.state_dict().items()} == dict.fromkeys(
         held, True

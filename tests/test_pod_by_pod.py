@@ -35,15 +35,15 @@ from rakuten_tasks.config import (
     TrainingConfig,
     Weights,
 )
-from rakuten_tasks.data.versions.manifest import find_published
+from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.models import bundle
 from rakuten_tasks.monitoring.columns import SCHEMA
 from rakuten_tasks.monitoring.decision import Outcome
-from rakuten_tasks.monitoring.history import Look, looks
+from rakuten_tasks.monitoring.history import DriftCheck, load_checks
 from rakuten_tasks.monitoring.policy import Action
 from rakuten_tasks.registry import tracking, versions
-from rakuten_tasks.tasks.check_drift import DRIFT, Places, look_for_drift
+from rakuten_tasks.tasks.check_drift import DRIFT, MonitoringPaths, check_drift
 from rakuten_tasks.tasks.predict_products import Predictions
 from rakuten_tasks.tasks.publish import Publication
 from rakuten_tasks.tasks.reproduce import Comparison
@@ -243,15 +243,15 @@ def log_hour(story: Story, version: int, end: datetime, **changed: Any) -> None:
 def test_drift_is_watched_pod_by_pod_until_it_is_trained_on_and_decided_as_in_this_process(story, trained):
     """By the launch plan, whose places are those it was registered with: quiet, dark, dark with new labels."""
     root = f"{story.store}/rakuten"
-    beside = Places(f"{root}/prediction_log", f"{root}/beside/history", f"{root}/beside/reports")
+    beside = MonitoringPaths(f"{root}/prediction_log", f"{root}/beside/history", f"{root}/beside/reports")
     given = {"source": story.source, "model": MODEL, "rest_hours": 72.0}
 
-    def watched(number: int, **changed: Any) -> Look:
+    def watched(number: int, **changed: Any) -> DriftCheck:
         kickoff = NOON + number * SIX
         log_hour(story, 1, kickoff, **changed)
-        here, _ = look_for_drift(kickoff=kickoff, hours=6.0, places=beside, **given)
+        here, _ = check_drift(kickoff=kickoff, hours=6.0, places=beside, **given)
         outputs = story.run("drift_watch", watch_drift, f"watch{number}", kickoff=kickoff, config=CONFIG, **given)
-        look = value(outputs["o0"], Look)
+        look = value(outputs["o0"], DriftCheck)
         assert look.decision == here.decision
         assert replace(look, outcome="") == here
         return look
@@ -274,7 +274,7 @@ def test_drift_is_watched_pod_by_pod_until_it_is_trained_on_and_decided_as_in_th
     assert second.action == Action.RETRAIN.value
     assert second.outcome.startswith("version 2, ")
     assert versions.latest_version(story.client, MODEL) == 2
-    assert [look.action for look in looks(f"{root}/drift/history", MODEL)] == [
+    assert [look.action for look in load_checks(f"{root}/drift/history", MODEL)] == [
         look.action for look in (quiet, first, second)
     ]
 
@@ -296,7 +296,7 @@ def test_a_catalogue_is_published_pod_by_pod_as_by_this_process(story, local_run
     assert published.address == f"{story.store}/rakuten/catalogue/versions/000001.json"
     assert (published.version, published.new, published.labelled) == (1, True, PRODUCTS)
     here = publish_catalogue(destination=str(tmp_path / "published"), source=story.source, config=config)
-    contents = [find_published(address).manifest.content for address in (published.address, here.address)]
+    contents = [find_version(address).manifest.content for address in (published.address, here.address)]
     assert contents[0] == contents[1]
 
 

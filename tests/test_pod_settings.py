@@ -6,7 +6,7 @@ import os
 import pytest
 
 from rakuten_tasks.registry import tracking
-from rakuten_tasks.runtime.pod_env import for_pods, in_pod, lasting, only_here, shared
+from rakuten_tasks.runtime.pod_env import forwarded_env, in_pod, is_local_address, require_object_store, require_remote
 
 
 @pytest.mark.parametrize(
@@ -15,12 +15,12 @@ from rakuten_tasks.runtime.pod_env import for_pods, in_pod, lasting, only_here, 
      "http://localhost:5001", "http://127.0.0.1:5001", "http://127.0.1.1", "http://0.0.0.0:5001", "http://[::1]:5001"],
 )  # fmt: skip
 def test_what_means_something_on_this_machine_alone_is_no_address_for_a_pod(address):
-    assert only_here(address)
+    assert is_local_address(address)
 
 
 @pytest.mark.parametrize("address", ["http://mlflow:5001", "https://mlflow.example.org", "http://10.0.0.1"])
 def test_what_others_reach_is(address):
-    assert not only_here(address)
+    assert not is_local_address(address)
 
 
 @pytest.mark.parametrize(
@@ -29,28 +29,28 @@ def test_what_others_reach_is(address):
 )
 def test_pods_share_what_is_in_an_object_store_only(address):
     with pytest.raises(ValueError, match=r"RAKUTEN_STORE='.*': pods share what is in an object store, and nothing "):
-        shared("RAKUTEN_STORE", address)
+        require_object_store("RAKUTEN_STORE", address)
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/a", "gs://bucket", "abfs://container@account.example/a"])
 def test_an_object_store_is_shared(address):
-    assert shared("RAKUTEN_STORE", address) == address
+    assert require_object_store("RAKUTEN_STORE", address) == address
 
 
 def test_a_task_writes_to_a_folder_only_where_its_disk_stays(monkeypatch):
     monkeypatch.delenv("FLYTE_INTERNAL_EXECUTION_ID", raising=False)
-    assert [lasting("output", address) for address in ("out", "", "s3://a")] == ["out", "", "s3://a"]
+    assert [require_remote("output", address) for address in ("out", "", "s3://a")] == ["out", "", "s3://a"]
     monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "pod")
-    assert [lasting("output", address) for address in ("", "s3://a")] == ["", "s3://a"]
+    assert [require_remote("output", address) for address in ("", "s3://a")] == ["", "s3://a"]
     with pytest.raises(ValueError, match="output='out': pods share what is in an object store"):
-        lasting("output", "out")
+        require_remote("output", "out")
 
 
 def test_pods_are_told_only_what_is_set_and_what_they_reach(monkeypatch):
     names = ("A_URI", "B_URL", "C_SECONDS", "D_URI", "E_URI")
     for name, value in zip(names, ("sqlite:///a.db", "http://store:9000", "0", "", "s3://a"), strict=True):
         monkeypatch.setenv(name, value)
-    assert for_pods(names) == {"B_URL": "http://store:9000", "C_SECONDS": "0", "E_URI": "s3://a"}
+    assert forwarded_env(names) == {"B_URL": "http://store:9000", "C_SECONDS": "0", "E_URI": "s3://a"}
 
 
 @pytest.fixture

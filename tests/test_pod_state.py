@@ -6,16 +6,16 @@ import pytest
 from flytekit.core.checkpointer import SyncCheckpoint
 from flytekit.exceptions.system import FlyteDownloadDataException
 
-from rakuten_tasks.runtime.execution import PodStore, checkpoints, execution
+from rakuten_tasks.runtime.execution import FlyteCheckpointStore, checkpoints, execution
 
 
 def test_an_attempt_reads_what_the_one_before_it_wrote_last(tmp_path):
-    first = PodStore(SyncCheckpoint(str(tmp_path / "1")))
+    first = FlyteCheckpointStore(SyncCheckpoint(str(tmp_path / "1")))
     assert first.read() is None
     (tmp_path / "1").mkdir()
     first.write(b"step 1")
     first.write(b"step 2")
-    second = PodStore(SyncCheckpoint(str(tmp_path / "2"), str(tmp_path / "1")))
+    second = FlyteCheckpointStore(SyncCheckpoint(str(tmp_path / "2"), str(tmp_path / "1")))
     assert second.read() == b"step 2"
 
 
@@ -25,7 +25,7 @@ def test_an_attempt_before_that_wrote_nothing_is_no_fault(tmp_path, folder):
     if not folder:
         before = tmp_path / "empty"
         before.mkdir()
-    assert PodStore(SyncCheckpoint(str(tmp_path / "2"), str(before))).read() is None
+    assert FlyteCheckpointStore(SyncCheckpoint(str(tmp_path / "2"), str(before))).read() is None
 
 
 class Faulty(SyncCheckpoint):
@@ -45,8 +45,8 @@ class Faulty(SyncCheckpoint):
 def test_a_store_that_hangs_up_is_asked_again_and_in_the_end_training_starts_anew(tmp_path, caplog):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "checkpoint").write_bytes(b"step 3")
-    assert PodStore(Faulty(4, tmp_path / "2", tmp_path / "1"), wait=0).read() == b"step 3"
-    assert PodStore(Faulty(5, tmp_path / "2", tmp_path / "1"), wait=0).read() is None
+    assert FlyteCheckpointStore(Faulty(4, tmp_path / "2", tmp_path / "1"), wait=0).read() == b"step 3"
+    assert FlyteCheckpointStore(Faulty(5, tmp_path / "2", tmp_path / "1"), wait=0).read() is None
     assert "the checkpoint of the attempt before cannot be had, training starts anew" in caplog.text
 
 

@@ -10,9 +10,16 @@ import pytest
 
 from rakuten_tasks.monitoring import prediction_log
 from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, REJECTED, SCHEMA
-from rakuten_tasks.monitoring.prediction_log import OpenHour, accuracy, close_hours, forget, predictions, read_log
-from serving.telemetry.log_writer import Recorder
+from rakuten_tasks.monitoring.prediction_log import (
+    LogSegment,
+    accuracy,
+    compact_segments,
+    expire,
+    predictions,
+    read_log,
+)
 from serving.telemetry import log_writer as recording
+from serving.telemetry.log_writer import PredictionLogWriter
 
 HOUR = timedelta(hours=1)
 
@@ -29,7 +36,7 @@ def open_file(folder: Path, hour: datetime, records: list[dict], writer: str = "
 
 
 def test_what_is_appended_is_read_back_from_the_open_hour(tmp_path):
-    log = OpenHour(tmp_path / "open", "worker")
+    log = LogSegment(tmp_path / "open", "worker")
     now = datetime.now(UTC)
     log.append([record(1, now, predicted=2583, top_codes=[2583, 10], embedding_00=0.5, unknown="dropped")])
     rows = read_log(str(tmp_path / "log"), tmp_path / "open")  # not closed, as after SIGKILL
@@ -56,7 +63,7 @@ def test_closed_hours_become_parquet_and_the_open_one_stays(tmp_path):
     open_file(open_folder, now - HOUR, [record(1, now - HOUR)], "worker")
     open_file(open_folder, now - HOUR, [record(2, now - HOUR, REJECTED, status=422)], "requests")
     open_file(open_folder, now, [record(3, now)], "worker")
-    written = close_hours(open_folder, address, now)
+    written = compact_segments(open_folder, address, now)
     assert [Path(path).relative_to(address).as_posix() for path in written] == [
         "2026-01-01/06.requests.parquet",
         "2026-01-01/06.worker.parquet",
@@ -64,7 +71,7 @@ def test_closed_hours_become_parquet_and_the_open_one_stays(tmp_path):
     assert len(list(open_folder.iterdir())) == 1
     assert read_log(address)["request_id"].str[-1].tolist() == ["2", "1"]
     assert len(read_log(address, open_folder)) == 3
-    assert close_hours(open_folder, address, now) == []
+    assert compact_segments(open_folder, address, now) == []
 
 
 def test_an_hour_whose_open_file_could_not_be_removed_counts_once(tmp_path):
@@ -72,7 +79,7 @@ def test_an_hour_whose_open_file_could_not_be_removed_counts_once(tmp_path):
     open_folder, address = tmp_path / "open", str(tmp_path / "log")
     path = open_file(open_folder, now - HOUR, [record(1, now - HOUR)])
     kept = path.read_text()
-    close_hours(open_folder, address, now)
+    compact_segments(open_folder, address, now)
     path.write_text(kept)
     assert len(read_log(address, open_folder)) == 1
 
@@ -82,7 +89,7 @@ def test_only_the_asked_time_is_read(tmp_path):
     open_folder, address = tmp_path / "open", str(tmp_path / "log")
     for i in range(1, 6):
         open_file(open_folder, now - i * HOUR, [record(i, now - i * HOUR)])
-    close_hours(open_folder, address, now)
+    compact_segments(open_folder, address, now)
     rows = read_log(address, since=now - 4 * HOUR, until=now - 2 * HOUR)
     assert rows["request_id"].str[-1].tolist() == ["4", "3"]
 
@@ -92,17 +99,17 @@ def test_old_hours_are_forgotten(tmp_path):
     address = str(tmp_path / "log")
     for days in (1, 20, 40):
         open_file(tmp_path / "open", now - timedelta(days=days), [record(days, now - timedelta(days=days))])
-    close_hours(tmp_path / "open", address, now)
-    assert len(forget(address, timedelta(days=30), now)) == 1
+    compact_segments(tmp_path / "open", address, now)
+    assert len(expire(address, timedelta(days=30), now)) == 1
     assert len(read_log(address)) == 2
 
 
 def test_closed_hours_may_lie_on_s3(tmp_path, bucket):
     now = datetime(2026, 1, 1, 7, 10, tzinfo=UTC)
     open_file(tmp_path, now - HOUR, [record(1, now - HOUR)])
-    close_hours(tmp_path, f"{bucket}/log", now)
+    compact_segments(tmp_path, f"{bucket}/log", now)
     assert len(read_log(f"{bucket}/log")) == 1
-    assert len(forget(f"{bucket}/log", timedelta(days=1), now + timedelta(days=3))) == 1
+    assert len(expire(f"{bucket}/log", timedelta(days=1), now + timedelta(days=3))) == 1
     assert len(read_log(f"{bucket}/log")) == 0
 
 
@@ -119,7 +126,7 @@ def test_feedback_joins_predictions_and_the_last_one_counts(tmp_path):
 
 
 def test_the_recorder_writes_all_it_was_given_and_survives_a_record_that_cannot_be_made(tmp_path, caplog):
-    recorder = Recorder(tmp_path / "open", "worker")
+    recorder = PredictionLogWriter(tmp_path / "open", "worker")
     recorder.start()
     now = datetime.now(UTC)
     for i in range(100):
@@ -136,7 +143,7 @@ def test_an_hour_that_closes_while_it_is_read_counts_once_whenever_it_closes(tmp
     open_folder, address = tmp_path / "open", str(tmp_path / "log")
     for i in (4, 3):
         open_file(open_folder, now - i * HOUR, [record(i, now - i * HOUR)])
-    close_hours(open_folder, address, now)
+    compact_segments(open_folder, address, now)
     for i in (2, 1):
         open_file(open_folder, now - i * HOUR, [record(i, now - i * HOUR)])
     open_file(open_folder, now, [record(0, now)])
@@ -148,7 +155,7 @@ def test_an_hour_that_closes_while_it_is_read_counts_once_whenever_it_closes(tmp
             nonlocal steps
             if steps == moment:
                 steps += 1  # closing takes such steps itself
-                closed_at.append(close_hours(open_folder, address, now))
+                closed_at.append(compact_segments(open_folder, address, now))
             steps += 1
             return what(*arguments)
 
@@ -168,7 +175,7 @@ def test_hours_close_and_are_read_by_two_threads_without_loss(tmp_path):
 
     def close() -> None:
         for i in range(40, 0, -1):
-            close_hours(open_folder, address, now - (i - 1) * HOUR + timedelta(minutes=1))
+            compact_segments(open_folder, address, now - (i - 1) * HOUR + timedelta(minutes=1))
 
     closing = threading.Thread(target=close)
     closing.start()
@@ -182,7 +189,7 @@ def test_hours_close_and_are_read_by_two_threads_without_loss(tmp_path):
 
 def test_photos_that_wait_for_the_log_are_bounded_in_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "HELD", 1000)
-    recorder = Recorder(tmp_path / "open", "worker")
+    recorder = PredictionLogWriter(tmp_path / "open", "worker")
     held, most = 0, 0
 
     def made(i: int) -> dict:

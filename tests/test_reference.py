@@ -13,7 +13,7 @@ from rakuten_tasks.models.scoring import products_of
 from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.drift_tests import decide
-from rakuten_tasks.monitoring.features import project, traits
+from rakuten_tasks.monitoring.features import drift_features, project
 from rakuten_tasks.monitoring.reference import load_reference, reference_rows
 from tests.bundles import write_bundle
 from tests.catalogues import photo_bytes
@@ -44,7 +44,7 @@ def test_the_reference_holds_what_serving_logs_of_the_same_products(predictor):
     parts = [whole[:2], whole[2:2], whole[2:]]
     found = reference_rows(parts, tfidf_of(predictor.members), scores, embeddings)
     projected = project(embeddings, len(products))
-    logged = pd.DataFrame([traits(predictor, p, scores, i, projected[i]) for i, p in enumerate(products)])
+    logged = pd.DataFrame([drift_features(predictor, p, scores, i, projected[i]) for i, p in enumerate(products)])
     numbers = ["designation_length", "unknown_word_share", "brightness", *ANSWER_COLUMNS, *EMBEDDING]
     np.testing.assert_allclose(found[numbers].astype(float), logged[numbers].astype(float), equal_nan=True)
     assert found["language"].tolist() == logged["language"].tolist()

@@ -19,7 +19,7 @@ from rakuten_tasks.config import GateConfig, IngestConfig, TrainingConfig
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.models import bundle
 from rakuten_tasks.registry import audit, runs, versions
-from rakuten_tasks.registry.cleanup import came_to_its_end
+from rakuten_tasks.registry.cleanup import is_finalized
 from rakuten_tasks.tasks.register_version import register
 from rakuten_tasks.tasks.types import Registered, Run, Shard
 from tests.catalogues import TINY, write_catalogue
@@ -165,7 +165,7 @@ def test_given_up_at_any_request_it_leaves_versions_and_aliases_as_they_were(mad
         if not attempted(monkeypatch, inputs, at, before):
             break
         runs.fail("the pod was lost", model)
-        if came_to_its_end(mlflow_store, inputs["run"].run_id):  # only the last answer was lost: all of it stands
+        if is_finalized(mlflow_store, inputs["run"].run_id):  # only the last answer was lost: all of it stands
             assert there()[0]["champion"] == there()[1][-1]
         else:
             given_up += 1

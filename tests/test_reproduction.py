@@ -14,7 +14,7 @@ from rakuten_tasks.models import bundle
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.registry import versions
 from rakuten_tasks.runtime.stage import code_version
-from rakuten_tasks.tasks.reproduce import compared
+from rakuten_tasks.tasks.reproduce import compare_versions
 from rakuten_tasks.tasks.types import Registered
 from tests.catalogues import TINY, set_cell, write_catalogue
 from workflows.training import reproduce_version, train_classifier
@@ -85,7 +85,7 @@ def test_what_differs_between_two_bundles_is_told(trained, mlflow_store, tmp_pat
     test = pd.read_parquet(other / bundle.TEST)
     test.loc[0, "predicted"] = -1
     test.to_parquet(other / bundle.TEST)
-    comparison = compared(MODEL, 1, folder, other)
+    comparison = compare_versions(MODEL, 1, folder, other)
     assert comparison.same_weights
     assert comparison.same_answers == pytest.approx(1 - 1 / len(test))
     lineage = bundle.read_manifest(folder).lineage
@@ -104,7 +104,7 @@ def test_a_file_that_differs_in_any_member_or_extractor_is_told(trained, mlflow_
     shutil.copytree(folder, other)
     changed = next(path for path in sorted((other / part).rglob("*")) if path.is_file())
     changed.write_bytes(changed.read_bytes() + b" ")
-    assert not compared(MODEL, 1, folder, other).same_weights
+    assert not compare_versions(MODEL, 1, folder, other).same_weights
 
 
 def test_a_pool_that_differs_is_told(trained, mlflow_store, tmp_path):
@@ -114,4 +114,4 @@ def test_a_pool_that_differs_is_told(trained, mlflow_store, tmp_path):
     manifest = json.loads((other / bundle.MANIFEST).read_text())
     manifest["pool"]["weights"]["text"]["bag"] += 0.1
     (other / bundle.MANIFEST).write_text(json.dumps(manifest))
-    assert not compared(MODEL, 1, folder, other).same_weights
+    assert not compare_versions(MODEL, 1, folder, other).same_weights

@@ -15,14 +15,14 @@ from rakuten_tasks.config import Refit
 from rakuten_tasks.models.bundle import bundle_hash
 from rakuten_tasks.models.encoders import use_multilingual
 from rakuten_tasks.models.predictor import Predictor
-from serving.litserve_adapter.status import LOADING, READY, WAITING, Reader, Status, Worker
-from serving.worker.bundle_cache import BundleShelf, Champion
-from serving.worker.model_source import Registry as MlflowRegistry
-from serving.worker.reloader import ChampionKeeper, describe
+from serving.litserve_adapter.status import LOADING, READY, WAITING, Status, StatusReader, StatusWriter
+from serving.worker.bundle_cache import BundleCache, Champion
+from serving.worker.model_source import ModelSource as MlflowRegistry
+from serving.worker.reloader import ModelReloader, describe
 from tests.bundles import of_schema, write_bundle
 
 
-class Registry:
+class ModelSource:
     """champion: what the alias says, or an error to raise."""
 
     def __init__(self, bundles: dict[Champion, Path]) -> None:
@@ -37,10 +37,10 @@ class Registry:
     def fetch(self, champion: Champion, folder: Path) -> Path:
         return Path(shutil.copytree(self.bundles[champion], folder / "bundle"))
 
-    def may_serve(self, model: str) -> bool:
+    def is_allowed(self, model: str) -> bool:
         return model == "m"
 
-    def missing(self) -> str:
+    def no_champion_message(self) -> str:
         return "no champion of m yet"
 
 
@@ -55,21 +55,21 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[Champion, Path]:
     return made
 
 
-WORKERS: dict[Path, Worker] = {}
+WORKERS: dict[Path, StatusWriter] = {}
 
 
-def keep(folder: Path, registry: Registry) -> tuple[ChampionKeeper, Reader]:
+def keep(folder: Path, registry: ModelSource) -> tuple[ModelReloader, StatusReader]:
     """A worker's keeper as after a start, and the API process's view of it."""
     run = folder / "run"
     run.mkdir(exist_ok=True)
     if before := WORKERS.pop(run, None):
         before.close()  # a new worker waits for the end of the last one
-    WORKERS[run] = Worker(run)
-    return ChampionKeeper(registry, BundleShelf(folder / "bundles"), WORKERS[run]), Reader(run)
+    WORKERS[run] = StatusWriter(run)
+    return ModelReloader(registry, BundleCache(folder / "bundles"), WORKERS[run]), StatusReader(run)
 
 
 def test_a_champion_is_taken_over_and_only_when_it_changes(bundles, tmp_path):
-    registry = Registry(bundles)
+    registry = ModelSource(bundles)
     keeper, view = keep(tmp_path, registry)
     keeper.poll()
     assert (view.status().state, view.status().problem) == (WAITING, "no champion of m yet")
@@ -85,7 +85,7 @@ def test_a_champion_is_taken_over_and_only_when_it_changes(bundles, tmp_path):
 
 
 def test_a_bundle_of_an_older_schema_is_refused_with_the_reason_and_forgiven_when_it_goes(bundles, tmp_path):
-    registry = Registry(bundles)
+    registry = ModelSource(bundles)
     registry.now = ONE
     keeper, view = keep(tmp_path, registry)
     keeper.poll()
@@ -102,7 +102,7 @@ def test_a_bundle_of_an_older_schema_is_refused_with_the_reason_and_forgiven_whe
 
 
 def test_the_last_good_bundle_is_served_while_mlflow_is_down_at_the_start(bundles, tmp_path):
-    registry = Registry(bundles)
+    registry = ModelSource(bundles)
     registry.now = ONE
     keep(tmp_path, registry)[0].poll()
     registry.now = ConnectionError("down")
@@ -117,7 +117,7 @@ def test_the_last_good_bundle_is_served_while_mlflow_is_down_at_the_start(bundle
 
 
 def test_mlflow_going_down_later_changes_nothing_but_is_said(bundles, tmp_path):
-    registry = Registry(bundles)
+    registry = ModelSource(bundles)
     registry.now = ONE
     keeper, view = keep(tmp_path, registry)
     keeper.poll()
@@ -129,7 +129,7 @@ def test_mlflow_going_down_later_changes_nothing_but_is_said(bundles, tmp_path):
 
 
 def test_without_mlflow_and_without_a_bundle_on_disk_it_waits(bundles, tmp_path):
-    registry = Registry(bundles)
+    registry = ModelSource(bundles)
     registry.now = ConnectionError("down")
     keeper, view = keep(tmp_path, registry)
     keeper.poll()
@@ -142,7 +142,7 @@ def test_a_champion_that_cannot_say_what_it_is_never_answers(bundles, tmp_path):
     torn = Champion("m", "9", "torn")
     folder = Path(shutil.copytree(bundles[TWO], tmp_path / "torn"))
     (folder / "evaluation.json").write_text('{"systems": {"fus')
-    registry = Registry({**bundles, torn: folder})
+    registry = ModelSource({**bundles, torn: folder})
     registry.now = ONE
     keeper, view = keep(tmp_path, registry)
     keeper.poll()
@@ -156,7 +156,7 @@ def test_a_champion_that_cannot_say_what_it_is_never_answers(bundles, tmp_path):
 @pytest.mark.parametrize("note", ['[{"model": "m"', '{"model": "m"}', '["m"]', "5"])
 def test_a_torn_note_of_the_last_good_bundle_is_no_bundle(tmp_path, note):
     (tmp_path / "last_good.json").write_text(note)
-    assert BundleShelf(tmp_path).good() == []
+    assert BundleCache(tmp_path).last_good() == []
 
 
 def damage(folder: Path, champion: Champion) -> None:
@@ -165,7 +165,7 @@ def damage(folder: Path, champion: Champion) -> None:
 
 
 def test_a_damaged_copy_on_disk_is_fetched_anew_at_once(bundles, tmp_path, caplog):
-    registry = Registry(bundles)
+    registry = ModelSource(bundles)
     registry.now = ONE
     keep(tmp_path, registry)[0].poll()
     damage(tmp_path, ONE)
@@ -186,7 +186,7 @@ def flip(folder: Path, champion: Champion) -> None:
 
 def test_a_copy_with_a_flipped_bit_does_not_answer(bundles, tmp_path, caplog):
     told = Champion("m", "1", bundle_hash(bundles[ONE]))
-    registry = Registry({told: bundles[ONE]})
+    registry = ModelSource({told: bundles[ONE]})
     registry.now = told
     keep(tmp_path, registry)[0].poll()
     flip(tmp_path, told)
@@ -202,7 +202,7 @@ def test_a_copy_with_a_flipped_bit_does_not_answer(bundles, tmp_path, caplog):
 
 
 def test_while_mlflow_is_down_a_damaged_last_bundle_is_replaced_by_the_one_before(bundles, tmp_path):
-    registry = Registry(bundles)
+    registry = ModelSource(bundles)
     for registry.now in (ONE, TWO):
         keep(tmp_path, registry)[0].poll()
     damage(tmp_path, TWO)
@@ -214,7 +214,7 @@ def test_while_mlflow_is_down_a_damaged_last_bundle_is_replaced_by_the_one_befor
 
 
 def test_in_place_of_a_killed_worker_the_log_does_not_blame_mlflow(bundles, tmp_path, caplog):
-    registry = Registry(bundles)
+    registry = ModelSource(bundles)
     registry.now = ONE
     keep(tmp_path, registry)[0].poll()
     keeper, view = keep(tmp_path, registry)
@@ -227,23 +227,23 @@ def test_in_place_of_a_killed_worker_the_log_does_not_blame_mlflow(bundles, tmp_
 
 
 def test_a_new_worker_goes_on_counting_where_the_killed_one_was(tmp_path):
-    killed = Worker(tmp_path)
-    killed.tell(state=READY, reloads=3, failed_reloads=2, batches={"4": 7})
+    killed = StatusWriter(tmp_path)
+    killed.publish(state=READY, reloads=3, failed_reloads=2, batches={"4": 7})
     killed.close()
-    view = Reader(tmp_path)
+    view = StatusReader(tmp_path)
     between = view.status()
     assert (between.state, between.reloads, between.failed_reloads, between.batches) == (LOADING, 3, 2, {"4": 7})
-    follower = Worker(tmp_path)
+    follower = StatusWriter(tmp_path)
     assert view.status() == Status(pid=os.getpid(), reloads=3, failed_reloads=2, batches={"4": 7})
     follower.close()
 
 
 def test_only_the_last_two_bundles_stay_on_disk(tmp_path):
-    shelf = BundleShelf(tmp_path)
+    shelf = BundleCache(tmp_path)
     for i in range(5):
         champion = Champion("m", str(i), f"hash{i}")
-        shelf.keep(champion, shelf.place(champion, lambda folder: _made(folder / "bundle")))
-    assert [champion.version for champion, _ in shelf.good()] == ["4", "3"]
+        shelf.mark_good(champion, shelf.get_or_fetch(champion, lambda folder: _made(folder / "bundle")))
+    assert [champion.version for champion, _ in shelf.last_good()] == ["4", "3"]
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
 
 
@@ -254,14 +254,14 @@ def _made(folder: Path) -> Path:
 
 def test_a_dead_worker_is_seen_at_once(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from serving.litserve_adapter.status import Worker;"
-        "worker = Worker(Path(sys.argv[1])); worker.tell(state='ready'); print(flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from serving.litserve_adapter.status import StatusWriter;"
+        "worker = StatusWriter(Path(sys.argv[1])); worker.publish(state='ready'); print(flush=True); sys.stdin.read()"
     )
     worker = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     worker.stdout.readline()
-    view = Reader(tmp_path)
+    view = StatusReader(tmp_path)
     assert (view.alive(), view.status().state) == (True, READY)
     worker.kill()
     worker.wait()
@@ -269,7 +269,7 @@ def test_a_dead_worker_is_seen_at_once(tmp_path):
     worker.stdout.close()
     assert not view.alive()
     assert view.status().problem == "the worker is being restarted"
-    assert Worker(tmp_path).replaces_another
+    assert StatusWriter(tmp_path).replaces_another
 
 
 def test_a_bundle_whose_encoder_is_not_installed_is_refused_with_the_line_that_mends_it(
@@ -277,7 +277,7 @@ def test_a_bundle_whose_encoder_is_not_installed_is_refused_with_the_line_that_m
 ):
     encoded = Champion("m", "4", "encoded")
     made = write_bundle(tmp_path / "encoded", members=["bag", "encoder"])
-    registry = Registry({**bundles, encoded: made})
+    registry = ModelSource({**bundles, encoded: made})
     registry.now = ONE
     keeper, view = keep(tmp_path, registry)
     keeper.poll()

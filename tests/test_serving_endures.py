@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from rakuten_tasks.monitoring.prediction_log import close_hours, predictions, read_log
+from rakuten_tasks.monitoring.prediction_log import compact_segments, predictions, read_log
 from tests.bundles import register, write_bundle
 from tests.catalogues import photo_bytes
 from tests.servers import Server, base64_photo, memory, serving
@@ -214,7 +214,7 @@ def test_a_running_server_closes_hours_reads_torn_files_and_forgets_what_is_old(
         path = open_hours / f"{moment:%Y-%m-%dT%H}.predictions-{age.days}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows) + torn)
         if age.days:
-            close_hours(open_hours, str(log), now)
+            compact_segments(open_hours, str(log), now)
     assert len(list(log.rglob("*.parquet"))) == 1
     with serving(tmp_path, MODEL=MODEL, SERVE_LOG_DAYS="7") as server:
         answered = server.predict(ROMAN).json()["request_id"]

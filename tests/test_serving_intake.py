@@ -6,7 +6,7 @@ import pytest
 
 from serving.schemas import PredictRequest
 from serving.settings import Settings
-from serving.web.request_parsing import NO_SUCH_PHOTO, FieldError, read_photo, read_product
+from serving.web.request_parsing import NO_SUCH_PHOTO, FieldError, parse_request, read_photo
 from tests.catalogues import photo_bytes
 
 JPEG = photo_bytes(1)
@@ -87,5 +87,5 @@ def test_what_is_no_photo_is_refused():
 def test_text_has_a_cap_and_must_be_text(fields, field, kind):
     request = PredictRequest.model_construct(**{"description": None, "designation": None, "image": None, **fields})
     with pytest.raises(FieldError) as refused:
-        read_product(request, "0", Settings(max_text=10))
+        parse_request(request, "0", Settings(max_text=10))
     assert (refused.value.field, refused.value.kind) == (field, kind)

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from serving.schemas import Said
-from serving.telemetry.mlflow_minutes import Minutes
+from serving.schemas import PredictionSummary
 from serving.telemetry import mlflow_minutes as module
-from serving.telemetry.recent_ids import Recent
-from serving.telemetry.rejections import REASONS, Refusals
-from serving.web.middleware import Left
+from serving.telemetry.mlflow_minutes import MinuteMetrics
+from serving.telemetry.recent_ids import RecentIds
+from serving.telemetry.rejections import REASONS, RejectionAggregator
+from serving.web.middleware import RequestRecord
 
 
-def left(status: int = 200, reason: str = "", said: Said | None = None, number: int = 0) -> Left:
-    return Left("/predict", status, 0.25, f"{number:032x}", reason, said)
+def request_record(
+    status: int = 200, reason: str = "", prediction: PredictionSummary | None = None, number: int = 0
+) -> RequestRecord:
+    return RequestRecord("/predict", status, 0.25, f"{number:032x}", reason, prediction)
 
 
 @pytest.fixture
@@ -29,12 +31,12 @@ def written(folder: Path) -> dict[str, dict]:
 
 
 def test_a_minute_holds_statuses_latency_and_what_was_said(tmp_path, clock):
-    minutes = Minutes(tmp_path)
-    minutes.add(left(said=Said(10, 0.5, True)))
-    minutes.add(left(said=Said(20, 0.75, False)))
-    minutes.add(left(503))
+    minutes = MinuteMetrics(tmp_path)
+    minutes.add(request_record(prediction=PredictionSummary(10, 0.5, True)))
+    minutes.add(request_record(prediction=PredictionSummary(20, 0.75, False)))
+    minutes.add(request_record(503))
     clock[0] = 660
-    minutes.add(left(422))
+    minutes.add(request_record(422))
     minutes.close()
     first, second = written(tmp_path)["10"], written(tmp_path)["11"]
     assert {name: first[name] for name in ("requests", "errors", "predictions", "abstained", "mean_confidence")} == {
@@ -46,12 +48,12 @@ def test_a_minute_holds_statuses_latency_and_what_was_said(tmp_path, clock):
 
 
 def test_a_killed_server_loses_of_its_open_minute_only_what_came_since_the_last_draft(tmp_path, clock):
-    killed = Minutes(tmp_path)
-    killed.add(left(said=Said(10, 0.5, False)))
+    killed = MinuteMetrics(tmp_path)
+    killed.add(request_record(prediction=PredictionSummary(10, 0.5, False)))
     killed.tick()
-    killed.add(left(503))
+    killed.add(request_record(503))
     assert written(tmp_path) == {}  # what is not finished is not shipped
-    following = Minutes(tmp_path)
+    following = MinuteMetrics(tmp_path)
     assert written(tmp_path)["10"]["requests"] == 1
     following.close()
     assert len(list(tmp_path.iterdir())) == 1
@@ -59,11 +61,11 @@ def test_a_killed_server_loses_of_its_open_minute_only_what_came_since_the_last_
 
 def test_refusals_are_one_row_for_each_reason_and_none_is_lost():
     rows: list[dict] = []
-    refusals = Refusals(rows.append)
+    refusals = RejectionAggregator(rows.append)
     for number in range(5000):
-        refusals.add(left(503, "too many", number=number))
+        refusals.add(request_record(503, "too many", number=number))
     for number in range(3 * REASONS):
-        refusals.add(left(422, f"reason {number}"))
+        refusals.add(request_record(422, f"reason {number}"))
     refusals.flush()
     refusals.flush()
     assert len(rows) == REASONS + 1
@@ -75,7 +77,7 @@ def test_refusals_are_one_row_for_each_reason_and_none_is_lost():
 
 
 def test_the_oldest_answer_is_forgotten_first():
-    recent = Recent(2)
+    recent = RecentIds(2)
     for number in (1, 2, 3):
         recent.add(f"{number:032x}")
     assert [f"{number:032x}" in recent for number in (1, 2, 3)] == [False, True, True]

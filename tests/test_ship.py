@@ -24,8 +24,8 @@ from packaging.utils import canonicalize_name
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.litserve_adapter.status import READY, Status
-from serving.telemetry.prometheus import Telemetry
-from serving.web.middleware import PREDICT, Left
+from serving.telemetry.prometheus import Metrics
+from serving.web.middleware import PREDICT_PATH, RequestRecord
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -338,9 +338,9 @@ def names_in(expression: Any) -> set[str]:
 
 
 def test_every_metric_of_the_dashboard_is_one_that_the_api_tells():
-    telemetry = Telemetry(lambda: Status(state=READY, model="m", version="1", batches={"2": 3}), lambda: 1)
-    telemetry.left(Left(PREDICT, 200, 0.1, "id", ""))
-    telemetry.told()
+    telemetry = Metrics(lambda: Status(state=READY, model="m", version="1", batches={"2": 3}), lambda: 1)
+    telemetry.observe_request(RequestRecord(PREDICT_PATH, 200, 0.1, "id", ""))
+    telemetry.count_feedback()
     told = {s.name for family in text_string_to_metric_families(telemetry.text().decode()) for s in family.samples}
     asked = {n for q in queries() for n in names_in(promql_parser.parse(q.replace("$__rate_interval", "1m")))}
     assert len(asked) >= 9

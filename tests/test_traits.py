@@ -9,7 +9,13 @@ from PIL import Image
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.predictor import Predictor, Scores
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, SCHEMA
-from rakuten_tasks.monitoring.features import answer_traits, photo_traits, project, text_traits, traits
+from rakuten_tasks.monitoring.features import (
+    drift_features,
+    photo_features,
+    prediction_features,
+    project,
+    text_features,
+)
 from rakuten_tasks.preprocessing.photos import square_on_photo
 from rakuten_tasks.preprocessing.product import Product
 from tests.bundles import write_bundle
@@ -44,7 +50,7 @@ def test_embeddings_come_with_the_scores_and_are_missing_where_the_modality_is(p
 
 def test_every_drift_column_is_filled(predictor):
     scores, embeddings = predictor.score_with_embeddings(PRODUCTS)
-    found = traits(predictor, PRODUCTS[0], scores, 0, project(embeddings, len(PRODUCTS))[0])
+    found = drift_features(predictor, PRODUCTS[0], scores, 0, project(embeddings, len(PRODUCTS))[0])
     assert set(DRIFT_COLUMNS) <= set(found)
     assert set(found) <= set(SCHEMA.names)
     assert not [name for name in DRIFT_COLUMNS if found[name] is None]
@@ -57,7 +63,7 @@ def test_of_three_members_each_pair_disagrees_and_what_was_used_is_told_by_modal
     modality = {"bag": "text", "photo": "photo", "lstm": "text"}
     available = dict.fromkeys(said, np.array([True]))
     scores = Scores(np.array([10, 20]), np.array([[0.7, 0.3]]), said, available, modality)
-    found = answer_traits(scores, 0)
+    found = prediction_features(scores, 0)
     assert found["disagreement"] == pytest.approx((0.3 + 0.4 + 0.1) / 3)
     assert found["used"] == "text+photo"
 
@@ -69,12 +75,12 @@ def test_without_embeddings_nothing_is_projected():
 
 def test_text_traits_are_of_the_cleaned_text(predictor):
     tfidf = tfidf_of(predictor.members)
-    found = text_traits(tfidf, Product("<b>AB</b> 12", "&amp;nbsp;"))
+    found = text_features(tfidf, Product("<b>AB</b> 12", "&amp;nbsp;"))
     assert (found["designation_length"], found["designation_words"]) == (5, 2)
     assert (found["digit_share"], found["capital_share"], found["description_empty"]) == (0.4, 0.4, True)
-    assert text_traits(tfidf, Product("piscine zzyzx"))["unknown_word_share"] == 0.5
-    assert text_traits(tfidf, Product())["unknown_word_share"] is None
-    assert text_traits(None, Product("piscine"))["unknown_word_share"] is None
+    assert text_features(tfidf, Product("piscine zzyzx"))["unknown_word_share"] == 0.5
+    assert text_features(tfidf, Product())["unknown_word_share"] is None
+    assert text_features(None, Product("piscine"))["unknown_word_share"] is None
 
 
 def test_photo_traits():
@@ -82,13 +88,13 @@ def test_photo_traits():
     half.paste((0, 0, 0), (0, 0, 50, 100))
     buffer = BytesIO()
     half.save(buffer, "PNG")
-    found = photo_traits(buffer.getvalue())
+    found = photo_features(buffer.getvalue())
     assert found["brightness"] == pytest.approx(0.5, abs=0.01)
     assert found["contrast"] == pytest.approx(0.5, abs=0.01)
     assert found["border_share"] == pytest.approx(0.48, abs=0.01)  # a margin of 2 % stays
     assert found["photo_bytes"] == len(buffer.getvalue())
-    assert photo_traits(None)["photo_missing"] is True
-    assert photo_traits(b"no photo")["photo_unreadable"] is True
+    assert photo_features(None)["photo_missing"] is True
+    assert photo_features(b"no photo")["photo_unreadable"] is True
 
 
 def test_the_square_of_a_wide_photo_reaches_beyond_it():

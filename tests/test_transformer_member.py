@@ -20,7 +20,7 @@ from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
 from rakuten_tasks.models.members.transformer import HEAD_RATE, FineTunedEncoder, Transformer, parameter_groups
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.training import loop
-from rakuten_tasks.training.checkpoint import FolderStore
+from rakuten_tasks.training.checkpoint import LocalCheckpointStore
 from rakuten_tasks.training.loop import Schedule, fit
 from tests import elastic_cases
 from tests.several_processes import run_in
@@ -211,7 +211,7 @@ def test_two_processes_train_one_encoder_and_end_alike_though_they_are_cut_short
     assert [epoch.valid_loss for epoch in two[0][0]] == pytest.approx([epoch.valid_loss for epoch in alone], abs=0.1)
     with pytest.raises(ChildFailedError):
         run_in(2, elastic_cases.tuned_encoder, folder, config, elastic_cases.PowerCut(tmp_path), 0.0)
-    resumed = run_in(2, elastic_cases.tuned_encoder, folder, config, FolderStore(tmp_path))
+    resumed = run_in(2, elastic_cases.tuned_encoder, folder, config, LocalCheckpointStore(tmp_path))
     for process in resumed.values():
         assert process[0] == two[0][0]
         assert_same(process[1], two[0][1])

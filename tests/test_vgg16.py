@@ -12,8 +12,8 @@ from torch import nn
 
 from rakuten_tasks.config import PhotoConfig, Weights
 from rakuten_tasks.models.networks import vgg16_weights
-from rakuten_tasks.models.networks.vgg16_blocks import DEVIATION, MEAN, Lower, halved, pooled
-from rakuten_tasks.models.networks.vgg16_network import EARLY, LATE, PhotoBranch, PhotoShape, photo_logits
+from rakuten_tasks.models.networks.vgg16_blocks import DEVIATION, MEAN, FrozenBlocks, max_pool_2x2, mean_max_pool
+from rakuten_tasks.models.networks.vgg16_network import EARLY, LATE, VGG16Config, VGG16Network, photo_logits
 from rakuten_tasks.models.networks.vgg16_weights import convolutions, empty_convolutions
 from rakuten_tasks.training.loop import autocast
 from tests.photo_embedding import photo_embedding
@@ -23,13 +23,13 @@ SIDE, CLASSES, CPU = 32, 3, torch.device("cpu")
 PHOTOS = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
 
 
-def new_branch(config: PhotoConfig) -> PhotoBranch:
+def new_branch(config: PhotoConfig) -> VGG16Network:
     layers = convolutions(config)
-    return PhotoBranch(PhotoShape(isinstance(layers[1], nn.BatchNorm2d), SIDE, CLASSES), layers)
+    return VGG16Network(VGG16Config(isinstance(layers[1], nn.BatchNorm2d), SIDE, CLASSES), layers)
 
 
 @pytest.fixture(scope="module")
-def branch() -> PhotoBranch:
+def branch() -> VGG16Network:
     torch.manual_seed(0)
     made = new_branch(RANDOM)
     nn.init.normal_(made.upper.head.linear.weight, std=0.1)  # zero at birth: every photo would score the same
@@ -47,7 +47,7 @@ def from_file(path: Path) -> PhotoConfig:
     return PhotoConfig(weights=Weights.FILE, weights_file=str(path), side=SIDE)
 
 
-def test_a_photo_scores_the_same_alone_and_in_a_batch(branch: PhotoBranch) -> None:
+def test_a_photo_scores_the_same_alone_and_in_a_batch(branch: VGG16Network) -> None:
     together = photo_logits(branch, PHOTOS)
     alone = np.concatenate([photo_logits(branch, photo[None]) for photo in PHOTOS])
     assert together.shape == (5, CLASSES)
@@ -55,7 +55,7 @@ def test_a_photo_scores_the_same_alone_and_in_a_batch(branch: PhotoBranch) -> No
     np.testing.assert_allclose(alone, together, atol=1e-4)
 
 
-def test_logits_are_the_head_of_the_embedding(branch: PhotoBranch) -> None:
+def test_logits_are_the_head_of_the_embedding(branch: VGG16Network) -> None:
     embedding = torch.from_numpy(photo_embedding(branch, PHOTOS))
     assert embedding.shape == (5, EARLY + LATE)
     with torch.inference_mode(), autocast(torch.device("cpu")):
@@ -63,7 +63,7 @@ def test_logits_are_the_head_of_the_embedding(branch: PhotoBranch) -> None:
     np.testing.assert_allclose(logits.float().numpy(), photo_logits(branch, PHOTOS), atol=1e-5)
 
 
-def test_pixels_are_normalised_as_torchvision_does(branch: PhotoBranch) -> None:
+def test_pixels_are_normalised_as_torchvision_does(branch: VGG16Network) -> None:
     seen = {}
     hook = branch.lower.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.update(maps=inputs[0]))
     photo_logits(branch, np.full((1, SIDE, SIDE, 3), 255, dtype=np.uint8))
@@ -72,10 +72,10 @@ def test_pixels_are_normalised_as_torchvision_does(branch: PhotoBranch) -> None:
     np.testing.assert_allclose(seen["maps"][0, :, 3, 7], expected, rtol=1e-5)
 
 
-def test_a_saved_branch_loads_to_the_same_logits(branch: PhotoBranch, tmp_path: Path) -> None:
+def test_a_saved_branch_loads_to_the_same_logits(branch: VGG16Network, tmp_path: Path) -> None:
     branch.save(tmp_path / "photo")
     assert sorted(path.name for path in (tmp_path / "photo").iterdir()) == ["photo.json", "photo.safetensors"]
-    loaded = PhotoBranch.load(tmp_path / "photo", CPU)
+    loaded = VGG16Network.load(tmp_path / "photo", CPU)
     assert loaded.shape == branch.shape
     assert loaded.side == SIDE
     assert np.array_equal(photo_logits(loaded, PHOTOS), photo_logits(branch, PHOTOS))
@@ -183,15 +183,15 @@ def test_pooling_is_what_torch_pools_at_odd_sides_too(side: int, dtype: torch.dt
     maps = torch.randn(2, 5, side, side, generator=torch.manual_seed(0)).relu().to(dtype)
     maps = maps.to(memory_format=torch.channels_last)
     with torch.inference_mode():
-        assert torch.equal(halved(maps), torch.nn.functional.max_pool2d(maps, 2))
-        means, maxima = pooled(maps).chunk(2, 1)
+        assert torch.equal(max_pool_2x2(maps), torch.nn.functional.max_pool2d(maps, 2))
+        means, maxima = mean_max_pool(maps).chunk(2, 1)
     assert torch.equal(maxima, maps.amax((2, 3)).float())
     torch.testing.assert_close(means, maps.float().mean((2, 3)), rtol=1e-2, atol=1e-6)
 
 
 def test_features_hold_the_maxima_of_whole_maps_at_an_odd_side() -> None:
     """`halved` leaves the last row and column of an odd side out: a maximum that stands there is seen all the same."""
-    lower = Lower([nn.Sequential(nn.Identity())]).eval()
+    lower = FrozenBlocks([nn.Sequential(nn.Identity())]).eval()
     pixels = torch.zeros(1, 33, 33, 3, dtype=torch.uint8)
     pixels[0, 32, 32] = 255
     with torch.inference_mode():

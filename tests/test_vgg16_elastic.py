@@ -22,7 +22,7 @@ from rakuten_tasks.registry import runs
 from rakuten_tasks.tasks.train_members import train_network_on_gpus
 from rakuten_tasks.tasks.types import FittedMember
 from rakuten_tasks.training import loop
-from rakuten_tasks.training.checkpoint import FolderStore
+from rakuten_tasks.training.checkpoint import LocalCheckpointStore
 from rakuten_tasks.training.loop import Epoch, best_epoch
 from tests.as_pod import Attempt, start
 from tests.elastic_cases import SCRATCH, TUNED, PowerCut, cramped, first_gradients, one_batch, trained
@@ -98,7 +98,7 @@ def test_two_processes_that_are_cut_short_go_on_and_end_bit_for_bit_as_if_nothin
     with pytest.raises(ChildFailedError):
         run_in(2, trained, shard, TUNED, PowerCut(tmp_path), 0.0)
     before = (tmp_path / "checkpoint").read_bytes()
-    resumed = run_in(2, trained, shard, TUNED, FolderStore(tmp_path))
+    resumed = run_in(2, trained, shard, TUNED, LocalCheckpointStore(tmp_path))
     assert_same(resumed[0], two[0])
     assert_same(resumed[1], two[0])
     assert (tmp_path / "checkpoint").read_bytes() != before  # rank 0 has written how it ended

@@ -20,7 +20,7 @@ from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
 from rakuten_tasks.models.members.vgg16 import VGG16, epochs_from_scratch, random_flip_and_shift
 from rakuten_tasks.models.networks.vgg16_network import EARLY
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training.loop import Epoch
+from rakuten_tasks.training.loop import EpochMetrics
 from tests.tiny_models import write_vgg16
 from tests.training_data import CPU, assert_same, training_data
 
@@ -168,7 +168,7 @@ def test_small_catalogues_get_more_epochs(count: int, epochs: int) -> None:
 
 
 def test_epochs_are_told_as_they_end(tmp_path):
-    told: list[Epoch] = []
+    told: list[EpochMetrics] = []
     data = data_of(tmp_path, PixelExtractor(32), photos())
     fitted = VGG16.fit(SCRATCH, data, FitContext(3, CPU, Refit.NONE, on_epoch=told.append))
     assert told == fitted.epochs

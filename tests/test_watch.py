@@ -19,11 +19,11 @@ from rakuten_tasks.models.bundle import LEDGER, MANIFEST, REFERENCE
 from rakuten_tasks.monitoring.columns import SCHEMA
 from rakuten_tasks.monitoring.comparison import Accuracy, DriftReport
 from rakuten_tasks.monitoring.decision import Decision, Outcome
-from rakuten_tasks.monitoring.history import Look, looks
-from rakuten_tasks.monitoring.policy import Action, act
-from rakuten_tasks.monitoring.window import Span
+from rakuten_tasks.monitoring.history import DriftCheck, load_checks
+from rakuten_tasks.monitoring.policy import Action, decide_action
+from rakuten_tasks.monitoring.window import TimeWindow
 from rakuten_tasks.registry import runs, versions
-from rakuten_tasks.tasks.check_drift import DRIFT, Places, look_for_drift, window_span
+from rakuten_tasks.tasks.check_drift import DRIFT, MonitoringPaths, check_drift, window_span
 from tests.as_pod import start
 from tests.bundles import write_bundle
 from tests.catalogues import TINY, write_catalogue
@@ -38,19 +38,21 @@ QUIET = Decision(Outcome.NO_DRIFT, "none", 500, 500)
 FEW = Decision(Outcome.NOT_ENOUGH_DATA, "few", 500, 5)
 
 
-def span(back: int = 0) -> Span:
-    return Span(NOON - (back + 1) * SIX, NOON - back * SIX)
+def span(back: int = 0) -> TimeWindow:
+    return TimeWindow(NOON - (back + 1) * SIX, NOON - back * SIX)
 
 
 def look(
     back: int, decision: Decision = FOUND, action: Action = Action.WAIT, version: int = 1, catalogue: str = ""
-) -> Look:
+) -> DriftCheck:
     ends = [moment.isoformat(timespec="seconds") for moment in (span(back).start, span(back).end)]
-    return Look("m", version, *ends, decision, Accuracy(None, None, None, None, 0), action.value, catalogue=catalogue)
+    return DriftCheck(
+        "m", version, *ends, decision, Accuracy(None, None, None, None, 0), action.value, catalogue=catalogue
+    )
 
 
-def action(decision: Decision, *before: Look, catalogues: tuple[str, str] = ("new", "old")) -> Action:
-    return act(decision, span(), before, 1, catalogues, REST)
+def action(decision: Decision, *before: DriftCheck, catalogues: tuple[str, str] = ("new", "old")) -> Action:
+    return decide_action(decision, span(), before, 1, catalogues, REST)
 
 
 def test_two_drifting_windows_in_a_row_train_again():
@@ -88,7 +90,7 @@ def test_after_a_training_there_is_a_rest():
 
 def test_the_window_ends_at_the_kickoff_or_where_only_closed_hours_are_read_at_the_full_hour():
     kickoff = datetime(2026, 1, 2, 6, 10)
-    assert window_span(kickoff, 6, False) == Span(
+    assert window_span(kickoff, 6, False) == TimeWindow(
         datetime(2026, 1, 2, 0, tzinfo=UTC), datetime(2026, 1, 2, 6, tzinfo=UTC)
     )
     assert window_span(kickoff.replace(tzinfo=UTC), 6, True).end == kickoff.replace(tzinfo=UTC)
@@ -132,9 +134,9 @@ def test_traffic_that_drifts_for_two_windows_is_trained_on_once_there_are_new_la
     mlflow_store.set_tag(run_id, runs.FINGERPRINT, fingerprint(str(source)).content)
     version = versions.register(mlflow_store, model, reference_bundle(tmp_path / "bundle", run_id), run_id, {})
     versions.promote(mlflow_store, model, version, "tests", "a test")
-    places = Places(str(tmp_path / "log"), str(tmp_path / "history"), str(tmp_path / "reports"))
+    places = MonitoringPaths(str(tmp_path / "log"), str(tmp_path / "history"), str(tmp_path / "reports"))
 
-    def watched(number: int, window: pd.DataFrame) -> Look:
+    def watched(number: int, window: pd.DataFrame) -> DriftCheck:
         kickoff = NOON + number * SIX
         serve(tmp_path / "log", window, kickoff, model, version)
         return watch_drift(kickoff=kickoff, places=places, source=str(source), config=TINY, model=model)
@@ -158,10 +160,10 @@ def test_traffic_that_drifts_for_two_windows_is_trained_on_once_there_are_new_la
     assert versions.latest_version(mlflow_store, model) == version + 1
     # the bundle of this test knows other classes than the catalogue, and such are never promoted by themselves
     assert third.outcome.startswith(f"version {version + 1}, challenger: ")
-    assert [found.action for found in looks(places.history, model)] == [
+    assert [found.action for found in load_checks(places.history, model)] == [
         look.action for look in (quiet, first, second, third)
     ]
-    assert looks(places.history, model)[-1].outcome == third.outcome
+    assert load_checks(places.history, model)[-1].outcome == third.outcome
     report = DriftReport.from_json((tmp_path / "reports/20260102T120000/drift_report.json").read_text())
     assert report.decision == quiet.decision
     sandbox = Path(FlyteContextManager.current_context().file_access.local_sandbox_dir)
@@ -180,14 +182,14 @@ def test_the_look_runs_in_a_pod_and_its_record_and_bool_come_out_typed(
     versions.promote(mlflow_store, model, version, "tests", "a test")
     serve(tmp_path / "log", rows(seed=2), NOON, model, version)
     fsspec.filesystem("s3").put(str(tmp_path / "log"), f"{bucket}/log", recursive=True)
-    places = Places(f"{bucket}/log", f"{bucket}/history", f"{bucket}/reports")
+    places = MonitoringPaths(f"{bucket}/log", f"{bucket}/history", f"{bucket}/reports")
     inputs = {"kickoff": NOON, "hours": 6.0, "places": places, "source": "sample", "model": model, "rest_hours": 72.0}
     told = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "MLFLOW_"))}
-    attempt = start(look_for_drift, inputs, tmp_path / "pod", **told)
+    attempt = start(check_drift, inputs, tmp_path / "pod", **told)
     context = FlyteContextManager.current_context()
     outputs = attempt.outputs().literals
-    look = TypeEngine.to_python_value(context, outputs["look"], Look)
-    assert look == looks(places.history, model)[0]
+    look = TypeEngine.to_python_value(context, outputs["look"], DriftCheck)
+    assert look == load_checks(places.history, model)[0]
     assert (look.decision.outcome, look.action) == (Outcome.NO_DRIFT, Action.NOTHING.value)
     assert TypeEngine.to_python_value(context, outputs["retrain"], bool) is False
     deck = (tmp_path / "pod/outputs/deck.html").read_text(encoding="utf-8")
@@ -199,6 +201,6 @@ def test_in_a_pod_no_place_is_on_the_pods_own_disk(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "pod")
     store = {"log": "s3://a/log", "history": "s3://a/history", "reports": "s3://a/reports"}
     for name in ("log", "history", "reports", "open_hours"):
-        places = Places(**{**store, name: "here"})
+        places = MonitoringPaths(**{**store, name: "here"})
         with pytest.raises(ValueError, match=f"places.{name}='here': pods share what is in an object store"):
-            look_for_drift.task_function(NOON, 6.0, places, "sample", "", 72.0)
+            check_drift.task_function(NOON, 6.0, places, "sample", "", 72.0)

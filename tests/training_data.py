@@ -17,7 +17,7 @@ from rakuten_tasks.models.extractors import Extractor
 from rakuten_tasks.models.members.member import FOLDS, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training.loop import Epoch
+from rakuten_tasks.training.loop import EpochMetrics
 
 CPU = torch.device("cpu")
 THINGS = ["piscine gonflable ronde", "figurine de collection", "roman policier broché"]
@@ -82,10 +82,10 @@ def read_training_data(folder: Path, extractors: Sequence[str]) -> TrainingData:
     return TrainingData.load(shards, pd.read_parquet(folder / "assignments.parquet"), 3, folders)
 
 
-def timeless(epochs: Sequence[Epoch]) -> list[Epoch]:
+def timeless(epochs: Sequence[EpochMetrics]) -> list[EpochMetrics]:
     """Without what differs from run to run; what is no number equals itself."""
-    times = {field.name: 0.0 for field in fields(Epoch) if field.name.endswith("seconds")}
-    known = [{f.name: getattr(epoch, f.name) for f in fields(Epoch)} for epoch in epochs]
+    times = {field.name: 0.0 for field in fields(EpochMetrics) if field.name.endswith("seconds")}
+    known = [{f.name: getattr(epoch, f.name) for f in fields(EpochMetrics)} for epoch in epochs]
     return [
         replace(epoch, **times, **{name: -1.0 for name, value in figures.items() if value != value})
         for epoch, figures in zip(epochs, known, strict=True)

@@ -10,13 +10,13 @@ from datetime import datetime
 from flytekit import conditional, workflow
 
 from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.monitoring.history import Look
-from rakuten_tasks.tasks.check_drift import Places, look_for_drift, note_training, tell
+from rakuten_tasks.monitoring.history import DriftCheck
+from rakuten_tasks.tasks.check_drift import MonitoringPaths, alert, check_drift, record_retraining
 from workflows.training import train_classifier
 
 
 @workflow
-def retrain(look: Look, places: Places, source: str, config: TrainingConfig, model: str) -> Look:
+def retrain(look: DriftCheck, places: MonitoringPaths, source: str, config: TrainingConfig, model: str) -> DriftCheck:
     """Train and let the gate decide, as by hand.
 
     Args:
@@ -27,19 +27,19 @@ def retrain(look: Look, places: Places, source: str, config: TrainingConfig, mod
         model: as for train_classifier.
     """
     registered = train_classifier(source=source, config=config, model=model, report="")
-    return note_training(look=look, registered=registered, places=places)
+    return record_retraining(look=look, registered=registered, places=places)
 
 
 @workflow
 def watch_drift(
     kickoff: datetime,
-    places: Places,
+    places: MonitoringPaths,
     source: str = "sample",
     config: TrainingConfig = TrainingConfig(),
     model: str = "",
     hours: float = 6.0,
     rest_hours: float = 72.0,
-) -> Look:
+) -> DriftCheck:
     """Compare what the champion has answered lately with what it saw in validation, and act on it.
 
     Args:
@@ -51,7 +51,7 @@ def watch_drift(
         hours: width of the window.
         rest_hours: none is trained so soon after a training that drift has caused.
     """
-    look, wanted = look_for_drift(
+    look, wanted = check_drift(
         kickoff=kickoff, hours=hours, places=places, source=source, model=model, rest_hours=rest_hours
     )
     return (
@@ -59,5 +59,5 @@ def watch_drift(
         .if_(wanted.is_true())  # type: ignore[attr-defined]
         .then(retrain(look=look, places=places, source=source, config=config, model=model))
         .else_()
-        .then(tell(look=look))
+        .then(alert(look=look))
     )

@@ -23,10 +23,10 @@ from rakuten_tasks.config import (
     Weights,
 )
 from rakuten_tasks.data.sample.generate import SAMPLE
-from rakuten_tasks.runtime.pod_env import shared
+from rakuten_tasks.runtime.pod_env import require_object_store
 from rakuten_tasks.runtime.pod_sizes import yes_or_no
 from rakuten_tasks.schedules import SCHEDULES
-from rakuten_tasks.tasks.check_drift import Places
+from rakuten_tasks.tasks.check_drift import MonitoringPaths
 from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
 from workflows.training import train_classifier
@@ -34,13 +34,15 @@ from workflows.training import train_classifier
 ACTIVE = yes_or_no("RAKUTEN_ACTIVATE")
 SOURCE = os.environ.get("RAKUTEN_SOURCE") or SAMPLE
 if SOURCE != SAMPLE:
-    shared("RAKUTEN_SOURCE", SOURCE)
+    require_object_store("RAKUTEN_SOURCE", SOURCE)
 INCOMING = os.environ.get("RAKUTEN_INCOMING") or SOURCE  # what the ETL reads
 if INCOMING != SAMPLE:
-    shared("RAKUTEN_INCOMING", INCOMING)
-STORE = shared("RAKUTEN_STORE", os.environ.get("RAKUTEN_STORE") or "s3://rakuten").rstrip("/")
+    require_object_store("RAKUTEN_INCOMING", INCOMING)
+STORE = require_object_store("RAKUTEN_STORE", os.environ.get("RAKUTEN_STORE") or "s3://rakuten").rstrip("/")
 NOTIFIED = [address.strip() for address in os.environ.get("RAKUTEN_NOTIFIED", "").split(",") if address.strip()]
-PLACES = Places(log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history", reports=f"{STORE}/drift/reports")
+PLACES = MonitoringPaths(
+    log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history", reports=f"{STORE}/drift/reports"
+)
 if wrong := [address for address in NOTIFIED if "@" not in address.strip("@")]:
     raise ValueError(f"RAKUTEN_NOTIFIED: {', '.join(wrong)} is no e-mail address: separate several by commas")
 FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT, WorkflowExecutionPhase.ABORTED]

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rakuten_tasks.dashboard.queries import last_runs, log_size, next_runs, traffic
-from rakuten_tasks.monitoring.history import looks
+from rakuten_tasks.monitoring.history import load_checks
 from rakuten_tasks.paths import var_folder
 from rakuten_tasks.registry import tracking, versions
 
@@ -82,7 +82,7 @@ def _runs(client: MlflowClient) -> RenderableType:
 
 
 def _drift(history: str, model: str) -> RenderableType:
-    seen = looks(history, model)[-SHOWN:]
+    seen = load_checks(history, model)[-SHOWN:]
     if not seen:
         return Text("no window of the log yet: `make monitor` after `make api`")
     line = Text("strongest effect / minimum  ")

@@ -10,7 +10,7 @@ import pandas as pd
 import pandera.pandas as pandera
 from fsspec import AbstractFileSystem
 
-from rakuten_tasks.data.schema import CLASSES, LABELS, CatalogueError, checked, whole_numbers
+from rakuten_tasks.data.schema import CLASSES, LABELS, CatalogueError, validate_schema, whole_numbers
 from rakuten_tasks.preprocessing.text import clean
 
 CHUNK = 1024  # rows of a CSV in memory at once
@@ -60,7 +60,7 @@ def _chunk(raw: pd.DataFrame, schema: pandera.DataFrameSchema, path: str) -> Chu
             f"{path}: the first row has more fields than the header line: put texts that hold commas in double quotes"
         )
     numbers, columns = raw.iloc[:, 0], raw.iloc[:, 1:]
-    typed = checked(columns, schema, path)
+    typed = validate_schema(columns, schema, path)
     rows = whole_numbers(numbers)
     if rows.isna().any():
         raise CatalogueError(
@@ -71,7 +71,7 @@ def _chunk(raw: pd.DataFrame, schema: pandera.DataFrameSchema, path: str) -> Chu
     return Chunk(columns.set_axis(index), typed.set_axis(index))
 
 
-def scan(filesystem: AbstractFileSystem, path: str, schema: pandera.DataFrameSchema) -> pd.Index:
+def read_row_index(filesystem: AbstractFileSystem, path: str, schema: pandera.DataFrameSchema) -> pd.Index:
     """Read the whole file once and return its row numbers, so that what stops a run stops it before any photo is read.
 
     Raises CatalogueError as read_chunks does, for a file without rows, and for a row number that stands there twice.
@@ -107,7 +107,7 @@ def read_class_names(filesystem: AbstractFileSystem, path: str) -> dict[int, str
     return {int(code): name for code, name in names.items()}
 
 
-def check_match(rows: pd.Index, labels: pd.Index, rows_file: str, labels_file: str) -> None:
+def check_labels_match_rows(rows: pd.Index, labels: pd.Index, rows_file: str, labels_file: str) -> None:
     """CatalogueError unless both files number the same rows."""
     unlabelled, unknown = rows.difference(labels), labels.difference(rows)
     faults = [
@@ -119,13 +119,13 @@ def check_match(rows: pd.Index, labels: pd.Index, rows_file: str, labels_file: s
         raise CatalogueError(f"labels do not match rows: {'; '.join(faults)}: give each row one label, by row number")
 
 
-class Judge:
+class RowValidator:
     """Says what is wrong with each row; remembers the productids of all rows that it found sound."""
 
     def __init__(self) -> None:
         self._productids: set[int] = set()
 
-    def judged(self, chunk: Chunk, labels: Labels | None) -> pd.DataFrame:
+    def validate(self, chunk: Chunk, labels: Labels | None) -> pd.DataFrame:
         """The typed rows with prdtypecode (<NA> without labels), names_photo (bool) and issue, the first fault or None.
 
         Issues: missing_productid, bad_productid (no whole number), missing_label, bad_label, no_title (none, or nothing

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from rakuten_tasks.data.layout import find_layout
 from rakuten_tasks.data.sample.generate import SAMPLE
-from rakuten_tasks.data.versions.manifest import find_published
+from rakuten_tasks.data.versions.manifest import find_version
 
 READ = ("*.csv", "image_*", "SYNTHETIC*")  # names of all files that ingest may look at
 ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")  # s3 and http, azure, gcs
@@ -45,7 +45,7 @@ def fingerprint(source: str) -> Fingerprint:
         made_by = sorted(path for path in (Path(__file__).parent / "sample").iterdir() if path.is_file())
         digest = _digest([path.read_bytes().hex() for path in made_by])
         return Fingerprint(digest, digest)
-    if (published := find_published(source)) is not None:  # versions never change
+    if (published := find_version(source)) is not None:  # versions never change
         digest = _digest(["published", published.manifest.content])
         return Fingerprint(digest, digest)
     filesystem, found = _listed(source)
@@ -61,7 +61,7 @@ def fingerprint(source: str) -> Fingerprint:
 
 def listing(source: str) -> str:
     """`fingerprint(source).listing`, without reading any file."""
-    if source == SAMPLE or find_published(source) is not None:
+    if source == SAMPLE or find_version(source) is not None:
         return fingerprint(source).listing
     return _digest({name: [info["size"], _changed(info)] for name, info in _listed(source)[1].items()})
 

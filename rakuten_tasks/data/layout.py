@@ -11,7 +11,7 @@ import pandas as pd
 from fsspec import AbstractFileSystem
 
 from rakuten_tasks.data.csv_files import read_labels
-from rakuten_tasks.data.versions.manifest import find_published
+from rakuten_tasks.data.versions.manifest import find_version
 
 # the challenge's own name, then what else is taken for the same file where only one fits
 TRAIN_ROWS = ("X_train_update.csv", "X_train*.csv")
@@ -74,13 +74,13 @@ def find_layout(source: str) -> Layout:
 
 def is_synthetic(source: str) -> bool:
     """Whether the catalogue, published or not, says that its products were made up. Raises as find_layout does."""
-    published = find_published(source)
+    published = find_version(source)
     return published.manifest.synthetic if published else find_layout(source).synthetic
 
 
 def test_labels(source: str) -> pd.Series | None:
     """The answers to the rows to predict: prdtypecode (int64) by row index; None where the catalogue has none."""
-    if (published := find_published(source)) is not None:
+    if (published := find_version(source)) is not None:
         return published.answers()
     layout = find_layout(source)
     if layout.test_labels is None:

@@ -25,7 +25,7 @@ from rakuten_tasks.preprocessing.text import clean
 
 
 @dataclass(frozen=True)
-class PhotoFacts:
+class PhotoInfo:
     """One photo file: pixels as its header says, bytes."""
 
     width: int
@@ -34,7 +34,7 @@ class PhotoFacts:
 
 
 @dataclass(frozen=True)
-class Pictured:
+class PhotoExample:
     """One product with its photo's bytes. code: None where it is to be predicted."""
 
     title: str
@@ -50,8 +50,8 @@ class Profile:
     description_lengths: NDArray  # (N,); 0 where there is none
     sampled: int  # products that languages and photos were measured on
     languages: dict[str, int]  # of the sampled, the most frequent first; ISO 639, or UNDETERMINED
-    photos: list[PhotoFacts]  # of the sampled that have one
-    pictured: list[Pictured]  # some that have one
+    photos: list[PhotoInfo]  # of the sampled that have one
+    pictured: list[PhotoExample]  # some that have one
 
 
 def profile(shards: Sequence[Shard], seed: int, sample: int, pictures: int) -> Profile:
@@ -71,9 +71,9 @@ def profile(shards: Sequence[Shard], seed: int, sample: int, pictures: int) -> P
         if position in chosen:
             languages[language(clean(f"{row['designation']} {row['description']}"))] += 1
         if position in chosen and row["photo"] is not None:
-            photos.append(photo_facts(row["photo"]))
+            photos.append(photo_info(row["photo"]))
         if position in shown:
-            pictured.append(Pictured(row["designation"], row["prdtypecode"], row["photo"]))
+            pictured.append(PhotoExample(row["designation"], row["prdtypecode"], row["photo"]))
     return Profile(titles, descriptions, len(chosen), dict(languages.most_common()), photos, pictured)
 
 
@@ -99,13 +99,13 @@ def _rows_at(shards: Sequence[Shard], positions: Collection[int]) -> Iterator[tu
                 start += rows
 
 
-def photo_facts(photo: bytes) -> PhotoFacts:
+def photo_info(photo: bytes) -> PhotoInfo:
     """From the header alone. photo: a file that ingest found sound."""
     with warnings.catch_warnings():
         # Pillow warns of odd files; they can be decoded
         warnings.filterwarnings("ignore", module=r"PIL\.")
         with Image.open(BytesIO(photo), formats=FORMATS) as image:
-            return PhotoFacts(image.width, image.height, len(photo))
+            return PhotoInfo(image.width, image.height, len(photo))
 
 
 def quarantined(quarantine: Path, examples: int) -> pd.DataFrame:

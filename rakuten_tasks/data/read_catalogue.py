@@ -14,13 +14,21 @@ from fsspec import AbstractFileSystem
 from tqdm import tqdm
 
 from rakuten_tasks.config import IngestConfig
-from rakuten_tasks.data.csv_files import Judge, Labels, check_match, read_chunks, read_class_names, read_labels, scan
+from rakuten_tasks.data.csv_files import (
+    Labels,
+    RowValidator,
+    check_labels_match_rows,
+    read_chunks,
+    read_class_names,
+    read_labels,
+    read_row_index,
+)
 from rakuten_tasks.data.ingested import Counts, Ingested
 from rakuten_tasks.data.layout import TEST_ROWS, TRAIN_LABELS, TRAIN_ROWS, Layout, find_layout, is_synthetic
 from rakuten_tasks.data.photo_files import PhotoReader
 from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, SHARD, CatalogueError
 from rakuten_tasks.data.shards import Shard, ShardWriter, iter_shards, read_shard
-from rakuten_tasks.data.versions.manifest import find_published
+from rakuten_tasks.data.versions.manifest import find_version
 
 __all__ = ["Counts", "Ingested", "Shard", "ingest", "is_synthetic", "iter_shards", "read_shard"]
 
@@ -45,7 +53,7 @@ def ingest(source: str, out: Path, config: IngestConfig, labelled: bool = True, 
     """
     for earlier in [*out.glob("labelled-*.parquet"), *out.glob("unlabelled-*.parquet")]:
         earlier.unlink()
-    if (published := find_published(source)) is not None:
+    if (published := find_version(source)) is not None:
         return published.fetch(out, labelled, unlabelled)
     layout = find_layout(source)
     parts = _parts(layout, source, labelled, unlabelled)
@@ -88,12 +96,12 @@ def _parts(layout: Layout, source: str, labelled: bool, unlabelled: bool) -> lis
         if rows_file is None or labels_file is None:
             absent = " and ".join(n for n, f in ((TRAIN_ROWS[0], rows_file), (TRAIN_LABELS[0], labels_file)) if not f)
             raise FileNotFoundError(f"no {absent} in {source}: training needs both, put them there")
-        rows = scan(layout.filesystem, rows_file, PRODUCTS)
+        rows = read_row_index(layout.filesystem, rows_file, PRODUCTS)
         labels = read_labels(layout.filesystem, labels_file)
-        check_match(rows, labels.codes.index, rows_file, labels_file)
+        check_labels_match_rows(rows, labels.codes.index, rows_file, labels_file)
         parts.append(_Part("labelled", rows_file, rows, labels, layout.train_photos))
     if unlabelled and layout.test_rows:
-        rows = scan(layout.filesystem, layout.test_rows, PRODUCTS)
+        rows = read_row_index(layout.filesystem, layout.test_rows, PRODUCTS)
         parts.append(_Part("unlabelled", layout.test_rows, rows, None, layout.test_photos))
     elif not labelled:
         raise FileNotFoundError(f"no {TEST_ROWS[0]} in {source}: put the products to predict there")
@@ -113,14 +121,14 @@ class _Done:
 def _ingest_part(
     part: _Part, filesystem: AbstractFileSystem, out: Path, quarantine: pq.ParquetWriter, config: IngestConfig
 ) -> _Done:
-    judge, writer = Judge(), ShardWriter(out, part.name, config.rows_per_shard)
+    judge, writer = RowValidator(), ShardWriter(out, part.name, config.rows_per_shard)
     outcomes = []
     with (
         PhotoReader(filesystem, part.photos, config) as photos,
         tqdm(total=len(part.rows), desc=f"ingest {part.name}", unit=" products") as bar,
     ):
         for chunk in read_chunks(filesystem, part.file, PRODUCTS):
-            rows = judge.judged(chunk, part.labels)
+            rows = judge.validate(chunk, part.labels)
             bad = rows["issue"].notna() & (part.labels is not None)  # rows to predict are flagged, never dropped
             kept, rejected = rows[~bad], rows[bad]
             quarantine.write_table(_quarantined(chunk.raw, rejected["issue"], part))

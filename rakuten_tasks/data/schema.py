@@ -65,7 +65,7 @@ QUARANTINE = pa.schema(
 )
 
 
-def checked(table: pd.DataFrame, schema: pandera.DataFrameSchema, file: str) -> pd.DataFrame:
+def validate_schema(table: pd.DataFrame, schema: pandera.DataFrameSchema, file: str) -> pd.DataFrame:
     """The schema's columns and types only. CatalogueError names the file and the columns that are missing."""
     try:
         return schema.validate(table, lazy=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rakuten_tasks.config import SplitConfig
 from rakuten_tasks.preprocessing.text import clean
 
-SIDES = ("train", "validation_a", "validation_b", "test")
+SPLITS = ("train", "validation_a", "validation_b", "test")
 TRAIN, VALIDATION_A, VALIDATION_B, TEST = range(4)
 # a class with few titles needs training first, then a test
 FILL_ORDER = (TRAIN, TEST, VALIDATION_B, VALIDATION_A)
@@ -49,7 +49,7 @@ class Ledger:
     def load(cls, path: Path) -> Ledger:
         """Read what `save` wrote."""
         table = pd.read_parquet(path, columns=["title_hash", "side"])
-        return cls(dict(zip(table["title_hash"], table["side"].map(SIDES.index), strict=True)))
+        return cls(dict(zip(table["title_hash"], table["side"].map(SPLITS.index), strict=True)))
 
     def save(self, path: Path) -> None:
         """Write `table` as Parquet."""
@@ -58,7 +58,7 @@ class Ledger:
     def table(self) -> pd.DataFrame:
         """title_hash, side (its name), ordered by hash."""
         hashes = sorted(self._sides)
-        names = [SIDES[self._sides[known]] for known in hashes]
+        names = [SPLITS[self._sides[known]] for known in hashes]
         return pd.DataFrame({"title_hash": hashes, "side": names}, dtype=str)
 
     def __len__(self) -> int:
@@ -102,12 +102,12 @@ class Ledger:
             classes_of[title_hash(title)].add(int(code))
         shares = (0.0, config.validation_a, config.validation_b, config.test)
         shares = (1 - sum(shares), *shares[1:])
-        return Ledger(self._sides | _Placement(classes_of, self._sides, shares).placed())
+        return Ledger(self._sides | _SplitAssigner(classes_of, self._sides, shares).placed())
 
 
-def require_every_side(sides: NDArray[np.uint8], codes: Sequence[int]) -> None:
+def require_every_split(sides: NDArray[np.uint8], codes: Sequence[int]) -> None:
     """Raises ValueError unless each side has a row and training has two classes. (N,) positions in SIDES, (N,)"""
-    empty = [name for side, name in enumerate(SIDES) if side not in sides]
+    empty = [name for side, name in enumerate(SPLITS) if side not in sides]
     trained_on = len({code for code, side in zip(codes, sides, strict=True) if side == TRAIN})
     if empty or trained_on < 2:
         lack = f"no product on {', '.join(empty)}" if empty else f"{trained_on} class in training"
@@ -132,7 +132,7 @@ def assign_folds(titles: Sequence[str], codes: Sequence[int], folds: int) -> NDA
     return np.array([fold[key] for key in hashes], dtype=np.int64)
 
 
-class _Placement:
+class _SplitAssigner:
     """Sides for the unseen titles of a catalogue; counts[code][side] follows each move."""
 
     def __init__(self, classes_of: Mapping[str, set[int]], known: Mapping[str, int], shares: Sequence[float]) -> None:
@@ -141,7 +141,7 @@ class _Placement:
         for title in sorted(classes_of):
             for code in classes_of[title]:
                 self._titles[code].append(title)
-        self._counts = {code: [0] * len(SIDES) for code in sorted(self._titles)}
+        self._counts = {code: [0] * len(SPLITS) for code in sorted(self._titles)}
         for title in classes_of.keys() & known.keys():
             self._count(title, known[title], 1)
         self._known, self._new = known, dict[str, int]()
@@ -157,11 +157,11 @@ class _Placement:
         return self._new
 
     def _is_small(self, code: int) -> bool:
-        return len(self._titles[code]) < len(SIDES)
+        return len(self._titles[code]) < len(SPLITS)
 
     def _best_side(self, title: str) -> int:
         counts = [self._counts[code] for code in self._classes_of[title]]
-        missing = [sum(count[side] == 0 for count in counts) for side in range(len(SIDES))]
+        missing = [sum(count[side] == 0 for count in counts) for side in range(len(SPLITS))]
         if max(missing):
             return max(FILL_ORDER, key=missing.__getitem__)
         wanted = sum(sum(count) + 1 for count in counts)

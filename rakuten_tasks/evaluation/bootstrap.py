@@ -16,11 +16,11 @@ from rakuten_tasks.config import Strict
 
 RESAMPLES = 1000
 INTERVAL = (0.025, 0.975)  # quantiles
-LEAST = float(np.finfo(np.float64).eps)  # a label's probability, as scikit-learn's log_loss bounds it: 36 nats
+MIN_POSITIVE = float(np.finfo(np.float64).eps)  # a label's probability, as scikit-learn's log_loss bounds it: 36 nats
 
 
 @dataclass(frozen=True)
-class Interval(Strict):
+class MetricCI(Strict):
     """A metric and its 95 % bootstrap interval."""
 
     value: float
@@ -38,7 +38,7 @@ class Interval(Strict):
 
 def log_losses(probabilities: NDArray, labels: NDArray) -> NDArray:
     """Minus the log of the label's probability. (N, K), (N,) class indices -> (N,), nats"""
-    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], LEAST))
+    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], MIN_POSITIVE))
 
 
 def weighted_f1(labels: NDArray, predicted: NDArray) -> float:
@@ -47,28 +47,28 @@ def weighted_f1(labels: NDArray, predicted: NDArray) -> float:
     return float(_scores(counts[None], cells[:, 0], cells[:, 1], int(cells.max()) + 1)["weighted_f1"][0])
 
 
-def hard_intervals(labels: NDArray, predicted: NDArray, classes: int, seed: int) -> dict[str, Interval]:
+def hard_intervals(labels: NDArray, predicted: NDArray, classes: int, seed: int) -> dict[str, MetricCI]:
     """weighted_f1, macro_f1 and accuracy of (N,) predicted class indices."""
     cells, counts, resampled = _resample(np.stack([labels, predicted], 1), seed, RESAMPLES)
     once = _scores(counts[None], cells[:, 0], cells[:, 1], classes)
     many = _scores(resampled, cells[:, 0], cells[:, 1], classes)
-    return {name: Interval(float(once[name][0]), *map(float, np.quantile(many[name], INTERVAL))) for name in once}
+    return {name: MetricCI(float(once[name][0]), *map(float, np.quantile(many[name], INTERVAL))) for name in once}
 
 
-def mean_intervals(values: Mapping[str, NDArray], seed: int) -> dict[str, Interval]:
+def mean_intervals(values: Mapping[str, NDArray], seed: int) -> dict[str, MetricCI]:
     """The mean of (N,) values by system, all on the same resamples of the rows."""
     stacked = np.stack(list(values.values()), 1)  # (N, S)
     random, n = np.random.default_rng(seed), len(stacked)
     means = [np.bincount(random.integers(n, size=n), minlength=n) @ stacked / n for _ in range(RESAMPLES)]
     low, high = np.quantile(np.stack(means), INTERVAL, axis=0)  # (R, S) -> (S,) each
-    return {name: Interval(*map(float, ends)) for name, *ends in zip(values, stacked.mean(0), low, high, strict=True)}
+    return {name: MetricCI(*map(float, ends)) for name, *ends in zip(values, stacked.mean(0), low, high, strict=True)}
 
 
-def paired_interval(labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, seed: int) -> Interval:
+def paired_interval(labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, seed: int) -> MetricCI:
     """How much the new predictions' weighted F1 is above that of the old, with its interval by joint resampling."""
     value = weighted_f1(labels, predicted_new) - weighted_f1(labels, predicted_old)
     differences = paired_differences(labels, predicted_new, predicted_old, seed, RESAMPLES)
-    return Interval(value, *map(float, np.quantile(differences, INTERVAL)))
+    return MetricCI(value, *map(float, np.quantile(differences, INTERVAL)))
 
 
 def _resample(rows: NDArray, seed: int, resamples: int) -> tuple[NDArray, NDArray, NDArray]:

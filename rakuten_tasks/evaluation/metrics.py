@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from rakuten_tasks.config import Strict
 from rakuten_tasks.evaluation.bootstrap import (
-    Interval,
+    MetricCI,
     hard_intervals,
     log_losses,
     mean_intervals,
@@ -28,12 +28,12 @@ from rakuten_tasks.evaluation.bootstrap import (
 
 __all__ = [
     "Evaluation",
-    "Interval",
-    "against_answers",
+    "MetricCI",
     "evaluate",
     "paired_differences",
     "photo_gain",
     "reliability",
+    "score_against_labels",
     "table",
 ]
 
@@ -72,23 +72,23 @@ class Reliability(Strict):
 
 
 @dataclass(frozen=True)
-class System(Strict):
+class SystemMetrics(Strict):
     """One system on the test rows. Macro F1 is over the classes present in the labels, log loss in nats.
 
     lead: weighted F1 above the baseline tfidf_svm's on the same resampled rows; None of that baseline itself, and
     where it was not scored.
     """
 
-    weighted_f1: Interval
-    macro_f1: Interval
-    accuracy: Interval
-    log_loss: Interval
-    lead: Interval | None
+    weighted_f1: MetricCI
+    macro_f1: MetricCI
+    accuracy: MetricCI
+    log_loss: MetricCI
+    lead: MetricCI | None
     classes: list[ClassScore]
     reliability: Reliability
 
     @property
-    def metrics(self) -> tuple[Interval, ...]:
+    def metrics(self) -> tuple[MetricCI, ...]:
         """In the order of Evaluation.METRICS."""
         return self.weighted_f1, self.macro_f1, self.accuracy, self.log_loss
 
@@ -117,7 +117,7 @@ class Evaluation(Strict):
 
     n: int
     codes: list[int]
-    systems: dict[str, System]  # members, the pool, baselines
+    systems: dict[str, SystemMetrics]  # members, the pool, baselines
     confusion: list[list[int]]  # (K, K) of the pool: rows true, columns predicted
     photo_gain: list[PhotoGain] = field(default_factory=list)  # least sure text first; empty: no text, or no photos
 
@@ -157,7 +157,7 @@ def evaluate(
     systems = {}
     for name, scores in probabilities.items():
         rival = predicted.get(TFIDF_SVM) if name != TFIDF_SVM else None
-        systems[name] = System(
+        systems[name] = SystemMetrics(
             **hard_intervals(labels, predicted[name], len(codes), seed),
             log_loss=losses[name],
             lead=None if rival is None else paired_interval(labels, predicted[name], rival, seed),
@@ -229,7 +229,7 @@ def _table(title: str, caption: str) -> Table:
     return result
 
 
-def against_answers(answered: Mapping[str, pd.Series], answers: pd.Series) -> Table:
+def score_against_labels(answered: Mapping[str, pd.Series], answers: pd.Series) -> Table:
     """Codes by row, of each system, against the catalogue's own answers (code by row) where there are both.
 
     A number behind a name: how many rows it answered, where that is not all.

@@ -17,8 +17,8 @@ from rakuten_tasks.models.extractors import PhotoExtractor
 from rakuten_tasks.models.members import Member
 from rakuten_tasks.models.members.linear import LinearMember
 from rakuten_tasks.models.members.vgg16 import VGG16
-from rakuten_tasks.models.networks.vgg16_blocks import Fifth, Lower
-from rakuten_tasks.models.networks.vgg16_network import PhotoBranch, Upper
+from rakuten_tasks.models.networks.vgg16_blocks import FrozenBlocks, TrainableBlock
+from rakuten_tasks.models.networks.vgg16_network import TrainableTop, VGG16Network
 from rakuten_tasks.models.pool import Logits, Pool
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.preprocessing.hashing import WORD
@@ -133,7 +133,7 @@ class Seer:
 
 
 def _seer(predictor: Predictor, member: Member) -> Seer | None:
-    if isinstance(member, VGG16) and isinstance(member.network, PhotoBranch):
+    if isinstance(member, VGG16) and isinstance(member.network, VGG16Network):
         whole = member.network
         return Seer(whole, whole.side, whole, _last_block(whole.lower, whole.upper, whole.side))
     extractor = predictor.extractors[member.extractors[0]]
@@ -146,7 +146,7 @@ def _seer(predictor: Predictor, member: Member) -> Seer | None:
         return (
             Seer(lambda pixels: _linear_logits(member, network(pixels)), backbone.side, network, maps) if maps else None
         )
-    if isinstance(member, VGG16) and isinstance(member.network, Upper) and isinstance(backbone, VGG16Backbone):
+    if isinstance(member, VGG16) and isinstance(member.network, TrainableTop) and isinstance(backbone, VGG16Backbone):
         upper, lower = member.network, backbone.network.lower
         maps = _last_block(lower, upper, backbone.side)
         return Seer(lambda pixels: upper(*lower(pixels)), backbone.side, lower, maps)
@@ -159,7 +159,7 @@ def _maps_of(backbone: FrozenBackbone) -> nn.Module | None:
     return _last_maps(backbone)
 
 
-def _last_block(lower: Lower, upper: Fifth, side: int) -> nn.Module:
+def _last_block(lower: FrozenBlocks, upper: TrainableBlock, side: int) -> nn.Module:
     """Of VGG16's five, each of which halves the side that the one before had."""
     blocks = [*lower.blocks, upper.block]
     return [block for i, block in enumerate(blocks) if side >> i >= FINEST][-1]

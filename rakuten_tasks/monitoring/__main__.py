@@ -16,9 +16,9 @@ from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.monitoring import compare
 from rakuten_tasks.monitoring.comparison import Accuracy, DriftReport
 from rakuten_tasks.monitoring.decision import Decision
-from rakuten_tasks.monitoring.history import Look, remember
+from rakuten_tasks.monitoring.history import DriftCheck, save_check
 from rakuten_tasks.monitoring.inputs import is_file
-from rakuten_tasks.monitoring.window import Span
+from rakuten_tasks.monitoring.window import TimeWindow
 from rakuten_tasks.paths import var_folder
 from rakuten_tasks.registry import tracking, versions
 from rakuten_tasks.reports.drift_report import write_report
@@ -38,27 +38,27 @@ def main(reference: str, current: str, log: str, hours: float, model: str, out: 
     synthetic = any(_synthetic(source) for source in (reference, current) if source)
     found = _champion(model, synthetic, needed=not (reference and current))
     now = datetime.now(UTC)
-    span = Span(now - timedelta(hours=hours), now)
+    span = TimeWindow(now - timedelta(hours=hours), now)
     if reference:
-        before = compare.catalogue(reference, found)
+        before = compare.catalogue_input(reference, found)
     else:
         assert found is not None
-        before = compare.champions_reference(found)
+        before = compare.champion_reference(found)
     if current:
-        after = compare.catalogue(current, found, to_predict=True)
+        after = compare.catalogue_input(current, found, to_predict=True)
     else:
         assert found is not None
         log = log or os.environ.get("SERVE_LOG") or str(var_folder() / "prediction_log")
-        after = compare.logged(log, span, found, var_folder() / "serving" / "open_hours")
-    report, before, after = compare.compared(before, after)
+        after = compare.logged_window(log, span, found, var_folder() / "serving" / "open_hours")
+    report, before, after = compare.compare_inputs(before, after)
     page = write_report(report, before.rows, after.rows, out or str(var_folder() / "monitoring" / "reports"))
     if found and not reference and not current:
-        look = Look(found.name, found.version, *_ends(span), report.decision, report.window_accuracy, ACTION)
-        remember(str(var_folder() / "monitoring" / "history"), look)
+        look = DriftCheck(found.name, found.version, *_ends(span), report.decision, report.window_accuracy, ACTION)
+        save_check(str(var_folder() / "monitoring" / "history"), look)
     show(report, page)
 
 
-def _ends(span: Span) -> tuple[str, str]:
+def _ends(span: TimeWindow) -> tuple[str, str]:
     return span.start.isoformat(timespec="seconds"), span.end.isoformat(timespec="seconds")
 
 

@@ -14,7 +14,7 @@ from rakuten_tasks.monitoring.comparison import DriftReport, accuracy_of
 from rakuten_tasks.monitoring.drift_tests import decide
 from rakuten_tasks.monitoring.inputs import catalogue_frame, file_frame, is_file
 from rakuten_tasks.monitoring.reference import load_reference
-from rakuten_tasks.monitoring.window import Span, read_window
+from rakuten_tasks.monitoring.window import TimeWindow, read_window
 
 TRUE_CODES = ("true_code", "prdtypecode")
 
@@ -29,7 +29,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Side:
+class DriftInput:
     """Rows of drift columns, and in words where they come from. labels: the column of true codes."""
 
     rows: pd.DataFrame
@@ -40,29 +40,29 @@ class Side:
         return next((name for name in TRUE_CODES if name in self.rows.columns), TRUE_CODES[0])
 
 
-def champions_reference(model: Model) -> Side:
+def champion_reference(model: Model) -> DriftInput:
     """What the model saw in validation. Raises ValueError as load_reference does."""
-    return Side(load_reference(model.bundle), f"held-out rows of {model.name} version {model.version}")
+    return DriftInput(load_reference(model.bundle), f"held-out rows of {model.name} version {model.version}")
 
 
-def logged(address: str, span: Span, model: Model, open_folder: Path | None = None) -> Side:
+def logged_window(address: str, span: TimeWindow, model: Model, open_folder: Path | None = None) -> DriftInput:
     """What the model answered in the span."""
     rows = read_window(address, span, open_folder, model.name, str(model.version))
     hours = f"{span.start:%Y-%m-%d %H:%M} to {span.end:%Y-%m-%d %H:%M} UTC"
-    return Side(rows, f"answers of {model.name} version {model.version}, {hours}, logged at {address}")
+    return DriftInput(rows, f"answers of {model.name} version {model.version}, {hours}, logged at {address}")
 
 
-def catalogue(address: str, model: Model | None, to_predict: bool = False) -> Side:
+def catalogue_input(address: str, model: Model | None, to_predict: bool = False) -> DriftInput:
     """A catalogue's products or a table; model: None where there is none, and what only it knows is left out."""
     predictor = Predictor.load(model.bundle) if model else None
     if is_file(address):
-        return Side(file_frame(address, predictor), f"table {address}")
-    return Side(catalogue_frame(address, predictor, to_predict), f"catalogue {address}")
+        return DriftInput(file_frame(address, predictor), f"table {address}")
+    return DriftInput(catalogue_frame(address, predictor, to_predict), f"catalogue {address}")
 
 
-def compared(reference: Side, window: Side) -> tuple[DriftReport, Side, Side]:
+def compare_inputs(reference: DriftInput, window: DriftInput) -> tuple[DriftReport, DriftInput, DriftInput]:
     """The report, and both sides as they were compared."""
-    reference, window = _alike(reference, window), _alike(window, reference)
+    reference, window = _align_columns(reference, window), _align_columns(window, reference)
     return (
         DriftReport(
             reference=reference.told,
@@ -77,9 +77,9 @@ def compared(reference: Side, window: Side) -> tuple[DriftReport, Side, Side]:
     )
 
 
-def _alike(side: Side, other: Side) -> Side:
+def _align_columns(side: DriftInput, other: DriftInput) -> DriftInput:
     """Without the answers where only one side was answered with photos: they would differ by that alone."""
     seen = [bool(set(PHOTO_COLUMNS) & set(one.rows.columns)) for one in (side, other)]
     if seen[0] == seen[1]:
         return side
-    return Side(side.rows.drop(columns=[*ANSWER_COLUMNS, *EMBEDDING], errors="ignore"), side.told)
+    return DriftInput(side.rows.drop(columns=[*ANSWER_COLUMNS, *EMBEDDING], errors="ignore"), side.told)

@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 
 from rakuten_tasks.monitoring.columns import EMBEDDING
 from rakuten_tasks.monitoring.decision import EMBEDDED, GROUPS, RAW_TEXT, Decision, Evidence, Outcome, Skipped
-from rakuten_tasks.monitoring.domain_classifier import Separation, separate_numbers, separate_texts
+from rakuten_tasks.monitoring.domain_classifier import DomainAUC, numeric_auc, text_auc
 from rakuten_tasks.monitoring.values import CATEGORIES, categories, numbers, texts
 
 RARE = 5.0  # a chi-square needs so many expected rows of each category; rarer ones are counted together
@@ -99,10 +99,10 @@ def _test(column: str, reference: pd.DataFrame, window: pd.DataFrame, rule: Rule
             return f"the {side} does not have it"
     if column == EMBEDDED:
         shared = [name for name in EMBEDDING if name in reference.columns and name in window.columns]
-        return _separated(separate_numbers(_matrix(reference, shared), _matrix(window, shared), rule.values), rule)
+        return _separated(numeric_auc(_matrix(reference, shared), _matrix(window, shared), rule.values), rule)
     if column == RAW_TEXT:
         titles = [texts(frame["designation"]) for frame in (reference, window)]
-        return _separated(separate_texts(titles[0], titles[1], rule.values), rule)
+        return _separated(text_auc(titles[0], titles[1], rule.values), rule)
     convert = categories if column in CATEGORIES else numbers
     known = [convert(frame[column]).dropna() for frame in (reference, window)]
     for side, values in zip(("reference", "window"), known, strict=True):
@@ -116,7 +116,7 @@ def _matrix(frame: pd.DataFrame, columns: list[str]) -> NDArray:
     return np.column_stack([numbers(frame[name]).to_numpy(float) for name in columns])
 
 
-def _separated(found: Separation | str, rule: Rule) -> _Test | str:
+def _separated(found: DomainAUC | str, rule: Rule) -> _Test | str:
     if isinstance(found, str):
         return found
     return _Test("domain classifier", found.p, found.auc - 0.5, rule.classifier)

@@ -27,17 +27,19 @@ SMALL = 125  # pixels: a photo's traits are read off a small copy, a quarter of 
 TOP = 5
 
 
-def traits(predictor: Predictor, product: Product, scores: Scores, row: int, projected: NDArray) -> dict[str, Any]:
+def drift_features(
+    predictor: Predictor, product: Product, scores: Scores, row: int, projected: NDArray
+) -> dict[str, Any]:
     """One product's drift columns. row: its place in `scores`; projected: (PROJECTED,), of `project`."""
     return {
-        **text_traits(tfidf_of(predictor.members), product),
-        **photo_traits(product.photo),
-        **answer_traits(scores, row),
+        **text_features(tfidf_of(predictor.members), product),
+        **photo_features(product.photo),
+        **prediction_features(scores, row),
         **{name: _number(value) for name, value in zip(EMBEDDING, projected, strict=True)},
     }
 
 
-def text_traits(tfidf: Tfidf | None, product: Product) -> dict[str, Any]:
+def text_features(tfidf: Tfidf | None, product: Product) -> dict[str, Any]:
     """TEXT_COLUMNS of a product. tfidf: knows the words of training rows."""
     title, description = clean(product.designation), clean(product.description)
     whole = f"{title} {description}"
@@ -58,11 +60,15 @@ def _unknown_share(tfidf: Tfidf | None, text: str) -> float | None:
     return float(1 - tfidf.knows(words).mean()) if words and tfidf else None
 
 
-def photo_traits(photo: bytes | None) -> dict[str, Any]:
+def photo_features(photo: bytes | None) -> dict[str, Any]:
     """PHOTO_COLUMNS of a product."""
-    traits = {"photo_missing": photo is None, "photo_unreadable": False, "photo_bytes": len(photo) if photo else None}
+    drift_features = {
+        "photo_missing": photo is None,
+        "photo_unreadable": False,
+        "photo_bytes": len(photo) if photo else None,
+    }
     if photo is None:
-        return traits
+        return drift_features
     try:
         with Image.open(BytesIO(photo), formats=FORMATS) as image:
             image.draft("RGB", (SMALL, SMALL))
@@ -71,16 +77,16 @@ def photo_traits(photo: bytes | None) -> dict[str, Any]:
             left, upper, right, lower = kept_box(flat)
             grey = np.asarray(flat.convert("L"), dtype=np.float32) / 255  # (H, W)
     except Exception:  # Pillow names no closed set of errors
-        return {**traits, "photo_unreadable": True}
+        return {**drift_features, "photo_unreadable": True}
     return {
-        **traits,
+        **drift_features,
         "brightness": float(grey.mean()),
         "contrast": float(grey.std()),
         "border_share": 1 - (right - left) * (lower - upper) / grey.size,
     }
 
 
-def answer_traits(scores: Scores, row: int) -> dict[str, Any]:
+def prediction_features(scores: Scores, row: int) -> dict[str, Any]:
     """ANSWER_COLUMNS, the top classes and what was used."""
     fused = scores.probabilities[row]
     codes, probabilities = scores.top(TOP)

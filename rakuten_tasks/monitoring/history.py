@@ -14,7 +14,7 @@ NAME = "%Y%m%dT%H%M%S"
 
 
 @dataclass(frozen=True)
-class Look(Strict):
+class DriftCheck(Strict):
     """What one window came to. start, end: UTC, ISO 8601. action: what was done about it, of watching.Action."""
 
     model: str
@@ -34,7 +34,7 @@ class Look(Strict):
         return max(ratios, default=0.0)
 
 
-def remember(address: str, look: Look) -> None:
+def save_check(address: str, look: DriftCheck) -> None:
     """Write the look; the same window looked at again replaces what was said of it."""
     filesystem, root = fsspec.core.url_to_fs(_folder(address, look.model))
     filesystem.makedirs(root, exist_ok=True)
@@ -43,14 +43,14 @@ def remember(address: str, look: Look) -> None:
         file.write(look.to_json())
 
 
-def looks(address: str, model: str) -> list[Look]:
+def load_checks(address: str, model: str) -> list[DriftCheck]:
     """All looks at the model's windows, oldest first; none where nothing was written yet."""
     filesystem, root = fsspec.core.url_to_fs(_folder(address, model))
     filesystem.invalidate_cache()
     found = []
     for path in sorted(filesystem.glob(f"{root}/*.json")):
         with filesystem.open(path, "r", encoding="utf-8") as file:
-            found.append(Look.from_json(file.read()))
+            found.append(DriftCheck.from_json(file.read()))
     return found
 
 

@@ -13,19 +13,19 @@ import pandas as pd
 import pyarrow as pa
 
 from rakuten_tasks.config import IngestConfig
-from rakuten_tasks.data.csv_files import read_chunks, read_labels, scan
+from rakuten_tasks.data.csv_files import read_chunks, read_labels, read_row_index
 from rakuten_tasks.data.layout import find_layout
 from rakuten_tasks.data.photo_files import PhotoReader
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, SAMPLE, make_products
 from rakuten_tasks.data.schema import PRODUCTS
-from rakuten_tasks.data.versions.manifest import PARTS, Published, find_published
+from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, find_version
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PHOTO_COLUMNS
-from rakuten_tasks.monitoring.reference import catalogue_traits, observed
+from rakuten_tasks.monitoring.reference import catalogue_features, observed
 
-MOST = 3_000  # products of a catalogue that are looked at, drawn by chance: each is predicted, photo and all
-MOST_LINES = 100_000  # of a CSV that holds drift columns already
+MAX_PRODUCTS = 3_000  # products of a catalogue that are looked at, drawn by chance: each is predicted, photo and all
+MAX_ROWS = 100_000  # of a CSV that holds drift columns already
 SLICE = 256
 TEXTS = ("designation", "description")
 FILES = (".csv", ".csv.gz", ".parquet")
@@ -38,14 +38,16 @@ def is_file(address: str) -> bool:
     return address.endswith(FILES)
 
 
-def catalogue_frame(source: str, predictor: Predictor | None, to_predict: bool, most: int = MOST) -> pd.DataFrame:
+def catalogue_frame(
+    source: str, predictor: Predictor | None, to_predict: bool, most: int = MAX_PRODUCTS
+) -> pd.DataFrame:
     """A catalogue's products with DRIFT_COLUMNS, designation, and true_code where it is labelled.
 
     predictor: None leaves out what only a model knows. to_predict: those products without label, where there are any.
     Raises as find_layout and read_chunks do.
     """
     rows = _sample(most) if source == SAMPLE else _catalogue(source, to_predict, most)
-    parts = [_seen(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in range(0, len(rows), SLICE)]
+    parts = [_featurize(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in range(0, len(rows), SLICE)]
     kept = rows[["designation", "true_code"]]
     return pd.concat([kept, *([pd.concat(parts, ignore_index=True)] if parts else [])], axis=1)
 
@@ -63,17 +65,17 @@ def file_frame(address: str, predictor: Predictor | None) -> pd.DataFrame:
             f"{address} has the columns {', '.join(map(str, table.columns[:8]))}: it needs designation (and "
             f"description) for products, or columns of monitoring/columns.py such as {DRIFT_COLUMNS[0]}"
         )
-    table = table.iloc[:MOST].reindex(columns=list(TEXTS)).fillna("").astype(str)
+    table = table.iloc[:MAX_PRODUCTS].reindex(columns=list(TEXTS)).fillna("").astype(str)
     rows = table.assign(photo=None, photo_status="none")
-    parts = [_seen(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in range(0, len(rows), SLICE)]
+    parts = [_featurize(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in range(0, len(rows), SLICE)]
     found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return pd.concat([table[["designation"]].reset_index(drop=True), found], axis=1).drop(
         columns=PHOTO_COLUMNS, errors="ignore"
     )
 
 
-def _seen(rows: pd.DataFrame, predictor: Predictor | None) -> pd.DataFrame:
-    return observed(rows, predictor) if predictor else catalogue_traits(rows, None)
+def _featurize(rows: pd.DataFrame, predictor: Predictor | None) -> pd.DataFrame:
+    return observed(rows, predictor) if predictor else catalogue_features(rows, None)
 
 
 def _table(address: str) -> pd.DataFrame:
@@ -84,14 +86,14 @@ def _table(address: str) -> pd.DataFrame:
                 table = pd.read_parquet(file)
             except pa.ArrowInvalid as error:
                 raise ValueError(f"{address}: not a readable Parquet file ({error}): write it anew") from error
-        return table.sample(min(len(table), MOST_LINES), random_state=0).reset_index(drop=True)
+        return table.sample(min(len(table), MAX_ROWS), random_state=0).reset_index(drop=True)
     random = np.random.default_rng(0)
     kept: pd.DataFrame | None = None
     try:
         with fsspec.open(address, "rt", encoding="utf-8-sig", compression="infer") as file:
-            for chunk in pd.read_csv(file, chunksize=MOST_LINES, low_memory=False):
+            for chunk in pd.read_csv(file, chunksize=MAX_ROWS, low_memory=False):
                 found = chunk.assign(_chance=random.random(len(chunk)))
-                kept = found if kept is None else pd.concat([kept, found]).nsmallest(MOST_LINES, "_chance")
+                kept = found if kept is None else pd.concat([kept, found]).nsmallest(MAX_ROWS, "_chance")
     except pd.errors.EmptyDataError:
         kept = None
     except UNREADABLE as error:
@@ -102,14 +104,14 @@ def _table(address: str) -> pd.DataFrame:
 
 
 def _catalogue(source: str, to_predict: bool, most: int) -> pd.DataFrame:
-    if (published := find_published(source)) is not None:
+    if (published := find_version(source)) is not None:
         return _published(published, to_predict, most)
     layout = find_layout(source)
     test = layout.test_rows and (to_predict or not layout.train_rows)
     file, photos = (layout.test_rows, layout.test_photos) if test else (layout.train_rows, layout.train_photos)
     labels = layout.test_labels if test else layout.train_labels
     assert file is not None  # find_layout has found one of the two
-    chosen = pd.Index(np.random.default_rng(0).permutation(scan(layout.filesystem, file, PRODUCTS))[:most])
+    chosen = pd.Index(np.random.default_rng(0).permutation(read_row_index(layout.filesystem, file, PRODUCTS))[:most])
     parts = []
     with PhotoReader(layout.filesystem, photos, IngestConfig()) as reader:
         for chunk in read_chunks(layout.filesystem, file, PRODUCTS):
@@ -121,7 +123,7 @@ def _catalogue(source: str, to_predict: bool, most: int) -> pd.DataFrame:
     return rows.assign(true_code=codes).reset_index(drop=True)
 
 
-def _published(published: Published, to_predict: bool, most: int) -> pd.DataFrame:
+def _published(published: CatalogueVersion, to_predict: bool, most: int) -> pd.DataFrame:
     """As _catalogue, of shards: one in memory at a time."""
     test = to_predict and published.manifest.unlabelled
     stored = published.manifest.shards(PARTS[1] if test else PARTS[0])

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from rakuten_tasks.monitoring.decision import Decision
-from rakuten_tasks.monitoring.history import Look
-from rakuten_tasks.monitoring.window import Span
+from rakuten_tasks.monitoring.history import DriftCheck
+from rakuten_tasks.monitoring.window import TimeWindow
 
 
 class Action(Enum):
@@ -21,8 +21,13 @@ class Action(Enum):
     COOL_DOWN = "ALERT: drift is there, but it was trained again only lately"
 
 
-def act(
-    decision: Decision, span: Span, before: Sequence[Look], version: int, catalogues: tuple[str, str], rest: timedelta
+def decide_action(
+    decision: Decision,
+    span: TimeWindow,
+    before: Sequence[DriftCheck],
+    version: int,
+    catalogues: tuple[str, str],
+    rest: timedelta,
 ) -> Action:
     """before: earlier looks, oldest first. rest: how long after a retraining none follows.
 

@@ -29,7 +29,7 @@ BATCH = 50_000  # records in memory at once
 LATE = timedelta(seconds=30)  # a writer may still be adding to the hour that has just ended
 
 
-class OpenHour:
+class LogSegment:
     """Appends records to the file of the present hour. Not for several threads at once."""
 
     def __init__(self, folder: Path, writer: str) -> None:
@@ -56,7 +56,7 @@ class OpenHour:
             self._file = None
 
 
-def close_hours(open_folder: Path, address: str, now: datetime) -> list[str]:
+def compact_segments(open_folder: Path, address: str, now: datetime) -> list[str]:
     """Turn the files of past hours into Parquet at the address. -> what was written
 
     Cut short, it is simply repeated: the same file is written again, and the open one goes last.
@@ -76,7 +76,7 @@ def close_hours(open_folder: Path, address: str, now: datetime) -> list[str]:
     return written
 
 
-def forget(address: str, keep: timedelta, now: datetime) -> list[str]:
+def expire(address: str, keep: timedelta, now: datetime) -> list[str]:
     """Remove the closed hours that ended longer ago than `keep`. -> what was removed"""
     filesystem, root = fsspec.core.url_to_fs(address)
     old = [path for path in _closed_files(filesystem, root) if _closed_hour(path) + timedelta(hours=1) < now - keep]

@@ -12,12 +12,12 @@ import pandas as pd
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, FEEDBACK, PREDICTION
 from rakuten_tasks.monitoring.prediction_log import stream_log
 
-MOST = 100_000  # rows of a window; of more, as many are drawn by chance
+MAX_ROWS = 100_000  # rows of a window; of more, as many are drawn by chance
 COLUMNS = ["kind", "request_id", "model", "version", "designation", *DRIFT_COLUMNS]
 
 
 @dataclass(frozen=True)
-class Span:
+class TimeWindow:
     """From `start` up to, but not at, `end`; both UTC."""
 
     start: datetime
@@ -25,18 +25,25 @@ class Span:
 
 
 def read_window(
-    address: str, span: Span, open_folder: Path | None = None, model: str = "", version: str = "", most: int = MOST
+    address: str,
+    span: TimeWindow,
+    open_folder: Path | None = None,
+    model: str = "",
+    version: str = "",
+    most: int = MAX_ROWS,
 ) -> pd.DataFrame:
     """Answered requests in the span: DRIFT_COLUMNS, designation where it was logged, true_code where feedback has come.
 
     model, version: of answers; empty for those of any. Two versions' answers differ without any drift.
     """
-    answered = _drawn(address, span, open_folder, model, version, most)
+    answered = _reservoir_sample(address, span, open_folder, model, version, most)
     told = _feedback(address, span, open_folder, set(answered["request_id"]))
     return answered.assign(true_code=answered["request_id"].map(told))
 
 
-def _drawn(address: str, span: Span, open_folder: Path | None, model: str, version: str, most: int) -> pd.DataFrame:
+def _reservoir_sample(
+    address: str, span: TimeWindow, open_folder: Path | None, model: str, version: str, most: int
+) -> pd.DataFrame:
     """Each row gets a number of chance, and those with the lowest stay: every row is as likely to be drawn."""
     random = np.random.default_rng(0)
     kept = pd.DataFrame({name: pd.Series(dtype=object) for name in ("time", *COLUMNS, "_chance")})
@@ -54,7 +61,7 @@ def _drawn(address: str, span: Span, open_folder: Path | None, model: str, versi
     return kept.drop(columns="_chance").sort_values("time", kind="stable").reset_index(drop=True)
 
 
-def _feedback(address: str, span: Span, open_folder: Path | None, asked: set[str]) -> dict[str, int]:
+def _feedback(address: str, span: TimeWindow, open_folder: Path | None, asked: set[str]) -> dict[str, int]:
     """The last true code of each of these requests: labels may arrive long after the answer."""
     told: dict[str, int] = {}
     for records in stream_log(address, ["kind", "request_id", "true_code"], open_folder, since=span.start):

@@ -10,31 +10,31 @@ from mlflow.exceptions import MlflowException
 
 from rakuten_tasks.registry.audit import ROLLBACK, record
 from rakuten_tasks.registry.gate import VERDICT
-from rakuten_tasks.registry.tracking import experiment_id, one_at_a_time
+from rakuten_tasks.registry.tracking import experiment_id, registry_lock
 
 SETTLED = "settled"  # tag of a version: the alias that the gate gave it, set when all is done
 ALIASES_BEFORE = "aliases_before"  # tag of a version: what the model's aliases were before it moved any
 CHAMPION, CHALLENGER, BEST = "champion", "challenger", "best"
 
 
-def withdraw(client: MlflowClient, run_id: str) -> list[int]:
+def delete_unfinalized(client: MlflowClient, run_id: str) -> list[int]:
     """Delete what a training that came to nothing has left: versions that are not settled, models without a version.
 
     Aliases that such a version had already moved go back. -> the numbers of the versions
     """
     gone = []
     if any(not _settled(found) for found in _versions(client, run_id)):
-        with one_at_a_time():  # nobody judges what is about to go
+        with registry_lock():  # nobody judges what is about to go
             for found in _versions(client, run_id):
                 if not _settled(found):
-                    give_back(client, found)
+                    restore_aliases(client, found)
                     _delete(client, found)
                     gone.append(int(found.version))
-    drop_half_models(client, run_id)
+    delete_orphan_models(client, run_id)
     return gone
 
 
-def came_to_its_end(client: MlflowClient, run_id: str) -> bool:
+def is_finalized(client: MlflowClient, run_id: str) -> bool:
     """Whether this training's version is settled: what came after that is only the report."""
     return any(_settled(found) for found in _versions(client, run_id))
 
@@ -56,7 +56,7 @@ def _delete(client: MlflowClient, version: ModelVersion) -> None:
             raise
 
 
-def give_back(client: MlflowClient, version: ModelVersion) -> None:
+def restore_aliases(client: MlflowClient, version: ModelVersion) -> None:
     """Put the aliases that this unsettled version has moved back to where they were."""
     if ALIASES_BEFORE not in version.tags:
         return
@@ -79,7 +79,7 @@ def give_back(client: MlflowClient, version: ModelVersion) -> None:
         client.set_registered_model_alias(version.name, alias, str(former))
 
 
-def drop_half_models(client: MlflowClient, run_id: str) -> None:
+def delete_orphan_models(client: MlflowClient, run_id: str) -> None:
     """An attempt that was cut short leaves a model without a version; `make prune` deletes what it uploaded."""
     experiments = [experiment_id(client)]
     registered = {found.source for found in _versions(client, run_id)}

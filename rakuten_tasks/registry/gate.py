@@ -16,7 +16,7 @@ VERDICT = "verdict"  # tag of a version that the gate has judged
 
 
 @dataclass(frozen=True)
-class Verdict(Strict):
+class GateDecision(Strict):
     """The decision, a sentence for people, and the figures behind it, all of the same test rows.
 
     None stands where there was nothing to compare with. worst_class: the code that lost most F1 against the incumbent
@@ -42,7 +42,7 @@ def decide(
     codes_incumbent: Sequence[int] | None,
     config: GateConfig,
     seed: int,
-) -> Verdict:
+) -> GateDecision:
     """Compare a new version with the champion (incumbent) and the best champion so far, on the same test rows.
 
     labels and predictions: codes (N,), int64; a prediction is None where there is no such rival, or its label set is
@@ -50,9 +50,9 @@ def decide(
     """
     new_f1 = _weighted_f1(labels, predicted_new)
     if codes_incumbent is None:
-        return Verdict(True, f"first version: weighted F1 {new_f1:.4f}, no champion to compare with", new_f1)
+        return GateDecision(True, f"first version: weighted F1 {new_f1:.4f}, no champion to compare with", new_f1)
     if set(codes_new) != set(codes_incumbent):
-        return Verdict(False, _other_labels(codes_new, codes_incumbent), new_f1)
+        return GateDecision(False, _other_labels(codes_new, codes_incumbent), new_f1)
     if predicted_incumbent is None:
         raise ValueError("no predictions of the incumbent, whose label set is the same: score it on the test rows")
     champion = _compare("the champion", labels, predicted_new, predicted_incumbent, config, seed)
@@ -61,9 +61,9 @@ def decide(
         best = _compare("the best champion so far", labels, predicted_new, predicted_best, config, seed)
     losses = class_losses(labels, predicted_new, predicted_incumbent, config.min_class_rows)
     stricter = min(champion, best, key=lambda rival: rival.probability)
-    faults = _faults(stricter.probability, losses, config)
+    faults = _violations(stricter.probability, losses, config)
     worst = max(losses, key=lambda code: losses[code], default=None)
-    return Verdict(
+    return GateDecision(
         passed=not faults,
         reason=_reason(new_f1, stricter, faults, config),
         new_f1=new_f1,
@@ -96,7 +96,7 @@ def _reason(new_f1: float, rival: _Rival, faults: Sequence[str], config: GateCon
     return "; ".join([f"{'refused' if faults else 'passed'}: {figures}", *faults])
 
 
-def _faults(probability: float, losses: dict[int, float], config: GateConfig) -> list[str]:
+def _violations(probability: float, losses: dict[int, float], config: GateConfig) -> list[str]:
     faults = []
     if probability < config.min_probability:
         faults.append(f"the probability must be {config.min_probability} or more")

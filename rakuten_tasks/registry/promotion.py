@@ -7,56 +7,62 @@ import json
 from mlflow import MlflowClient
 
 from rakuten_tasks.registry.audit import GATE
-from rakuten_tasks.registry.cleanup import ALIASES_BEFORE, BEST, CHALLENGER, CHAMPION, SETTLED, give_back
-from rakuten_tasks.registry.gate import VERDICT, Verdict
-from rakuten_tasks.registry.versions import aliases, champion_version, move_champion, require_version, verdict_in
+from rakuten_tasks.registry.cleanup import ALIASES_BEFORE, BEST, CHALLENGER, CHAMPION, SETTLED, restore_aliases
+from rakuten_tasks.registry.gate import VERDICT, GateDecision
+from rakuten_tasks.registry.versions import (
+    aliases,
+    champion_version,
+    decision_from_tags,
+    move_champion,
+    require_version,
+)
 
 
-def settled(client: MlflowClient, model: str, version: int) -> Verdict | None:
+def existing_decision(client: MlflowClient, model: str, version: int) -> GateDecision | None:
     """The verdict that the gate has given on this version, None if it has not.
 
     None too if the version is not settled and the champion has become another one than it was judged against.
     """
     require_version(client, model, version)
     tags = client.get_model_version(model, str(version)).tags
-    verdict = verdict_in(tags)
+    verdict = decision_from_tags(tags)
     if verdict is None or SETTLED in tags or ALIASES_BEFORE not in tags:
         return verdict
     judged_against = json.loads(tags[ALIASES_BEFORE]).get(CHAMPION)
     return verdict if champion_version(client, model) in (judged_against, version) else None
 
 
-def start_anew(client: MlflowClient, model: str, version: int) -> None:
+def reset(client: MlflowClient, model: str, version: int) -> None:
     """Take back what a settlement cut short has moved: the version is to be judged again."""
-    give_back(client, client.get_model_version(model, str(version)))
+    restore_aliases(client, client.get_model_version(model, str(version)))
 
 
-def earned(verdict: Verdict) -> str:
+def alias_for(verdict: GateDecision) -> str:
     """The alias that a version gets for its verdict."""
     return CHAMPION if verdict.passed else CHALLENGER
 
 
-def settle(client: MlflowClient, model: str, version: int, verdict: Verdict) -> str:
+def finalize(client: MlflowClient, model: str, version: int, verdict: GateDecision) -> str:
     """Put the verdict on the version and move the alias that it earned. -> "champion" or "challenger"
 
     The first verdict on a version stands, as long as `settled` says so. Each step may be repeated, so a retry completes
     what was cut short; what is given up goes back, by leftovers.withdraw.
     """
-    stands = settled(client, model, version)
+    stands = existing_decision(client, model, version)
     verdict = stands or verdict
     if not stands:
         client.set_model_version_tag(model, str(version), ALIASES_BEFORE, json.dumps(aliases(client, model)))
         client.set_model_version_tag(model, str(version), VERDICT, verdict.to_json())
     client.update_model_version(model, str(version), description=verdict.reason)
     if verdict.passed:
-        _crown(client, model, version, verdict)
+        _promote(client, model, version, verdict)
     else:
         client.set_registered_model_alias(model, CHALLENGER, str(version))
-    client.set_model_version_tag(model, str(version), SETTLED, earned(verdict))
-    return earned(verdict)
+    client.set_model_version_tag(model, str(version), SETTLED, alias_for(verdict))
+    return alias_for(verdict)
 
 
-def _crown(client: MlflowClient, model: str, version: int, verdict: Verdict) -> None:
+def _promote(client: MlflowClient, model: str, version: int, verdict: GateDecision) -> None:
     now = aliases(client, model)
     # Past the champion's own move, `now[CHAMPION]` is this version and keeps its own score: so best comes first
     scores = {now.get(CHAMPION): verdict.incumbent_f1, now.get(BEST): verdict.best_f1, version: verdict.new_f1}

@@ -20,7 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from rakuten_tasks.registry import versions
 from rakuten_tasks.registry.gate import VERDICT
 from rakuten_tasks.registry.runs import EXECUTION, REPRODUCES
-from rakuten_tasks.registry.tracking import SQLITE, experiment_id, one_at_a_time, tracking_uri
+from rakuten_tasks.registry.tracking import SQLITE, experiment_id, registry_lock, tracking_uri
 
 SOURCE = "models:/"
 
@@ -34,7 +34,7 @@ def prune(client: MlflowClient, model: str, keep: int, forget: bool = False) -> 
     alias, and are not what a rollback goes back to. Versions of others, and those that are being registered, stay.
     forget: also if the files of all are gone. Raises LookupError otherwise: the store may only be away.
     """
-    with one_at_a_time():
+    with registry_lock():
         ours = {
             int(found.version): found
             for found in client.search_model_versions(f"name='{model}'")
@@ -48,7 +48,7 @@ def prune(client: MlflowClient, model: str, keep: int, forget: bool = False) -> 
             )
         gone = dict.fromkeys(sorted(lost), "its files are gone")
         now = versions.champion_version(client, model)
-        back = [n for n in versions.champions_there(client, model, now) if n not in lost][-1:] if now else []
+        back = [n for n in versions.previous_champions(client, model, now) if n not in lost][-1:] if now else []
         stay = {*sorted(ours.keys() - lost)[-keep:], *back}
         for number in sorted(ours.keys() - lost - stay - set(versions.aliases(client, model).values())):
             gone[number] = f"no alias, none of the newest {keep}, and no rollback leads to it"
@@ -75,7 +75,7 @@ def prune_runs(client: MlflowClient, model: str, age: timedelta) -> int:
     Its reproductions too, and the runs of their tasks, which hold the Decks. -> how many
     """
     deleted = 0
-    with one_at_a_time():
+    with registry_lock():
         for run in _runs(client, ViewType.ACTIVE_ONLY):
             ended = run.info.end_time and run.info.end_time / 1000 < time.time() - age.total_seconds()
             told = run.info.run_name == model or run.data.tags.get(REPRODUCES, "").startswith(f"{model} version ")

@@ -24,7 +24,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
 from rakuten_tasks.models.pretrained import PretrainedWeights
-from rakuten_tasks.registry.cleanup import came_to_its_end, withdraw
+from rakuten_tasks.registry.cleanup import delete_unfinalized, is_finalized
 from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
 
 EXECUTION = "execution"  # tag of a parent: the Flyte execution, or the local process, that it belongs to
@@ -32,7 +32,7 @@ LOCAL = "local"
 REPRODUCES = "reproduces"  # tag of a parent: the version that it trains again
 FINGERPRINT = "fingerprint"  # tag of a parent: what its catalogue held, of catalogue/fingerprint.py
 ERROR = "error"
-BROKEN_OFF = "broken off"
+INTERRUPTED = "broken off"
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 
@@ -50,13 +50,13 @@ def start_parent(name: str, parameters: Mapping[str, Any], tags: Mapping[str, st
     client = connect()
     earlier = _open_runs(client, execution) if execution else []
     if not execution:
-        _close_the_dead(client)
+        _close_orphans(client)
         _close_at_exit()
     cut = {
         key: value[:MAX_TAG_VAL_LENGTH] for key, value in {**tags, EXECUTION: execution or local_execution()}.items()
     }
     run = earlier[0] if earlier else client.create_run(experiment_id(client), run_name=name, tags=cut)
-    values = flattened(parameters)
+    values = flatten(parameters)
     params = [Param(key, str(value)[:MAX_PARAM_VAL_LENGTH]) for key, value in values.items()]
     client.log_batch(run.info.run_id, params=params)
     return run.info.run_id
@@ -100,10 +100,10 @@ def fail(reason: str, execution: str = "") -> list[str]:
 
 def _end(client: MlflowClient, run_id: str, status: str, reason: str) -> None:
     """A training whose version is settled has succeeded, whatever became of its report."""
-    if came_to_its_end(client, run_id):
+    if is_finalized(client, run_id):
         status, reason = FINISHED, f"after its version was registered: {reason}"
     _close_children(client, run_id)
-    withdraw(client, run_id)
+    delete_unfinalized(client, run_id)
     client.set_tag(run_id, ERROR, reason[:MAX_TAG_VAL_LENGTH])
     client.set_terminated(run_id, status)
 
@@ -133,19 +133,19 @@ def child_run(parent_id: str, name: str) -> Iterator[RunLog]:
         yield RunLog(client, run_id)
     except BaseException as error:
         broken_off = isinstance(error, (KeyboardInterrupt, SystemExit))  # flytekit turns Ctrl-C into an exit
-        reason = BROKEN_OFF if broken_off else f"{type(error).__name__}: {error}"
+        reason = INTERRUPTED if broken_off else f"{type(error).__name__}: {error}"
         client.set_tag(run_id, ERROR, reason[:MAX_TAG_VAL_LENGTH])
         client.set_terminated(run_id, FAILED)
         raise
     client.set_terminated(run_id, FINISHED)
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"photo": {"side": 48}} -> {"photo.side": 48}"""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value.value if isinstance(value, Enum) else value
     return flat
@@ -166,29 +166,29 @@ def _close_children(client: MlflowClient, parent_id: str, name: str | None = Non
             client.set_terminated(run.info.run_id, KILLED)
 
 
-def _close_the_dead(client: MlflowClient) -> None:
+def _close_orphans(client: MlflowClient) -> None:
     """A process that is killed closes nothing. This one's own open runs are of a workflow that was broken off."""
     own = local_execution()
     for run in _search(client, f"tags.{EXECUTION} LIKE '{LOCAL}/{socket.gethostname()}/%'"):
         execution = run.data.tags[EXECUTION]
-        if execution == own or not _lives(execution):
+        if execution == own or not _is_alive(execution):
             _end(client, run.info.run_id, KILLED, "its process was killed")
 
 
 @cache
 def _close_at_exit() -> None:
     """Once: a run that is broken off by Ctrl-C or SIGTERM goes through no failure node."""
-    atexit.register(_break_off)
+    atexit.register(_on_exit)
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-def _break_off() -> None:
+def _on_exit() -> None:
     with suppress(Exception):  # the store may be what failed
-        fail(BROKEN_OFF)
+        fail(INTERRUPTED)
 
 
-def _lives(execution: str) -> bool:
+def _is_alive(execution: str) -> bool:
     *_, pid, created = execution.split("/")
     try:
         return f"{psutil.Process(int(pid)).create_time():.2f}" == created

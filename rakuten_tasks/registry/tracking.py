@@ -52,7 +52,7 @@ def tracking_uri() -> str:
     return f"{SQLITE}{var_folder() / 'mlflow' / 'mlflow.db'}"
 
 
-def store_is_there() -> bool:
+def store_exists() -> bool:
     """Whether `connect` would find a store: a sqlite file may be missing, a server is taken to be there."""
     uri = tracking_uri()
     return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
@@ -73,7 +73,7 @@ def connect() -> MlflowClient:
 
 
 @contextmanager
-def one_at_a_time() -> Iterator[None]:
+def registry_lock() -> Iterator[None]:
     """Of all processes that share a sqlite store, only one is in here: who judges the champion also moves it."""
     uri = tracking_uri()
     if not uri.startswith(SQLITE):

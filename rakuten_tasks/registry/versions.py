@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from rakuten_tasks.models.bundle import bundle_hash
 from rakuten_tasks.registry.audit import PROMOTE, ROLLBACK, champions_before, history, record
-from rakuten_tasks.registry.cleanup import BEST, CHALLENGER, CHAMPION, drop_half_models
-from rakuten_tasks.registry.gate import VERDICT, Verdict
+from rakuten_tasks.registry.cleanup import BEST, CHALLENGER, CHAMPION, delete_orphan_models
+from rakuten_tasks.registry.gate import VERDICT, GateDecision
 from rakuten_tasks.registry.tracking import experiment_id
 
 DEFAULT_MODEL = "rakuten-classifier"
@@ -53,7 +53,7 @@ def register(client: MlflowClient, model: str, bundle: Path, run_id: str, tags: 
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    drop_half_models(client, run_id)
+    delete_orphan_models(client, run_id)
     logged = client.create_logged_model(experiment_id(client), name="bundle", source_run_id=run_id)
     client.log_model_artifacts(logged.model_id, str(bundle))
     client.finalize_logged_model(logged.model_id, "READY")
@@ -116,7 +116,7 @@ def list_versions(client: MlflowClient, model: str) -> list[Version]:
     result = []
     for found in client.search_model_versions(f"name='{model}'"):
         number = int(found.version)
-        verdict = verdict_in(found.tags)
+        verdict = decision_from_tags(found.tags)
         names = tuple(sorted(alias for alias, version in by_alias.items() if version == number))
         score = f"{verdict.new_f1:.4f}" if verdict else ""
         notes = tuple(found.tags[tag] for tag in sorted(found.tags) if tag.startswith(NOTE))
@@ -124,8 +124,8 @@ def list_versions(client: MlflowClient, model: str) -> list[Version]:
     return sorted(result, key=lambda version: version.number)
 
 
-def verdict_in(tags: Mapping[str, str]) -> Verdict | None:
-    return Verdict.from_json(tags[VERDICT]) if VERDICT in tags else None
+def decision_from_tags(tags: Mapping[str, str]) -> GateDecision | None:
+    return GateDecision.from_json(tags[VERDICT]) if VERDICT in tags else None
 
 
 def promote(client: MlflowClient, model: str, version: int, by: str, reason: str) -> None:
@@ -142,7 +142,7 @@ def rollback(client: MlflowClient, model: str, by: str, reason: str) -> int:
     champion = champion_version(client, model)
     if champion is None:
         raise LookupError(f"model {model} has no champion to roll back: {_what_exists(client, model)}")
-    before = champions_there(client, model, champion)
+    before = previous_champions(client, model, champion)
     if not before:
         raise LookupError(
             f"version {champion} is the first champion of {model}, there is none to go back to: "
@@ -152,7 +152,7 @@ def rollback(client: MlflowClient, model: str, by: str, reason: str) -> int:
     return before[-1]
 
 
-def champions_there(client: MlflowClient, model: str, champion: int) -> list[int]:
+def previous_champions(client: MlflowClient, model: str, champion: int) -> list[int]:
     """The champions that led to this one and have not been deleted, oldest first."""
     there = {version.number for version in list_versions(client, model)}
     return [number for number in champions_before(history(client, model), champion) if number in there]

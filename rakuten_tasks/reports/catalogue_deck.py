@@ -8,12 +8,23 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.profile import Pictured, Profile, profile, quarantined
+from rakuten_tasks.data.profile import PhotoExample, Profile, profile, quarantined
 from rakuten_tasks.data.read_catalogue import Counts, Ingested
 from rakuten_tasks.preprocessing.language import UNDETERMINED
 from rakuten_tasks.reports import catalogue_plots
-from rakuten_tasks.reports.display_text import cut
-from rakuten_tasks.reports.page import Tile, deck, facts, figure, heading, note, notice, pair, table, tiles
+from rakuten_tasks.reports.display_text import truncate
+from rakuten_tasks.reports.page import (
+    Tile,
+    callout,
+    caption,
+    deck,
+    figure,
+    heading,
+    key_values,
+    side_by_side,
+    table,
+    tiles,
+)
 from rakuten_tasks.reports.thumbnails import thumbnail
 
 SEED = 0
@@ -59,9 +70,9 @@ def ingest_deck(ingested: Ingested) -> str:
 
 def _counts(ingested: Ingested) -> Iterator[Markup]:
     if ingested.synthetic:
-        yield notice("These products are made up: the figures say nothing about a real catalogue.")
+        yield callout("These products are made up: the figures say nothing about a real catalogue.")
     counts = ingested.counts.values()
-    yield facts(
+    yield key_values(
         {
             "rows read": sum(part.read for part in counts),
             "kept": sum(part.kept for part in counts),
@@ -74,7 +85,7 @@ def _counts(ingested: Ingested) -> Iterator[Markup]:
         (name, part.read, part.kept, part.quarantined, _listed(part.issues)) for name, part in ingested.counts.items()
     ]
     yield table(["part", "read", "kept", "quarantined", "kept though flagged"], rows)
-    yield note("Labelled rows with a fault go into quarantine; rows to predict are flagged and kept.")
+    yield caption("Labelled rows with a fault go into quarantine; rows to predict are flagged and kept.")
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -85,13 +96,13 @@ def _classes(ingested: Ingested) -> Iterator[Markup]:
     yield heading("Classes")
     counts = ingested.class_counts
     if not counts:
-        yield note("No labelled product was kept, so there are no classes to count.")
+        yield caption("No labelled product was kept, so there are no classes to count.")
         return
     sizes = sorted(counts.values(), reverse=True)
-    yield note(f"{len(sizes):,} classes, the largest of {sizes[0]:,} products, the smallest of {sizes[-1]:,}.")
+    yield caption(f"{len(sizes):,} classes, the largest of {sizes[0]:,} products, the smallest of {sizes[-1]:,}.")
     yield figure(catalogue_plots.class_counts(counts, ingested.names))
     if left_out := sizes[catalogue_plots.MAX_CLASSES :]:
-        yield note(f"Not drawn: {len(left_out):,} smaller classes, of {left_out[-1]:,} to {left_out[0]:,} products.")
+        yield caption(f"Not drawn: {len(left_out):,} smaller classes, of {left_out[-1]:,} to {left_out[0]:,} products.")
 
 
 def _texts(seen: Profile) -> Iterator[Markup]:
@@ -99,12 +110,12 @@ def _texts(seen: Profile) -> Iterator[Markup]:
     lengths = {"title": seen.title_lengths, "description": seen.description_lengths}
     columns = ["text", "products", "without it", "share without", "median length", "95 % are under", "longest"]
     yield table(columns, [(name, *_spread(values)) for name, values in lengths.items()], "lengths in characters")
-    yield pair(*(figure(catalogue_plots.text_lengths(values, name)) for name, values in lengths.items()))
+    yield side_by_side(*(figure(catalogue_plots.text_lengths(values, name)) for name, values in lengths.items()))
 
 
 def _shares(ingested: Ingested, seen: Profile) -> Iterator[Markup]:
     yield heading("Languages, and what is missing")
-    yield note(
+    yield caption(
         f"Languages were guessed by py3langid, among {len(LANGUAGE_NAMES) - 1}, from title and description of a random "
         f"sample of {seen.sampled:,} products (seed {SEED}). Names and numbers alone have no language."
     )
@@ -115,7 +126,7 @@ def _shares(ingested: Ingested, seen: Profile) -> Iterator[Markup]:
             if status != "ok":
                 name = PHOTO_FAULTS.get(status, f"photo {status}")
                 missing[name] = missing.get(name, 0) + n
-    yield pair(
+    yield side_by_side(
         figure(catalogue_plots.shares(languages, seen.sampled, "Languages", "share of the sample")),
         figure(catalogue_plots.shares(missing, len(seen.title_lengths), "Missing", "share of all products kept")),
     )
@@ -135,10 +146,12 @@ def _photos(ingested: Ingested, seen: Profile) -> Iterator[Markup]:
     rows = [[status, *(_share(part, status) for part in ingested.counts.values())] for status in statuses]
     yield table(["photo", *ingested.counts], rows, "kept products by what became of their photo")
     if not seen.photos:
-        yield note("No product of the sample has a photo, so there are no sizes to show.")
+        yield caption("No product of the sample has a photo, so there are no sizes to show.")
         return
-    yield note(f"Sizes are of {len(seen.photos):,} photos, those of a random sample of {seen.sampled:,} products.")
-    yield pair(figure(catalogue_plots.photo_sides(seen.photos)), figure(catalogue_plots.photo_bytes(seen.photos)))
+    yield caption(f"Sizes are of {len(seen.photos):,} photos, those of a random sample of {seen.sampled:,} products.")
+    yield side_by_side(
+        figure(catalogue_plots.photo_sides(seen.photos)), figure(catalogue_plots.photo_bytes(seen.photos))
+    )
 
 
 def _share(part: Counts, status: str) -> str:
@@ -146,28 +159,30 @@ def _share(part: Counts, status: str) -> str:
     return f"{found:,} ({found / max(1, part.kept):.1%})"
 
 
-def _contact_sheet(ingested: Ingested, pictured: list[Pictured]) -> Iterator[Markup]:
+def _contact_sheet(ingested: Ingested, pictured: list[PhotoExample]) -> Iterator[Markup]:
     if not pictured:
         return
     yield heading("Contact sheet")
-    yield note(f"{len(pictured)} products with a photo, at random (seed {SEED}), cropped as the classifier sees them.")
+    yield caption(
+        f"{len(pictured)} products with a photo, at random (seed {SEED}), cropped as the classifier sees them."
+    )
     yield tiles(
-        Tile(thumbnail(one.photo), [_class_line(one.code, ingested.names), cut(one.title, 60)]) for one in pictured
+        Tile(thumbnail(one.photo), [_class_line(one.code, ingested.names), truncate(one.title, 60)]) for one in pictured
     )
 
 
 def _class_line(code: int | None, names: dict[int, str]) -> str:
-    return "to predict" if code is None else cut(f"{code} {names.get(code, '')}".strip(), 40)
+    return "to predict" if code is None else truncate(f"{code} {names.get(code, '')}".strip(), 40)
 
 
 def _quarantine(ingested: Ingested) -> Iterator[Markup]:
     yield heading("Quarantine")
     reasons = [(name, reason, n) for name, part in ingested.counts.items() for reason, n in part.reasons.items()]
     if not reasons:
-        yield note("Every row was kept.")
+        yield caption("Every row was kept.")
         return
     yield table(["part", "reason", "rows"], reasons[:MAX_REASONS])
     rows = quarantined(ingested.quarantine, EXAMPLES).fillna("").head(EXAMPLES * MAX_REASONS)
     columns = ["part", "row", "reason", "prdtypecode", "productid", "imageid", "designation"]
-    cells = [[cut(str(cell), 80) for cell in row] for row in rows[columns].itertuples(index=False)]
+    cells = [[truncate(str(cell), 80) for cell in row] for row in rows[columns].itertuples(index=False)]
     yield table(columns, cells, f"up to {EXAMPLES} rows of each reason, as they stand in the CSV")

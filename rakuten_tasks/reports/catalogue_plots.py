@@ -9,8 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.profile import PhotoFacts
-from rakuten_tasks.reports.plot_style import sized
+from rakuten_tasks.data.profile import PhotoInfo
+from rakuten_tasks.reports.plot_style import with_size
 from rakuten_tasks.reports.result_plots import class_label
 
 # a bar each, 18 px high: 60 are two screens of a laptop
@@ -73,7 +73,7 @@ def shares(values: Mapping[str, int], total: int, title: str, axis: str) -> go.F
     return _plain(figure, title, 600, 150 + 28 * max(2, len(names)))
 
 
-def photo_sides(photos: Sequence[PhotoFacts]) -> go.Figure:
+def photo_sides(photos: Sequence[PhotoInfo]) -> go.Figure:
     """Width over height of photos, a mark for each size found and as large as it is frequent."""
     sizes, counts = np.unique([(p.width, p.height) for p in photos], axis=0, return_counts=True)
     kept = np.argsort(-counts, kind="stable")[:MAX_POINTS]
@@ -94,7 +94,7 @@ def photo_sides(photos: Sequence[PhotoFacts]) -> go.Figure:
     return _plain(figure, f"Photo sizes{of}", 600, 380)
 
 
-def photo_bytes(photos: Sequence[PhotoFacts]) -> go.Figure:
+def photo_bytes(photos: Sequence[PhotoInfo]) -> go.Figure:
     """A histogram of the files' sizes."""
     counts, edges = np.histogram([photo.size / 1000 for photo in photos], BINS)
     figure = go.Figure(go.Bar(x=edges[:-1], y=counts, width=np.diff(edges), offset=0))
@@ -105,4 +105,4 @@ def photo_bytes(photos: Sequence[PhotoFacts]) -> go.Figure:
 
 
 def _plain(figure: go.Figure, title: str, width: int, height: int) -> go.Figure:
-    return sized(figure, title, width, height).update_layout(showlegend=False)
+    return with_size(figure, title, width, height).update_layout(showlegend=False)

@@ -7,7 +7,7 @@ DIRECTIONS = (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 REMOVED = dict.fromkeys((0, *DIRECTIONS))
 
 
-def cut(text: str, length: int) -> str:
+def truncate(text: str, length: int) -> str:
     """The text's beginning, on one line and read from left to right."""
     line = " ".join(text[: 4 * length].translate(REMOVED).split())
     return line if len(line) <= length else f"{line[: length - 1].rstrip()}…"

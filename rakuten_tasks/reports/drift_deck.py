@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from rakuten_tasks.reports.page import deck, facts, figure, heading, note, notice, table
-from rakuten_tasks.reports.plot_style import GREY, sized
+from rakuten_tasks.reports.page import callout, caption, deck, figure, heading, key_values, table
+from rakuten_tasks.reports.plot_style import GREY, with_size
 
 if TYPE_CHECKING:
     from rakuten_tasks.monitoring.comparison import Accuracy, DriftReport
-    from rakuten_tasks.monitoring.history import Look
+    from rakuten_tasks.monitoring.history import DriftCheck
 
 OUTCOMES = {"no_drift": "no drift", "drift": "drift", "not_enough_data": "not enough data"}
 SHOWN = {"no_drift": "#3f9b57", "drift": "#c0392b", "not_enough_data": GREY}
 
 
-def decision_page(report: DriftReport, looks: Sequence[Look] = (), link: str = "") -> str:
+def decision_page(report: DriftReport, looks: Sequence[DriftCheck] = (), link: str = "") -> str:
     """looks: the windows before this one, oldest first. link: where the whole report lies."""
     decision = report.decision
     blocks = [
-        facts(
+        key_values(
             {
                 "decision": OUTCOMES[decision.outcome.value],
                 "groups": ", ".join(decision.groups) or "none",
@@ -31,8 +31,8 @@ def decision_page(report: DriftReport, looks: Sequence[Look] = (), link: str = "
                 "window rows": decision.window_rows,
             }
         ),
-        notice(decision.reason),
-        note(f"Reference: {report.reference}. Window: {report.window}."),
+        callout(decision.reason),
+        caption(f"Reference: {report.reference}. Window: {report.window}."),
         *_accuracy(report),
         *_evidence(report),
         *_history(looks),
@@ -59,7 +59,7 @@ def _real(found: Accuracy) -> str:
 
 def _evidence(report: DriftReport) -> Iterator[Markup]:
     yield heading("Evidence")
-    yield note(
+    yield caption(
         "Drift is called where a test is significant after Holm's correction over all tests, and its effect reaches "
         "the minimum. Evidently's figures below use their own share of columns, which decides nothing here."
     )
@@ -73,13 +73,13 @@ def _evidence(report: DriftReport) -> Iterator[Markup]:
         yield table(["not tested", "why"], [(skip.column, skip.reason) for skip in report.decision.skipped])
 
 
-def _history(looks: Sequence[Look]) -> Iterator[Markup]:
+def _history(looks: Sequence[DriftCheck]) -> Iterator[Markup]:
     if looks:
         yield heading("Windows")
         yield figure(windows_figure(looks))
 
 
-def windows_figure(looks: Sequence[Look]) -> go.Figure:
+def windows_figure(looks: Sequence[DriftCheck]) -> go.Figure:
     """The strongest effect of each window, as a multiple of its minimum; the colour is the decision."""
     plot = go.Figure()
     for outcome, name in OUTCOMES.items():
@@ -97,4 +97,4 @@ def windows_figure(looks: Sequence[Look]) -> go.Figure:
     plot.add_hline(1, line_dash="dash")
     plot.update_xaxes(title="end of the window")
     plot.update_yaxes(title="strongest significant effect / minimum", rangemode="tozero")
-    return sized(plot, "Windows so far", 1000, 340)
+    return with_size(plot, "Windows so far", 1000, 340)

@@ -28,7 +28,7 @@ def write_report(report: DriftReport, reference: pd.DataFrame, window: pd.DataFr
     html = standalone("Drift", page)
     # of a few rows Evidently says drift whatever they hold, and without any column it raises
     if report.decision.outcome is not Outcome.NOT_ENOUGH_DATA:
-        html = drawn(reference, window).replace("<body>", f"<body>{page}", 1)
+        html = evidently_html(reference, window).replace("<body>", f"<body>{page}", 1)
     files = {HTML: html, JSON: json.dumps(report.to_dict(), indent=1, allow_nan=False)}
     for name, content in files.items():
         with fsspec.open(f"{folder.rstrip('/')}/{name}", "w", encoding="utf-8", auto_mkdir=True) as file:
@@ -36,7 +36,7 @@ def write_report(report: DriftReport, reference: pd.DataFrame, window: pd.DataFr
     return f"{folder.rstrip('/')}/{HTML}"
 
 
-def drawn(reference: pd.DataFrame, window: pd.DataFrame) -> str:
+def evidently_html(reference: pd.DataFrame, window: pd.DataFrame) -> str:
     """Evidently's page of the columns that it survives: those with usable values on both sides."""
     sides = [_usable(frame) for frame in (reference, window)]
     shared = [name for name in sides[0].columns if name in sides[1].columns]

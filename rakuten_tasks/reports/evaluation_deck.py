@@ -8,11 +8,11 @@ import numpy as np
 from markupsafe import Markup
 
 from rakuten_tasks.evaluation.metrics import POOL, TFIDF_SVM, Evaluation
-from rakuten_tasks.reports.display_text import cut
-from rakuten_tasks.reports.page import Tile, deck, facts, figure, heading, note, table, tiles
+from rakuten_tasks.reports.display_text import truncate
+from rakuten_tasks.reports.page import Tile, caption, deck, figure, heading, key_values, table, tiles
 from rakuten_tasks.reports.result_plots import MAX_CLASSES_DRAWN, evaluation_figures, intervals
 from rakuten_tasks.reports.thumbnails import thumbnail
-from rakuten_tasks.reports.top_errors import Mistake, Said
+from rakuten_tasks.reports.top_errors import MemberPrediction, Mistake
 
 CONFUSIONS = 10
 TILE = 280  # px: "photo: 2583 Piscines et spas (pools and spas), 0.98" on two lines
@@ -27,13 +27,13 @@ def evaluation_deck(evaluation: Evaluation, names: Mapping[str, str], mistakes: 
         *(_photo_gain(evaluation, figure(figures["photo_gain"])) if evaluation.photo_gain else []),
         heading("Classes"),
         figure(figures["class_f1"]),
-        *([note(f"Not drawn: the {left_out:,} classes with fewest test rows.")] if left_out > 0 else []),
+        *([caption(f"Not drawn: the {left_out:,} classes with fewest test rows.")] if left_out > 0 else []),
         heading("Confusion"),
-        note("Rows are the catalogue's own labels, columns the answers of the pool; the diagonal is right."),
+        caption("Rows are the catalogue's own labels, columns the answers of the pool; the diagonal is right."),
         figure(figures["confusion"]),
         *_confusions(evaluation, names),
         heading("Reliability"),
-        note(
+        caption(
             "Of the answers given with a confidence of 0.8, are 80 % right? ECE is the mean gap between the two; a "
             "mark's area is its share of the rows. Under 1,000 rows the gap is mostly noise."
         ),
@@ -54,8 +54,8 @@ def _summary(evaluation: Evaluation) -> Iterator[Markup]:
     }
     if pool.lead:
         values[f"above {TFIDF_SVM}"] = f"{pool.lead.value:+.3f}"
-    yield facts(values)
-    yield note(
+    yield key_values(values)
+    yield caption(
         "No fit has seen these rows. Log loss is in nats. The last column is the weighted F1 above that of "
         f"{TFIDF_SVM}, on the same resamples of the rows: an interval that holds 0 tells no difference."
     )
@@ -75,7 +75,7 @@ def _summary(evaluation: Evaluation) -> Iterator[Markup]:
 
 def _photo_gain(evaluation: Evaluation, drawing: Markup) -> Iterator[Markup]:
     yield heading("What the photo adds")
-    yield note(
+    yield caption(
         "The test rows in quarters, by the confidence of the pool with photos masked: the least sure texts first. A "
         "product without a photo is answered by its text in both."
     )
@@ -116,14 +116,14 @@ def _confusions(evaluation: Evaluation, names: Mapping[str, str]) -> Iterator[Ma
 def _mistakes(mistakes: Sequence[Mistake], names: Mapping[str, str]) -> Iterator[Markup]:
     yield heading("The surest mistakes")
     if not mistakes:
-        yield note("No test row was answered wrongly.")
+        yield caption("No test row was answered wrongly.")
         return
-    yield note("Wrong answers of the highest confidence. Some may be wrong labels in the catalogue.")
+    yield caption("Wrong answers of the highest confidence. Some may be wrong labels in the catalogue.")
     yield tiles([_tile(mistake, names) for mistake in mistakes], TILE)
 
 
 def _tile(mistake: Mistake, names: Mapping[str, str]) -> Tile:
-    texts = [cut(mistake.designation, 90), cut(mistake.description, 110)]
+    texts = [truncate(mistake.designation, 90), truncate(mistake.description, 110)]
     said = [
         f"{name}: {_answer(answer, names) if answer else 'nothing to look at'}"
         for name, answer in mistake.members.items()
@@ -138,9 +138,9 @@ def _tile(mistake: Mistake, names: Mapping[str, str]) -> Tile:
     return Tile(thumbnail(mistake.photo), lines, blank)
 
 
-def _answer(said: Said, names: Mapping[str, str]) -> str:
+def _answer(said: MemberPrediction, names: Mapping[str, str]) -> str:
     return f"{_class(said.code, names)}, {said.probability:.2f}"
 
 
 def _class(code: int, names: Mapping[str, str]) -> str:
-    return cut(f"{code} {names.get(str(code), '')}".strip(), 50)
+    return truncate(f"{code} {names.get(str(code), '')}".strip(), 50)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import fsspec
 from markupsafe import Markup
 
-from rakuten_tasks.reports.page import deck, facts, note, standalone
+from rakuten_tasks.reports.page import caption, deck, key_values, standalone
 
 FIT = "fit_"  # and a member's name: the page of its fit
 TITLES = {
@@ -24,7 +24,7 @@ def title_of(name: str) -> str:
     return TITLES.get(_kind(name), name).format(name.removeprefix(FIT))
 
 
-def place_of(name: str) -> tuple[int, str]:
+def page_order(name: str) -> tuple[int, str]:
     """Sorts the stages' pages: members by name, and last what has no title here."""
     kind = _kind(name)
     return (list(TITLES).index(kind) if kind in TITLES else len(TITLES)), name
@@ -40,7 +40,11 @@ def write_pages(folder: str, pages: Mapping[str, str], key_facts: Mapping[str, o
     folder: local, or any fsspec address.
     """
     links = [Markup('<p><a href="{}.html">{}</a></p>').format(name, title_of(name)) for name in pages]
-    listed = [facts(key_facts), note("One page for each stage of the training, all of them readable offline."), *links]
+    listed = [
+        key_values(key_facts),
+        caption("One page for each stage of the training, all of them readable offline."),
+        *links,
+    ]
     for name, page in {**pages, "index": standalone("Training", deck("Training", listed))}.items():
         with fsspec.open(f"{folder}/{name}.html", "w", encoding="utf-8", auto_mkdir=True) as file:
             file.write(page)

@@ -61,19 +61,21 @@ def heading(text: str) -> Markup:
     return Markup("<h2>{}</h2>").format(text)
 
 
-def note(text: str) -> Markup:
+def caption(text: str) -> Markup:
     """What a reader must know to read the block beside it."""
     return Markup('<p class="rk-note">{}</p>').format(text)
 
 
-def notice(text: str) -> Markup:
+def callout(text: str) -> Markup:
     """What a reader must not miss."""
     return Markup('<p class="rk-notice">{}</p>').format(text)
 
 
-def facts(values: Mapping[str, object]) -> Markup:
+def key_values(values: Mapping[str, object]) -> Markup:
     """The figures to be seen first, each with its name."""
-    items = (Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, shown(value)) for name, value in values.items())
+    items = (
+        Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, format_number(value)) for name, value in values.items()
+    )
     return Markup('<dl class="rk-facts">{}</dl>').format(Markup("").join(items))
 
 
@@ -82,7 +84,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str
     rows = [list(row) for row in rows]
     numeric = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(columns))]
     head = _row("th", columns, numeric)
-    body = Markup("\n").join(_row("td", map(shown, row), numeric) for row in rows)
+    body = Markup("\n").join(_row("td", map(format_number, row), numeric) for row in rows)
     title = Markup("<caption>{}</caption>").format(caption) if caption else ""
     return Markup("<table>{}<thead>{}</thead><tbody>{}</tbody></table>").format(title, head, body)
 
@@ -112,7 +114,7 @@ def _tile(tile: Tile) -> Markup:
     return Markup('<div class="rk-tile">{}{}</div>').format(image, Markup("").join(lines))
 
 
-def pair(*blocks: Markup) -> Markup:
+def side_by_side(*blocks: Markup) -> Markup:
     """Blocks beside each other, two in a line."""
     cells = (Markup("<div>{}</div>").format(block) for block in blocks)
     return Markup('<div class="rk-pair">{}</div>').format(Markup("").join(cells))
@@ -123,7 +125,7 @@ def figure(drawing: go.Figure) -> Markup:
     content = drawing.to_plotly_json()
     layout = dict(content["layout"])
     width, height = layout.pop("width"), layout.pop("height")
-    text = json.dumps(lean({"data": content["data"], "layout": layout}), separators=(",", ":"))
+    text = json.dumps(to_compact_json({"data": content["data"], "layout": layout}), separators=(",", ":"))
     for letter in "<>&":  # nothing in a script element is unescaped, and "</script>" would end it
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(
@@ -133,23 +135,23 @@ def figure(drawing: go.Figure) -> Markup:
     ).format(width, height, Markup(text))
 
 
-def lean(value: object) -> object:
+def to_compact_json(value: object) -> object:
     """Plain lists and short numbers; null for what is no number."""
     if isinstance(value, dict):
-        return {key: lean(inner) for key, inner in value.items()}
+        return {key: to_compact_json(inner) for key, inner in value.items()}
     if isinstance(value, np.ndarray):
-        return lean(value.tolist())
+        return to_compact_json(value.tolist())
     if isinstance(value, list | tuple):
-        return [lean(inner) for inner in value]
+        return [to_compact_json(inner) for inner in value]
     if isinstance(value, np.generic):
-        return lean(value.item())
+        return to_compact_json(value.item())
     if isinstance(value, float):
         short = float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
         return int(short) if short is not None and short.is_integer() and abs(short) < 1e15 else short
     return value
 
 
-def shown(value: object) -> str:
+def format_number(value: object) -> str:
     """A number as people read it; anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)

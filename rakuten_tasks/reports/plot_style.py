@@ -55,7 +55,7 @@ TEMPLATE = go.layout.Template(
 )
 
 
-def sized(figure: go.Figure, title: str, width: int, height: int) -> go.Figure:
+def with_size(figure: go.Figure, title: str, width: int, height: int) -> go.Figure:
     """The figure in the house's look. width, height: pixels; a page may make it narrower."""
     return figure.update_layout(title_text=title, width=width, height=height, template=TEMPLATE, showlegend=True)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from markupsafe import Markup
 
 from rakuten_tasks.models.pool_report import PoolReport, Quality
-from rakuten_tasks.reports.page import deck, facts, figure, heading, note, notice, table
+from rakuten_tasks.reports.page import callout, caption, deck, figure, heading, key_values, table
 from rakuten_tasks.reports.result_plots import pool_figures
 
 NOTHING = 0.02  # a weight relative to alone, under which a member has no say
@@ -28,18 +28,18 @@ def _summary(report: PoolReport) -> Iterator[Markup]:
         values["weighted F1 of the pool"] = f"{report.pool.weighted_f1:.4f}"
         values["log loss of the pool (nats)"] = f"{report.pool.log_loss:.4f}"
         values["best member alone"] = report.best
-    yield facts(values)
+    yield key_values(values)
     if report.pool is None:
-        yield notice(
+        yield callout(
             "No labelled row was scored by all members: nothing can be compared, and where a product has both text and "
             "a photo, members share the weight as far as rows tell."
         )
     elif report.rows < FEW:
-        yield notice(f"Only {report.rows} rows were scored by all members: differences between them are mostly noise.")
+        yield callout(f"Only {report.rows} rows were scored by all members: differences between them are mostly noise.")
 
 
 def _weights(report: PoolReport) -> Iterator[Markup]:
-    yield note(
+    yield caption(
         "The answer is the members' scores, each times its weight, added up and turned into probabilities. The weights "
         "are those under which labelled rows that the members had not seen are most likely. A weight of 1 means: the "
         "member is taken as sure as it is when it answers alone; two members that tell the same share it."
@@ -53,7 +53,7 @@ def _weights(report: PoolReport) -> Iterator[Markup]:
     sets = report.weights.values()
     idle = [name for name in report.members if all(weights.get(name, 0) < NOTHING for weights in sets)]
     if idle:
-        yield note(f"No say: {', '.join(idle)}. What it tells, the others tell too. Leave it out to train faster.")
+        yield caption(f"No say: {', '.join(idle)}. What it tells, the others tell too. Leave it out to train faster.")
 
 
 def _members(report: PoolReport) -> Iterator[Markup]:
@@ -61,7 +61,7 @@ def _members(report: PoolReport) -> Iterator[Markup]:
         rows = [(name, member.modality, member.scored) for name, member in report.members.items()]
         yield table(["member", "of", "rows scored unseen"], rows)
         return
-    yield note(
+    yield caption(
         f"All figures are of the same {report.rows:,} rows, which every member has scored without having been fitted "
         "on them; the pool's few weights were. Without a member: the pool of the others, its weights fitted again."
     )
@@ -83,10 +83,10 @@ def _shown(quality: Quality) -> tuple[str, str, str]:
 
 def _sentences(report: PoolReport, pool: Quality) -> Iterator[Markup]:
     if len(report.members) > 1 and report.best and (best := report.members[report.best].alone):
-        yield note(
+        yield caption(
             f"The best member alone is {report.best}: log loss {best.log_loss:.4f}, weighted F1 "
             f"{best.weighted_f1:.4f}. The pool has {pool.log_loss:.4f} and {pool.weighted_f1:.4f}."
         )
     unscored = [name for name, member in report.members.items() if not member.scored]
     if unscored:
-        yield note(f"Not compared, as there was no row that they scored unseen: {', '.join(unscored)}.")
+        yield caption(f"Not compared, as there was no row that they scored unseen: {', '.join(unscored)}.")

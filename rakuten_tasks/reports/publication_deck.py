@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
-from rakuten_tasks.data.versions.commit import Outcome
+from rakuten_tasks.data.versions.commit import PublishResult
 from rakuten_tasks.reports import catalogue_plots
-from rakuten_tasks.reports.page import deck, facts, figure, heading, note, notice, table
+from rakuten_tasks.reports.page import callout, caption, deck, figure, heading, key_values, table
 
 MAX_REASONS = 30
 
 
-def publication_deck(outcome: Outcome) -> str:
+def publication_deck(outcome: PublishResult) -> str:
     """The page of a version, and of the publication that made it or found it there."""
     manifest = outcome.published.manifest
     holds = {
@@ -23,7 +23,7 @@ def publication_deck(outcome: Outcome) -> str:
         "classes": len(manifest.class_counts),
         "published (UTC)": manifest.published,
     }
-    blocks = [facts(holds), note(outcome.published.address), *_news(outcome), heading("Classes")]
+    blocks = [key_values(holds), caption(outcome.published.address), *_news(outcome), heading("Classes")]
     counts = {int(code): n for code, n in manifest.class_counts.items()}
     blocks.append(
         figure(catalogue_plots.class_counts(counts, {int(code): name for code, name in manifest.names.items()}))
@@ -31,21 +31,21 @@ def publication_deck(outcome: Outcome) -> str:
     return deck("Published catalogue", [*blocks, *_left_out(outcome)])
 
 
-def _news(outcome: Outcome) -> Iterator[Markup]:
+def _news(outcome: PublishResult) -> Iterator[Markup]:
     manifest = outcome.published.manifest
     if not outcome.new:
-        yield notice("Nothing new was published: this version holds all of it already.")
+        yield callout("Nothing new was published: this version holds all of it already.")
     elif manifest.added_to:
-        yield note(f"{outcome.joined:,} labelled products of {manifest.source} joined version {manifest.added_to}.")
+        yield caption(f"{outcome.joined:,} labelled products of {manifest.source} joined version {manifest.added_to}.")
     else:
-        yield note(f"All of it is from {manifest.source}.")
+        yield caption(f"All of it is from {manifest.source}.")
     if manifest.synthetic:
-        yield notice("SYNTHETIC: these products were made up.")
+        yield callout("SYNTHETIC: these products were made up.")
 
 
-def _left_out(outcome: Outcome) -> Iterator[Markup]:
+def _left_out(outcome: PublishResult) -> Iterator[Markup]:
     yield heading("Left out")
     if not outcome.left_out:
-        yield note("Every row of the source was kept.")
+        yield caption("Every row of the source was kept.")
         return
     yield table(["reason", "rows"], list(outcome.left_out.items())[:MAX_REASONS])

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.config import GateConfig
 from rakuten_tasks.models.pretrained import PretrainedWeights
-from rakuten_tasks.registry.gate import Verdict
-from rakuten_tasks.reports.display_text import cut
-from rakuten_tasks.reports.page import deck, facts, figure, heading, note, notice, table
+from rakuten_tasks.registry.gate import GateDecision
+from rakuten_tasks.reports.display_text import truncate
+from rakuten_tasks.reports.page import callout, caption, deck, figure, heading, key_values, table
 from rakuten_tasks.reports.registration_plots import paired_histogram
 
 MAX_LOSSES = 60  # classes in the table
@@ -22,7 +22,7 @@ def registration_deck(
     model: str,
     version: int,
     alias: str,
-    verdict: Verdict,
+    verdict: GateDecision,
     differences: Mapping[str, NDArray],
     config: GateConfig,
     losses: Mapping[int, float] | None = None,
@@ -37,9 +37,11 @@ def registration_deck(
     gate.class_losses.
     """
     blocks = [
-        facts({"model": model, "version": version, "alias": alias, "gate": "passed" if verdict.passed else "refused"}),
-        *(notice(cut(text, MAX_REASON)) for text in notes),
-        notice(cut(verdict.reason, MAX_REASON)),
+        key_values(
+            {"model": model, "version": version, "alias": alias, "gate": "passed" if verdict.passed else "refused"}
+        ),
+        *(callout(truncate(text, MAX_REASON)) for text in notes),
+        callout(truncate(verdict.reason, MAX_REASON)),
         *_figures(verdict),
         *_bootstrap(verdict, differences, config),
         *_losses(losses or {}, names or {}, config),
@@ -51,11 +53,11 @@ def registration_deck(
 def _weights(pretrained: Sequence[PretrainedWeights]) -> Iterator[Markup]:
     if pretrained:
         yield heading("Pretrained weights")
-        rows = [(item.name, cut(item.source, MAX_REASON), item.licence, item.sha256) for item in pretrained]
+        rows = [(item.name, truncate(item.source, MAX_REASON), item.licence, item.sha256) for item in pretrained]
         yield table(["weights", "source", "licence", "SHA-256"], rows)
 
 
-def _figures(verdict: Verdict) -> Iterator[Markup]:
+def _figures(verdict: GateDecision) -> Iterator[Markup]:
     scores = {
         "this version": verdict.new_f1,
         "champion": verdict.incumbent_f1,
@@ -65,12 +67,12 @@ def _figures(verdict: Verdict) -> Iterator[Markup]:
     yield table(["", "weighted F1", "this version's lead"], known, "all on the same test rows")
 
 
-def _bootstrap(verdict: Verdict, differences: Mapping[str, NDArray], config: GateConfig) -> Iterator[Markup]:
+def _bootstrap(verdict: GateDecision, differences: Mapping[str, NDArray], config: GateConfig) -> Iterator[Markup]:
     yield heading("Bootstrap")
     if not differences:
-        yield note("Nothing to draw: " + _why_not(verdict))
+        yield caption("Nothing to draw: " + _why_not(verdict))
         return
-    yield note(
+    yield caption(
         f"The test rows were resampled {len(next(iter(differences.values()))):,} times, for both versions alike. "
         f"The version may lose {config.max_f1_loss} (the dashed line), and must stay above that with probability "
         f"{config.min_probability} or more against every rival."
@@ -87,7 +89,7 @@ def _signed(difference: float) -> str:
     return f"{round(difference, 4) + 0.0:+.4f}"  # never -0.0000
 
 
-def _why_not(verdict: Verdict) -> str:
+def _why_not(verdict: GateDecision) -> str:
     if verdict.incumbent_f1 is not None:
         return "the verdict was given in an earlier attempt, and stands."
     return "there is no champion yet." if verdict.passed else "the champion knows other classes."
@@ -100,7 +102,7 @@ def _losses(losses: Mapping[int, float], names: Mapping[str, str], config: GateC
     worst = sorted(losses, key=lambda code: -losses[code])
     rows = [
         (
-            cut(f"{code} {names.get(str(code), '')}".strip(), 60),
+            truncate(f"{code} {names.get(str(code), '')}".strip(), 60),
             f"{losses[code]:+.3f}",
             "too much" if losses[code] > config.max_class_loss else "allowed" if losses[code] > 0 else "",
         )

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from rakuten_tasks.reports.plot_style import sized
+from rakuten_tasks.reports.plot_style import with_size
 
 BINS = 50
 
@@ -31,4 +31,4 @@ def paired_histogram(differences: Mapping[str, NDArray], margin: float) -> go.Fi
     figure.add_vline(-margin, line_dash="dash", annotation_text=f"{0 - margin:g}", annotation_position="top")
     figure.update_xaxes(title="weighted F1 of the new version less the rival's")
     figure.update_yaxes(title="share of the resamples", tickformat=".0%")
-    return sized(figure, "Lead over each rival", 1000, 420).update_layout(barmode="overlay")
+    return with_size(figure, "Lead over each rival", 1000, 420).update_layout(barmode="overlay")

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from rakuten_tasks.evaluation.metrics import MOST_FREQUENT, POOL, Evaluation, PhotoGain, Reliability, System
+from rakuten_tasks.evaluation.metrics import MOST_FREQUENT, POOL, Evaluation, PhotoGain, Reliability, SystemMetrics
 from rakuten_tasks.models.pool_report import PoolReport
-from rakuten_tasks.reports.display_text import cut
-from rakuten_tasks.reports.plot_style import COLOURS, GREY, sized, style_of
+from rakuten_tasks.reports.display_text import truncate
+from rakuten_tasks.reports.plot_style import COLOURS, GREY, style_of, with_size
 
 # Counts are written into the confusion matrix up to this many classes; above it they would be dust.
 MAX_CLASSES_WITH_COUNTS = 40
@@ -46,7 +46,7 @@ def pool_weights(report: PoolReport) -> go.Figure:
     figure.add_hline(1, line_dash="dot", line_color=GREY)
     figure.update_xaxes(title="what the product has", type="category")
     figure.update_yaxes(title="weight, 1: as sure as alone", rangemode="tozero")
-    return sized(figure, "Weights of the pool", 1000, 420)
+    return with_size(figure, "Weights of the pool", 1000, 420)
 
 
 def pool_gains(report: PoolReport) -> go.Figure:
@@ -59,7 +59,7 @@ def pool_gains(report: PoolReport) -> go.Figure:
         bar = go.Bar(y=list(gains), x=[gain[column] for gain in gains.values()], orientation="h", marker_color=colours)
         figure.add_trace(bar.update(hovertemplate="%{x:+.4f}<extra>%{y}</extra>"), row=1, col=column + 1)
     figure.update_xaxes(zeroline=True, zerolinecolor=GREY)
-    return sized(figure, "What each member adds to the others", 1000, 150 + 30 * len(gains)).update_layout(
+    return with_size(figure, "What each member adds to the others", 1000, 150 + 30 * len(gains)).update_layout(
         showlegend=False
     )
 
@@ -77,7 +77,7 @@ def evaluation_figures(evaluation: Evaluation, names: Mapping[str, str]) -> dict
     return figures
 
 
-def compared(evaluation: Evaluation) -> dict[str, System]:
+def compared(evaluation: Evaluation) -> dict[str, SystemMetrics]:
     """The systems that figures show, the pool first: one that looks at nothing would only squeeze the others."""
     shown = {name: system for name, system in evaluation.systems.items() if name != MOST_FREQUENT}
     return {POOL: shown[POOL], **shown}
@@ -85,7 +85,7 @@ def compared(evaluation: Evaluation) -> dict[str, System]:
 
 def class_label(code: int, names: Mapping[str, str]) -> str:
     """The code, and as much of its name as an axis has room for; escaped, as plotly takes "<a href=...>" for a link."""
-    return escape(cut(f"{code} {names.get(str(code), '')}", MAX_LABEL), quote=False)
+    return escape(truncate(f"{code} {names.get(str(code), '')}", MAX_LABEL), quote=False)
 
 
 def most_frequent(rows: Sequence[int] | NDArray) -> NDArray:
@@ -105,7 +105,7 @@ def intervals(evaluation: Evaluation) -> go.Figure:
             point.update(hovertemplate=f"{metric}<extra>%{{y}}</extra>", **style_of(name))
             figure.add_trace(point, row=1, col=column)
     figure.update_yaxes(range=[-0.5, len(systems) - 0.5])
-    return sized(figure, "", 1200, 110 + 30 * len(systems)).update_layout(showlegend=False, margin_t=40)
+    return with_size(figure, "", 1200, 110 + 30 * len(systems)).update_layout(showlegend=False, margin_t=40)
 
 
 def class_f1(evaluation: Evaluation, classes: Sequence[str]) -> go.Figure:
@@ -123,7 +123,7 @@ def class_f1(evaluation: Evaluation, classes: Sequence[str]) -> go.Figure:
     figure.update_xaxes(title="F1", range=[-0.02, 1.02])
     # half a category of room at either end, not the 5 % that a scatter asks for
     figure.update_yaxes(title="class (test rows)", type="category", dtick=1, range=[-0.7, len(labels) - 0.3])
-    return sized(figure, f"F1 by class{_of(drawn, classes)}", 1000, 220 + 20 * len(labels))
+    return with_size(figure, f"F1 by class{_of(drawn, classes)}", 1000, 220 + 20 * len(labels))
 
 
 def _of(drawn: NDArray, classes: Sequence[str]) -> str:
@@ -164,7 +164,9 @@ def confusion(counts: NDArray, classes: Sequence[str]) -> go.Figure:
         codes = [label.split()[0] if label != OTHERS else "others" for label in classes]
         figure.update_xaxes(tickmode="array", tickvals=list(range(len(classes))), ticktext=codes)
     labels, cells = LETTER * max(map(len, classes)) if few else 60, max(300, (26 if few else 14) * len(classes))
-    return sized(figure, title, labels + cells + 190, labels + cells + 150).update_layout(font_size=12 if few else 9)
+    return with_size(figure, title, labels + cells + 190, labels + cells + 150).update_layout(
+        font_size=12 if few else 9
+    )
 
 
 def reliability(curves: Mapping[str, Reliability]) -> go.Figure:
@@ -178,7 +180,7 @@ def reliability(curves: Mapping[str, Reliability]) -> go.Figure:
         figure.add_trace(_curve(curve, name).update(**style_of(name)), **at)
     figure.update_xaxes(title="confidence", range=[0, 1.04])
     figure.update_yaxes(range=[-0.03, 1.05]).update_yaxes(title="accuracy", col=1)
-    return sized(figure, "Reliability", 1200, 110 + 300 * rows).update_layout(showlegend=False, margin_t=100)
+    return with_size(figure, "Reliability", 1200, 110 + 300 * rows).update_layout(showlegend=False, margin_t=100)
 
 
 def photo_gain(parts: Sequence[PhotoGain]) -> go.Figure:
@@ -192,7 +194,7 @@ def photo_gain(parts: Sequence[PhotoGain]) -> go.Figure:
         figure.add_trace(go.Bar(x=labels, y=values, name=name, marker_color=colour, text=[f"{v:.3f}" for v in values]))
     figure.update_xaxes(title="confidence of the text alone, in quarters of the test rows", type="category")
     figure.update_yaxes(title="accuracy", range=[0, 1.05])
-    return sized(figure, "What the photo adds, by how sure the text is", 1000, 420)
+    return with_size(figure, "What the photo adds, by how sure the text is", 1000, 420)
 
 
 def _perfect() -> go.Scatter:

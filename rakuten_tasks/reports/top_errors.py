@@ -19,7 +19,7 @@ MISTAKES = 12
 
 
 @dataclass(frozen=True)
-class Said:
+class MemberPrediction:
     """An answer and its probability."""
 
     code: int
@@ -35,22 +35,22 @@ class Mistake:
     description: str
     photo: bytes | None
     code: int  # what the catalogue says
-    pool: Said
-    members: dict[str, Said | None]  # None: there was nothing for it to look at
+    pool: MemberPrediction
+    members: dict[str, MemberPrediction | None]  # None: there was nothing for it to look at
 
 
-def surest_mistakes(scores: Scores, labels: NDArray, k: int = MISTAKES) -> NDArray:
+def top_errors(scores: Scores, labels: NDArray, k: int = MISTAKES) -> NDArray:
     """Positions of at most k wrong answers, the surest first; ties as they stand. labels: (N,) class indices."""
     wrong = np.flatnonzero(scores.probabilities.argmax(1) != labels)
     return wrong[np.argsort(-scores.confidence[wrong], kind="stable")[:k]]
 
 
-def most_confident_mistakes(rows: pd.DataFrame, scores: Scores, labels: NDArray, k: int = MISTAKES) -> list[Mistake]:
+def describe_errors(rows: pd.DataFrame, scores: Scores, labels: NDArray, k: int = MISTAKES) -> list[Mistake]:
     """rows: row, designation, description, photo (bytes or null), as scores and labels (class indices) are ordered.
 
     Only the photos at `surest_mistakes` are looked at: `with_photos` brings them to rows that were scored without.
     """
-    return [_mistake(rows.iloc[at], scores, at, labels[at]) for at in surest_mistakes(scores, labels, k)]
+    return [_mistake(rows.iloc[at], scores, at, labels[at]) for at in top_errors(scores, labels, k)]
 
 
 def _mistake(row: pd.Series, scores: Scores, at: int, label: int) -> Mistake:
@@ -66,9 +66,9 @@ def _mistake(row: pd.Series, scores: Scores, at: int, label: int) -> Mistake:
     )
 
 
-def _said(probabilities: NDArray, codes: NDArray, at: int) -> Said:
+def _said(probabilities: NDArray, codes: NDArray, at: int) -> MemberPrediction:
     best = probabilities[at].argmax()
-    return Said(int(codes[best]), float(probabilities[at, best]))
+    return MemberPrediction(int(codes[best]), float(probabilities[at, best]))
 
 
 def with_photos(rows: pd.DataFrame, positions: NDArray, shards: Sequence[Path]) -> pd.DataFrame:

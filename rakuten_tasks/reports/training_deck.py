@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from rakuten_tasks.reports import page
-from rakuten_tasks.reports.display_text import cut
-from rakuten_tasks.reports.page import deck, figure, heading, note, table
+from rakuten_tasks.reports.display_text import truncate
+from rakuten_tasks.reports.page import caption, deck, figure, heading, table
 from rakuten_tasks.reports.training_plots import (
     MAX_DRAWN,
     phase_starts,
@@ -17,21 +17,21 @@ from rakuten_tasks.reports.training_plots import (
     training_curves,
     training_pace,
 )
-from rakuten_tasks.training.state import Epoch, best_epoch
+from rakuten_tasks.training.state import EpochMetrics, best_epoch
 
 MAX_ROWS = 200  # epochs in the table
 MAX_FACTS = 60
 
 
-def training_deck(title: str, epochs: Sequence[Epoch], facts: Mapping[str, object]) -> str:
+def training_deck(title: str, epochs: Sequence[EpochMetrics], facts: Mapping[str, object]) -> str:
     """epochs: of all trainings in a row, see training_plots; none of a member fitted without. facts: by name."""
     told = _facts(facts)
     if not epochs:
-        return deck(title, [note("Fitted to convergence, without epochs."), *told])
+        return deck(title, [caption("Fitted to convergence, without epochs."), *told])
     return deck(title, [_best(epochs), *told, *_figures(epochs), *_epochs(epochs)])
 
 
-def _best(epochs: Sequence[Epoch]) -> Markup:
+def _best(epochs: Sequence[EpochMetrics]) -> Markup:
     best, starts = best_epoch(epochs), phase_starts(epochs)
     values: dict[str, object] = {"epochs": len(epochs)}
     if len(starts) > 1:
@@ -43,7 +43,7 @@ def _best(epochs: Sequence[Epoch]) -> Markup:
             "its validation loss (nats)": f"{best.valid_loss:.4f}",
             "its weighted F1": f"{best.valid_f1:.4f}",
         }
-    return page.facts(values | {"time": duration(sum(epoch.seconds for epoch in epochs))})
+    return page.key_values(values | {"time": duration(sum(epoch.seconds for epoch in epochs))})
 
 
 def _training(starts: Sequence[int], place: int) -> int:
@@ -52,16 +52,16 @@ def _training(starts: Sequence[int], place: int) -> int:
 
 def _facts(values: Mapping[str, object]) -> list[Markup]:
     told = list(values.items())[:MAX_FACTS]
-    rows = [(name, cut(f"{value:,}" if type(value) is int else str(value), 200)) for name, value in told]
+    rows = [(name, truncate(f"{value:,}" if type(value) is int else str(value), 200)) for name, value in told]
     return [table(["setting", "value"], rows)] if rows else []
 
 
-def _figures(epochs: Sequence[Epoch]) -> list[Markup]:
+def _figures(epochs: Sequence[EpochMetrics]) -> list[Markup]:
     every = -(-len(epochs) // MAX_DRAWN)
-    notes = [note(f"Drawn is one epoch of every {every}.")] if every > 1 else []
+    notes = [caption(f"Drawn is one epoch of every {every}.")] if every > 1 else []
     if len(phase_starts(epochs)) > 1:
         notes.append(
-            note(
+            caption(
                 "Several trainings, one after the other: a dashed line stands between them. One without a validation "
                 "loss had no held-out rows, and as many epochs as were best before."
             )
@@ -69,7 +69,7 @@ def _figures(epochs: Sequence[Epoch]) -> list[Markup]:
     return [heading("Curves"), *notes, figure(training_curves(epochs)), figure(training_pace(epochs))]
 
 
-def _epochs(epochs: Sequence[Epoch]) -> list[Markup]:
+def _epochs(epochs: Sequence[EpochMetrics]) -> list[Markup]:
     parts, starts = seconds_by_step(epochs), phase_starts(epochs)
     columns = ["epoch", "training loss", "validation loss", "validation F1", "learning rate", "seconds", *parts]
     rows = [

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import click
 
 from rakuten_tasks.data.sample.generate import SAMPLE
-from rakuten_tasks.runtime.pod_env import only_here, shared
+from rakuten_tasks.runtime.pod_env import is_local_address, require_object_store
 from rakuten_tasks.schedules import SCHEDULES
 
 TRACKING = "MLFLOW_TRACKING_URI"
@@ -153,7 +153,7 @@ def _require_tracking_server(only_warn: bool) -> None:
             f"{TRACKING} holds a password, which all who see a task would see: take it out, and give it to pods as a "
             "secret named MLFLOW_TRACKING_PASSWORD"
         )
-    if url.scheme in ("http", "https") and not only_here(address):
+    if url.scheme in ("http", "https") and not is_local_address(address):
         return
     said = (
         f"{TRACKING}={address!r} is nothing that a pod reaches: set it to an MLflow server's address as pods see it, "
@@ -166,7 +166,7 @@ def _require_tracking_server(only_warn: bool) -> None:
 
 def _shared(name: str, address: str) -> None:
     try:
-        shared(name, address)
+        require_object_store(name, address)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
 

@@ -17,7 +17,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from rakuten_tasks.paths import checkpoints_folder
 from rakuten_tasks.runtime.files import key_of
 from rakuten_tasks.runtime.stage import code_version
-from rakuten_tasks.training.checkpoint import CheckpointStore, FolderStore
+from rakuten_tasks.training.checkpoint import CheckpointStore, LocalCheckpointStore
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def execution() -> str:
     return current_context().execution_id.name if in_pod else ""
 
 
-class PodStore:
+class FlyteCheckpointStore:
     """Flyte's place for the checkpoints of a pod's attempts: read from the attempt before, written for the next."""
 
     def __init__(self, checkpoint: Checkpoint, wait: float = 2.0) -> None:
@@ -68,10 +68,10 @@ def checkpoints(name: str, *inputs: object) -> Iterator[CheckpointStore]:
     inputs: what JSON can hold. The local folder goes when the block ends well.
     """
     if execution():
-        yield PodStore(current_context().checkpoint)
+        yield FlyteCheckpointStore(current_context().checkpoint)
         return
     # without cache, as to reproduce a version, no former training is gone on with but one without cache
     way = "" if LocalConfig.auto().cache_enabled else "-anew"
-    store = FolderStore(checkpoints_folder() / f"{name}{way}-{key_of([code_version(), *inputs])[:16]}")
+    store = LocalCheckpointStore(checkpoints_folder() / f"{name}{way}-{key_of([code_version(), *inputs])[:16]}")
     yield store
     store.remove()

@@ -26,7 +26,7 @@ from rakuten_tasks.paths import cache_folder, checkpoints_folder, runs_folder
 
 LOCK = "going-on.lock"
 STARTED = "%Y%m%d-%H%M%S"  # how a run's folder begins; UTC
-DOOMED = ".deleted-"
+TRASH_PREFIX = ".deleted-"
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ def _look(path: Path) -> Folder | None:
 def _inside(parent: Path) -> list[Path]:
     """Its folders, without those whose deletion was cut short, which is finished."""
     paths = [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
-    for cut_short in (path for path in paths if path.name.startswith(DOOMED)):
+    for cut_short in (path for path in paths if path.name.startswith(TRASH_PREFIX)):
         shutil.rmtree(cut_short, ignore_errors=True)
-    return [path for path in paths if not path.name.startswith(DOOMED)]
+    return [path for path in paths if not path.name.startswith(TRASH_PREFIX)]
 
 
-def drop_damaged_cache() -> bool:
+def reset_corrupt_cache() -> bool:
     """Forget which results are there if the file that knows is no database any more. -> whether it was so"""
     database = cache_folder() / "cache.db"
     if not database.is_file():
@@ -142,7 +142,7 @@ def _started(run: Path) -> float:
 
 def _delete(folder: Path) -> None:
     """Renamed first, in one step: a reader finds all of it or nothing, also where the deletion is cut short."""
-    doomed = folder.with_name(f"{DOOMED}{uuid.uuid4().hex[:6]}-{folder.name}")
+    doomed = folder.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex[:6]}-{folder.name}")
     try:
         folder.rename(doomed)
     except FileNotFoundError:  # another run's sweep was quicker
@@ -169,7 +169,7 @@ def run_command(days: float, gigabytes: float, command: tuple[str, ...]) -> None
         click.echo(
             f"deleted {len(gone)} old folders of outputs and checkpoints (KEEP_DAYS={days:g}, KEEP_GB={gigabytes:g})"
         )
-    if drop_damaged_cache():
+    if reset_corrupt_cache():
         click.echo(f"{cache_folder()} was damaged and is deleted: what it knew is computed again")
     folder, lock = new_run()
     os.set_inheritable(lock, True)  # the lock lives as long as the command does

@@ -25,16 +25,16 @@ STORE = {
 }
 
 
-def for_pods(names: Iterable[str]) -> dict[str, str]:
+def forwarded_env(names: Iterable[str]) -> dict[str, str]:
     """Those of these settings that are set here, but for addresses that mean something here alone.
 
     In a pod such an address would quietly be another, empty store.
     """
     found = {name: os.environ[name] for name in names if os.environ.get(name)}
-    return {name: value for name, value in found.items() if not (_is_address(name) and only_here(value))}
+    return {name: value for name, value in found.items() if not (_is_address(name) and is_local_address(value))}
 
 
-def only_here(address: str) -> bool:
+def is_local_address(address: str) -> bool:
     """Whether it means something on this machine alone: a folder, a sqlite file, localhost."""
     url = urlsplit(address)
     host = url.hostname or ""
@@ -42,7 +42,7 @@ def only_here(address: str) -> bool:
     return here or url.scheme in ("", "file") or url.scheme.startswith("sqlite")
 
 
-def shared(name: str, address: str) -> str:
+def require_object_store(name: str, address: str) -> str:
     """The address, which the setting `name` holds. ValueError unless it is in an object store, which pods share."""
     url = urlsplit(address)
     if url.scheme not in OBJECT_STORES or not url.netloc:
@@ -53,9 +53,9 @@ def shared(name: str, address: str) -> str:
     return address
 
 
-def lasting(name: str, address: str) -> str:
+def require_remote(name: str, address: str) -> str:
     """The address, to which a task writes. ValueError if it does so in a pod, and the pod's own disk is meant."""
-    return shared(name, address) if address and "FLYTE_INTERNAL_EXECUTION_ID" in os.environ else address
+    return require_object_store(name, address) if address and "FLYTE_INTERNAL_EXECUTION_ID" in os.environ else address
 
 
 def in_pod(function: F) -> F:

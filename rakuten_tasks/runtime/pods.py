@@ -8,7 +8,7 @@ from typing import Any
 
 from flytekit import Resources
 
-from rakuten_tasks.runtime.pod_env import for_pods
+from rakuten_tasks.runtime.pod_env import forwarded_env
 from rakuten_tasks.runtime.pod_sizes import cores, memory, seconds, whole
 
 # Named, for Flyte's default image is flytekit's own and holds none of this code: registering without naming one fails.
@@ -33,7 +33,7 @@ SETTINGS = (
     "RAKUTEN_CONCURRENCY",
     *(f"RAKUTEN_{pod}_{size}" for pod in ("SMALL", "CPU", "GPU", "PHOTO") for size in ("CORES", "MEMORY")),
 )
-ENVIRONMENT = for_pods(SETTINGS)
+ENVIRONMENT = forwarded_env(SETTINGS)
 
 # How often a training writes a checkpoint, at most; a slow store is written to less often.
 CHECKPOINT_SECONDS = seconds("RAKUTEN_CHECKPOINT_SECONDS", "30")  # 0: after every step

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 F = TypeVar("F", bound=Callable[..., Any])
 
 # A wrong value, path, right or setting: trying again changes nothing. Ours are sentences that say what to mend.
-LASTING: tuple[type[Exception], ...] = (
+PERMANENT_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
     LookupError,
     FileNotFoundError,
@@ -31,7 +31,7 @@ LASTING: tuple[type[Exception], ...] = (
     NoCredentialsError,
     ParamValidationError,
 )
-PASSING: tuple[type[Exception], ...] = (
+TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     OSError,  # store and network; a full disk too, as the next pod has another
     NoConnection,
     Timeout,
@@ -46,7 +46,7 @@ PASSING: tuple[type[Exception], ...] = (
 )
 
 
-def recoverable(function: F) -> F:
+def as_recoverable(function: F) -> F:
     """The function, whose passing faults become FlyteRecoverableException; all others stay as they are."""
 
     @functools.wraps(function)
@@ -56,7 +56,7 @@ def recoverable(function: F) -> F:
         except FlyteRecoverableException:
             raise
         except Exception as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
             raise FlyteRecoverableException(
                 f"{type(error).__name__}: {error}; this may pass: Flyte tries the task again, locally run the same "
@@ -66,16 +66,16 @@ def recoverable(function: F) -> F:
     return guarded  # type: ignore[return-value]
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the same task may do better a minute later, by the first error in the chain that is known."""
     for cause in _chain(error):
-        if isinstance(cause, LASTING):
+        if isinstance(cause, PERMANENT_ERRORS):
             return False
         if isinstance(cause, MlflowException):
             return cause.get_http_status_code() >= 500
         if isinstance(cause, ClientError):
             return cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in (429, 500, 502, 503, 504)
-        if isinstance(cause, PASSING):
+        if isinstance(cause, TRANSIENT_ERRORS):
             return True
     return False
 

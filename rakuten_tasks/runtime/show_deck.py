@@ -10,7 +10,7 @@ from rakuten_tasks.reports.page import standalone
 from rakuten_tasks.runtime.files import workspace
 
 
-def show(name: str, title: str, page: str, log: RunLog | None = None) -> FlyteFile:
+def show_deck(name: str, title: str, page: str, log: RunLog | None = None) -> FlyteFile:
     """page: what rakuten_tasks/reports made. -> the page as a file that can be opened alone"""
     current_context().decks.clear()  # locally all tasks share one list, and each deck.html would repeat those before it
     Deck(title, page)

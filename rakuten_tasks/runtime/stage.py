@@ -14,7 +14,7 @@ import flytekit
 from flytekit import Cache, task
 
 from rakuten_tasks.runtime.pod_env import in_pod
-from rakuten_tasks.runtime.retry import recoverable
+from rakuten_tasks.runtime.retry import as_recoverable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,7 +58,7 @@ def stage(
             settings["cache"] = Cache(version=code_version(), serialize=True, ignored_inputs=without)
         if deck:
             settings |= {"enable_deck": True, "deck_fields": ()}
-        return (flytekit.dynamic if dynamic else task)(**settings)(recoverable(in_pod(function)))
+        return (flytekit.dynamic if dynamic else task)(**settings)(as_recoverable(in_pod(function)))
 
     return wrap
 

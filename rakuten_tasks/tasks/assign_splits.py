@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.config import SplitConfig
 from rakuten_tasks.data.read_catalogue import read_shard
-from rakuten_tasks.data.splits import SIDES, TEST, Ledger, assign_folds, require_every_side
+from rakuten_tasks.data.splits import SPLITS, TEST, Ledger, assign_folds, require_every_split
 from rakuten_tasks.models.bundle import LEDGER
 from rakuten_tasks.models.members.member import FOLDS
 from rakuten_tasks.registry import runs
@@ -30,8 +30,8 @@ def split(shards: list[Shard], known: FlyteFile, config: SplitConfig, run: Run) 
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
         ledger = before.extended(titles, codes, config)
         sides = ledger.sides(titles)
-        require_every_side(sides, codes)
-        log.metrics({f"rows_{name}": int((sides == side).sum()) for side, name in enumerate(SIDES)})
+        require_every_split(sides, codes)
+        log.metrics({f"rows_{name}": int((sides == side).sum()) for side, name in enumerate(SPLITS)})
         log.metrics({"titles_known_before": len(before), "titles": len(ledger)})
     folder = workspace() / "splits"
     folder.mkdir()

@@ -16,14 +16,14 @@ from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.models.bundle import read_manifest
 from rakuten_tasks.monitoring import compare
 from rakuten_tasks.monitoring.comparison import DriftReport
-from rakuten_tasks.monitoring.history import Look, looks, remember
-from rakuten_tasks.monitoring.policy import Action, act
-from rakuten_tasks.monitoring.window import Span
+from rakuten_tasks.monitoring.history import DriftCheck, load_checks, save_check
+from rakuten_tasks.monitoring.policy import Action, decide_action
+from rakuten_tasks.monitoring.window import TimeWindow
 from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.reports.drift_deck import decision_page
 from rakuten_tasks.reports.drift_report import write_report
 from rakuten_tasks.runtime import pods
-from rakuten_tasks.runtime.pod_env import lasting
+from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.types import Registered
 
@@ -33,7 +33,7 @@ DRIFT = "drift"  # tag of a version: what was last said of it
 
 
 @dataclass(frozen=True)
-class Places(Strict):
+class MonitoringPaths(Strict):
     """fsspec addresses, never a folder inside a pod. open_hours: the one local folder, of a server on this machine."""
 
     log: str
@@ -42,57 +42,59 @@ class Places(Strict):
     open_hours: str = ""
 
 
-class Watched(NamedTuple):
-    look: Look
+class DriftOutcome(NamedTuple):
+    look: DriftCheck
     retrain: bool  # a plain one: Flyte's conditions take nothing else
 
 
 @stage(pods.CPU, deck=True)
-def look_for_drift(
-    kickoff: datetime, hours: float, places: Places, source: str, model: str, rest_hours: float
-) -> Watched:
+def check_drift(
+    kickoff: datetime, hours: float, places: MonitoringPaths, source: str, model: str, rest_hours: float
+) -> DriftOutcome:
     """Compare, write the report, decide, and remember."""
     for what in ("log", "history", "reports", "open_hours"):
-        lasting(f"places.{what}", getattr(places, what))
+        require_remote(f"places.{what}", getattr(places, what))
     client = tracking.connect()
     name, _ = versions.resolve_model(client, model, synthetic=False)
     version = versions.aliases(client, name)[versions.CHAMPION]
     found = compare.Model(name, version, versions.fetch(client, name, str(version)))
     span = window_span(kickoff, hours, bool(places.open_hours))
     open_folder = Path(places.open_hours) if places.open_hours else None
-    report, *sides = compare.compared(
-        compare.champions_reference(found), compare.logged(places.log, span, found, open_folder)
+    report, *sides = compare.compare_inputs(
+        compare.champion_reference(found), compare.logged_window(places.log, span, found, open_folder)
     )
     folder = f"{places.reports.rstrip('/')}/{span.end:%Y%m%dT%H%M%S}"
     page = write_report(report, sides[0].rows, sides[1].rows, folder)
-    before = looks(places.history, name)
+    before = load_checks(places.history, name)
     look = _judged(client, report, span, before, found, source, timedelta(hours=rest_hours))
-    remember(places.history, look)
+    save_check(places.history, look)
     _show(report, [*before, look], page)
-    return Watched(look, look.action == Action.RETRAIN.value)
+    return DriftOutcome(look, look.action == Action.RETRAIN.value)
 
 
-def window_span(kickoff: datetime, hours: float, open_hour_is_read: bool) -> Span:
+def window_span(kickoff: datetime, hours: float, open_hour_is_read: bool) -> TimeWindow:
     """Up to the kickoff; where only closed hours can be read, up to the full hour before it."""
     end = kickoff.replace(tzinfo=UTC) if kickoff.tzinfo is None else kickoff.astimezone(UTC)
     if not open_hour_is_read:
         end = end.replace(minute=0, second=0, microsecond=0)
-    return Span(end - timedelta(hours=hours), end)
+    return TimeWindow(end - timedelta(hours=hours), end)
 
 
 def _judged(
     client: MlflowClient,
     report: DriftReport,
-    span: Span,
-    before: list[Look],
+    span: TimeWindow,
+    before: list[DriftCheck],
     model: compare.Model,
     source: str,
     rest: timedelta,
-) -> Look:
+) -> DriftCheck:
     now = fingerprint(source).content if report.decision.drift else ""  # it reads the whole catalogue
-    action = act(report.decision, span, before, model.version, (now, _trained_on(client, model.bundle)), rest)
+    action = decide_action(report.decision, span, before, model.version, (now, _trained_on(client, model.bundle)), rest)
     ends = (span.start.isoformat(timespec="seconds"), span.end.isoformat(timespec="seconds"))
-    return Look(model.name, model.version, *ends, report.decision, report.window_accuracy, action.value, catalogue=now)
+    return DriftCheck(
+        model.name, model.version, *ends, report.decision, report.window_accuracy, action.value, catalogue=now
+    )
 
 
 def _trained_on(client: MlflowClient, bundle: Path) -> str:
@@ -102,13 +104,13 @@ def _trained_on(client: MlflowClient, bundle: Path) -> str:
     return found[0].data.tags.get(runs.FINGERPRINT, "") if found else ""
 
 
-def _show(report: DriftReport, seen: list[Look], page: str) -> None:
+def _show(report: DriftReport, seen: list[DriftCheck], page: str) -> None:
     current_context().decks.clear()  # see console.show
     Deck("Drift", decision_page(report, seen, page))
 
 
 @stage(pods.SMALL)
-def tell(look: Look) -> Look:
+def alert(look: DriftCheck) -> DriftCheck:
     """No training: say what was found, on the version and in the log."""
     said = f"{look.end}: {look.decision.outcome.value}; {look.action}; {look.decision.reason}"
     (log.warning if look.decision.drift else log.info)(said)
@@ -118,8 +120,8 @@ def tell(look: Look) -> Look:
 
 
 @stage(pods.SMALL)
-def note_training(look: Look, registered: Registered, places: Places) -> Look:
+def record_retraining(look: DriftCheck, registered: Registered, places: MonitoringPaths) -> DriftCheck:
     """The look, with what the training came to, in the history too."""
     noted = replace(look, outcome=f"version {registered.version}, {registered.alias}: {registered.reason}")
-    remember(places.history, noted)
+    save_check(places.history, noted)
     return noted

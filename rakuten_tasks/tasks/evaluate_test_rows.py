@@ -24,10 +24,10 @@ from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
 from rakuten_tasks.reports import result_plots
 from rakuten_tasks.reports.evaluation_deck import evaluation_deck
-from rakuten_tasks.reports.top_errors import most_confident_mistakes, surest_mistakes, with_photos
+from rakuten_tasks.reports.top_errors import describe_errors, top_errors, with_photos
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
-from rakuten_tasks.runtime.show_deck import show
+from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.train_members import load_members, read_assignments
 from rakuten_tasks.tasks.types import (
@@ -92,11 +92,11 @@ def evaluate_test(
         log.metrics(evaluation.summary())
         for figure_name, figure in result_plots.evaluation_figures(evaluation, catalogue.names).items():
             log.figure(figure, figure_name)
-        at = surest_mistakes(scores, labels)
+        at = top_errors(scores, labels)
         paths = [local(shard.products) for shard in shards]
         rows = _products(paths, test["row"])
-        mistakes = most_confident_mistakes(with_photos(rows, at, paths), scores, labels)
-        deck = show("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, mistakes), log)
+        mistakes = describe_errors(with_photos(rows, at, paths), scores, labels)
+        deck = show_deck("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, mistakes), log)
     (work / bundle.EVALUATION).write_text(json.dumps(evaluation.to_dict()))
     rows.assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(work / bundle.TEST)
     photographed = rows_on(paths, Ledger.load(local(splits.ledger)), (TEST,))  # in the order of the assignments

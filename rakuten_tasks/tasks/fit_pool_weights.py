@@ -26,7 +26,7 @@ from rakuten_tasks.reports.pool_deck import pool_deck
 from rakuten_tasks.reports.result_plots import pool_figures
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import content_hash, local, workspace
-from rakuten_tasks.runtime.show_deck import show
+from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.train_members import load_members, read_assignments
 from rakuten_tasks.tasks.types import (
@@ -94,7 +94,7 @@ def pool_members(
         )
         reference.to_parquet(work / REFERENCE, index=False)
         key = content_hash(work)
-        deck = show("pool", "Pool", pool_deck(report), log)
+        deck = show_deck("pool", "Pool", pool_deck(report), log)
     return FittedPool(FlyteFile(str(work / "pool.json")), FlyteFile(str(work / REFERENCE)), key, deck)
 
 

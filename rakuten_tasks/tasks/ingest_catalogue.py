@@ -17,9 +17,9 @@ from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.reports.catalogue_deck import ingest_deck
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import workspace
-from rakuten_tasks.runtime.show_deck import show
+from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.tasks.start_run import look_at
+from rakuten_tasks.tasks.start_run import stat_source
 from rakuten_tasks.tasks.types import Catalogue, KeyedCatalogue, KeyedShard, KeyedSource, Run, Shard, Source
 
 
@@ -48,7 +48,7 @@ def ingest_to_publish(source: Source, config: IngestConfig) -> Ingested:
 @stage(pods.SMALL)
 def look(source: str) -> KeyedSource:
     """See what the catalogue holds, so that what was read of it before need not be read again."""
-    return look_at(source)
+    return stat_source(source)
 
 
 @stage(pods.CPU, cached=True, deck=True)
@@ -74,7 +74,7 @@ def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | 
             synthetic=summary.synthetic,
             quarantine=FlyteFile(str(summary.quarantine)),
             summary=FlyteFile(str(summary.file)),
-            deck=show("ingest", "Catalogue", ingest_deck(summary), log),
+            deck=show_deck("ingest", "Catalogue", ingest_deck(summary), log),
         ),
         [_shard(shard) for shard in summary.labelled],
         [_shard(shard) for shard in summary.unlabelled],

@@ -13,13 +13,13 @@ from rich.console import Console
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.read_catalogue import is_synthetic, read_shard
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
-from rakuten_tasks.evaluation.metrics import POOL, against_answers
+from rakuten_tasks.evaluation.metrics import POOL, score_against_labels
 from rakuten_tasks.models.predictor import Predictor, Scores
 from rakuten_tasks.models.scoring import products_of
 from rakuten_tasks.registry import tracking, versions
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
-from rakuten_tasks.runtime.pod_env import lasting
+from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.types import Shard
 
@@ -91,7 +91,7 @@ def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
 @stage(pods.CPU)
 def write_submission(parts: list[FlyteFile], champion: Champion, source: str, output: str) -> Predictions:
     """One row for each product, in the file's order; copied to the folder `output`, unless that is empty."""
-    lasting("output", output)
+    require_remote("output", output)
     work = workspace()
     details = pd.concat([pd.read_parquet(local(part)) for part in parts], ignore_index=True)
     details.to_parquet(work / "details.parquet", index=False)
@@ -103,7 +103,7 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
         by_row = details.set_index("row")
         members = [name for name in by_row.columns if name.endswith("_code")]
         answered = {name.removesuffix("_code"): by_row[name] for name in members} | {POOL: by_row["prdtypecode"]}
-        console.print(against_answers(answered, answers))
+        console.print(score_against_labels(answered, answers))
     for name in ("submission.csv", "details.parquet") if output else ():
         with fsspec.open(f"{output.rstrip('/')}/{name}", "wb", auto_mkdir=True) as file:
             file.write((work / name).read_bytes())

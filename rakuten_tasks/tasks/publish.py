@@ -14,12 +14,12 @@ from rakuten_tasks.data import shards
 from rakuten_tasks.data.ingested import Counts, Ingested
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
-from rakuten_tasks.data.versions.commit import Origin, Outcome, publish
+from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
 from rakuten_tasks.reports.publication_deck import publication_deck
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
-from rakuten_tasks.runtime.pod_env import lasting
-from rakuten_tasks.runtime.show_deck import show
+from rakuten_tasks.runtime.pod_env import require_remote
+from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.start_run import absolute
 from rakuten_tasks.tasks.types import Catalogue, Shard, Source
@@ -51,10 +51,10 @@ def publish_version(
 ) -> Publication:
     """Check it, and publish it if it is sound and new."""
     answers = sample_answers() if source.address == SAMPLE else test_labels(source.address)
-    place = absolute(lasting("destination", destination)) if destination else ""
-    read, origin = _ingested(catalogue, labelled, unlabelled), Origin(source.address, answers)
+    place = absolute(require_remote("destination", destination)) if destination else ""
+    read, origin = _ingested(catalogue, labelled, unlabelled), SourceInfo(source.address, answers)
     outcome = publish(read, origin, place, config, mode is Mode.ADD, workspace())
-    Console(soft_wrap=True).print(told(outcome))
+    Console(soft_wrap=True).print(describe_result(outcome))
     manifest = outcome.published.manifest
     return Publication(
         address=outcome.published.address,
@@ -64,7 +64,7 @@ def publish_version(
         unlabelled=manifest.rows("unlabelled"),
         joined=outcome.joined,
         left_out=dict(outcome.left_out),
-        deck=show("publication", "Published catalogue", publication_deck(outcome)),
+        deck=show_deck("publication", "Published catalogue", publication_deck(outcome)),
     )
 
 
@@ -85,7 +85,7 @@ def _ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list[Shar
     )
 
 
-def told(outcome: Outcome) -> str:
+def describe_result(outcome: PublishResult) -> str:
     """What came of it, in words."""
     manifest = outcome.published.manifest
     rows = f"{manifest.rows('labelled')} labelled products in {len(manifest.class_counts)} classes"

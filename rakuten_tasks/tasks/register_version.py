@@ -27,12 +27,12 @@ from rakuten_tasks.models.pool import Pool
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.models.scoring import products_of, rows_on
 from rakuten_tasks.registry import promotion, runs, tracking, versions
-from rakuten_tasks.registry.gate import Verdict, class_losses, decide
+from rakuten_tasks.registry.gate import GateDecision, class_losses, decide
 from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.reports.registration_deck import registration_deck
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import content_hash, local, workspace
-from rakuten_tasks.runtime.show_deck import show
+from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import code_version, stage
 from rakuten_tasks.tasks.start_run import pretrained_weights
 from rakuten_tasks.tasks.types import (
@@ -149,30 +149,32 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
     """Register the bundle and let the gate decide whether it becomes the champion."""
     path = local(folder)
     client = tracking.connect()
-    with runs.child_run(run.run_id, "register") as log, tracking.one_at_a_time():
+    with runs.child_run(run.run_id, "register") as log, tracking.registry_lock():
         version = versions.register(client, run.model, path, run.run_id, _tags(bundle.read_manifest(path)))
         paths = [local(shard.products) for shard in shards]
         # A retry must not judge the version against itself.
-        stands = promotion.settled(client, run.model, version)
+        stands = promotion.existing_decision(client, run.model, version)
         if stands is None:
-            promotion.start_anew(client, run.model, version)
+            promotion.reset(client, run.model, version)
         while True:
             rivals = _rivals(client, run.model)
-            judged = Judged(stands, {}, {}) if stands else _judge(client, path, paths, config, seed, run.model, *rivals)
+            judged = (
+                GateInput(stands, {}, {}) if stands else _judge(client, path, paths, config, seed, run.model, *rivals)
+            )
             deck = _shown(log, run, version, judged, config, bundle.read_manifest(path))
             # of a registry on a server another training may have moved the champion in between
             if stands or rivals == _rivals(client, run.model):
                 break
         # last: of a registration that fails no alias has moved
-        alias = promotion.settle(client, run.model, version, judged.verdict)
+        alias = promotion.finalize(client, run.model, version, judged.verdict)
     return Registered(run.model, version, alias, judged.verdict.reason, run.run_id, deck)
 
 
 @dataclass(frozen=True)
-class Judged:
+class GateInput:
     """The gate's verdict and the figures that its page draws; see reports/registration_deck.py."""
 
-    verdict: Verdict
+    verdict: GateDecision
     differences: dict[str, NDArray]
     losses: dict[int, float]
 
@@ -182,10 +184,10 @@ def _rivals(client: MlflowClient, model: str) -> tuple[int | None, int | None]:
 
 
 def _shown(
-    log: RunLog, run: Run, version: int, judged: Judged, config: GateConfig, manifest: bundle.Manifest
+    log: RunLog, run: Run, version: int, judged: GateInput, config: GateConfig, manifest: bundle.Manifest
 ) -> FlyteFile:
     log.dictionary(judged.verdict.to_dict(), "verdict.json")
-    alias = promotion.earned(judged.verdict)
+    alias = promotion.alias_for(judged.verdict)
     page = registration_deck(
         run.model,
         version,
@@ -198,7 +200,7 @@ def _shown(
         list(_notes(manifest).values()),
         manifest.lineage.pretrained,
     )
-    deck = show("register", "Registration", page, log)
+    deck = show_deck("register", "Registration", page, log)
     runs.log_to_parent(run.run_id).artifact(local(deck), DECKS)
     return deck
 
@@ -212,7 +214,7 @@ def _judge(
     model: str,
     incumbent: int | None,
     best: int | None,
-) -> Judged:
+) -> GateInput:
     manifest = bundle.read_manifest(path)
     test = pd.read_parquet(path / bundle.TEST)
     labels, new = (test[name].to_numpy(np.int64) for name in ("prdtypecode", "predicted"))
@@ -233,7 +235,7 @@ def _judge(
         seed=seed,
     )
     named = {"champion": incumbent, "best champion so far": best if best != incumbent else None}
-    return Judged(
+    return GateInput(
         verdict,
         {
             f"{name}, version {number}": paired_differences(labels, new, predicted[number], seed)

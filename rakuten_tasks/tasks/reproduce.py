@@ -21,13 +21,13 @@ from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import execution
 from rakuten_tasks.runtime.files import content_hash, local
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.tasks.start_run import absolute, known_sides, look_at, resolve
+from rakuten_tasks.tasks.start_run import absolute, load_previous_splits, resolve, stat_source
 from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, Resolved, Run
 
 COMPARED = "catalogue, code, libraries, pretrained weights and machine"
 
 
-class Reopened(NamedTuple):
+class OriginalRun(NamedTuple):
     run: Run
     source: KeyedSource
     known: KeyedFile  # the version's own ledger, so that every title keeps its side
@@ -52,7 +52,7 @@ class Comparison:
 
 
 @stage(pods.SMALL)
-def reopen(version: int, model: str, source: str) -> Reopened:
+def reopen(version: int, model: str, source: str) -> OriginalRun:
     """Open a run for the reproduction and read from the version what it was made of.
 
     source: where its catalogue lies now; empty for where it lay.
@@ -65,10 +65,10 @@ def reopen(version: int, model: str, source: str) -> Reopened:
     tags = {"source": source, runs.REPRODUCES: f"{name} version {version}"}
     title = f"reproduction of {name} version {version}"
     run_id = runs.start_parent(title, manifest.config.to_dict(), tags, execution())
-    return Reopened(
+    return OriginalRun(
         Run(run_id, name, source),
-        look_at(source),
-        known_sides(name, version),
+        stat_source(source),
+        load_previous_splits(name, version),
         resolve(manifest.config),
         manifest.config.ingest,
         manifest.config.split,
@@ -80,7 +80,7 @@ def reopen(version: int, model: str, source: str) -> Reopened:
 @stage(pods.SMALL)
 def compare(version: int, original: FlyteDirectory, again: FlyteDirectory, run: Run, report: str) -> Comparison:
     """Print what differs, write it as JSON to `report` unless that is empty; ValueError if the answers differ."""
-    comparison = compared(run.model, version, local(original), local(again))
+    comparison = compare_versions(run.model, version, local(original), local(again))
     runs.log_to_parent(run.run_id).dictionary(asdict(comparison), "comparison.json")
     Console().print(_table(comparison))
     if report:
@@ -94,7 +94,7 @@ def compare(version: int, original: FlyteDirectory, again: FlyteDirectory, run: 
     return comparison
 
 
-def compared(model: str, version: int, original: Path, again: Path) -> Comparison:
+def compare_versions(model: str, version: int, original: Path, again: Path) -> Comparison:
     """Two bundles' folders: what was registered, and what the same training gave again."""
     then, now = (bundle.read_manifest(folder) for folder in (original, again))
     answers = [pd.read_parquet(folder / bundle.TEST).set_index("row")["predicted"] for folder in (original, again)]

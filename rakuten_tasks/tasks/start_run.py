@@ -16,7 +16,7 @@ from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.read_catalogue import is_synthetic
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.data.splits import Ledger
-from rakuten_tasks.data.versions.manifest import find_published
+from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.models.backbones import resolve_weights
 from rakuten_tasks.models.bundle import LEDGER
 from rakuten_tasks.models.encoders import resolve_encoder
@@ -26,14 +26,14 @@ from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import execution
 from rakuten_tasks.runtime.files import workspace
-from rakuten_tasks.runtime.pod_env import lasting
+from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, Resolved, Run, Source
 
 log = logging.getLogger(__name__)
 
 
-class Opened(NamedTuple):
+class RunContext(NamedTuple):
     run: Run
     source: KeyedSource
     known: KeyedFile  # titles whose side is settled, by the model's latest version or the published catalogue
@@ -44,7 +44,7 @@ class Opened(NamedTuple):
 
 
 @stage(pods.SMALL)
-def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Opened:
+def open_run(source: str, model: str, config: TrainingConfig, report: str) -> RunContext:
     """Open the parent run in MLflow, settle which registered model it works for, see what the catalogue holds.
 
     Encoder and weights are settled here too: what cannot be had is told before anything is read.
@@ -59,12 +59,14 @@ def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Op
     synthetic = source == SAMPLE or is_synthetic(source)
     name = model or (versions.SAMPLE_MODEL if synthetic else versions.DEFAULT_MODEL)
     runs.rename(run_id, name, {"synthetic": str(synthetic)})
-    found = look_at(source)
+    found = stat_source(source)
     # drift asks whether there is anything new to learn
     runs.rename(run_id, name, {"source": found.address, runs.FINGERPRINT: found.content})
     runs.log_pretrained(run_id, pretrained_weights(resolved))
-    known = known_sides(name, source=found.address)
-    return Opened(Run(run_id, name, found.address), found, known, resolved, config.ingest, config.split, config.seed)
+    known = load_previous_splits(name, source=found.address)
+    return RunContext(
+        Run(run_id, name, found.address), found, known, resolved, config.ingest, config.split, config.seed
+    )
 
 
 def resolve(config: TrainingConfig) -> Resolved:
@@ -102,7 +104,7 @@ def from_anywhere(config: TrainingConfig) -> TrainingConfig:
 
 
 def _require_writable(report: str) -> None:
-    filesystem, path = fsspec.url_to_fs(lasting("report", report))
+    filesystem, path = fsspec.url_to_fs(require_remote("report", report))
     folder = filesystem._parent(path)
     probe_name = f".probe-{uuid.uuid4().hex[:8]}"  # of this training alone
     for probe in (f"{folder}/{probe_name}", f"{folder}/decks/{probe_name}"):
@@ -111,19 +113,19 @@ def _require_writable(report: str) -> None:
         filesystem.rm(probe)
 
 
-def look_at(source: str) -> Source:
+def stat_source(source: str) -> Source:
     """The catalogue's address and what it holds now.
 
     Of a published catalogue it is the address of the version that is current now, whatever is published later.
     """
     source = absolute(source)
-    published = find_published(source) if source != SAMPLE else None
+    published = find_version(source) if source != SAMPLE else None
     source = published.address if published else source
     found = fingerprint(source)
     return Source(source, found.content, found.listing)
 
 
-def known_sides(model: str, version: int | None = None, source: str = SAMPLE) -> FlyteFile:
+def load_previous_splits(model: str, version: int | None = None, source: str = SAMPLE) -> FlyteFile:
     """The ledger of a version, by default the model's latest, and then that of a published source.
 
     Where they differ the model's is right: what it was trained on must never become its test.
@@ -132,7 +134,7 @@ def known_sides(model: str, version: int | None = None, source: str = SAMPLE) ->
     version = version or versions.latest_version(client, model)
     ledger = Ledger.load(versions.fetch(client, model, str(version)) / LEDGER) if version else Ledger.empty()
     path = workspace() / LEDGER
-    if source != SAMPLE and (published := find_published(source)) is not None:
+    if source != SAMPLE and (published := find_version(source)) is not None:
         path.write_bytes(published.read(published.manifest.ledger))
         placed = Ledger.load(path)
         if differing := ledger.differing(placed):

@@ -52,8 +52,8 @@ from rakuten_tasks.tasks.types import (
     Splits,
     StoredExtractor,
 )
-from rakuten_tasks.training.distributed import own_device, rank, together
-from rakuten_tasks.training.hardware import machine
+from rakuten_tasks.training.distributed import device_for_rank, process_group, rank
+from rakuten_tasks.training.hardware import hardware_info
 from rakuten_tasks.training.loop import choose_device
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def train_network_on_gpus(
     run: Run,
 ) -> KeyedMember:
     """As train_network, on as many GPUs as pods.py says: each process runs this, rank 0 returns the member."""
-    with together():
+    with process_group():
         return _fit(name, features, extractors, splits, catalogue, key, seed, config, run)
 
 
@@ -201,7 +201,7 @@ def _fit(
     shards = {e.name: [local(s.file) for s in part] for e, part in zip(extractors, features, strict=True)}
     folders = {e.name: local(e.folder) for e in extractors}
     data = TrainingData.load(shards, assignments, len(catalogue.codes), folders)
-    context = FitContext(seed, own_device(choose_device()), config.refit)
+    context = FitContext(seed, device_for_rank(choose_device()), config.refit)
     if rank() > 0:
         member.fit(member.settings(config), data, context)
         return None  # type: ignore[return-value]  # which nobody reads
@@ -230,7 +230,7 @@ def _saved(
     ]
     file = FlyteFile(str(kept / "scores.parquet"))
     judged, final = folders
-    return FittedMember(name, extractors, judged, final, file, epochs, deck, machine(), content_hash(kept))
+    return FittedMember(name, extractors, judged, final, file, epochs, deck, hardware_info(), content_hash(kept))
 
 
 @stage(pods.SMALL, dynamic=True)

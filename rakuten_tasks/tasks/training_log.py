@@ -15,22 +15,22 @@ from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.reports.index import FIT
 from rakuten_tasks.reports.training_deck import training_deck
 from rakuten_tasks.reports.training_plots import training_curves
-from rakuten_tasks.runtime.show_deck import show
-from rakuten_tasks.training.hardware import machine
-from rakuten_tasks.training.state import Epoch
+from rakuten_tasks.runtime.show_deck import show_deck
+from rakuten_tasks.training.hardware import hardware_info
+from rakuten_tasks.training.state import EpochMetrics
 
 # zero stands for what is chosen from the data, or for the network's own
 CHOSEN = ("epochs", "learning_rate", "vocabulary_size", "side", "max_characters", "max_tokens")
 
 
-def log_epoch(log: RunLog) -> Callable[[Epoch], None]:
+def log_epoch(log: RunLog) -> Callable[[EpochMetrics], None]:
     """A callback that sends each epoch's figures to the task's run.
 
     Of several trainings in a row, those after the first have a number before the names: "2_train_loss".
     """
     training, last = 1, 0
 
-    def send(epoch: Epoch) -> None:
+    def send(epoch: EpochMetrics) -> None:
         nonlocal training, last
         training += epoch.number <= last
         last = epoch.number
@@ -56,6 +56,6 @@ def record(
     rows = [{key: None if math.isnan(value) else value for key, value in epoch.items()} for epoch in epochs]
     path.write_text(json.dumps(rows, indent=1))
     chosen = {key: "chosen" if value == 0 and key in CHOSEN else value for key, value in settings.items()}
-    facts = {**chosen, **fitted.facts, "rows scored unseen": int((~fitted.stopping).sum()), "machine": machine()}
+    facts = {**chosen, **fitted.facts, "rows scored unseen": int((~fitted.stopping).sum()), "machine": hardware_info()}
     page = training_deck(f"Member {name}", fitted.epochs, facts)
-    return FlyteFile(str(path)), show(f"{FIT}{name}", f"Member {name}", page, log)
+    return FlyteFile(str(path)), show_deck(f"{FIT}{name}", f"Member {name}", page, log)

@@ -116,7 +116,7 @@ class FittedMember:
     folder: FlyteDirectory  # fitted on everything but the test rows
     final: FlyteDirectory  # what is registered: `folder`, or fitted on every row
     scores: FlyteFile  # Parquet: row, stopping (see members.Fitted), a column of logits for each class index
-    epochs: FlyteFile  # JSON list of training.Epoch
+    epochs: FlyteFile  # JSON list of training.EpochMetrics
     deck: FlyteFile
     machine: str  # that fitted it
     sha256: str  # of folders and scores

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rakuten_tasks.evaluation.metrics import Evaluation, table
 from rakuten_tasks.registry import runs, tracking
-from rakuten_tasks.reports.index import place_of, write_pages
+from rakuten_tasks.reports.index import page_order, write_pages
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local
 from rakuten_tasks.runtime.stage import stage
@@ -50,7 +50,7 @@ def report_training(
         with fsspec.open(report, "w", auto_mkdir=True) as file:
             json.dump(content, file, indent=1)
         pages = f"{report.rpartition('/')[0] or '.'}/decks"
-        shown = sorted(runs.fetch(registered.run_id, DECKS).glob("*.html"), key=lambda page: place_of(page.stem))
+        shown = sorted(runs.fetch(registered.run_id, DECKS).glob("*.html"), key=lambda page: page_order(page.stem))
         index = write_pages(
             pages, {page.stem: page.read_text(encoding="utf-8") for page in shown}, _facts(source, registered)
         )

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 CODE = ("preprocessing", "training", "models")  # packages of which an edit makes a checkpoint stale
 INTERVAL = 30.0  # seconds between two checkpoints
-SHARE = 0.05  # of the time, at most, goes into writing them
-ABANDONED = 600  # seconds after which a half-written file is nobody's
+MAX_OVERHEAD = 0.05  # of the time, at most, goes into writing them
+STALE_PART_SECONDS = 600  # seconds after which a half-written file is nobody's
 DIGEST = hashlib.sha256().digest_size
 
 
@@ -45,7 +45,7 @@ class CheckpointStore(Protocol):
         ...
 
 
-class FolderStore:
+class LocalCheckpointStore:
     """Keeps the blob as a file; whoever reads it finds one of the blobs written, whole, however many write at once."""
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class FolderStore:
 
     def write(self, content: bytes) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep(ABANDONED)
+        self._sweep(STALE_PART_SECONDS)
         with tempfile.NamedTemporaryFile(suffix=".part", dir=self.folder, delete=False) as file:
             part = Path(file.name)
             try:
@@ -170,7 +170,7 @@ class Checkpoints:
 
     def save_if_due(self, phase: str, record: Callable[[], Record]) -> None:
         """By the clock, and the more seldom the longer a store takes. No result depends on it."""
-        wait = max(self._interval, self._cost / SHARE) if self._interval else 0
+        wait = max(self._interval, self._cost / MAX_OVERHEAD) if self._interval else 0
         if self._store and self._clock() - self._last >= wait:
             self.save(phase, record())
 
@@ -186,7 +186,7 @@ class Checkpoints:
         self._cost = self._last - started
 
 
-def checkpoints_of(
+def open_checkpoints(
     store: CheckpointStore | None, interval: float, facts: Sequence[Any], shards: Sequence[Path], born: Weights
 ) -> Checkpoints:
     """Of the training that `fingerprint` tells of. Without a store nothing is read, the shards neither."""

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rakuten_tasks.training.checkpoint import CheckpointStore
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -32,7 +32,7 @@ def rank() -> int:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Joins the processes that torch elastic started beside this one: by NCCL if each has a GPU, else by gloo."""
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield
@@ -45,54 +45,54 @@ def together() -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: it would wait for the others, and elastic ends them all
 
 
-def own_device(device: torch.device) -> torch.device:
+def device_for_rank(device: torch.device) -> torch.device:
     """The device, or the processor where processes outnumber the GPUs: gloo, and two on one GPU only wait."""
-    return torch.device("cpu") if world() > 1 and dist.get_backend() == "gloo" else device
+    return torch.device("cpu") if world_size() > 1 and dist.get_backend() == "gloo" else device
 
 
-def share(rows: NDArray) -> NDArray:
+def shard_for_rank(rows: NDArray) -> NDArray:
     """This process's part of the rows, one after the other over the ranks; sizes differ by one at the most."""
-    return np.array_split(rows, world())[rank()] if world() > 1 else rows
+    return np.array_split(rows, world_size())[rank()] if world_size() > 1 else rows
 
 
-def add_up(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """In place, the sum over all processes; the same bits in each."""
-    if world() > 1:
+    if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
-def least(number: int, device: torch.device) -> int:
+def all_reduce_min(number: int, device: torch.device) -> int:
     """Over all processes."""
-    if world() == 1:
+    if world_size() == 1:
         return number
     value = torch.tensor(number, device=device)
     dist.all_reduce(value, dist.ReduceOp.MIN)
     return int(value)
 
 
-def adding_gradients(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """What to call instead of the model while training. DDP divides by the number of processes: multiply the loss."""
     # buffers are batch norm's means, which are the same everywhere already
-    return DistributedDataParallel(model, forward_sync_buffers=False) if world() > 1 else model
+    return DistributedDataParallel(model, forward_sync_buffers=False) if world_size() > 1 else model
 
 
-def gradients_stay(model: nn.Module) -> AbstractContextManager:
+def no_sync(model: nn.Module) -> AbstractContextManager:
     """Within, a backward pass adds to this process's gradients only: the last part of a batch sends their sum."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-class _Sum(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        return add_up(values.clone())
+        return all_reduce_sum(values.clone())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return add_up(gradient.clone())
+        return all_reduce_sum(gradient.clone())
 
 
-class ProcessorSyncBatchNorm(BatchNorm):
+class CPUSyncBatchNorm(BatchNorm):
     """For gloo, in plain operations: torch's own SyncBatchNorm refuses tensors that are on no GPU."""
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -109,10 +109,10 @@ class ProcessorSyncBatchNorm(BatchNorm):
         assert self.momentum is not None
         dims, shape = [0, *range(2, input.dim())], [1, -1, *[1] * (input.dim() - 2)]
         values = input.float()
-        count = add_up(torch.tensor(float(values.numel() // values.shape[1]), device=values.device))
-        mean = _Sum.apply(values.sum(dims)) / count  # (C,)
+        count = all_reduce_sum(torch.tensor(float(values.numel() // values.shape[1]), device=values.device))
+        mean = _AllReduceSum.apply(values.sum(dims)) / count  # (C,)
         centred = values - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(dims)) / count  # (C,)
+        variance = _AllReduceSum.apply(centred.square().sum(dims)) / count  # (C,)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -121,19 +121,19 @@ class ProcessorSyncBatchNorm(BatchNorm):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def alike(model: nn.Module) -> None:
+def convert_sync_batchnorm(model: nn.Module) -> None:
     """In place: its batch norms look at what all processes hold. Names and values of the weights stay."""
-    if world() == 1:
+    if world_size() == 1:
         return
     if dist.get_backend() == "nccl":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return
     for layer in model.modules():
         if isinstance(layer, BatchNorm):
-            layer.__class__ = ProcessorSyncBatchNorm  # it keeps its tensors
+            layer.__class__ = CPUSyncBatchNorm  # it keeps its tensors
 
 
-class SharedStore:
+class BroadcastCheckpointStore:
     """A checkpoint store that all read alike, whatever each could see of it, and that rank 0 writes."""
 
     def __init__(self, store: CheckpointStore | None, device: torch.device) -> None:

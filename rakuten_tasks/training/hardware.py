@@ -6,12 +6,12 @@ import platform
 
 import torch
 
-from rakuten_tasks.training.distributed import world
+from rakuten_tasks.training.distributed import world_size
 
 
-def machine() -> str:
+def hardware_info() -> str:
     """Processor type, instruction set, threads, GPU and torch, for people to compare."""
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    together = f", {world()} processes" if world() > 1 else ""
+    together = f", {world_size()} processes" if world_size() > 1 else ""
     return f"{processor}, {gpu}, torch {torch.__version__}{together}"

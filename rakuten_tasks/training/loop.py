@@ -20,13 +20,21 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
 from rakuten_tasks.training.checkpoint import Checkpoints
-from rakuten_tasks.training.distributed import BatchNorm, add_up, gradients_stay, least, rank, share, world
-from rakuten_tasks.training.oom import BatchSize
-from rakuten_tasks.training.state import Epoch, TrainingState, best_epoch
+from rakuten_tasks.training.distributed import (
+    BatchNorm,
+    all_reduce_min,
+    all_reduce_sum,
+    no_sync,
+    rank,
+    shard_for_rank,
+    world_size,
+)
+from rakuten_tasks.training.oom import MicrobatchSize
+from rakuten_tasks.training.state import EpochMetrics, TrainingState, best_epoch
 
 __all__ = [
-    "Epoch",
-    "Examples",
+    "Dataset",
+    "EpochMetrics",
     "Schedule",
     "autocast",
     "best_epoch",
@@ -53,7 +61,7 @@ class Schedule:
     warmup: float | None = None
 
 
-class Examples(Protocol):
+class Dataset(Protocol):
     """Rows that a model can be trained on, read as they are asked for."""
 
     labels: NDArray  # (N,) int64: class index of each row
@@ -83,7 +91,7 @@ def choose_device() -> torch.device:
 
 @torch.inference_mode()
 def predict_logits(
-    model: nn.Module, examples: Examples, rows: NDArray, batch_size: int, device: torch.device
+    model: nn.Module, examples: Dataset, rows: NDArray, batch_size: int, device: torch.device
 ) -> NDArray:
     """(len(rows),) -> (len(rows), K) fp32. A batch that does not fit into memory is halved."""
     model.eval()
@@ -93,21 +101,21 @@ def predict_logits(
         with autocast(device):
             return model(*(t.to(device) for t in inputs)).float().cpu()
 
-    return torch.cat(list(BatchSize(batch_size, "prediction").parts(len(rows), logits))).numpy()
+    return torch.cat(list(MicrobatchSize(batch_size, "prediction").parts(len(rows), logits))).numpy()
 
 
 def fit(
     model: nn.Module,
-    examples: Examples,
+    examples: Dataset,
     train_rows: NDArray,
     valid_rows: NDArray,
     schedule: Schedule,
     optimizer: Optimizer,
     seed: int,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda epoch: None,
     name: str = "training",
     checkpoints: Checkpoints | None = None,
-) -> list[Epoch]:
+) -> list[EpochMetrics]:
     """Train `model` in place and leave it with the weights of its best epoch, by validation loss, or of its last one.
 
     The learning rate of each of the optimizer's groups is its peak.
@@ -121,16 +129,16 @@ def fit(
     peaks = [group["lr"] for group in optimizer.param_groups]
     cycle = _scheduler(optimizer, peaks, schedule, schedule.epochs * steps)
     # batch norm cannot train on a batch of one, nor a process on none
-    size = BatchSize(schedule.batch_size, name, smallest=max(2, world()))
+    size = MicrobatchSize(schedule.batch_size, name, smallest=max(2, world_size()))
     state = TrainingState(model, optimizer, cycle, size, seed)
     record = checkpoints.take(name)
     if record:
         state.restore(record)
     for epoch in state.epochs:
         on_epoch(epoch)
-    if world() > 1 and not (record and record.finished):
-        _rehearse(state, examples, train_rows[: schedule.batch_size])
-    while not _over(state.epochs, schedule):
+    if world_size() > 1 and not (record and record.finished):
+        _probe_microbatch_size(state, examples, train_rows[: schedule.batch_size])
+    while not _should_stop(state.epochs, schedule):
         order = np.random.default_rng((seed, state.number)).permutation(train_rows)
         _train(state, examples, order, schedule, name, checkpoints)
         valid = math.nan, math.nan
@@ -157,7 +165,7 @@ def _scheduler(optimizer: Optimizer, peaks: list[float], schedule: Schedule, ste
     return LambdaLR(optimizer, lambda step: min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising))))
 
 
-def _over(epochs: list[Epoch], schedule: Schedule) -> bool:
+def _should_stop(epochs: list[EpochMetrics], schedule: Schedule) -> bool:
     if not epochs:
         return False
     if schedule.stop_after:
@@ -167,7 +175,7 @@ def _over(epochs: list[Epoch], schedule: Schedule) -> bool:
 
 
 def _train(
-    state: TrainingState, examples: Examples, order: NDArray, schedule: Schedule, name: str, checkpoints: Checkpoints
+    state: TrainingState, examples: Dataset, order: NDArray, schedule: Schedule, name: str, checkpoints: Checkpoints
 ) -> None:
     """What is left of one epoch."""
     batches = np.split(order, range(schedule.batch_size, len(order), schedule.batch_size))
@@ -180,73 +188,73 @@ def _train(
             checkpoints.save_if_due(name, state.record)
 
 
-def _step(state: TrainingState, examples: Examples, batch: NDArray, label_smoothing: float) -> float:
+def _step(state: TrainingState, examples: Dataset, batch: NDArray, label_smoothing: float) -> float:
     """Mean loss of the batch, which goes through in parts where memory is short: the gradients add up to the same."""
     state.model.train()
-    state.draw_apart()
+    state.reseed_for_rank()
 
     def gradients(rows: int) -> Tensor:
         return _gradients(state, state.forward, examples, batch, rows, label_smoothing)
 
     # of several, the others would wait for ever for one that starts again: `_rehearse` has found what fits
-    alone = world() == 1
-    loss = state.size.halving(gradients, len(batch), state.way_back()) if alone else gradients(state.size.rows)
+    alone = world_size() == 1
+    loss = state.size.halving(gradients, len(batch), state.snapshot()) if alone else gradients(state.size.rows)
     with state.spent("compute"):
         nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
         state.optimizer.step()
-        return add_up(loss).item()
+        return all_reduce_sum(loss).item()
 
 
 def _gradients(
-    state: TrainingState, model: nn.Module, examples: Examples, batch: NDArray, rows: int, label_smoothing: float
+    state: TrainingState, model: nn.Module, examples: Dataset, batch: NDArray, rows: int, label_smoothing: float
 ) -> Tensor:
     """Backward through this process's share of the batch, `rows` of all shares at once. -> its part of the mean loss"""
     state.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=state.device)
-    parts = np.array_split(batch, max(1, min(-(-len(batch) // rows), len(batch) // max(2, world()))))
-    for number, part in enumerate(map(share, parts), 1):
+    parts = np.array_split(batch, max(1, min(-(-len(batch) // rows), len(batch) // max(2, world_size()))))
+    for number, part in enumerate(map(shard_for_rank, parts), 1):
         with state.spent("read"):
             inputs = [tensor.to(state.device) for tensor in examples.batch(part, state.augment.random)]
             target = torch.from_numpy(examples.labels[part]).to(state.device)
-        with state.spent("compute"), nullcontext() if number == len(parts) else gradients_stay(model):
+        with state.spent("compute"), nullcontext() if number == len(parts) else no_sync(model):
             with autocast(state.device):
                 logits = model(*inputs)  # (len(part), K)
             loss = functional.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
             loss = loss * (len(part) / len(batch))
-            (loss * world()).backward()
+            (loss * world_size()).backward()
             total += loss.detach()
     return total
 
 
-def _rehearse(state: TrainingState, examples: Examples, batch: NDArray) -> None:
+def _probe_microbatch_size(state: TrainingState, examples: Dataset, batch: NDArray) -> None:
     """How many rows fit into the memory of every process, found before they wait for each other, and taken back."""
     state.model.train()
     for layer in state.model.modules():
         if isinstance(layer, BatchNorm):
             layer.eval()  # needs the same memory, and nothing of the others
-    undo = state.way_back()
+    undo = state.snapshot()
     state.size.halving(lambda rows: _gradients(state, state.model, examples, batch, rows, 0.0), len(batch), undo)
     undo()
-    state.size.rows = least(state.size.rows, state.device)
+    state.size.rows = all_reduce_min(state.size.rows, state.device)
 
 
 def _validate(
-    model: nn.Module, examples: Examples, rows: NDArray, schedule: Schedule, device: torch.device
+    model: nn.Module, examples: Dataset, rows: NDArray, schedule: Schedule, device: torch.device
 ) -> tuple[float, float]:
-    logits = _shared_logits(model, examples, rows, schedule.batch_size, device)
+    logits = _gather_logits(model, examples, rows, schedule.batch_size, device)
     labels = examples.labels[rows]
     loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
     return loss, float(f1_score(labels, logits.argmax(1), average="weighted", zero_division=0))
 
 
-def _shared_logits(
-    model: nn.Module, examples: Examples, rows: NDArray, batch_size: int, device: torch.device
+def _gather_logits(
+    model: nn.Module, examples: Dataset, rows: NDArray, batch_size: int, device: torch.device
 ) -> NDArray:
     """`predict_logits`, each process its share of the rows: the same bits in all, so all decide alike."""
-    if world() == 1 or len(rows) < world():
+    if world_size() == 1 or len(rows) < world_size():
         return predict_logits(model, examples, rows, batch_size, device)
-    mine = share(np.arange(len(rows)))
+    mine = shard_for_rank(np.arange(len(rows)))
     known = predict_logits(model, examples, rows[mine], batch_size, device)
     logits = torch.zeros((len(rows), known.shape[1]), device=device)
     logits[mine[0] : mine[-1] + 1] = torch.from_numpy(known)
-    return add_up(logits).cpu().numpy()
+    return all_reduce_sum(logits).cpu().numpy()

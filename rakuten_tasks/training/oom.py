@@ -13,17 +13,17 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 # What torch says in a plain RuntimeError; torch.OutOfMemoryError says the third. After accelerate's utils/memory.py.
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+OOM_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether a smaller batch could have gone through."""
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in OOM_MESSAGES)
     )
 
 
-class BatchSize:
+class MicrobatchSize:
     """How many rows go through at once. What did not fit once is not tried again."""
 
     def __init__(self, rows: int, what: str, smallest: int = 1) -> None:

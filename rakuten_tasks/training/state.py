@@ -16,14 +16,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rakuten_tasks.training.checkpoint import Record
-from rakuten_tasks.training.distributed import adding_gradients, rank, world
-from rakuten_tasks.training.oom import BatchSize
+from rakuten_tasks.training.distributed import rank, world_size, wrap_ddp
+from rakuten_tasks.training.oom import MicrobatchSize
 
-ACTIVITIES = ("read", "compute", "validate", "save")
+TIMED_PHASES = ("read", "compute", "validate", "save")
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochMetrics:
     """What one epoch showed. Losses are mean cross-entropies in nats; learning_rate is the last step's."""
 
     number: int
@@ -38,7 +38,7 @@ class Epoch:
     save_seconds: float = 0.0  # checkpoints
 
 
-def best_epoch(epochs: Sequence[Epoch]) -> Epoch:
+def best_epoch(epochs: Sequence[EpochMetrics]) -> EpochMetrics:
     """The first with the least validation loss; a loss that is no number counts last."""
     return min(epochs, key=lambda epoch: (math.isnan(epoch.valid_loss), epoch.valid_loss))
 
@@ -46,18 +46,20 @@ def best_epoch(epochs: Sequence[Epoch]) -> Epoch:
 class TrainingState:
     """Weights, best weights, optimizer, schedule, random numbers, and the place in the epoch."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, cycle: LRScheduler, size: BatchSize, seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, cycle: LRScheduler, size: MicrobatchSize, seed: int
+    ) -> None:
         self.model, self.optimizer, self.cycle, self.size, self.seed = model, optimizer, cycle, size, seed
         self.device = next(model.parameters()).device
-        self.forward = adding_gradients(model)
+        self.forward = wrap_ddp(model)
         self.best: dict[str, Tensor] = {}
-        self.epochs: list[Epoch] = []
+        self.epochs: list[EpochMetrics] = []
         self._start_epoch()
 
     def _start_epoch(self) -> None:
         self.steps, self.loss = 0, 0.0  # done in this epoch; summed over its rows
         self.augment = np.random.default_rng((self.seed, self.number, 1))
-        self.seconds = dict.fromkeys(ACTIVITIES, 0.0)
+        self.seconds = dict.fromkeys(TIMED_PHASES, 0.0)
         self._started = time.perf_counter()
 
     @property
@@ -72,9 +74,9 @@ class TrainingState:
         yield
         self.seconds[activity] += time.perf_counter() - started
 
-    def draw_apart(self) -> None:
+    def reseed_for_rank(self) -> None:
         """Before a step of several processes: each draws numbers of its own, which no checkpoint need hold."""
-        if world() > 1:
+        if world_size() > 1:
             place = self.seed, self.number, self.steps, rank()
             torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))  # dropout
             self.augment = np.random.default_rng((*place, 1))
@@ -85,9 +87,9 @@ class TrainingState:
         self.steps += 1
         self.loss += loss * rows
 
-    def end_epoch(self, train_loss: float, valid_loss: float, valid_f1: float) -> Epoch:
+    def end_epoch(self, train_loss: float, valid_loss: float, valid_f1: float) -> EpochMetrics:
         """Keeps the weights if they are the best yet."""
-        epoch = Epoch(
+        epoch = EpochMetrics(
             self.number,
             train_loss,
             valid_loss,
@@ -102,7 +104,7 @@ class TrainingState:
         self._start_epoch()
         return epoch
 
-    def way_back(self) -> Callable[[], None]:
+    def snapshot(self) -> Callable[[], None]:
         """What takes back a step that was only half done: its gradients, random numbers, batch norm's means."""
         random, augment = random_states(self.device), self.augment.bit_generator.state
         means = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
@@ -146,7 +148,7 @@ class TrainingState:
     def restore(self, record: Record) -> None:
         """Go on where `record()` or `finished()` was called."""
         self.best = _under("best/", record)
-        self.epochs = [Epoch(**epoch) for epoch in record.facts["epochs"]]
+        self.epochs = [EpochMetrics(**epoch) for epoch in record.facts["epochs"]]
         if record.finished:
             return
         facts = record.facts

@@ -14,12 +14,12 @@ from litserve.loops.base import LitLoop
 from litserve.transport.base import MessageTransport
 from litserve.utils import LitAPIStatus, LoopResponseType
 
-from serving.schemas import Answered, Asked
+from serving.schemas import InferenceRequest, InferenceResponse
 
 # LitServe's own batching asks the queue a thousand times a second, which keeps a core at a third while idle. A request
 # that comes just after a killed worker's last look is lost, so the look is short.
-LOOK = 0.05
-QUIET = 0.5  # seconds without a request after which a stopping worker believes that none is on its way
+POLL_SECONDS = 0.05
+DRAIN_SECONDS = 0.5  # seconds without a request after which a stopping worker believes that none is on its way
 
 
 class BatchLoop(LitLoop):
@@ -29,7 +29,7 @@ class BatchLoop(LitLoop):
         """size: products at most in a batch; wait: seconds."""
         super().__init__()
         self._size, self._wait = size, wait
-        self._company = False
+        self._concurrent = False
 
     def __call__(  # what LitServe calls
         self,
@@ -55,8 +55,8 @@ class BatchLoop(LitLoop):
                 self._answer(lit_api, batch, transport)
                 idle_since = time.monotonic()
                 continue
-            lit_api.idle()
-            if stopping.is_set() and time.monotonic() - idle_since > QUIET:
+            lit_api.on_idle()
+            if stopping.is_set() and time.monotonic() - idle_since > DRAIN_SECONDS:
                 break
         lit_api.close()
 
@@ -64,22 +64,22 @@ class BatchLoop(LitLoop):
         """(consumer, uid, request) of what is still wanted."""
         batch: list[tuple] = []
         try:
-            self._take(requests.get(timeout=LOOK), batch, transport, time_limit)
-            until = time.monotonic() + self._wait * self._company
+            self._accept(requests.get(timeout=POLL_SECONDS), batch, transport, time_limit)
+            until = time.monotonic() + self._wait * self._concurrent
             while len(batch) < self._size:
                 left = until - time.monotonic()
                 waiting = requests.get(timeout=left) if left > 0 else requests.get_nowait()
-                self._take(waiting, batch, transport, time_limit)
+                self._accept(waiting, batch, transport, time_limit)
         except Empty:
             pass
         except (EOFError, OSError):  # the queue's process has ended: so does the server
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
         if batch:
-            self._company = len(batch) > 1
+            self._concurrent = len(batch) > 1
         return batch
 
-    def _take(self, item: tuple, batch: list[tuple], transport: MessageTransport, time_limit: float) -> None:
+    def _accept(self, item: tuple, batch: list[tuple], transport: MessageTransport, time_limit: float) -> None:
         consumer, uid, moment, asked = item
         if time.monotonic() - moment > time_limit:
             return  # has had its 504
@@ -88,8 +88,8 @@ class BatchLoop(LitLoop):
         batch.append((consumer, uid, asked))
 
     def _answer(self, lit_api: Any, batch: list[tuple], transport: MessageTransport) -> None:
-        asked: list[Asked] = [item[2] for item in batch]
-        answers: list[Answered] = lit_api.predict(asked)
+        asked: list[InferenceRequest] = [item[2] for item in batch]
+        answers: list[InferenceResponse] = lit_api.predict(asked)
         for (consumer, uid, _), answer in zip(batch, answers, strict=True):
             self.put_response(transport, consumer, uid, answer, LitAPIStatus.OK, LoopResponseType.REGULAR)
-        lit_api.answered()
+        lit_api.after_batch()

@@ -26,18 +26,18 @@ WORKER_ENDS = 60.0  # seconds that a worker may take to write what it has answer
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def end_with_parent() -> None:
+def die_with_parent() -> None:
     """SIGKILL for this process when its parent is gone: the one with the queues holds the port too."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _manager() -> SyncManager:
     manager = SyncManager(ctx=multiprocessing.get_context())
-    manager.start(end_with_parent)
+    manager.start(die_with_parent)
     return manager
 
 
-class OneWorkerServer(LitServer):
+class SingleWorkerServer(LitServer):
     """One API, one device, one worker."""
 
     stopping = False

@@ -37,26 +37,26 @@ def _read(folder: Path) -> Status:
         return Status()
 
 
-def counts(status: Status) -> Status:
+def keep_counters(status: Status) -> Status:
     """Nothing but what has been counted: Prometheus takes a counter that falls for a new server."""
     return Status(reloads=status.reloads, failed_reloads=status.failed_reloads, batches=status.batches)
 
 
-class Worker:
+class StatusWriter:
     """The worker's side."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         before = _read(folder)
-        self._status = replace(counts(before), pid=os.getpid())
+        self._status = replace(keep_counters(before), pid=os.getpid())
         self.replaces_another = before.state == READY  # one that was killed
         self._turn = threading.Lock()
         self._lock = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT)  # for as long as the process lives
         # the system lets go of it when the process ends, however it ends
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.tell()
+        self.publish()
 
-    def tell(self, **changes: Any) -> None:
+    def publish(self, **changes: Any) -> None:
         """Change fields of the status."""
         with self._turn:
             self._status = Status(**{**asdict(self._status), **changes})
@@ -74,7 +74,7 @@ class Worker:
         return self._status
 
 
-class Reader:
+class StatusReader:
     """The API process's side."""
 
     def __init__(self, folder: Path) -> None:
@@ -101,4 +101,8 @@ class Reader:
                 self._status, self._read_at = _read(self._folder), changed
         except OSError:  # not told anything yet
             return Status()
-        return self._status if self.alive() else replace(counts(self._status), problem="the worker is being restarted")
+        return (
+            self._status
+            if self.alive()
+            else replace(keep_counters(self._status), problem="the worker is being restarted")
+        )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rakuten_tasks.monitoring.prediction_log import OpenHour, close_hours, forget
+from rakuten_tasks.monitoring.prediction_log import LogSegment, compact_segments, expire
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +23,12 @@ SWEEP = 60.0  # seconds between looks for hours to close and to forget
 Record = dict[str, Any]
 
 
-class Recorder:
+class PredictionLogWriter:
     """Appends records in order. A record may be given as a function, which the thread calls."""
 
     def __init__(self, folder: Path, writer: str, keep: tuple[str, timedelta] | None = None) -> None:
         """keep: where closed hours go and for how long; None for a process that leaves that to another."""
-        self._file = OpenHour(folder, writer)
+        self._file = LogSegment(folder, writer)
         self._folder, self._keep = folder, keep
         self._waiting: deque[tuple[Record | Callable[[], Record], int]] = deque()
         self._held, self._room = 0, threading.Condition()
@@ -74,15 +74,15 @@ class Recorder:
             records: list[Record] = []
             # a few at a time, so that those which are costly to make do not hold up the others
             while len(records) < 32 and self._waiting:
-                records += self._taken()
+                records += self._pop()
             try:
                 self._file.append(records)
             except OSError:
                 log.exception("%d records of the prediction log could not be written", len(records))
 
-    def _taken(self) -> list[Record]:
+    def _pop(self) -> list[Record]:
         record, size = self._waiting.popleft()
-        made = self._made(record)
+        made = self._materialize(record)
         del record  # and its photo
         with self._room:
             self._held -= size
@@ -90,7 +90,7 @@ class Recorder:
         return made
 
     @staticmethod
-    def _made(record: Record | Callable[[], Record]) -> list[Record]:
+    def _materialize(record: Record | Callable[[], Record]) -> list[Record]:
         try:
             return [record() if callable(record) else record]
         except Exception:
@@ -100,7 +100,7 @@ class Recorder:
     def _sweep(self, address: str, keep: timedelta) -> None:
         try:
             now = datetime.now(UTC)
-            close_hours(self._folder, address, now)
-            forget(address, keep, now)
+            compact_segments(self._folder, address, now)
+            expire(address, keep, now)
         except Exception:  # whatever a remote store raises: the open files stay until it answers again
             log.exception("hours of the prediction log could not be closed: trying again in a minute")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from serving.web.middleware import Left
-    from serving.worker.model_source import Registry
+    from serving.web.middleware import RequestRecord
+    from serving.worker.model_source import ModelSource
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ DRAFT = ".draft"
 RUN_ID = "run_id"
 
 
-class Minutes:
+class MinuteMetrics:
     """What the API process counts: requests by status, errors, latency percentiles in milliseconds, and what was said.
 
     It outlives the workers. The open minute lies on disk too, as a draft that is written again every few seconds; the
@@ -49,17 +49,17 @@ class Minutes:
         self._classes: Counter[int] = Counter()
         self._abstained = 0
 
-    def add(self, left: Left) -> None:
+    def add(self, record: RequestRecord) -> None:
         """Count one request to /predict."""
         if int(time.time() // MINUTE) != self._minute:
             self.close()
         self._changed = True
-        self._statuses[left.status] += 1
-        self._seconds.append(left.seconds)
-        if left.said and left.status == 200:
-            self._confidences.append(left.said.confidence)
-            self._classes[left.said.code] += 1
-            self._abstained += left.said.abstained
+        self._statuses[record.status] += 1
+        self._seconds.append(record.seconds)
+        if record.prediction and record.status == 200:
+            self._confidences.append(record.prediction.confidence)
+            self._classes[record.prediction.code] += 1
+            self._abstained += record.prediction.abstained
 
     def tick(self) -> None:
         """Write the minute if it is over, else its draft."""
@@ -79,10 +79,10 @@ class Minutes:
     def _write(self) -> Path:
         path = self._folder / f"{self._minute}.{os.getpid()}{DRAFT}"
         written = path.with_suffix(".part")  # which nobody takes for a minute
-        written.write_text(json.dumps(self._figures()))
+        written.write_text(json.dumps(self._aggregate()))
         return written.replace(path)
 
-    def _figures(self) -> dict[str, float]:
+    def _aggregate(self) -> dict[str, float]:
         p50, p95, p99 = np.percentile(self._seconds, (50, 95, 99)) * 1000
         errors = sum(count for status, count in self._statuses.items() if status >= 400)
         figures: dict[str, float] = {"requests": len(self._seconds), "errors": errors}
@@ -95,10 +95,10 @@ class Minutes:
         return figures
 
 
-class Shipper:
+class MLflowExporter:
     """Takes the files to MLflow. A file goes only when MLflow has taken its figures."""
 
-    def __init__(self, registry: Registry, folder: Path, run_folder: Path, port: int, stop: threading.Event) -> None:
+    def __init__(self, registry: ModelSource, folder: Path, run_folder: Path, port: int, stop: threading.Event) -> None:
         """port: tells this server's run from those of others on the same host."""
         self._registry, self._folder, self._stop = registry, folder, stop
         self._run_name = f"serving on {socket.gethostname()}:{port}"

@@ -8,13 +8,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from serving.litserve_adapter.status import READY, Status
-from serving.web.middleware import PREDICT, Left
+from serving.web.middleware import PREDICT_PATH, RequestRecord
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
-class Telemetry:
+class Metrics:
     """Counters of this process, and the worker's own figures as it last told them."""
 
     def __init__(self, status: Callable[[], Status], waiting: Callable[[], int]) -> None:
@@ -26,13 +26,13 @@ class Telemetry:
         self._feedback = Counter("rakuten_feedback", "True codes that were told", registry=self._registry)
         self._registry.register(_WorkerFigures(status, waiting))
 
-    def left(self, left: Left) -> None:
+    def observe_request(self, record: RequestRecord) -> None:
         """Count a request that was answered."""
-        if left.path == PREDICT:
-            self._requests.labels(str(left.status)).inc()
-            self._seconds.observe(left.seconds)
+        if record.path == PREDICT_PATH:
+            self._requests.labels(str(record.status)).inc()
+            self._seconds.observe(record.seconds)
 
-    def told(self) -> None:
+    def count_feedback(self) -> None:
         """Count feedback."""
         self._feedback.inc()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 
-class Recent:
+class RecentIds:
     """The last `size` request ids."""
 
     def __init__(self, size: int) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rakuten_tasks.monitoring.columns import REJECTED
-from serving.web.middleware import Left
+from serving.web.middleware import RequestRecord
 
 FLUSH = 0.7  # seconds: with the recorder's own pause, SIGKILL loses at most the last second
 REASONS = 50  # rows at once at most: what a client sends must not decide how large the log grows
@@ -24,7 +24,7 @@ class _Tally:
     requests: int = 0
 
 
-class Refusals:
+class RejectionAggregator:
     """Counts what was refused, so that too much load does not fill the disk (37 MB in 30 s with a row for each)."""
 
     def __init__(self, record: Callable[[dict[str, Any]], None]) -> None:
@@ -32,12 +32,12 @@ class Refusals:
         self._record = record
         self._tallies: dict[tuple[int, str], _Tally] = {}
 
-    def add(self, left: Left) -> None:
+    def add(self, record: RequestRecord) -> None:
         """Count one."""
-        key = (left.status, left.reason)
+        key = (record.status, record.reason)
         if key not in self._tallies and len(self._tallies) >= REASONS:
-            key = (left.status, VARIOUS)
-        tally = self._tallies.setdefault(key, _Tally(datetime.now(UTC).isoformat(), left.request_id))
+            key = (record.status, VARIOUS)
+        tally = self._tallies.setdefault(key, _Tally(datetime.now(UTC).isoformat(), record.request_id))
         tally.requests += 1
 
     def flush(self) -> None:

@@ -9,17 +9,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from serving.schemas import Fault, Feedback, PredictRequest
+from serving.schemas import ErrorDetail, Feedback, PredictRequest
 from serving.web.middleware import RETRY_AFTER
 
 
-def add_errors(app: FastAPI) -> None:
+def register_exception_handlers(app: FastAPI) -> None:
     """For requests that are wrong, and for all that is refused."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         faults = [
-            Fault(loc=[_place(part) for part in fault["loc"]], msg=_message(fault), type=fault["type"])
+            ErrorDetail(loc=[_place(part) for part in fault["loc"]], msg=_message(fault), type=fault["type"])
             for fault in error.errors()[:20]
         ]
         request.state.reason = "; ".join(f"{fault.loc[-1]}: {fault.type}" for fault in faults)

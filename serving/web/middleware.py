@@ -1,4 +1,8 @@
-"""The door of the API process, plain ASGI: key, request id, size, how many at once, how long. Counts what leaves."""
+"""ASGI middleware: request ids, API key, upload limit, body-size limit, concurrency limit, timeout.
+
+`with_middleware` puts them around the app in this order; each passes on what does not concern it. Every finished
+request is reported to a callback.
+"""
 
 from __future__ import annotations
 
@@ -14,41 +18,47 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.schemas import Said
+from serving.schemas import PredictionSummary
 from serving.settings import Settings
 
-PREDICT = "/predict"
+PREDICT_PATH = "/predict"
 # what the page needs before it has asked for the key, and what an orchestrator asks without one
-OPEN = ("/live", "/ready", "/", "/favicon.ico")
-OPEN_FOLDER = "/page/"
+PUBLIC_PATHS = ("/live", "/ready", "/", "/favicon.ico")
+PUBLIC_FOLDER = "/page/"
 # what a browser opens by itself, and so cannot send a header of ours with: it may ask for the key as a password
 DOCS = ("/docs", "/openapi.json")
 ASK_FOR_KEY = (b"www-authenticate", b'Basic realm="API key, as the password"')
 RETRY_AFTER = "2"  # seconds
-UPLOAD = 10.0  # seconds for a request's body
-UPLOADS = 4  # so many times SERVE_QUEUE may upload at once
-GRACE = 2.0  # beyond the time limit, within which `watch` answers first and more precisely
+UPLOAD_SECONDS = 10.0  # seconds for a request's body
+UPLOAD_FACTOR = 4  # times SERVE_QUEUE: requests that may upload at once
+GRACE_SECONDS = 2.0  # beyond the time limit: the reaper answers first, and more precisely
 
 
 @dataclass(frozen=True)
-class Left:
-    """A request that has been answered. reason: why not, if it was refused; said: what, if it was a product."""
+class RequestRecord:
+    """A finished request. reason: of an error, else empty; prediction: of a product that was answered."""
 
     path: str
     status: int
     seconds: float
     request_id: str
     reason: str
-    said: Said | None = None
+    prediction: PredictionSummary | None = None
 
 
-class Door:
-    """ASGI middleware around everything."""
+@dataclass
+class InFlight:
+    """How many requests to /predict are uploading, and how many have been read and not been answered."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, on_left: Callable[[Left], None]) -> None:
-        self._app, self._settings, self._on_left = app, settings, on_left
-        self.inside = 0  # requests to /predict that have been read and not been answered
-        self.uploading = 0
+    uploading: int = 0
+    processing: int = 0
+
+
+class RequestContextMiddleware:
+    """Gives each request an id, as header X-Request-ID too, and reports it when it is finished."""
+
+    def __init__(self, app: ASGIApp, on_response: Callable[[RequestRecord], None]) -> None:
+        self._app, self._on_response = app, on_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,10 +66,10 @@ class Door:
             return
         started, request_id = time.monotonic(), uuid.uuid4().hex
         state = scope.setdefault("state", {})
-        state |= {"request_id": request_id, "reason": "", "said": None}
+        state |= {"request_id": request_id, "reason": "", "prediction": None}
         status = 500
 
-        async def noting(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -67,94 +77,97 @@ class Door:
             await send(message)
 
         try:
-            await self._admit(scope, receive, noting)
+            await self._app(scope, receive, send_with_id)
         finally:
             seconds = time.monotonic() - started
-            self._on_left(Left(scope["path"], status, seconds, request_id, state["reason"], state["said"]))
+            record = RequestRecord(scope["path"], status, seconds, request_id, state["reason"], state["prediction"])
+            self._on_response(record)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._has_key(scope):
+
+class APIKeyMiddleware:
+    """401 without the key; nothing is asked for where there is none."""
+
+    def __init__(self, app: ASGIApp, api_key: str) -> None:
+        self._app, self._api_key = app, api_key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_allowed(scope):
             ask = [ASK_FOR_KEY] if is_docs(scope["path"]) else None
-            await refuse(scope, send, 401, "wrong or missing API key: send it as the header X-API-Key", ask)
-        elif scope["path"] == PREDICT and scope["method"] == "POST":
-            await self._predict(scope, receive, send)
-        elif scope["method"] == "POST":
-            await self._within_size(scope, receive, send)
+            await send_error(scope, send, 401, "wrong or missing API key: send it as the header X-API-Key", ask)
         else:
             await self._app(scope, receive, send)
 
-    def _has_key(self, scope: Scope) -> bool:
+    def _is_allowed(self, scope: Scope) -> bool:
         path = scope["path"]
-        if not self._settings.api_key or path in OPEN or path.startswith(OPEN_FOLDER):
+        if not self._api_key or path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDER):
             return True
         headers = dict(scope["headers"])
-        given = headers.get(b"x-api-key", b"")
+        key = headers.get(b"x-api-key", b"")
         # a password goes along with requests that other sites start: it opens nothing but these pages
-        if not given and is_docs(path):
-            given = password(headers.get(b"authorization", b""))
-        return hmac.compare_digest(given, self._settings.api_key.encode())
+        if not key and is_docs(path):
+            key = password(headers.get(b"authorization", b""))
+        return hmac.compare_digest(key, self._api_key)
 
-    async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A slow upload takes no place from those that have arrived."""
-        if self.uploading >= UPLOADS * self._settings.queue or self.inside >= self._settings.queue:
-            await self._turn_away(scope, send)
+
+class UploadLimitMiddleware:
+    """503 where too many upload to /predict or too many are in progress. A slow upload takes no place of the latter."""
+
+    def __init__(self, app: ASGIApp, in_flight: InFlight, queue: int) -> None:
+        self._app, self._in_flight, self._queue = app, in_flight, queue
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not is_predict(scope):
+            await self._app(scope, receive, send)
             return
-        self.uploading += 1
+        flight = self._in_flight
+        if flight.uploading >= UPLOAD_FACTOR * self._queue or flight.processing >= self._queue:
+            await send_overloaded(scope, send)
+            return
+        uploading = True
+
+        def finish() -> None:
+            nonlocal uploading
+            flight.uploading -= uploading
+            uploading = False
+
+        async def receive_upload() -> Message:
+            message = await receive()
+            if not message.get("more_body"):
+                finish()
+            return message
+
+        flight.uploading += 1
         try:
-            body = await self._uploaded(scope, receive, send)
+            await self._app(scope, receive_upload, send)
         finally:
-            self.uploading -= 1
-        if body is None:
+            finish()
+
+
+class BodySizeLimitMiddleware:
+    """Reads the body of a POST: 413 if it is over `max_body` bytes, 408 if it takes over `seconds`."""
+
+    def __init__(self, app: ASGIApp, max_body: int, seconds: float) -> None:
+        self._app, self._max_body, self._seconds = app, max_body, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not is_post(scope):
+            await self._app(scope, receive, send)
             return
-        if self.inside >= self._settings.queue:
-            await self._turn_away(scope, send)
+        try:
+            async with asyncio.timeout(self._seconds):
+                body = await self._read(scope, receive)
+        except TimeoutError:
+            await send_error(scope, send, 408, f"the upload took over {self._seconds:g} seconds: send it faster")
             return
-        self.inside += 1
-        try:
-            await self._in_time(scope, replay(body, receive), send)
-        finally:
-            self.inside -= 1
-
-    async def _turn_away(self, scope: Scope, send: Send) -> None:
-        retry = [(b"retry-after", RETRY_AFTER.encode())]
-        await refuse(scope, send, 503, "too many requests at once: try again", retry)
-
-    async def _within_size(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await self._uploaded(scope, receive, send)
-        if body is not None:
-            await self._in_time(scope, replay(body, receive), send)
-
-    async def _uploaded(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
-        """The body; None if it was refused."""
-        try:
-            async with asyncio.timeout(UPLOAD):
-                body = await self._body(scope, receive)
-        except TimeoutError:
-            await refuse(scope, send, 408, f"the upload took over {UPLOAD:g} seconds: send it faster")
-            return None
         if body is None:
-            await refuse(scope, send, 413, f"the request is over {self._settings.max_body:,} bytes")
-        return body
+            await send_error(scope, send, 413, f"the request is over {self._max_body:,} bytes")
+            return
+        await self._app(scope, replay(body, receive), send)
 
-    async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answered = False
-
-        async def noting(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        try:
-            async with asyncio.timeout(self._settings.time_limit + GRACE):
-                await self._app(scope, receive, noting)
-        except TimeoutError:
-            if not answered:
-                await refuse(scope, send, 504, "no answer within the time limit")
-
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """None if it is too large: refused by its announced length, or as soon as it is over."""
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """None if it is too large: by its announced length, or as soon as it is."""
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if announced.isdigit() and int(announced) > self._settings.max_body:
+        if announced.isdigit() and int(announced) > self._max_body:
             return None
         parts: list[bytes] = []
         size = 0
@@ -164,10 +177,77 @@ class Door:
                 return b"".join(parts)
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > self._settings.max_body:
+            if size > self._max_body:
                 return None
             if not message.get("more_body"):
                 return b"".join(parts)
+
+
+class ConcurrencyLimitMiddleware:
+    """503 where `queue` requests to /predict have been read and not been answered."""
+
+    def __init__(self, app: ASGIApp, in_flight: InFlight, queue: int) -> None:
+        self._app, self._in_flight, self._queue = app, in_flight, queue
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not is_predict(scope):
+            await self._app(scope, receive, send)
+            return
+        if self._in_flight.processing >= self._queue:
+            await send_overloaded(scope, send)
+            return
+        self._in_flight.processing += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._in_flight.processing -= 1
+
+
+class TimeoutMiddleware:
+    """504 for a POST that has no answer after `seconds`."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self._app, self._seconds = app, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not is_post(scope):
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_started(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._app(scope, receive, send_started)
+        except TimeoutError:
+            if not started:
+                await send_error(scope, send, 504, "no answer within the time limit")
+
+
+def with_middleware(
+    app: ASGIApp, settings: Settings, in_flight: InFlight, on_response: Callable[[RequestRecord], None]
+) -> ASGIApp:
+    """The app within all of them."""
+    app = TimeoutMiddleware(app, settings.time_limit + GRACE_SECONDS)
+    app = ConcurrencyLimitMiddleware(app, in_flight, settings.queue)
+    app = BodySizeLimitMiddleware(app, settings.max_body, UPLOAD_SECONDS)
+    app = UploadLimitMiddleware(app, in_flight, settings.queue)
+    app = APIKeyMiddleware(app, settings.api_key)
+    return RequestContextMiddleware(app, on_response)
+
+
+def is_post(scope: Scope) -> bool:
+    """Whether this is a request with a body."""
+    return scope["type"] == "http" and scope["method"] == "POST"
+
+
+def is_predict(scope: Scope) -> bool:
+    """Whether this is a product to predict."""
+    return is_post(scope) and scope["path"] == PREDICT_PATH
 
 
 def is_docs(path: str) -> bool:
@@ -194,13 +274,19 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def refuse(
+async def send_error(
     scope: Scope, send: Send, status: int, detail: str, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
-    """Answer without the app behind the door. The rest of the body is not read, so the connection ends."""
+    """Answer in place of the app. The rest of the body is not read, so the connection ends."""
     scope["state"]["reason"] = detail
     body = json.dumps({"detail": detail, "request_id": scope["state"]["request_id"]}).encode()
     plain = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     head = [*plain, *(headers or []), *([(b"connection", b"close")] if status in (408, 413) else [])]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
+
+
+async def send_overloaded(scope: Scope, send: Send) -> None:
+    """503, to be tried again."""
+    retry = [(b"retry-after", RETRY_AFTER.encode())]
+    await send_error(scope, send, 503, "too many requests at once: try again", retry)

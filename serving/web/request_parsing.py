@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from serving.schemas import Asked, PredictRequest
+from serving.schemas import InferenceRequest, PredictRequest
 from serving.settings import Settings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # as preprocessing/photos.py, which this process does without
@@ -33,7 +33,7 @@ class FieldError(ValueError):
         self.field, self.kind = field, kind
 
 
-def read_product(request: PredictRequest, request_id: str, settings: Settings) -> Asked:
+def parse_request(request: PredictRequest, request_id: str, settings: Settings) -> InferenceRequest:
     """The request with its photo as bytes. Raises FieldError."""
     texts = {"designation": request.designation or "", "description": request.description or ""}
     for field, text in texts.items():
@@ -47,7 +47,7 @@ def read_product(request: PredictRequest, request_id: str, settings: Settings) -
         raise FieldError(
             "description", "nothing_to_read", "neither text nor image: send a description, an image or both"
         )
-    return Asked(request_id, **texts, photo=photo, top_k=request.top_k, explain=request.explain)
+    return InferenceRequest(request_id, **texts, photo=photo, top_k=request.top_k, explain=request.explain)
 
 
 def _is_unicode(text: str) -> bool:

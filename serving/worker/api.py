@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import litserve
 
 from serving.litserve_adapter.batch_loop import BatchLoop
-from serving.litserve_adapter.status import Worker
-from serving.schemas import Answered, Asked, Prediction, PredictRequest
+from serving.litserve_adapter.status import StatusWriter
+from serving.schemas import InferenceRequest, InferenceResponse, Prediction, PredictRequest
 from serving.settings import Settings
-from serving.telemetry.mlflow_minutes import Shipper
+from serving.telemetry.mlflow_minutes import MLflowExporter
 
 if TYPE_CHECKING:
-    from serving.worker.inference import Observed
+    from serving.worker.inference import PredictionEvent
 
 log = logging.getLogger(__name__)
 
@@ -44,87 +44,87 @@ class ProductAPI(litserve.LitAPI):
             os._exit(0)  # the server was stopped while this process was starting
         import torch
 
-        from serving.telemetry.log_writer import Recorder
-        from serving.worker.bundle_cache import BundleShelf
-        from serving.worker.model_source import Registry
-        from serving.worker.reloader import ChampionKeeper
+        from serving.telemetry.log_writer import PredictionLogWriter
+        from serving.worker.bundle_cache import BundleCache
+        from serving.worker.model_source import ModelSource
+        from serving.worker.reloader import ModelReloader
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         torch.set_num_threads(self.settings.threads or cores())
-        self._board = Worker(self.run_folder)
-        self._batches: Counter[str] = Counter(self._board.status.batches)
-        self._told, self._untold = 0.0, False
-        self._observed: list[Observed] = []
+        self._status = StatusWriter(self.run_folder)
+        self._batches: Counter[str] = Counter(self._status.status.batches)
+        self._published_at, self._status_dirty = 0.0, False
+        self._observed: list[PredictionEvent] = []
         self._stop = threading.Event()
-        registry = Registry(self.settings.model)
-        self._keeper = ChampionKeeper(registry, BundleShelf(self.settings.folder / "bundles"), self._board)
-        self._recorder = Recorder(
+        registry = ModelSource(self.settings.model)
+        self._reloader = ModelReloader(registry, BundleCache(self.settings.folder / "bundles"), self._status)
+        self._recorder = PredictionLogWriter(
             self.settings.open_hours,
             "predictions",
             (self.settings.log_address, timedelta(days=self.settings.log_days)),
         )
         minutes = self.settings.folder / "minutes"
-        shipper = Shipper(registry, minutes, self.run_folder, self.settings.port, self._stop)
+        shipper = MLflowExporter(registry, minutes, self.run_folder, self.settings.port, self._stop)
         self._threads = [
-            threading.Thread(target=self._keeper.run, args=(self.settings.poll_seconds, self._stop), daemon=True),
+            threading.Thread(target=self._reloader.run, args=(self.settings.poll_seconds, self._stop), daemon=True),
             threading.Thread(target=shipper.run, daemon=True),
         ]
         self._recorder.start()
         for thread in self._threads:
             thread.start()
-        if self._board.replaces_another:  # what is queued waits for the champion
-            self._keeper.tried.wait(self.time_limit)
+        if self._status.replaces_another:  # what is queued waits for the champion
+            self._reloader.first_poll_done.wait(self.time_limit)
 
     def decode_request(self, request: PredictRequest) -> Any:
         """The route in `app` has decoded it."""
         return request
 
-    def predict(self, batch: list[Asked]) -> list[Answered]:
+    def predict(self, batch: list[InferenceRequest]) -> list[InferenceResponse]:
         """(N,) requests -> (N,) answers of one and the same champion."""
-        from serving.worker.inference import answer_batch, refusal
+        from serving.worker.inference import error_response, predict_batch
 
-        loaded = self._keeper.current
+        loaded = self._reloader.current
         if loaded is None:
             self._observed = []
-            return [refusal(503, NOT_READY, request_id=asked.request_id) for asked in batch]
-        answers, self._observed = answer_batch(loaded, batch, self.settings.abstain_below)
+            return [error_response(503, NOT_READY, request_id=asked.request_id) for asked in batch]
+        answers, self._observed = predict_batch(loaded, batch, self.settings.abstain_below)
         self._batches[str(len(batch))] += 1
         return answers
 
-    def encode_response(self, output: Answered) -> Prediction:
+    def encode_response(self, output: InferenceResponse) -> Prediction:
         """The route in `app` hands the answer on as it is."""
         raise NotImplementedError
 
-    def answered(self) -> None:
+    def after_batch(self) -> None:
         """The batch's answers are on their way: now its records."""
         for observed in self._observed:
             photo = observed.asked.photo or b""
             self._recorder.add(partial(self._record, observed, datetime.now(UTC)), len(photo))
         self._observed = []
-        self._untold = True
-        if time.monotonic() - self._told > TELL:
-            self._tell()
+        self._status_dirty = True
+        if time.monotonic() - self._published_at > TELL:
+            self._publish_counts()
 
-    def idle(self) -> None:
+    def on_idle(self) -> None:
         """Nothing waits: what was counted is told, also where no request comes after it."""
-        if self._untold and time.monotonic() - self._told > TELL:
-            self._tell()
+        if self._status_dirty and time.monotonic() - self._published_at > TELL:
+            self._publish_counts()
 
     def close(self) -> None:
         """Write all that waits. The process ends after this."""
-        self._tell()
+        self._publish_counts()
         self._recorder.close()
         self._stop.set()  # the last minute goes to MLflow too
         for thread in self._threads:
             thread.join(2.0)
 
-    def _tell(self) -> None:
-        self._board.tell(batches=dict(self._batches))
-        self._told, self._untold = time.monotonic(), False
+    def _publish_counts(self) -> None:
+        self._status.publish(batches=dict(self._batches))
+        self._published_at, self._status_dirty = time.monotonic(), False
 
-    def _record(self, observed: Observed, moment: datetime) -> dict[str, Any]:
+    def _record(self, observed: PredictionEvent, moment: datetime) -> dict[str, Any]:
         from rakuten_tasks.monitoring.columns import PREDICTION
-        from rakuten_tasks.monitoring.features import traits
+        from rakuten_tasks.monitoring.features import drift_features
         from rakuten_tasks.preprocessing.product import Product
 
         asked, champion = observed.asked, observed.loaded.champion
@@ -138,7 +138,7 @@ class ProductAPI(litserve.LitAPI):
             "model": champion.model,
             "version": champion.version,
             "abstained": observed.abstained,
-            **traits(observed.loaded.predictor, product, observed.scores, observed.row, observed.projected),
+            **drift_features(observed.loaded.predictor, product, observed.scores, observed.row, observed.projected),
             **texts,
         }
 

@@ -24,19 +24,19 @@ class Champion:
     content: str
 
 
-def require_whole(champion: Champion, bundle: Path) -> None:
+def verify_checksum(champion: Champion, bundle: Path) -> None:
     """Raises ValueError if its files are not those that were registered: weights of flipped bits load as others do."""
     if len(champion.content) == DIGEST and bundle_hash(bundle) != champion.content:
         raise ValueError("its files are not those that were registered")
 
 
-class BundleShelf:
+class BundleCache:
     """Copies of bundles. The last good one stays, and the one before it, which may still answer a batch."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def place(self, champion: Champion, fetch: Callable[[Path], Path]) -> Path:
+    def get_or_fetch(self, champion: Champion, fetch: Callable[[Path], Path]) -> Path:
         """The champion's bundle here; `fetch` copies it into the folder it is given, unless it is here already."""
         target = self._place_of(champion)
         if not target.is_dir():
@@ -55,9 +55,9 @@ class BundleShelf:
     def _place_of(self, champion: Champion) -> Path:
         return self._folder / f"{champion.model}-{champion.version}-{champion.content[:16] or 'unknown'}"
 
-    def keep(self, champion: Champion, bundle: Path) -> None:
+    def mark_good(self, champion: Champion, bundle: Path) -> None:
         """This bundle could be loaded: it is the one to start from, then the one before it, and older ones go."""
-        before = [(old, path) for old, path in self.good() if path != bundle]
+        before = [(old, path) for old, path in self.last_good() if path != bundle]
         kept = [(champion, bundle), *before[:1]]
         draft = self._folder / f"{LAST_GOOD}{DRAFT}"
         draft.write_text(json.dumps([{**asdict(champion), "folder": path.name} for champion, path in kept]))
@@ -67,11 +67,11 @@ class BundleShelf:
             if path.is_dir() and path not in folders:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def drop(self, bundle: Path) -> None:
+    def evict(self, bundle: Path) -> None:
         """This bundle could not be loaded: it may be a bad copy."""
         shutil.rmtree(bundle, ignore_errors=True)
 
-    def good(self) -> list[tuple[Champion, Path]]:
+    def last_good(self) -> list[tuple[Champion, Path]]:
         """What was served last and before it, as far as it is here."""
         try:
             notes = json.loads((self._folder / LAST_GOOD).read_text())

@@ -16,8 +16,18 @@ from rakuten_tasks.models.predictor import Predictor, Scores, pool_logits
 from rakuten_tasks.monitoring.features import project
 from rakuten_tasks.preprocessing.photos import PhotoError, prepare_photo
 from rakuten_tasks.preprocessing.product import Product
-from serving.schemas import Answered, Asked, Candidate, Explanation, HeatMap, MemberAnswer, Prediction, Said, Word
-from serving.worker.reloader import Loaded
+from serving.schemas import (
+    Candidate,
+    Explanation,
+    HeatMap,
+    InferenceRequest,
+    InferenceResponse,
+    MemberAnswer,
+    Prediction,
+    PredictionSummary,
+    Word,
+)
+from serving.worker.reloader import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -25,58 +35,60 @@ SHOWN_WORDS = 8
 
 
 @dataclass(frozen=True)
-class Observed:
+class PredictionEvent:
     """An answered product, for the prediction log: its row of `scores`, its projected embedding."""
 
-    asked: Asked
-    loaded: Loaded
+    asked: InferenceRequest
+    loaded: LoadedModel
     scores: Scores
     row: int
     projected: NDArray
     abstained: bool
 
 
-def answer_batch(loaded: Loaded, batch: Sequence[Asked], abstain_below: float) -> tuple[list[Answered], list[Observed]]:
+def predict_batch(
+    loaded: LoadedModel, batch: Sequence[InferenceRequest], abstain_below: float
+) -> tuple[list[InferenceResponse], list[PredictionEvent]]:
     """(N,) requests -> (N,) answers in order, and what the log needs of those that were answered."""
     products = [_product(asked) for asked in batch]
     try:
-        return _answer_all(loaded, batch, products, abstain_below)
+        return _predict(loaded, batch, products, abstain_below)
     except PhotoError:
         pass
     except Exception:
         log.exception("a batch of %d failed: trying its products one by one", len(batch))
     faults = [_photo_fault(loaded.predictor, product) for product in products]
     good = [i for i, fault in enumerate(faults) if fault is None]
-    scored, observed = _answer_good(loaded, [batch[i] for i in good], [products[i] for i in good], abstain_below)
+    scored, observed = _predict_valid(loaded, [batch[i] for i in good], [products[i] for i in good], abstain_below)
     answers = dict(zip(good, scored, strict=True))
     for i, fault in enumerate(faults):
         if fault is not None:
-            answers[i] = refusal(422, fault, "image", "photo_damaged", batch[i].request_id)
+            answers[i] = error_response(422, fault, "image", "photo_damaged", batch[i].request_id)
     return [answers[i] for i in range(len(batch))], observed
 
 
-def _answer_good(
-    loaded: Loaded, batch: Sequence[Asked], products: Sequence[Product], abstain_below: float
-) -> tuple[list[Answered], list[Observed]]:
+def _predict_valid(
+    loaded: LoadedModel, batch: Sequence[InferenceRequest], products: Sequence[Product], abstain_below: float
+) -> tuple[list[InferenceResponse], list[PredictionEvent]]:
     """Whole if that works, else one by one."""
     try:
-        return _answer_all(loaded, batch, products, abstain_below) if batch else ([], [])
+        return _predict(loaded, batch, products, abstain_below) if batch else ([], [])
     except Exception:
         answers, observed = [], []
         for asked, product in zip(batch, products, strict=True):
             try:
-                answer, seen = _answer_all(loaded, [asked], [product], abstain_below)
+                answer, seen = _predict(loaded, [asked], [product], abstain_below)
             except Exception:
                 log.exception("request %s failed", asked.request_id)
-                answer, seen = [refusal(500, "internal error", request_id=asked.request_id)], []
+                answer, seen = [error_response(500, "internal error", request_id=asked.request_id)], []
             answers += answer
             observed += seen
         return answers, observed
 
 
-def _answer_all(
-    loaded: Loaded, batch: Sequence[Asked], products: Sequence[Product], abstain_below: float
-) -> tuple[list[Answered], list[Observed]]:
+def _predict(
+    loaded: LoadedModel, batch: Sequence[InferenceRequest], products: Sequence[Product], abstain_below: float
+) -> tuple[list[InferenceResponse], list[PredictionEvent]]:
     predictor = loaded.predictor
     logits, embeddings = predictor.logits(products)
     scores = pool_logits(logits, predictor.pool, predictor.codes)
@@ -86,20 +98,20 @@ def _answer_all(
     for row, (asked, product) in enumerate(zip(batch, products, strict=True)):
         if not scores.modalities(row):
             message = "nothing to read: the text has no word and there is no photo"
-            answers.append(refusal(422, message, "description", "nothing_to_read", asked.request_id))
+            answers.append(error_response(422, message, "description", "nothing_to_read", asked.request_id))
             continue
         abstained = bool(scores.confidence[row] < abstain_below)
         answer = _prediction(loaded, asked, scores, shares, row, abstained)
         if asked.explain:
             answer.explanation = _explanation(predictor, product, answer.category_id)
-        said = Said(answer.category_id, answer.confidence, abstained)
-        answers.append(Answered(200, answer.model_dump_json().encode(), said=said))
-        observed.append(Observed(asked, loaded, scores, row, projected[row], abstained))
+        prediction = PredictionSummary(answer.category_id, answer.confidence, abstained)
+        answers.append(InferenceResponse(200, answer.model_dump_json().encode(), prediction=prediction))
+        observed.append(PredictionEvent(asked, loaded, scores, row, projected[row], abstained))
     return answers, observed
 
 
 def _prediction(
-    loaded: Loaded, asked: Asked, scores: Scores, shares: dict[str, NDArray], row: int, abstained: bool
+    loaded: LoadedModel, asked: InferenceRequest, scores: Scores, shares: dict[str, NDArray], row: int, abstained: bool
 ) -> Prediction:
     names = loaded.predictor.manifest.names
     codes, probabilities = scores.top(asked.top_k)
@@ -149,7 +161,7 @@ def _explanation(predictor: Predictor, product: Product, code: int) -> Explanati
     return Explanation(words=words, heat_map=heat)
 
 
-def _product(asked: Asked) -> Product:
+def _product(asked: InferenceRequest) -> Product:
     return Product(asked.designation, asked.description, asked.photo)
 
 
@@ -174,8 +186,10 @@ def _photo_side(predictor: Predictor) -> int | None:
     return None
 
 
-def refusal(status: int, message: str, field: str = "", kind: str = "", request_id: str = "") -> Answered:
+def error_response(
+    status: int, message: str, field: str = "", kind: str = "", request_id: str = ""
+) -> InferenceResponse:
     """A JSON refusal as FastAPI's: a list of faults with a 422, else a sentence."""
     fault = [{"loc": ["body", field], "msg": message, "type": kind}]
     body = {"detail": fault if status == 422 else message, "request_id": request_id}
-    return Answered(status, json.dumps(body).encode(), kind or message)
+    return InferenceResponse(status, json.dumps(body).encode(), kind or message)

@@ -9,7 +9,7 @@ from pathlib import Path
 from serving.worker.bundle_cache import Champion
 
 # A server that is down must be noticed within seconds, not after MLflow's seven retries of two minutes each.
-IMPATIENT = {
+FAIL_FAST_ENV = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -21,11 +21,11 @@ class StoreMissingError(FileNotFoundError):
     """The message holds no address and may be shown to all."""
 
 
-class Registry:
+class ModelSource:
     """model: empty for the default one, or the sample's while that has no champion."""
 
     def __init__(self, model: str) -> None:
-        for name, value in IMPATIENT.items():
+        for name, value in FAIL_FAST_ENV.items():
             os.environ.setdefault(name, value)
         self._model = model
 
@@ -33,10 +33,10 @@ class Registry:
         """The alias's version now, None if there is none. Raises what MLflow raises where it cannot be asked."""
         from mlflow.exceptions import MlflowException  # 3 s
 
-        from rakuten_tasks.registry.tracking import connect, store_is_there
+        from rakuten_tasks.registry.tracking import connect, store_exists
         from rakuten_tasks.registry.versions import BUNDLE_HASH, CHAMPION
 
-        if not store_is_there():  # connecting would make an empty one in its place
+        if not store_exists():  # connecting would make an empty one in its place
             raise StoreMissingError("the MLflow store is not there: run `make train`, or put it back")
         client = connect()
         for model in self._names():
@@ -49,11 +49,11 @@ class Registry:
             return Champion(model, str(found.version), found.tags.get(BUNDLE_HASH) or found.run_id or "")
         return None
 
-    def may_serve(self, model: str) -> bool:
+    def is_allowed(self, model: str) -> bool:
         """Whether a bundle of this model is one that was asked for."""
         return model in self._names()
 
-    def missing(self) -> str:
+    def no_champion_message(self) -> str:
         """What to say where there is no champion."""
         return f"no champion of {' or '.join(self._names())} yet: run `make train`, or name another model with MODEL="
 

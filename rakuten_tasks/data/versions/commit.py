@@ -25,14 +25,14 @@ from rakuten_tasks.data.schema import SHARD, CatalogueError
 from rakuten_tasks.data.versions.manifest import (
     FORMAT,
     PARTS,
+    CatalogueVersion,
     Manifest,
-    Published,
     StoredShard,
     content_name,
-    find_published,
+    find_version,
     manifest_path,
 )
-from rakuten_tasks.data.versions.staging import Draft, drafted, listed, require_sound
+from rakuten_tasks.data.versions.staging import StagedVersion, list_products, stage_version, validate_staged
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ TAKEN = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 @dataclass(frozen=True)
-class Origin:
+class SourceInfo:
     """Where the rows come from, and the codes of its rows to predict where they are known."""
 
     source: str
@@ -49,18 +49,18 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PublishResult:
     """The current version after a publication. new: whether this one made it; if not, it would have held the same."""
 
-    published: Published
+    published: CatalogueVersion
     new: bool
     joined: int  # labelled products of the source that were kept
     left_out: Mapping[str, int]  # rows of the source that were not kept, by reason
 
 
 def publish(
-    ingested: Ingested, origin: Origin, destination: str, config: PublicationConfig, add: bool, work: Path
-) -> Outcome:
+    ingested: Ingested, origin: SourceInfo, destination: str, config: PublicationConfig, add: bool, work: Path
+) -> PublishResult:
     """Make the next version of the catalogue at `destination`, or none where it would hold what the current one holds.
 
     add: the current version's products stay, and those of the source join them; else the source's stand alone.
@@ -68,18 +68,18 @@ def publish(
     """
     destination = destination.rstrip("/")
     _require_place(destination)
-    read = listed(ingested)
+    read = list_products(ingested)
     for attempt in range(ATTEMPTS):
-        before = find_published(destination)
-        draft = drafted(ingested, read, before, config, add, work / str(attempt))
-        require_sound(draft, before, config)
+        before = find_version(destination)
+        draft = stage_version(ingested, read, before, config, add, work / str(attempt))
+        validate_staged(draft, before, config)
         if before and draft.content(_answers(draft, origin, before)) == before.manifest.content:
-            return Outcome(before, False, 0, draft.left_out)
-        manifest = _stored(draft, origin, before, destination)
-        if _committed(destination, manifest):
-            made = find_published(manifest_path(destination, manifest.version))
+            return PublishResult(before, False, 0, draft.left_out)
+        manifest = _write_files(draft, origin, before, destination)
+        if _commit_manifest(destination, manifest):
+            made = find_version(manifest_path(destination, manifest.version))
             assert made is not None  # it was found by its name
-            return Outcome(made, True, draft.read["labelled"].kept, draft.left_out)
+            return PublishResult(made, True, draft.read["labelled"].kept, draft.left_out)
         log.info("version %d was published by another meanwhile: joining that one", manifest.version)
     raise OSError(f"{destination}: others published {ATTEMPTS} versions meanwhile; run again")
 
@@ -104,12 +104,14 @@ def _require_place(destination: str) -> None:
     )
 
 
-def _answers(draft: Draft, origin: Origin, before: Published | None) -> pd.Series | None:
+def _answers(draft: StagedVersion, origin: SourceInfo, before: CatalogueVersion | None) -> pd.Series | None:
     """Of the rows to predict, which are the source's or the version before's."""
     return before.answers() if before and draft.keeps_unlabelled else origin.answers
 
 
-def _stored(draft: Draft, origin: Origin, before: Published | None, destination: str) -> Manifest:
+def _write_files(
+    draft: StagedVersion, origin: SourceInfo, before: CatalogueVersion | None, destination: str
+) -> Manifest:
     """Put what the draft holds below files/. Without its manifest it is nothing yet. -> the manifest"""
     filesystem, root = fsspec.url_to_fs(destination)
     answers = _answers(draft, origin, before)
@@ -117,14 +119,14 @@ def _stored(draft: Draft, origin: Origin, before: Published | None, destination:
     def table(kind: str, rows: pd.DataFrame) -> str:
         buffer = BytesIO()
         rows.to_parquet(buffer, index=False)
-        return _put(filesystem, root, kind, "parquet", buffer.getvalue())
+        return _put_if_absent(filesystem, root, kind, "parquet", buffer.getvalue())
 
     shards = {
         part: [
-            _still_there(filesystem, root, shard)
+            _require_exists(filesystem, root, shard)
             if isinstance(shard, StoredShard)
             else StoredShard(
-                _put(filesystem, root, "shard", "parquet", shard.path.read_bytes()), shard.rows, shard.sha256
+                _put_if_absent(filesystem, root, "shard", "parquet", shard.path.read_bytes()), shard.rows, shard.sha256
             )
             for shard in draft.shards[part]
         ]
@@ -147,13 +149,15 @@ def _stored(draft: Draft, origin: Origin, before: Published | None, destination:
         synthetic=draft.synthetic,
         products=table("products", draft.products),
         ledger=table("ledger", draft.ledger.table()),
-        answers="" if answers is None else _put(filesystem, root, "answers", "csv", answers.to_csv().encode()),
+        answers=""
+        if answers is None
+        else _put_if_absent(filesystem, root, "answers", "csv", answers.to_csv().encode()),
         read=draft.read,
         quarantine=table("quarantine", draft.quarantine),
     )
 
 
-def _still_there(filesystem: AbstractFileSystem, root: str, shard: StoredShard) -> StoredShard:
+def _require_exists(filesystem: AbstractFileSystem, root: str, shard: StoredShard) -> StoredShard:
     """A shard of the version before, or the next one would be broken from birth."""
     if not filesystem.exists(f"{root}/files/{shard.file}"):
         raise CatalogueError(
@@ -163,7 +167,7 @@ def _still_there(filesystem: AbstractFileSystem, root: str, shard: StoredShard) 
     return shard
 
 
-def _put(filesystem: AbstractFileSystem, root: str, kind: str, ending: str, content: bytes) -> str:
+def _put_if_absent(filesystem: AbstractFileSystem, root: str, kind: str, ending: str, content: bytes) -> str:
     """Write a file once, whole. -> its name"""
     name = content_name(kind, ending, content)
     path = f"{root}/files/{name}"
@@ -178,7 +182,7 @@ def _put(filesystem: AbstractFileSystem, root: str, kind: str, ending: str, cont
     return name
 
 
-def _committed(destination: str, manifest: Manifest) -> bool:
+def _commit_manifest(destination: str, manifest: Manifest) -> bool:
     """Write the manifest unless another publisher has taken its number: the one step that makes a version."""
     filesystem, root = fsspec.url_to_fs(destination)
     path = manifest_path(root, manifest.version)

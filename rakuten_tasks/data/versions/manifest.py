@@ -73,7 +73,7 @@ class Manifest(Strict):
 
 
 @dataclass(frozen=True)
-class Published:
+class CatalogueVersion:
     """A version that can be read. address: as a source, of this version for ever."""
 
     filesystem: AbstractFileSystem
@@ -153,7 +153,7 @@ def manifest_path(root: str, version: int) -> str:
     return f"{root}/versions/{version:06d}.json"
 
 
-def find_published(source: str) -> Published | None:
+def find_version(source: str) -> CatalogueVersion | None:
     """The current version of the catalogue published there, or the version whose manifest it names; None: no such.
 
     Raises FileNotFoundError for a version that is not there, CatalogueError for a manifest that cannot be read.
@@ -176,7 +176,7 @@ def _numbers(filesystem: AbstractFileSystem, root: str) -> list[int]:
     return sorted(int(match["number"]) for file in found if (match := VERSION.fullmatch(file)))
 
 
-def _read(filesystem: AbstractFileSystem, root: str, address: str, number: int) -> Published:
+def _read(filesystem: AbstractFileSystem, root: str, address: str, number: int) -> CatalogueVersion:
     try:
         text = filesystem.cat_file(manifest_path(root, number))
     except FileNotFoundError as error:
@@ -191,4 +191,4 @@ def _read(filesystem: AbstractFileSystem, root: str, address: str, number: int) 
         raise CatalogueError(
             f"{address} is no manifest that this package can read ({error}): publish the catalogue to another address"
         ) from error
-    return Published(filesystem, root, address, manifest)
+    return CatalogueVersion(filesystem, root, address, manifest)

@@ -17,18 +17,18 @@ from rakuten_tasks.config import PublicationConfig
 from rakuten_tasks.data.ingested import Counts, Ingested
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard, ShardWriter, iter_shards
-from rakuten_tasks.data.splits import Ledger, require_every_side
-from rakuten_tasks.data.versions.manifest import PARTS, Published, StoredShard
+from rakuten_tasks.data.splits import Ledger, require_every_split
+from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, StoredShard
 
 LABELLED, UNLABELLED = PARTS
 # why a row of an added source is left out
-SAME = "already_published"
-OTHER = "published_otherwise"  # the same productid with another title, description, label or photo
-TOLD = ["row", "productid", "prdtypecode", "designation", "photo_status", "issue"]
+DUPLICATE = "already_published"
+CONFLICT = "published_otherwise"  # the same productid with another title, description, label or photo
+PRODUCT_COLUMNS = ["row", "productid", "prdtypecode", "designation", "photo_status", "issue"]
 
 
 @dataclass(frozen=True)
-class Draft:
+class StagedVersion:
     """shards: by part, those that are published already and those that are new. products: of both parts, see `listed`.
 
     read, quarantine: of the source; kept + quarantined = read.
@@ -74,10 +74,10 @@ class Draft:
         return hashlib.sha256(json.dumps([rows, names, self.synthetic, known], sort_keys=True).encode()).hexdigest()
 
 
-def listed(ingested: Ingested) -> pd.DataFrame:
+def list_products(ingested: Ingested) -> pd.DataFrame:
     """Every product that was read, without its photo: part, TOLD, and a digest of all but its row number."""
     parts = [
-        rows[TOLD].assign(part=part, digest=[_digest(row) for row in rows.to_dict("records")])
+        rows[PRODUCT_COLUMNS].assign(part=part, digest=[_digest(row) for row in rows.to_dict("records")])
         for part, shards in ((LABELLED, ingested.labelled), (UNLABELLED, ingested.unlabelled))
         for rows in iter_shards([shard.path for shard in shards])
     ]
@@ -90,14 +90,14 @@ def _digest(row: dict) -> str:
     return hashlib.sha256(told.encode() + b"\n" + (row["photo"] or b"")).hexdigest()[:32]
 
 
-def drafted(
+def stage_version(
     ingested: Ingested,
     read: pd.DataFrame,
-    before: Published | None,
+    before: CatalogueVersion | None,
     config: PublicationConfig,
     add: bool,
     work: Path,
-) -> Draft:
+) -> StagedVersion:
     """The version that comes after `before`. read: of `listed`. add: see publication.publish. work: a local folder.
 
     Added products are numbered on from the last row; those to predict take the place of the earlier ones, if there are
@@ -105,7 +105,7 @@ def drafted(
     """
     old = before.table(before.manifest.products) if before else read.iloc[:0]
     adds = add and before is not None
-    joining = Draft(
+    joining = StagedVersion(
         shards={LABELLED: list(ingested.labelled), UNLABELLED: list(ingested.unlabelled)},
         products=read,
         ledger=_ledger(before, work),
@@ -116,13 +116,13 @@ def drafted(
         adds=adds,
         keeps_unlabelled=adds and not ingested.unlabelled,
     )
-    draft = _joined(joining, ingested, old, before, config, work) if adds and before else joining
+    draft = _merge(joining, ingested, old, before, config, work) if adds and before else joining
     rows = draft.labelled
     ledger = draft.ledger.extended(rows["designation"].tolist(), rows["prdtypecode"].tolist(), config.split)
     return replace(draft, ledger=ledger)
 
 
-def _ledger(before: Published | None, work: Path) -> Ledger:
+def _ledger(before: CatalogueVersion | None, work: Path) -> Ledger:
     if before is None:
         return Ledger.empty()
     work.mkdir(parents=True, exist_ok=True)
@@ -131,13 +131,18 @@ def _ledger(before: Published | None, work: Path) -> Ledger:
     return Ledger.load(path)
 
 
-def _joined(
-    draft: Draft, ingested: Ingested, old: pd.DataFrame, before: Published, config: PublicationConfig, work: Path
-) -> Draft:
+def _merge(
+    draft: StagedVersion,
+    ingested: Ingested,
+    old: pd.DataFrame,
+    before: CatalogueVersion,
+    config: PublicationConfig,
+    work: Path,
+) -> StagedVersion:
     there = old[old["part"] == LABELLED]
     new = draft.labelled
     known = new["productid"].map(dict(zip(there["productid"], there["digest"], strict=True)))
-    reasons = pd.Series(np.where(known == new["digest"], SAME, OTHER), new.index).where(known.notna())
+    reasons = pd.Series(np.where(known == new["digest"], DUPLICATE, CONFLICT), new.index).where(known.notna())
     kept = reasons.isna().to_numpy()
     first = int(there["row"].max()) + 1
     added = new[kept].assign(row=pd.array(range(first, first + kept.sum()), "Int64"))
@@ -190,7 +195,7 @@ def _counted(read: Counts, reasons: pd.Series, added: pd.DataFrame) -> Counts:
     )
 
 
-def require_sound(draft: Draft, before: Published | None, config: PublicationConfig) -> None:
+def validate_staged(draft: StagedVersion, before: CatalogueVersion | None, config: PublicationConfig) -> None:
     """CatalogueError for a catalogue that nothing could be trained on, or that has lost what the one before had."""
     rows = draft.labelled
     if rows.empty:
@@ -198,12 +203,12 @@ def require_sound(draft: Draft, before: Published | None, config: PublicationCon
     if before:
         _require_no_loss(draft, before, config)
     try:
-        require_every_side(draft.ledger.sides(rows["designation"]), rows["prdtypecode"].tolist())
+        require_every_split(draft.ledger.sides(rows["designation"]), rows["prdtypecode"].tolist())
     except ValueError as error:
         raise CatalogueError(f"not published: {error}") from error
 
 
-def _require_no_loss(draft: Draft, before: Published, config: PublicationConfig) -> None:
+def _require_no_loss(draft: StagedVersion, before: CatalogueVersion, config: PublicationConfig) -> None:
     there, rows = before.manifest, len(draft.labelled)
     version = f"version {there.version} of {before.root}"
     lost = sorted(set(map(int, there.class_counts)) - set(draft.class_counts))

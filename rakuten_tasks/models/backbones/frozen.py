@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rakuten_tasks.config import Strict
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast
-from rakuten_tasks.training.oom import BatchSize
+from rakuten_tasks.training.oom import MicrobatchSize
 
 TENSORS = "backbone.safetensors"
 DESCRIPTION = "backbone.json"
@@ -42,7 +42,7 @@ class FrozenBackbone:
         """batch: photos at once, if they fit into memory."""
         self.network = network.eval().requires_grad_(False)
         self.description = description
-        self.batch = BatchSize(batch, "photo features")
+        self.batch = MicrobatchSize(batch, "photo features")
 
     @property
     def size(self) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rakuten_tasks.config import PhotoConfig, Weights
 from rakuten_tasks.models.backbones.frozen import Description, FrozenBackbone
-from rakuten_tasks.models.networks.vgg16_blocks import EARLY, LATE, Convolutions, batch_size
+from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions, batch_size
 from rakuten_tasks.models.networks.vgg16_weights import convolutions, empty_convolutions, pretrained
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
@@ -71,7 +71,7 @@ def load(config: PhotoConfig, device: torch.device) -> VGG16Backbone:
         )
     layers, side = convolutions(config), config.side or SIDE
     facts = {"batch_norm": isinstance(layers[1], nn.BatchNorm2d)}
-    description = Description(config.backbone, EARLY + LATE, side, pretrained(config), facts)
+    description = Description(config.backbone, BACKBONE_FEATURES + TOP_FEATURES, side, pretrained(config), facts)
     return VGG16Backbone(Convolutions(layers, side), description, device)
 
 

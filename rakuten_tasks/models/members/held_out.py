@@ -15,9 +15,9 @@ from rakuten_tasks.config import Refit, Strict
 from rakuten_tasks.data.splits import TRAIN, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.models.members.member import FitContext, Fitted, Member, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
-from rakuten_tasks.training.checkpoint import Checkpoints, checkpoints_of
-from rakuten_tasks.training.distributed import SharedStore, alike, world
-from rakuten_tasks.training.loop import Epoch, Examples, Schedule, best_epoch, fit, predict_logits
+from rakuten_tasks.training.checkpoint import Checkpoints, open_checkpoints
+from rakuten_tasks.training.distributed import BroadcastCheckpointStore, convert_sync_batchnorm, world_size
+from rakuten_tasks.training.loop import Dataset, EpochMetrics, Schedule, best_epoch, fit, predict_logits
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Phase:
 
     name: str
     part: nn.Module
-    examples: Examples
+    examples: Dataset
     schedule: Schedule
     optimizer: Optimizer
 
@@ -72,7 +72,7 @@ class HeldOutFit(ABC):
         last = self.phases(network, self.train_rows)[-1]
         logits = predict_logits(network, last.examples, held_out, last.schedule.batch_size, context.device)
         again = network
-        refitted: list[list[Epoch]] = []
+        refitted: list[list[EpochMetrics]] = []
         if context.refit is not Refit.NONE:
             again, refitted = self._train(", all rows but test", data.not_test, valid[:0], best)
         final = None
@@ -85,13 +85,13 @@ class HeldOutFit(ABC):
 
     def _train(
         self, suffix: str, rows: NDArray, valid: NDArray, stops: list[int]
-    ) -> tuple[nn.Module, list[list[Epoch]]]:
+    ) -> tuple[nn.Module, list[list[EpochMetrics]]]:
         """stops: epochs of each phase where nothing is validated, else empty."""
         context = self.context
         torch.manual_seed(context.seed)
         network = self.new_network(suffix, rows)
-        alike(network)
-        trained: list[list[Epoch]] = []
+        convert_sync_batchnorm(network)
+        trained: list[list[EpochMetrics]] = []
         for number, phase in enumerate(self.phases(network, rows)):
             schedule = replace(phase.schedule, stop_after=stops[number]) if stops else phase.schedule
             with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
@@ -105,9 +105,9 @@ class HeldOutFit(ABC):
     def _open_checkpoints(self, facts: list[object]) -> Checkpoints:
         context = self.context
         store, interval = context.store, context.interval
-        if world() > 1:
+        if world_size() > 1:
             interval = interval if store else math.inf
-            store = SharedStore(store, context.device)
+            store = BroadcastCheckpointStore(store, context.device)
         # two encoders may cut texts alike, and are not the same to begin with
         read = [*self.arrays.paths, *sorted(path for path in self.extractor.rglob("*") if path.is_file())]
-        return checkpoints_of(store, interval, [*facts, world(), context.device.type], read, {})
+        return open_checkpoints(store, interval, [*facts, world_size(), context.device.type], read, {})

@@ -21,7 +21,7 @@ from rakuten_tasks.models.extractors import TokenExtractor
 from rakuten_tasks.models.linear_model import dense_product
 from rakuten_tasks.models.members.held_out import HeldOutFit, Phase
 from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
-from rakuten_tasks.models.networks.token_lstm import PADDING, LSTMShape, TokenLSTM
+from rakuten_tasks.models.networks.token_lstm import PADDING, TokenLSTM, TokenLSTMConfig
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
 from rakuten_tasks.training.checkpoint import Record
 from rakuten_tasks.training.loop import Schedule
@@ -69,7 +69,7 @@ class LSTM:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
-        network = TokenLSTM(LSTMShape(**json.loads((folder / SHAPE).read_text())))
+        network = TokenLSTM(TokenLSTMConfig(**json.loads((folder / SHAPE).read_text())))
         network.load_state_dict(load_file(folder / WEIGHTS))
         return cls(network.to(device))
 
@@ -83,7 +83,7 @@ class _LSTMFit(HeldOutFit):
         self.sizes = network_sizes(len(self.train_rows))
 
     def new_network(self, phase: str, rows: NDArray) -> TokenLSTM:
-        lstm = TokenLSTM(LSTMShape(self.vocabulary, self.data.classes, *self.sizes)).to(self.context.device)
+        lstm = TokenLSTM(TokenLSTMConfig(self.vocabulary, self.data.classes, *self.sizes)).to(self.context.device)
         phase = f"embedding{phase}"
         if kept := self.checkpoints.take(phase):
             lstm.load_state_dict(kept.tensors, strict=False)

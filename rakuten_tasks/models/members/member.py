@@ -16,7 +16,7 @@ from rakuten_tasks.config import Refit, Strict, TrainingConfig
 from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.training.checkpoint import INTERVAL, CheckpointStore
-from rakuten_tasks.training.state import Epoch
+from rakuten_tasks.training.state import EpochMetrics
 
 FOLDS = 4  # of the titles that are not test: a member fitted out of fold is trained on three quarters each time
 
@@ -107,7 +107,7 @@ class FitContext:
     seed: int
     device: torch.device
     refit: Refit = Refit.EXCEPT_TEST
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None
+    on_epoch: Callable[[EpochMetrics], None] = lambda epoch: None
     store: CheckpointStore | None = None
     interval: float = INTERVAL
 
@@ -127,5 +127,5 @@ class Fitted:
     rows: NDArray
     logits: NDArray
     stopping: NDArray
-    epochs: list[Epoch] = field(default_factory=list)
+    epochs: list[EpochMetrics] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)

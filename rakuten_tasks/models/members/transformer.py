@@ -22,7 +22,7 @@ from rakuten_tasks.models.members.held_out import HeldOutFit, Phase
 from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
 from rakuten_tasks.training.loop import Schedule
-from rakuten_tasks.training.oom import BatchSize
+from rakuten_tasks.training.oom import MicrobatchSize
 
 HEAD = "head.safetensors"
 DROPOUT, LABEL_SMOOTHING, WEIGHT_DECAY = 0.1, 0.1, 0.01
@@ -64,7 +64,7 @@ class Transformer:
 
     def __init__(self, network: FineTunedEncoder) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.batch = BatchSize(64, "transformer")
+        self.batch = MicrobatchSize(64, "transformer")
 
     @classmethod
     def settings(cls, config: TrainingConfig) -> Strict:

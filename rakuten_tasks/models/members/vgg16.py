@@ -22,12 +22,18 @@ from rakuten_tasks.models.extractors import MapExtractor, PixelExtractor
 from rakuten_tasks.models.linear_model import dense_product
 from rakuten_tasks.models.members.held_out import HeldOutFit, Phase
 from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
-from rakuten_tasks.models.networks.vgg16_network import EARLY, PhotoBranch, PhotoShape, Upper, batch_size
+from rakuten_tasks.models.networks.vgg16_network import (
+    BACKBONE_FEATURES,
+    TrainableTop,
+    VGG16Config,
+    VGG16Network,
+    batch_size,
+)
 from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions, random_convolutions
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
-from rakuten_tasks.training.distributed import world
-from rakuten_tasks.training.loop import Examples, Schedule, autocast
-from rakuten_tasks.training.oom import BatchSize
+from rakuten_tasks.training.distributed import world_size
+from rakuten_tasks.training.loop import Dataset, Schedule, autocast
+from rakuten_tasks.training.oom import MicrobatchSize
 
 WEIGHTS, SHAPE = "vgg16.safetensors", "vgg16.json"
 PATIENCE = 10  # at the peak of the learning rate validation gets worse for several epochs
@@ -46,9 +52,11 @@ class Shape:
     side: int
     classes: int
 
-    def network(self) -> PhotoBranch | Upper:
+    def network(self) -> VGG16Network | TrainableTop:
         """Untrained."""
-        branch = PhotoBranch(PhotoShape(self.batch_norm, self.side, self.classes), empty_convolutions(self.batch_norm))
+        branch = VGG16Network(
+            VGG16Config(self.batch_norm, self.side, self.classes), empty_convolutions(self.batch_norm)
+        )
         return branch if self.whole else branch.upper
 
 
@@ -61,7 +69,7 @@ class VGG16:
     seeded: ClassVar[bool] = True
     extractors: tuple[str, ...] = (MapExtractor.name,)  # pixels where weights are random, see plan.py
 
-    def __init__(self, network: PhotoBranch | Upper, shape: Shape) -> None:
+    def __init__(self, network: VGG16Network | TrainableTop, shape: Shape) -> None:
         self.network, self.shape = network.eval(), shape
 
     @classmethod
@@ -76,8 +84,8 @@ class VGG16:
     @torch.inference_mode()
     def evidence(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
         device = next(self.network.parameters()).device
-        inputs = [arrays["pixels"]] if self.shape.whole else [arrays["photo"][:, :EARLY], arrays["maps"]]
-        head = self.network.upper.head if isinstance(self.network, PhotoBranch) else self.network.head
+        inputs = [arrays["pixels"]] if self.shape.whole else [arrays["photo"][:, :BACKBONE_FEATURES], arrays["maps"]]
+        head = self.network.upper.head if isinstance(self.network, VGG16Network) else self.network.head
         read: list[Tensor] = []  # by the last layer, batch after batch
 
         def part(start: int, end: int) -> None:
@@ -87,7 +95,7 @@ class VGG16:
 
         hook = head.linear.register_forward_pre_hook(lambda _, features: read.append(features[0].float()))
         try:
-            list(BatchSize(batch_size(device), "photos").parts(len(inputs[0]), part))
+            list(MicrobatchSize(batch_size(device), "photos").parts(len(inputs[0]), part))
         finally:
             hook.remove()
         embeddings = torch.cat(read)
@@ -106,7 +114,7 @@ class VGG16:
         network = shape.network()
         network.load_state_dict(load_file(folder / WEIGHTS))
         network = network.to(device)
-        return cls(network.freeze() if isinstance(network, PhotoBranch) else network.requires_grad_(False), shape)
+        return cls(network.freeze() if isinstance(network, VGG16Network) else network.requires_grad_(False), shape)
 
 
 def _kind(config: PhotoConfig) -> Weights:
@@ -119,40 +127,40 @@ class _VGG16Fit(HeldOutFit):
         self.config, self.whole = config, config.weights is Weights.RANDOM
         super().__init__(config, data, context, PixelExtractor.name if self.whole else MapExtractor.name)
 
-    def new_network(self, phase: str, rows: NDArray) -> PhotoBranch | Upper:
+    def new_network(self, phase: str, rows: NDArray) -> VGG16Network | TrainableTop:
         if self.whole:
             layers = random_convolutions()
             self.shape = Shape(True, True, self.config.side, self.data.classes)
-            return PhotoBranch(PhotoShape(True, self.config.side, self.data.classes), layers).to(self.context.device)
+            return VGG16Network(VGG16Config(True, self.config.side, self.data.classes), layers).to(self.context.device)
         backbone = load_saved_backbone(self.data.folders[MapExtractor.name], torch.device("cpu"))
         assert isinstance(backbone, VGG16Backbone)
         self.shape = Shape(False, backbone.batch_norm, backbone.side, self.data.classes)
         upper = self.shape.network()
-        assert isinstance(upper, Upper)
+        assert isinstance(upper, TrainableTop)
         upper.block.load_state_dict(backbone.network.upper.block.state_dict())
         return upper.requires_grad_(True).to(self.context.device)
 
     def phases(self, network: nn.Module, rows: NDArray) -> list[Phase]:
         config, arrays, labels = self.config, self.arrays, self.data.labels
         rate, epochs = config.learning_rate, config.epochs
-        if isinstance(network, PhotoBranch):
+        if isinstance(network, VGG16Network):
             epochs = epochs or epochs_from_scratch(len(self.train_rows), self.context.device)
             return [self._phase("VGG16", network, PixelExamples(arrays, labels), epochs, rate or 5e-4, rows)]
-        assert isinstance(network, Upper)
+        assert isinstance(network, TrainableTop)
         head, both = HeadExamples(arrays, labels), MapExamples(arrays, labels)
         return [
             self._phase("VGG16 head", network.head, head, epochs or 30, rate or 1e-3, rows),
             self._phase("VGG16 block 5", network, both, config.fine_tune_epochs, 5e-5, rows),
         ]
 
-    def _phase(self, name: str, part: nn.Module, examples: Examples, epochs: int, rate: float, rows: NDArray) -> Phase:
+    def _phase(self, name: str, part: nn.Module, examples: Dataset, epochs: int, rate: float, rows: NDArray) -> Phase:
         schedule = Schedule(epochs, batch_of(self.config.batch_size, len(rows)), PATIENCE, LABEL_SMOOTHING)
         return Phase(
             name, part, examples, schedule, torch.optim.AdamW(part.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
         )
 
     def member(self, network: nn.Module) -> VGG16:
-        assert isinstance(network, PhotoBranch | Upper)
+        assert isinstance(network, VGG16Network | TrainableTop)
         return VGG16(network, self.shape)
 
 
@@ -161,10 +169,10 @@ def batch_of(wanted: int, photos: int) -> int:
 
     At least two in all: batch norm cannot train on one. Raises ValueError if there are fewer photos than that.
     """
-    least = max(2, world())
+    least = max(2, world_size())
     if photos < least or wanted < least:
         raise ValueError(
-            f"{photos} photos to train on in batches of {wanted} are too few for {world()} processes: set "
+            f"{photos} photos to train on in batches of {wanted} are too few for {world_size()} processes: set "
             "RAKUTEN_PHOTO_GPUS times RAKUTEN_PHOTO_NODES to fewer, or photo.batch_size to more"
         )
     return next(size for size in count(wanted) if not 0 < photos % size < least)
@@ -193,18 +201,18 @@ class HeadExamples(_PhotoExamples):
     """What the frozen backbone saw, for the head alone."""
 
     def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        """(B,) rows -> (B, EARLY), (B, LATE) fp16. No augmentation: the photos are not looked at again."""
+        """(B,) rows -> (B, BACKBONE_FEATURES), (B, TOP_FEATURES) fp16, never augmented: photos are not read again."""
         photo = torch.from_numpy(self.arrays.take("photo", rows))
-        return photo[:, :EARLY], photo[:, EARLY:]
+        return photo[:, :BACKBONE_FEATURES], photo[:, BACKBONE_FEATURES:]
 
 
 class MapExamples(_PhotoExamples):
     """What the frozen blocks saw, for block 5 and the head."""
 
     def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        """(B,) rows -> (B, EARLY), (B, 512, S / 16, S / 16) fp16"""
+        """(B,) rows -> (B, BACKBONE_FEATURES), (B, 512, S / 16, S / 16) fp16"""
         photo, maps = (torch.from_numpy(self.arrays.take(name, rows)) for name in ("photo", "maps"))
-        return photo[:, :EARLY], maps
+        return photo[:, :BACKBONE_FEATURES], maps
 
 
 def random_flip_and_shift(pixels: NDArray, random: Callable[[], float]) -> NDArray:

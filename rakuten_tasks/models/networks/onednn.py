@@ -17,19 +17,19 @@ from torch import Tensor, nn
 Step = Callable[[Tensor], Tensor]
 
 
-def packable(device: torch.device) -> bool:
+def is_supported(device: torch.device) -> bool:
     """Whether it is a processor of this kind, under a torch that has oneDNN."""
     capabilities = torch.cpu.get_capabilities()
     there = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
     return device.type == "cpu" and torch.backends.mkldnn.is_available() and there
 
 
-def answering() -> bool:
+def is_inference_autocast() -> bool:
     """Whether bf16 is wanted here, and no gradient."""
     return torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
 
 
-def packed(block: Iterable[nn.Module]) -> Step:
+def prepack(block: Iterable[nn.Module]) -> Step:
     """(B, C, H, W), channels_last -> what the block gives under bf16's autocast.
 
     Later changes of the block's weights do not reach it. No gradients.

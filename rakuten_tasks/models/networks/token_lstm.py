@@ -18,7 +18,7 @@ EMBEDDING_STD = 0.3
 
 
 @dataclass(frozen=True)
-class LSTMShape:
+class TokenLSTMConfig:
     """Sizes of the network."""
 
     tokens: int
@@ -35,7 +35,7 @@ class TokenLSTM(nn.Module):
     against 0.5 s for 64 products of up to 128 tokens, torch 2.14).
     """
 
-    def __init__(self, shape: LSTMShape) -> None:
+    def __init__(self, shape: TokenLSTMConfig) -> None:
         super().__init__()
         self.shape = shape
         self.embed = nn.Embedding(shape.tokens, shape.embedding, padding_idx=PADDING)

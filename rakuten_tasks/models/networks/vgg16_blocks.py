@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rakuten_tasks.models.networks.onednn import Step, answering, packable, packed
+from rakuten_tasks.models.networks.onednn import Step, is_inference_autocast, is_supported, prepack
 
-EARLY = 2 * (64 + 128 + 256 + 512)  # mean and maximum of each channel of blocks 1 to 4
-LATE = 2 * 512  # of block 5
+BACKBONE_FEATURES = 2 * (64 + 128 + 256 + 512)  # mean and maximum of each channel of blocks 1 to 4
+TOP_FEATURES = 2 * 512  # of block 5
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB from 0 to 1
 
 
-def pooled(maps: Tensor, highest: Tensor | None = None) -> Tensor:
+def mean_max_pool(maps: Tensor, highest: Tensor | None = None) -> Tensor:
     """(B, C, H, W) -> (B, 2C): each channel's mean, then its maximum, which also `highest` (B, C, h, w) holds.
 
     The sum is a matrix product, whose bf16 kernel takes a sixth of the time that mean's takes on two cores.
@@ -31,7 +31,7 @@ def pooled(maps: Tensor, highest: Tensor | None = None) -> Tensor:
     return torch.cat((mean, (maps if highest is None else highest).amax((2, 3)).float()), 1)
 
 
-def halved(maps: Tensor) -> Tensor:
+def max_pool_2x2(maps: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, H // 2, W // 2): max pooling. A processor answers by two maxima, in 0.7 of its time."""
     if torch.is_grad_enabled() or maps.device.type != "cpu" or not _even(maps):
         return functional.max_pool2d(maps, 2)
@@ -52,7 +52,7 @@ def _blocks(layers: nn.Sequential) -> Iterator[nn.Sequential]:
             start = end + 1
 
 
-class Lower(nn.Module):
+class FrozenBlocks(nn.Module):
     """Pixels -> pooled features of blocks 1 to 4, and what block 5 reads."""
 
     mean: Tensor
@@ -66,25 +66,25 @@ class Lower(nn.Module):
         self.register_buffer("deviation", 255 * torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, S, 3) uint8 -> (B, EARLY), (B, 512, S / 16, S / 16)"""
+        """(B, S, S, 3) uint8 -> (B, BACKBONE_FEATURES), (B, 512, S / 16, S / 16)"""
         maps = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last as it lies in memory
         maps = (maps - self.mean) / self.deviation
         early = []
-        for block in self.packed if self.packed and answering() else self.blocks:
+        for block in self.packed if self.packed and is_inference_autocast() else self.blocks:
             maps = block(maps)  # (B, C, H, W)
-            smaller = halved(maps)  # (B, C, H // 2, W // 2)
-            early.append(pooled(maps, smaller if _even(maps) else maps))  # of odd sides it leaves a row out
+            smaller = max_pool_2x2(maps)  # (B, C, H // 2, W // 2)
+            early.append(mean_max_pool(maps, smaller if _even(maps) else maps))  # of odd sides it leaves a row out
             maps = smaller
         features = torch.cat(early, 1)
         return (features, maps) if self.training else (features.half(), maps.half())
 
     def pack(self) -> None:
         """Where the processor can: later changes of the weights do not reach its answers."""
-        if packable(self.mean.device):
-            self.packed = [packed(block) for block in self.blocks]  # type: ignore[arg-type]
+        if is_supported(self.mean.device):
+            self.packed = [prepack(block) for block in self.blocks]  # type: ignore[arg-type]
 
 
-class Fifth(nn.Module):
+class TrainableBlock(nn.Module):
     """Block 5 -> its pooled features."""
 
     def __init__(self, block: nn.Sequential) -> None:
@@ -93,36 +93,38 @@ class Fifth(nn.Module):
         self.packed: Step | None = None
 
     def late(self, maps: Tensor) -> Tensor:
-        """(B, 512, H, W) -> (B, LATE)"""
-        block = self.packed if self.packed and answering() else self.block
-        features = pooled(block(maps.float()))
+        """(B, 512, H, W) -> (B, TOP_FEATURES)"""
+        block = self.packed if self.packed and is_inference_autocast() else self.block
+        features = mean_max_pool(block(maps.float()))
         return features if self.training else features.half()
 
     def pack(self) -> None:
         """As `Lower.pack`."""
-        if packable(next(self.block.parameters()).device):
-            self.packed = packed(self.block)
+        if is_supported(next(self.block.parameters()).device):
+            self.packed = prepack(self.block)
 
 
 class Convolutions(nn.Module):
     """All five blocks: prepared photos -> features."""
 
-    def __init__(self, layers: nn.Sequential, side: int, upper: Callable[[nn.Sequential], Fifth] = Fifth) -> None:
+    def __init__(
+        self, layers: nn.Sequential, side: int, upper: Callable[[nn.Sequential], TrainableBlock] = TrainableBlock
+    ) -> None:
         """side: of a prepared photo, in pixels. upper: makes what holds block 5."""
         super().__init__()
         *lower, block5 = _blocks(layers)
         self.side = side
         self.frozen = False
-        self.lower = Lower(lower)
+        self.lower = FrozenBlocks(lower)
         self.upper = upper(block5)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, EARLY + LATE)"""
+        """(B, S, S, 3) uint8 -> (B, BACKBONE_FEATURES + TOP_FEATURES)"""
         return self.see(pixels)[0]
 
     def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, S, 3) uint8 -> (B, EARLY + LATE), and (B, 512, S / 16, S / 16): what block 5 reads"""
+        """(B, S, S, 3) uint8 -> (B, BACKBONE_FEATURES + TOP_FEATURES), (B, 512, S / 16, S / 16): what block 5 reads"""
         early, maps = self.lower(pixels)
         late = self.upper.late(maps)
         with torch.autocast(early.device.type, enabled=False):  # on the CPU it refuses to join fp16

@@ -12,19 +12,25 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rakuten_tasks.models.networks.vgg16_blocks import EARLY, LATE, Convolutions, Fifth, batch_size
+from rakuten_tasks.models.networks.vgg16_blocks import (
+    BACKBONE_FEATURES,
+    TOP_FEATURES,
+    Convolutions,
+    TrainableBlock,
+    batch_size,
+)
 from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions
 from rakuten_tasks.training.loop import autocast
-from rakuten_tasks.training.oom import BatchSize
+from rakuten_tasks.training.oom import MicrobatchSize
 
-__all__ = ["EARLY", "LATE", "PhotoBranch", "PhotoShape", "batch_size", "photo_logits"]
+__all__ = ["BACKBONE_FEATURES", "TOP_FEATURES", "VGG16Config", "VGG16Network", "batch_size", "photo_logits"]
 
 WEIGHTS = "photo.safetensors"
 SHAPE = "photo.json"
 
 
 @dataclass(frozen=True)
-class PhotoShape:
+class VGG16Config:
     """batch_norm: vgg16_bn, else vgg16. side: of a prepared photo, in pixels."""
 
     batch_norm: bool
@@ -37,19 +43,19 @@ class Head(nn.Module):
 
     def __init__(self, classes: int, dropout: float = 0.2) -> None:
         super().__init__()
-        self.scale = nn.BatchNorm1d(EARLY + LATE)  # the blocks' features differ in size
+        self.scale = nn.BatchNorm1d(BACKBONE_FEATURES + TOP_FEATURES)  # the blocks' features differ in size
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(EARLY + LATE, classes)
+        self.linear = nn.Linear(BACKBONE_FEATURES + TOP_FEATURES, classes)
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, early: Tensor, late: Tensor) -> Tensor:
-        """(B, EARLY), (B, LATE) -> (B, K)"""
+        """(B, BACKBONE_FEATURES), (B, TOP_FEATURES) -> (B, K)"""
         # autocast on the CPU refuses to join fp16, and a head in bf16 would round logits to three digits
         with torch.autocast(early.device.type, enabled=False):
             return self.linear(self.dropout(self.scale(torch.cat((early.float(), late.float()), 1))))
 
 
-class Upper(Fifth):
+class TrainableTop(TrainableBlock):
     """Block 5 and the head."""
 
     def __init__(self, block: nn.Sequential, classes: int) -> None:
@@ -57,17 +63,17 @@ class Upper(Fifth):
         self.head = Head(classes)
 
     def forward(self, early: Tensor, maps: Tensor) -> Tensor:
-        """(B, EARLY), (B, 512, H, W) -> (B, K)"""
+        """(B, BACKBONE_FEATURES), (B, 512, H, W) -> (B, K)"""
         return self.head(early, self.late(maps))
 
 
-class PhotoBranch(Convolutions):
+class VGG16Network(Convolutions):
     """Prepared photos -> logits."""
 
-    upper: Upper
+    upper: TrainableTop
 
-    def __init__(self, shape: PhotoShape, layers: nn.Sequential) -> None:
-        super().__init__(layers, shape.side, lambda block: Upper(block, shape.classes))
+    def __init__(self, shape: VGG16Config, layers: nn.Sequential) -> None:
+        super().__init__(layers, shape.side, lambda block: TrainableTop(block, shape.classes))
         self.shape = shape
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -83,14 +89,14 @@ class PhotoBranch(Convolutions):
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
         """What `save` wrote, ready to predict."""
-        shape = PhotoShape(**json.loads((folder / SHAPE).read_text()))
+        shape = VGG16Config(**json.loads((folder / SHAPE).read_text()))
         branch = cls(shape, empty_convolutions(shape.batch_norm))
         branch.load_state_dict(load_file(folder / WEIGHTS))
         return branch.to(device).freeze()
 
 
 @torch.inference_mode()
-def photo_logits(branch: PhotoBranch, pixels: NDArray) -> NDArray:
+def photo_logits(branch: VGG16Network, pixels: NDArray) -> NDArray:
     """(N, S, S, 3) prepared photos -> (N, K) fp32"""
     branch.eval()
     device = next(branch.parameters()).device
@@ -99,4 +105,4 @@ def photo_logits(branch: PhotoBranch, pixels: NDArray) -> NDArray:
         with autocast(device):
             return branch(torch.from_numpy(pixels[start:end]).to(device)).float().cpu()
 
-    return torch.cat(list(BatchSize(batch_size(device), "photos").parts(len(pixels), part))).numpy()
+    return torch.cat(list(MicrobatchSize(batch_size(device), "photos").parts(len(pixels), part))).numpy()

@@ -375,8 +375,8 @@ def test_a_catalogue_of_bad_rows_alone_is_all_in_quarantine_where_that_is_allowe
 
 
 def test_rows_that_vanish_while_the_file_is_read_are_noticed(source, out, monkeypatch):
-    monkeypatch.setattr("rakuten_tasks.data.read_catalogue.scan", lambda *args: pd.Index(range(13)))
-    monkeypatch.setattr("rakuten_tasks.data.read_catalogue.check_match", lambda *args: None)
+    monkeypatch.setattr("rakuten_tasks.data.read_catalogue.read_row_index", lambda *args: pd.Index(range(13)))
+    monkeypatch.setattr("rakuten_tasks.data.read_catalogue.check_labels_match_rows", lambda *args: None)
     with pytest.raises(CatalogueError, match="does not add up: the file changed while it was read, run again"):
         ingest(str(source), out, IngestConfig())
 

@@ -174,9 +174,9 @@ def test_photos_come_in_halves(monkeypatch, caplog):
 
 def test_what_torch_says_when_this_machine_has_no_more_memory_is_understood():
     code = (
-        "import resource, torch; from rakuten_tasks.training.oom import BatchSize\n"
+        "import resource, torch; from rakuten_tasks.training.oom import MicrobatchSize\n"
         "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
-        "print(BatchSize(1 << 34, 'zeros').halving(lambda rows: len(torch.empty(rows)), 1 << 34))"
+        "print(MicrobatchSize(1 << 34, 'zeros').halving(lambda rows: len(torch.empty(rows)), 1 << 34))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 1 << 20 < int(done.stdout) < 1 << 31

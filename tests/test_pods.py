@@ -26,7 +26,7 @@ NETWORKS = {
 NEVER_CACHED = {
     "open_run", "reopen", "look", "train_members", "assemble", "register", "report_training", "compare",
     "record_failed_training", "record_failed_reproduction", "fetch_champion", "predict_shard", "write_submission",
-    "look_for_drift", "tell", "note_training", "publish_version",
+    "check_drift", "tell", "record_retraining", "publish_version",
 }  # fmt: skip
 SHOWN = {
     "ingest",
@@ -39,7 +39,7 @@ SHOWN = {
     "pool_members",
     "evaluate_test",
     "register",
-    "look_for_drift",
+    "check_drift",
 }
 # what train_members plans
 PLANNED = (

@@ -183,7 +183,7 @@ test-all: test ## all tests: after the quick ones those with pods, browser, seve
 
 .PHONY: lint
 lint: $(READY) ## ruff, mypy, and which package may import which
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo --cache-dir $(VAR)/cache/import-linter
 
 .PHONY: format
 format: $(READY) ## ruff's formatter

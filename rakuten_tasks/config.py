@@ -1,4 +1,4 @@
-"""The one configuration of a training run: given as YAML or JSON, refused at birth when it makes no sense."""
+"""Training and publication configuration (YAML or JSON). Invalid values raise `ValueError` on construction."""
 
 from __future__ import annotations
 

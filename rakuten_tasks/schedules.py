@@ -1,4 +1,4 @@
-"""When what runs by itself on the cluster: read by workflows/launch_plans.py and by the dashboard. Cron, UTC."""
+"""Schedules of the launch plans (cron, UTC), read by workflows/launch_plans.py and by the dashboard."""
 
 SCHEDULES = {
     "nightly_training": "0 2 * * *",

@@ -1,4 +1,4 @@
-"""The API process: routes on LitServe's app, errors that never repeat the input."""
+"""The API process: routes on LitServe's app. Errors never repeat the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder var/serving: one server at a time, and nothing left of those that were killed."""
+"""The folder var/serving: one server at a time; what killed ones left is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes in and out: the models behind /openapi.json. They import neither torch nor MLflow."""
+"""Request and response schemas, behind /openapi.json. They import neither torch nor MLflow."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_two_processes_that_are_cut_short_go_on_and_end_bit_for_bit_as_if_nothin
 
 def test_a_last_batch_leaves_a_photo_to_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batch_of(32, 65) == 33
-    monkeypatch.setattr("rakuten_tasks.models.members.vgg16.world", lambda: 4)
+    monkeypatch.setattr("rakuten_tasks.models.members.vgg16.world_size", lambda: 4)
     assert batch_of(32, 67) == 34  # 32 leaves three, 33 one
     with pytest.raises(ValueError, match="3 photos to train on in batches of 32 are too few for 4 processes: set"):
         batch_of(32, 3)

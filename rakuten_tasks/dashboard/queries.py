@@ -1,4 +1,4 @@
-"""What the dashboard shows, each part by itself: one that is not there yet leaves the others as they are."""
+"""Queries behind the dashboard. Each part fails alone, so that the others are still shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue's CSV files: read in chunks, checked, and each row judged."""
+"""Readers of the catalogue's CSV files, in chunks, and `RowValidator`, which finds unusable rows."""
 
 from __future__ import annotations
 

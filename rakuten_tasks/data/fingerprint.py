@@ -1,4 +1,4 @@
-"""What a catalogue holds, told without reading it as a catalogue: the key of all that is cached about it."""
+"""Hash of a catalogue's files, without parsing them: the key under which everything about it is cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was read of a catalogue: its shards, counts and summary."""
+"""Result of an ingest: shards, counts and summary."""
 
 from __future__ import annotations
 

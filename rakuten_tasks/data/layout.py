@@ -1,4 +1,4 @@
-"""Where the files of a catalogue in the challenge's layout lie, in any folder that fsspec can read."""
+"""Paths of a catalogue in the challenge's layout, in any folder that fsspec can read."""
 
 from __future__ import annotations
 

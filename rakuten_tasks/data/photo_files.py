@@ -1,4 +1,4 @@
-"""Photo files of a catalogue: found, read, and checked before anything is trained on them."""
+"""Photo files of a catalogue: found, read and checked."""
 
 from __future__ import annotations
 

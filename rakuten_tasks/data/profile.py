@@ -1,4 +1,4 @@
-"""What a catalogue looks like, measured on its shards: lengths of all rows, languages and photos of a seeded sample."""
+"""Statistics of a catalogue's shards: lengths of all rows, languages and photos of a seeded sample."""
 
 from __future__ import annotations
 

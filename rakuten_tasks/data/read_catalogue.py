@@ -1,4 +1,4 @@
-"""A catalogue in the challenge's layout, or a published one -> checked Parquet shards, a quarantine and a summary."""
+"""Ingest: a catalogue in the challenge's layout, or a published one, to checked Parquet shards and a quarantine."""
 
 from __future__ import annotations
 

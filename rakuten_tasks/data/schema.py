@@ -1,4 +1,4 @@
-"""What a catalogue must look like: the columns of its CSV files, and of the Parquet shards made from them."""
+"""Schemas of a catalogue's CSV files and of the Parquet shards made from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which side of the split each title is on, for ever: products that share a title never part, and none ever moves."""
+"""Sticky train, validation and test assignment by normalised title: same title, same split, never changed."""
 
 from __future__ import annotations
 

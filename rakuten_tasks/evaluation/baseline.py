@@ -1,4 +1,4 @@
-"""The bars to beat, fitted on the same rows: the class shares, and TF-IDF with a linear support vector machine."""
+"""Baselines, fitted on the same rows as the members: class frequencies, and TF-IDF with a linear SVM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics and their bootstrap: one system's intervals, and how far one system is ahead of another on the same rows.
+"""Bootstrap intervals of one system's metrics, and of the paired difference between two.
 
 Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, percentile intervals.
 """

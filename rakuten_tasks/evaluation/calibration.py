@@ -1,4 +1,4 @@
-"""Weights of scores by likelihood: of one system, its calibration; of several, their log-linear pool."""
+"""Weights of scores by maximum likelihood: of one system, its calibration; of several, their log-linear pool."""
 
 from __future__ import annotations
 

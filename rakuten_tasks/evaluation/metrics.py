@@ -1,4 +1,4 @@
-"""How good the answers are: metrics with bootstrap intervals, per class, confusion, reliability, what photos add."""
+"""Metrics with bootstrap intervals, per class, confusion, reliability, and what photos add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear classifiers on sparse and dense features, fitted to convergence: convex, so no epochs and no luck."""
+"""Linear classifiers on sparse and dense features, fitted to convergence (convex: no epochs, no seed)."""
 
 from __future__ import annotations
 

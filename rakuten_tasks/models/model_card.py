@@ -1,4 +1,4 @@
-"""The model card: what a registered version is, for whoever opens it in MLflow."""
+"""The model card of a registered version."""
 
 from __future__ import annotations
 

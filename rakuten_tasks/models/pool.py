@@ -1,4 +1,4 @@
-"""How members become one answer: a log-linear pool, fitted by likelihood on rows that the members did not see.
+"""Log-linear pool of the members, fitted by likelihood on scores of rows that they were not trained on.
 
 log p = sum over members of weight * logits, normalised. The fit is convex: one optimum, any number of members.
 Source: Genest and Zidek 1986, doi 10.1214/ss/1177013825.

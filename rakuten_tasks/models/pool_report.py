@@ -1,4 +1,4 @@
-"""What the pool is made of: each member alone, the pool without it, and its weight."""
+"""Report of the pool: each member alone, the pool without it, and its weight."""
 
 from __future__ import annotations
 

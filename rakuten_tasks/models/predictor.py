@@ -1,4 +1,4 @@
-"""The one Predictor: evaluation, batch prediction and serving all ask it, with the bundle's own settings."""
+"""The Predictor: evaluation, batch prediction and serving all use it, with the bundle's settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretrained weights are data: where they come from, under which licence, and which bits they are."""
+"""Source, licence and hash of pretrained weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of catalogue shards -> products -> what members say, a shard at a time."""
+"""Scores of catalogue shards, one shard at a time."""
 
 from __future__ import annotations
 

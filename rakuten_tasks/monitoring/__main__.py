@@ -1,4 +1,4 @@
-"""`make monitor`: what the champion saw in validation against what it sees now, or any two catalogues or tables."""
+"""`make monitor`: the champion's held-out rows against the prediction log, or any two catalogues or tables."""
 
 from __future__ import annotations
 

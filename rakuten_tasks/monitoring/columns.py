@@ -1,4 +1,4 @@
-"""The columns of the prediction log, which are also those that drift is measured on."""
+"""Columns of the prediction log; drift is measured on the same ones."""
 
 from __future__ import annotations
 

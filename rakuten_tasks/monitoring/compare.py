@@ -1,4 +1,4 @@
-"""One look: reference and window, from wherever they lie, to report and decision."""
+"""Comparison of a reference and a window, from any source, to a drift report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison of reference and window comes to: the decision, and how accurate the model is on either side."""
+"""The drift report as data: the decision, and the accuracy on either side."""
 
 from __future__ import annotations
 

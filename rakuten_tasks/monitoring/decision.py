@@ -1,4 +1,4 @@
-"""What a look at drift comes to: a small typed record, the same in JSON, in Flyte and on the terminal."""
+"""The drift decision: a small record, the same in JSON, in Flyte and on the terminal."""
 
 from __future__ import annotations
 

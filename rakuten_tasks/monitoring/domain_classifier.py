@@ -1,4 +1,4 @@
-"""A domain classifier: how well a model trained on half of the rows tells reference from window on the other half."""
+"""Domain classifier: the AUC of a model that tells reference from window on rows it was not trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What drift is measured on: plain traits of a product and of its answer. The same function for reference and live."""
+"""Drift columns of a product and of its prediction; the same function for reference and live requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The history of windows: one small JSON file a look, at any fsspec address, so that pods share it."""
+"""History of drift checks: one small JSON file a check, at any fsspec address, so that pods share it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Catalogues and CSV files as rows of drift columns, so that any two of them can be compared."""
+"""Catalogues and CSV files as drift columns, so that any two of them can be compared."""
 
 from __future__ import annotations
 

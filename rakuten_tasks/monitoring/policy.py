@@ -1,4 +1,4 @@
-"""What is done about a window: nothing, wait for a second one, train again, or call for labels."""
+"""What follows a drift check: nothing, wait for a second one, retrain, or alert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference: held-out rows as they are, and test rows as the champion answered them, in the columns of drift."""
+"""The reference of drift checks: held-out rows, and test rows with the champion's predictions."""
 
 from __future__ import annotations
 

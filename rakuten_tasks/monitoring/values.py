@@ -1,4 +1,4 @@
-"""Columns as they come, from logs, CSVs or anything else -> clean values; what makes no sense becomes missing."""
+"""Cleaning of columns from logs, CSVs or anything else; invalid values become missing."""
 
 from __future__ import annotations
 

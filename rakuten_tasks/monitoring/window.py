@@ -1,4 +1,4 @@
-"""The window: what the champion has answered lately, drawn from a prediction log of any size."""
+"""The window: the champion's recent predictions, sampled from a prediction log of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards of arrays on disk (safetensors), read in random order without holding the catalogue in memory."""
+"""Feature shards on disk (safetensors), read in random order without holding the catalogue in memory."""
 
 from __future__ import annotations
 

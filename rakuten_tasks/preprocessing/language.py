@@ -1,4 +1,4 @@
-"""Which language a product is described in, of those that French sellers write in."""
+"""Language of a product's text, among those that French sellers write in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A photo file's bytes -> uint8 pixels: the one function that training, batch prediction and serving share."""
+"""Decoding and cropping of a photo: the one function that training, batch prediction and serving share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A product as it comes."""
+"""A product as it arrives."""
 
 from __future__ import annotations
 

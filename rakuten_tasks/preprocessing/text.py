@@ -1,4 +1,4 @@
-"""Text as sellers write it -> clean text -> subword tokens."""
+"""Text cleaning and subword tokenization."""
 
 from __future__ import annotations
 

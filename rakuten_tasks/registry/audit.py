@@ -1,4 +1,4 @@
-"""The audit trail: who made which version the champion, when and why. One tag of the registered model per event."""
+"""Audit trail: who made which version champion, when and why. One tag of the registered model per event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training that was cut short left in the registry."""
+"""Clean-up after registrations that were interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate: may a new version become the champion by itself? Figures in, a reasoned verdict out."""
+"""The promotion gate: whether a new version may become champion automatically, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate's verdict onto a version, and the aliases that it moves: in steps that a retry completes."""
+"""Promotion of a version in steps that a retry completes: the gate's decision, then the aliases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the registry no longer needs: old versions, versions without files, old runs, files of what was deleted."""
+"""Deletion of old versions, versions without files, old runs, and files of deleted runs."""
 
 from __future__ import annotations
 

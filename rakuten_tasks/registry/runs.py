@@ -1,4 +1,4 @@
-"""MLflow runs: one parent a training, one child a task. Run ids are passed on, as tasks may sit in different pods."""
+"""MLflow runs: one parent a training, one child a task. Run ids are passed on, as tasks run in different pods."""
 
 from __future__ import annotations
 

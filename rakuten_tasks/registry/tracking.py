@@ -1,4 +1,4 @@
-"""The MLflow store, and what can be told to a run in it; runs.py opens and closes them."""
+"""Connection to the MLflow store, and logging into a run."""
 
 from __future__ import annotations
 

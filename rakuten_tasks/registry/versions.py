@@ -1,4 +1,4 @@
-"""Registered versions and the aliases on them: champion (serves), challenger (refused by the gate), best (the bar)."""
+"""Registered versions and their aliases: champion (serves), challenger (rejected by the gate), best."""
 
 from __future__ import annotations
 

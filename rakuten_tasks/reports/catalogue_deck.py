@@ -1,4 +1,4 @@
-"""The Deck of stage 1: what was read of a catalogue, and what it looks like."""
+"""Deck of the ingest: what was read of a catalogue."""
 
 from __future__ import annotations
 

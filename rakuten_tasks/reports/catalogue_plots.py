@@ -1,4 +1,4 @@
-"""Figures of a catalogue: plotly, the numbers behind them already counted."""
+"""Plots of a catalogue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that sellers wrote, made fit for a label."""
+"""Sellers' texts, shortened and made safe for labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a look at drift: the decision, its evidence, accuracy, and the windows before it."""
+"""Deck of a drift check: decision, evidence, accuracy, earlier windows."""
 
 from __future__ import annotations
 

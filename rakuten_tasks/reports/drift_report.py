@@ -1,4 +1,4 @@
-"""The drift report: Evidently draws it, the decision stands on top of it, and drift_report.json holds what it says."""
+"""drift_report.html (Evidently's report below our decision) and drift_report.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Deck of the evaluation: how good the answers are, where they go wrong, and how far they can be trusted."""
+"""Deck of the evaluation: metrics, errors, reliability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decks as pages in a folder, and a page that lists them."""
+"""Decks as pages in a folder, with an index page."""
 
 from __future__ import annotations
 

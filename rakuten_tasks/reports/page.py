@@ -1,4 +1,4 @@
-"""Blocks of a page -> one HTML string that needs no network: it stands alone, or as a tab of Flyte's deck.html.
+"""Building blocks of a Deck: one HTML string that needs no network, alone or as a tab of Flyte's deck.html.
 
 Every block is Markup; whatever else is put into one is escaped, as sellers write what they like into their titles.
 """

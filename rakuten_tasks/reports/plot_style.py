@@ -1,4 +1,4 @@
-"""How every figure looks: one template, one colour for each system, a title and a size."""
+"""Style of all plots: one template, one colour a system."""
 
 from __future__ import annotations
 

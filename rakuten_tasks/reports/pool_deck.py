@@ -1,4 +1,4 @@
-"""The Deck of the pool: its weights, and what each member is worth alone and to the others."""
+"""Deck of the pool: weights, and what each member adds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Deck of a publication: what the version holds, and what was left out of it."""
+"""Deck of a publication: what the version holds, and what was left out."""
 
 from __future__ import annotations
 

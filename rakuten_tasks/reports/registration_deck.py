@@ -1,4 +1,4 @@
-"""The Deck of a registration: the gate's verdict, and the bootstrap behind it."""
+"""Deck of a registration: the gate's decision and the bootstrap behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figure behind the gate's verdict: plotly, the same in MLflow and in Decks."""
+"""Plot of the paired bootstrap behind the gate's decision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures people look at: plotly, and PNG where a page cannot run it. The same ones in MLflow and in Decks."""
+"""Plots of pool and evaluation, for Decks and MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos as the classifier sees them, small enough that dozens of them fit into a page."""
+"""Thumbnails of photos as the classifier sees them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answers that were wrong and surest of themselves, with what each member said."""
+"""The most confident errors, with each member's prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Deck of a fit: with which settings, and of a network how it learned and what the time went into."""
+"""Deck of a member's fit: settings, and for a network its curves and timings."""
 
 from __future__ import annotations
 

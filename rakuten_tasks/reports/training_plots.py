@@ -1,4 +1,4 @@
-"""How a network's training went: plotly figures, the same in MLflow and in Decks.
+"""Training curves, for Decks and MLflow.
 
 The epochs of several trainings in a row are given as one list, in which each begins with number 1 again; one that has
 no held-out rows has no validation loss (NaN).

@@ -1,4 +1,4 @@
-"""Bringing the workflows to a Flyte cluster, for the Makefile: register, run there, put on schedule."""
+"""Commands for a Flyte cluster: register, train, activate launch plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a task finds itself: in a pod of an execution, or in a local run; and what is kept between its attempts."""
+"""The current execution: a pod's or a local run's, and the checkpoint store that its attempts share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of tasks: where they are written and fetched to, and hashes of what they hold."""
+"""Files of tasks: working folders, downloads, content hashes."""
 
 from __future__ import annotations
 

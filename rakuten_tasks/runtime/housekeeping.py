@@ -1,4 +1,4 @@
-"""What keeps var/ from growing without end: old outputs of local runs, with the features in them, and checkpoints.
+"""Retention of var/: deletes old outputs, cached features and checkpoints of local runs.
 
 python -m rakuten_tasks.runtime.housekeeping run -- COMMAND    sweep, then run it with a folder of its own as TMPDIR
 python -m rakuten_tasks.runtime.housekeeping clean             delete all of it

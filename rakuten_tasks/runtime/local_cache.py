@@ -1,4 +1,4 @@
-"""Flyte's cache of local runs, in var/ beside the outputs that it names, and believed only while they are there.
+"""Flyte's cache of local runs, in var/; an entry whose files are gone is ignored.
 
 flytekit keeps it under the home folder and never looks whether the outputs still exist: once they are deleted, every
 run after that fails. On a cluster Flyte's own cache is used and nothing here plays a part.

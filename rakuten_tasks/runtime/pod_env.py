@@ -1,4 +1,4 @@
-"""What a pod is told: addresses and settings of the environment in which the tasks are registered.
+"""Environment of pods: the settings that are copied from the environment of the registration.
 
 Nothing secret is among them: whoever sees a task in Flyte's console sees these.
 """

@@ -1,4 +1,4 @@
-"""Sizes of pods that are set where the tasks are registered: a launch plan cannot change what a task asks for."""
+"""Pod sizes, set at registration: a launch plan cannot change what a task requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pod may use: the one place where memory, GPUs, retries and time limits stand."""
+"""Resources, retries and timeouts of pods: the one place where they are set."""
 
 from __future__ import annotations
 

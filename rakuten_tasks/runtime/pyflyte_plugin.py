@@ -1,4 +1,4 @@
-"""What flytekit loads of this package when it is itself imported; named in pyproject.toml."""
+"""Plugin that flytekit loads when it is imported; named in pyproject.toml."""
 
 from __future__ import annotations
 

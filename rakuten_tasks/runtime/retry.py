@@ -1,4 +1,4 @@
-"""Which errors pass by themselves, so that Flyte tries the task again, and which a person has to mend."""
+"""Which errors are transient, so that Flyte retries the task, and which are permanent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage shows: a Deck in Flyte's console, the same page in MLflow and in the record of the version."""
+"""Shows a page as a Deck in Flyte's console, and logs it to MLflow."""
 
 from __future__ import annotations
 

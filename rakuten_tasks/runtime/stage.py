@@ -1,4 +1,4 @@
-"""`@stage`: a Flyte task whose results are cached by content, and whose passing faults Flyte tries again."""
+"""`@stage`: a Flyte task that is cached by content and retried after transient errors."""
 
 from __future__ import annotations
 

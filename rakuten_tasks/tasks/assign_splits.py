@@ -1,4 +1,4 @@
-"""Stage 2: every title gets a side, for ever, and every labelled row its place in the training."""
+"""Stage 2: a split for every title, and a fold for every labelled row."""
 
 from __future__ import annotations
 

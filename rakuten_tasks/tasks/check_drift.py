@@ -1,4 +1,4 @@
-"""Watching: a window of the prediction log against the champion's reference, and what is done about it."""
+"""Drift check: a window of the prediction log against the champion's reference, and what follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 8: the test rows, once: every member, the pool and the baselines side by side."""
+"""Stage 8: every member, the pool and the baselines on the test rows, once."""
 
 from __future__ import annotations
 

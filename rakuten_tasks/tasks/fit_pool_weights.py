@@ -1,4 +1,4 @@
-"""Stage 7: how members become one answer, fitted on what each said of rows that it had not seen."""
+"""Stage 7: the pool, fitted on scores of rows that the members were not trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 1: a catalogue folder -> checked shards of products with their photos' bytes, and a quarantine."""
+"""Stage 1: a catalogue to checked shards with photos inside, and a quarantine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The failure nodes: whatever went wrong, also where a pod was lost and could say nothing, is told in MLflow."""
+"""Workflow failure handlers: mark the MLflow run as failed with the reason, even if the pod could not report."""
 
 from __future__ import annotations
 

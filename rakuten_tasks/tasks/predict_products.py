@@ -1,4 +1,4 @@
-"""Stage 10: the champion labels the products that have no label yet."""
+"""Stage 10: the champion predicts the unlabelled products."""
 
 from __future__ import annotations
 

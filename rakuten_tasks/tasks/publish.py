@@ -1,4 +1,4 @@
-"""The last stage of the ETL: what was read is checked and becomes the next version of a published catalogue."""
+"""Last stage of the ETL: publish what was read as the next version of a catalogue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A registered version, trained again from what it says of itself, and compared with what was registered."""
+"""Reproduction: train a registered version again from its lineage and compare."""
 
 from __future__ import annotations
 

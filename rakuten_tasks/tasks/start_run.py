@@ -1,4 +1,4 @@
-"""Stage 0: what a training is about, looked up before anything is read: run, catalogue, sides, settings by stage."""
+"""Stage 0: open the MLflow run, identify the catalogue, load previous splits, resolve the configuration."""
 
 from __future__ import annotations
 

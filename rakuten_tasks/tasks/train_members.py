@@ -1,4 +1,4 @@
-"""Stages 3 to 6: features of every product, once, and each member fitted on them.
+"""Stages 3 to 6: extract features of every product once, and fit each member on them.
 
 Which extractors and members there are is told by the configuration, so these tasks are planned by a dynamic one: each
 has its own node, its own cached result and its own run in MLflow. What a dynamic task was given has lost the hashes by

@@ -1,4 +1,4 @@
-"""What the fit of a member tells MLflow and shows: of a network a point for every epoch and the curves; a page."""
+"""Logging of a member's fit: metrics of each epoch, curves, Deck."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes from one Flyte task to the next: frozen dataclasses of files and the facts about them.
+"""Inputs and outputs of Flyte tasks: frozen dataclasses of files and facts about them.
 
 Tasks return the types named Keyed...: Flyte then knows them by what they hold, so what depends on them is cached by
 content, wherever the files lie and whichever run wrote them.

@@ -1,4 +1,4 @@
-"""The last page of a training: one table, where everything lies, and the same as JSON."""
+"""Last stage of a training: the printed table, the JSON report, the Decks' folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what an interrupted training goes on from, as one blob of bytes, complete or ignored.
+"""Checkpoints of an interrupted training: one blob of bytes, complete or ignored.
 
 A blob is the SHA-256 of the rest (32 bytes) and a safetensors file, whose metadata holds one JSON document.
 """

@@ -1,4 +1,4 @@
-"""Several processes that train one model, each on its share of every batch; alone, each function here does nothing.
+"""Data-parallel helpers. With a world size of 1 every function is a no-op.
 
 torch's DistributedDataParallel adds their gradients up. Batch norm looks at the whole batch, as one process would.
 """

@@ -1,4 +1,4 @@
-"""What the bits of a training depend on, besides data, configuration and code."""
+"""The hardware that the bits of a training depend on."""
 
 from __future__ import annotations
 

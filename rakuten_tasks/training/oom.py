@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory are halved, and said to be, until they fit."""
+"""Retry on out-of-memory with half the microbatch size, logged as a warning."""
 
 from __future__ import annotations
 

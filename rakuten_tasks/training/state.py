@@ -1,4 +1,4 @@
-"""All that decides how a training goes on, kept together so that a checkpoint can hold it."""
+"""Training state: everything that a checkpoint must hold to continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LitServe's loop in the worker, ours: it sleeps while idle, batches what waits, and a bad item fails alone."""
+"""LitServe's loop in the worker: sleeps while idle, batches what waits; a bad item fails alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers in place of the worker: 504 to what has waited too long, 503 to what a killed worker had taken.
+"""Answers for the worker: 504 to requests that waited too long, 503 to those that a killed worker held.
 
 LitServe looks for such requests in its main process, where there are none, so they would hang for ever.
 """

@@ -1,4 +1,4 @@
-"""LitServe's server, whose worker is forked from a process that has imported everything: back in a second."""
+"""LitServe's server, whose worker is forked from a preloaded process and so restarts within a second."""
 
 from __future__ import annotations
 

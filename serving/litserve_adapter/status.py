@@ -1,4 +1,4 @@
-"""What the worker tells the API process: a small file it replaces, and a lock it holds for as long as it lives."""
+"""Worker status for the API process: a JSON file replaced atomically, and a file lock that signals liveness."""
 
 from __future__ import annotations
 

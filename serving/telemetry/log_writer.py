@@ -1,4 +1,4 @@
-"""Writes the prediction log from a thread of its own: what is asked for is answered first."""
+"""Writer of the prediction log, in a thread of its own, so that requests are answered first."""
 
 from __future__ import annotations
 

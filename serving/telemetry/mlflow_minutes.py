@@ -1,4 +1,4 @@
-"""A minute's figures as one file, and the thread that hands the files on to an MLflow run. MLflow may be down."""
+"""Metrics of each minute as a file, and the thread that sends the files to an MLflow run. MLflow may be down."""
 
 from __future__ import annotations
 

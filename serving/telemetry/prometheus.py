@@ -1,4 +1,4 @@
-"""What the API process counts for Prometheus."""
+"""Metrics of the API process for Prometheus."""
 
 from __future__ import annotations
 

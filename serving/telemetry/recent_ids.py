@@ -1,4 +1,4 @@
-"""Which requests were answered lately."""
+"""Ids of recently answered requests."""
 
 from __future__ import annotations
 

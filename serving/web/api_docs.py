@@ -1,4 +1,4 @@
-"""The page /docs, which works without the internet."""
+"""The page /docs, without the internet."""
 
 from __future__ import annotations
 

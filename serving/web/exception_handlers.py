@@ -1,4 +1,4 @@
-"""Errors as JSON: where, what and of which kind, never the input, which FastAPI's own handler repeats."""
+"""Exception handlers: errors as JSON with location, message and kind, never the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the request's fields to text and photo bytes: caps, base64, data URIs and local paths."""
+"""Request fields to text and photo bytes: limits, base64, data URIs, local paths."""
 
 from __future__ import annotations
 

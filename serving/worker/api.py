@@ -1,4 +1,4 @@
-"""The worker: LitServe's API whose `setup` runs in a process of its own, beside torch and MLflow."""
+"""The worker: LitServe's API, whose `setup` runs in a process of its own with torch and MLflow."""
 
 from __future__ import annotations
 

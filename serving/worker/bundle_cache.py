@@ -1,4 +1,4 @@
-"""The last champions' bundles on this machine's own disk: what is served when MLflow cannot be reached."""
+"""Local copies of the last champions' bundles, served when MLflow cannot be reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products -> answers, by the one Predictor. One bad product fails alone."""
+"""Prediction of a batch by the Predictor. A bad product fails alone."""
 
 from __future__ import annotations
 

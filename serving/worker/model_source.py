@@ -1,4 +1,4 @@
-"""MLflow as the worker sees it: the champion's version, its bundle, and a run for the minutes' metrics."""
+"""MLflow for the worker: the champion's version, its bundle, and a run for the minutes' metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps the registry's champion loaded: polls the alias, loads what is new beside what serves, then swaps."""
+"""Hot reload of the champion: polls the alias, loads a new version beside the current one, swaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawn photos of the built-in synthetic sample: what sample_drawings.yaml describes, on a white-bordered photo."""
+"""Drawn photos of the synthetic sample (drawings.yaml), on a white-bordered canvas."""
 
 from __future__ import annotations
 

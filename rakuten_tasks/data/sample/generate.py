@@ -1,4 +1,4 @@
-"""The built-in synthetic sample: made-up products in the challenge's layout, to try the pipeline without its data."""
+"""Generator of the synthetic sample: products in the challenge's layout, to try the pipeline without its data."""
 
 from __future__ import annotations
 

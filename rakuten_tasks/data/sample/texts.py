@@ -1,4 +1,4 @@
-"""French product texts of the built-in synthetic sample: a small grammar (sample_words.yaml), and sellers' noise."""
+"""French product texts of the synthetic sample: a small grammar (words.yaml) and sellers' noise."""
 
 from __future__ import annotations
 

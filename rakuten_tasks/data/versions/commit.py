@@ -1,4 +1,4 @@
-"""Publishing a catalogue: drafted from what was read and the version before, checked, and then there in one step."""
+"""Publication of a catalogue: stage the next version, validate it, write its files, commit its manifest."""
 
 from __future__ import annotations
 

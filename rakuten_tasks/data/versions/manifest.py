@@ -1,4 +1,4 @@
-"""A published catalogue: versions that never change, at any fsspec address, and the newest of them is the current one.
+"""Published catalogues: immutable versions at an fsspec address, of which the highest number is current.
 
 versions/000003.json    the manifest of version 3; it appears last, in one step, and with it the version
 files/...               what manifests name, each by the hash of its bytes: shards are shared between versions

@@ -1,4 +1,4 @@
-"""The next version of a published catalogue, drafted: what joins, what is left out, and whether it is sound."""
+"""Staging of a published catalogue's next version: which rows join, which are left out, and whether it is valid."""
 
 from __future__ import annotations
 

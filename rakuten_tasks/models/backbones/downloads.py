@@ -1,4 +1,4 @@
-"""One weights file into torch hub's cache folder: whole and of the right sha256, or not there at all.
+"""Download of a weights file into torch hub's cache folder: complete and with the right SHA-256, or not at all.
 
 torch.hub.download_url_to_file has no timeout (it waits for minutes where packets are dropped, as firewalls do).
 """

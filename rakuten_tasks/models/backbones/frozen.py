@@ -1,4 +1,4 @@
-"""What all backbones share: photos go through a frozen network in batches, and it is kept in two files."""
+"""Shared by all backbones: batched inference of a frozen network, saved as two files."""
 
 from __future__ import annotations
 

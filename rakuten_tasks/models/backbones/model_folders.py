@@ -1,4 +1,4 @@
-"""A folder of an image model as transformers saves it: found here or fetched from a hub, and what its JSON says."""
+"""Folders of image models as transformers saves them: local or from a hub."""
 
 from __future__ import annotations
 

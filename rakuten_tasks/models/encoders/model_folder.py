@@ -1,4 +1,4 @@
-"""A folder of a language model as transformers saves it: found here or fetched from a hub, told apart by content."""
+"""Folders of language models as transformers saves them: local or from a hub, identified by content."""
 
 from __future__ import annotations
 

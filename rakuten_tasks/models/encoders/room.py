@@ -1,4 +1,4 @@
-"""Whether an encoder fits into memory, asked before anything is trained."""
+"""Check before training whether an encoder fits into memory."""
 
 from __future__ import annotations
 

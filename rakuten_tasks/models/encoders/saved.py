@@ -1,4 +1,4 @@
-"""What a bundle says of its encoder: one JSON file, beside the weights if the encoder brings them."""
+"""The JSON file by which a bundle describes its encoder."""
 
 from __future__ import annotations
 

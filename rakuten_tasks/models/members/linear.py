@@ -1,4 +1,4 @@
-"""Members with a linear classifier on features that stay as they are: fitted in seconds, so out of fold."""
+"""Members with a linear classifier on frozen features, fitted in seconds and therefore out of fold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scores of a hinge are worth, as logits."""
+"""Platt scaling of hinge scores: logits from out-of-fold scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every member can do, and what it is fitted on."""
+"""The interface of a member, and the data that it is fitted on."""
 
 from __future__ import annotations
 

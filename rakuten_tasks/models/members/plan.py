@@ -1,4 +1,4 @@
-"""Which members a configuration asks for, what each reads, and what their features depend on."""
+"""Which members a configuration trains, which extractors each reads, and what their features depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The photo branch: VGG16's blocks and a linear head."""
+"""VGG16's blocks and a linear head."""
 
 from __future__ import annotations
 

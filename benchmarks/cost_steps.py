@@ -130,7 +130,7 @@ def split(work: Work, out: Path) -> None:
     titles, codes = work.rows["designation"].tolist(), work.rows["prdtypecode"].tolist()
     ledger = Ledger.empty().extended(titles, codes, SplitConfig())
     ledger.save(out / "ledger.parquet")
-    places = {"split": ledger.sides(titles), "fold": assign_folds(titles, codes, FOLDS)}
+    places = {"split": ledger.lookup(titles), "fold": assign_folds(titles, codes, FOLDS)}
     work.rows[["row", "prdtypecode"]].assign(**places).to_parquet(out / "assignments.parquet", index=False)
 
 

@@ -92,8 +92,8 @@ def main() -> None:
     network = random_convolutions(batch_norm=False).to(device).to(memory_format=torch.channels_last)
     network.eval().requires_grad_(False)
 
-    def batch(side: int) -> Tensor:
-        pixels = torch.randn(batch_size(device), 3, side, side, device=device)
+    def batch(image_size: int) -> Tensor:
+        pixels = torch.randn(batch_size(device), 3, image_size, image_size, device=device)
         return pixels.to(memory_format=torch.channels_last)
 
     dtype = "bf16" if half_precision(device) else "fp32"
@@ -112,7 +112,7 @@ def main() -> None:
             found[f"{dtype}, torch.compile with freezing"] = rate(torch.compile(network), batch(224), True)
     if device.type == "cpu":
         found["int8 (speed alone)"] = rate(int8(network), batch(224), False)
-    found |= {f"{dtype}, {side} px": rate(network, batch(side), True) for side in SIDES[1:]}
+    found |= {f"{dtype}, {image_size} px": rate(network, batch(image_size), True) for image_size in SIDES[1:]}
     table = Table("", "photos/s", "ratio", title=f"VGG16's convolutions on {device}, batches of {batch_size(device)}")
     usual = next(iter(found.values()))
     for name, photos in found.items():

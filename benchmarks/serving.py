@@ -166,7 +166,7 @@ def with_photos(asked: argparse.Namespace) -> None:
         for p in products
     ]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
-        bundle = write_bundle(Path(folder) / "bundle", side=SIDE)
+        bundle = write_bundle(Path(folder) / "bundle", image_size=SIDE)
         predictor = Predictor.load(bundle)
         running = {
             "app": servers.enter_context(app(Path(folder), bundle)),

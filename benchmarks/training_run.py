@@ -61,9 +61,9 @@ class TrainingRun:
         columns = ["row", "designation", "description", "prdtypecode", "photo_status"]
         rows = pd.concat([read_shard(path, columns) for path in self._labelled], ignore_index=True)
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
-        sides = Ledger.empty().extended(titles, codes, self.config.split).sides(titles)
-        require_every_split(sides, codes)
-        return rows.assign(split=sides, fold=fold_rows(rows, sides), label=class_index(codes, self.codes))
+        splits = Ledger.empty().extended(titles, codes, self.config.split).lookup(titles)
+        require_every_split(splits, codes)
+        return rows.assign(split=splits, fold=fold_rows(rows, splits), label=class_index(codes, self.codes))
 
     def _extract(self, name: str) -> None:
         train = self.rows[self.rows["split"] == TRAIN]

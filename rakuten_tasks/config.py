@@ -130,7 +130,7 @@ class IngestConfig(Strict):
 
 @dataclass(frozen=True)
 class SplitConfig(Strict):
-    """Shares of titles on each side; training gets what is left."""
+    """Shares of titles in each split; training gets the rest."""
 
     validation_a: float = 0.08
     validation_b: float = 0.08
@@ -224,7 +224,7 @@ class PhotoConfig(Strict):
     """The member `photo`: a pretrained backbone and a linear head, or VGG16 trained from random weights.
 
     backbone: vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER. revision: commit of a hub's model. weights_file: for
-    weights: file, a .pth or .safetensors of the backbone. side: pixels; zero means what the backbone was made for
+    weights: file, a .pth or .safetensors of the backbone. image_size: pixels; zero means what the backbone was made for
     (VGG16: 224), or 32 for VGG16 from random weights. epochs, batch_size and learning_rate are of training VGG16;
     fine_tune_epochs: above 0, VGG16's block 5 is trained too.
     """
@@ -233,7 +233,7 @@ class PhotoConfig(Strict):
     weights: Weights = Weights.AUTO
     weights_file: str = ""
     revision: str = ""
-    side: int = 0
+    image_size: int = 0
     epochs: int = 0
     batch_size: int = 32
     learning_rate: float = 0.0
@@ -244,7 +244,12 @@ class PhotoConfig(Strict):
         kind, _, name = self.backbone.partition(":")
         known = vgg16 or (kind in ("torchvision", "hf") and bool(name))
         _require(known, "backbone", self.backbone, "vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER")
-        _require(self.side == 0 or 32 <= self.side <= 1024, "side", self.side, "0 (chosen), or from 32 to 1024 pixels")
+        _require(
+            self.image_size == 0 or 32 <= self.image_size <= 1024,
+            "image_size",
+            self.image_size,
+            "0 (chosen), or from 32 to 1024 pixels",
+        )
         _require(self.epochs >= 0, "epochs", self.epochs, "0 (chosen) or above")
         _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2: batch norm needs two")
         _require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "0 (chosen) or above")

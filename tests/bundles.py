@@ -69,7 +69,7 @@ RANDOM = PretrainedWeights("vgg16", "random numbers", "NONE", "random")
 def write_bundle(
     folder: Path,
     seed: int = 0,
-    side: int = 32,
+    image_size: int = 32,
     names: dict[int, str] | None = None,
     members: Sequence[str] = TINY,
     refit: Refit = Refit.EXCEPT_TEST,
@@ -88,10 +88,10 @@ def write_bundle(
         bag=BagConfig(ngram_bits=bits),
         lstm=LSTMConfig(vocabulary_size=300),
         text=TextConfig(encoder="use-multilingual" if "encoder" in members else "none"),
-        photo=PhotoConfig(weights=Weights.RANDOM, side=side),
+        photo=PhotoConfig(weights=Weights.RANDOM, image_size=image_size),
     )
     torch.manual_seed(seed)
-    maker = _Maker(len(names), config, side, hidden, tuned={"photo", "vgg16"} <= set(members))
+    maker = _Maker(len(names), config, image_size, hidden, tuned={"photo", "vgg16"} <= set(members))
     made = {name: maker.member(name) for name in members}
     for name, member in made.items():
         member.save(folder / MEMBERS_FOLDER / name)
@@ -125,8 +125,10 @@ def make_pool(modality: Mapping[str, str], classes: int) -> Pool:
 class _Maker:
     """tuned: vgg16 reads the backbone's maps, so that photo reads its features from there too."""
 
-    def __init__(self, classes: int, config: TrainingConfig, side: int, hidden: tuple[int, int], tuned: bool) -> None:
-        self.classes, self.config, self.side, self.hidden, self.tuned = classes, config, side, hidden, tuned
+    def __init__(
+        self, classes: int, config: TrainingConfig, image_size: int, hidden: tuple[int, int], tuned: bool
+    ) -> None:
+        self.classes, self.config, self.image_size, self.hidden, self.tuned = classes, config, image_size, hidden, tuned
 
     def member(self, name: str) -> Member:
         member = {"lstm": self._lstm, "vgg16": self._vgg16}.get(name, lambda: self._linear(name))()
@@ -156,7 +158,7 @@ class _Maker:
         return LSTM(network)
 
     def _vgg16(self) -> Member:
-        shape = Shape(not self.tuned, True, self.side, self.classes)
+        shape = Shape(not self.tuned, True, self.image_size, self.classes)
         network = shape.network()
         for layer in network.modules():
             if isinstance(layer, torch.nn.Conv2d):
@@ -173,7 +175,7 @@ class _Maker:
             NgramExtractor.name: lambda: NgramExtractor(self.config.bag.ngram_bits),
             TokenExtractor.name: self._tokenizer,
             VectorExtractor.name: lambda: VectorExtractor(load_encoder(self.config.text, CPU)),
-            PixelExtractor.name: lambda: PixelExtractor(self.side),
+            PixelExtractor.name: lambda: PixelExtractor(self.image_size),
             PhotoExtractor.name: lambda: PhotoExtractor(self._backbone()),
             MapExtractor.name: lambda: MapExtractor(self._backbone()),
         }
@@ -183,8 +185,10 @@ class _Maker:
         return fit_tokenizer(lambda: iter(TEXTS), self.config.lstm.vocabulary_size, self.config.lstm.max_tokens)
 
     def _backbone(self) -> VGG16Backbone:
-        description = Description("vgg16", BACKBONE_FEATURES + TOP_FEATURES, self.side, RANDOM, {"batch_norm": True})
-        return VGG16Backbone(Convolutions(random_convolutions(), self.side), description, CPU)
+        description = Description(
+            "vgg16", BACKBONE_FEATURES + TOP_FEATURES, self.image_size, RANDOM, {"batch_norm": True}
+        )
+        return VGG16Backbone(Convolutions(random_convolutions(), self.image_size), description, CPU)
 
 
 def of_schema(bundle: Path, version: int) -> Path:

@@ -27,7 +27,7 @@ TINY = TrainingConfig(
     bag=BagConfig(ngram_bits=12),
     lstm=LSTMConfig(epochs=1),
     text=TextConfig(encoder="none"),
-    photo=PhotoConfig(weights=Weights.RANDOM, side=32, epochs=1),
+    photo=PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=1),
 )
 
 

@@ -26,8 +26,8 @@ from tests.training_data import CPU, read_training_data, timeless
 from tests.vgg16_data import read_data
 
 ROWS = np.arange(13)  # of two processes one gets seven, the other six
-SCRATCH = PhotoConfig(weights=Weights.RANDOM, side=32, epochs=4, batch_size=16)
-TUNED = PhotoConfig(weights=Weights.IMAGENET, side=32, epochs=2, batch_size=16, fine_tune_epochs=2)
+SCRATCH = PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=4, batch_size=16)
+TUNED = PhotoConfig(weights=Weights.IMAGENET, image_size=32, epochs=2, batch_size=16, fine_tune_epochs=2)
 
 
 class Unmoved(PixelExamples):

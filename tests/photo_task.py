@@ -28,7 +28,7 @@ CODES = [10, 20, 30]
 
 def config_of(epochs: int) -> TrainingConfig:
     """VGG16 from random weights, judged and not refitted."""
-    photo = PhotoConfig(weights=Weights.RANDOM, side=32, epochs=epochs, batch_size=16)
+    photo = PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=epochs, batch_size=16)
     return TrainingConfig(seed=3, refit=Refit.NONE, photo=photo)
 
 

@@ -78,8 +78,8 @@ def vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def of_file(path: Path, backbone: str = "vgg16", side: int = 32) -> PhotoConfig:
-    return PhotoConfig(backbone, Weights.FILE, str(path), side=side)
+def of_file(path: Path, backbone: str = "vgg16", image_size: int = 32) -> PhotoConfig:
+    return PhotoConfig(backbone, Weights.FILE, str(path), image_size=image_size)
 
 
 def loaded(config: PhotoConfig) -> FrozenBackbone:
@@ -118,11 +118,11 @@ def test_a_saved_backbone_gives_the_same_bits_and_tells_the_same_weights(
     assert sorted(p.name for p in (tmp_path / "photo").iterdir()) == ["backbone.json", "backbone.safetensors"]
     again = load_saved_backbone(tmp_path / "photo", CPU)
     assert np.array_equal(again.features(PHOTOS), backbone.features(PHOTOS))
-    assert (again.weights, again.side, again.size) == (backbone.weights, backbone.side, backbone.size)
+    assert (again.weights, again.image_size, again.size) == (backbone.weights, backbone.image_size, backbone.size)
 
 
 def test_photos_of_another_side_are_refused(backbone: FrozenBackbone) -> None:
-    with pytest.raises(ValueError, match=rf"prepare_photos\(photos, side={backbone.side}\)"):
+    with pytest.raises(ValueError, match=rf"prepare_photos\(photos, image_size={backbone.image_size}\)"):
         backbone.features(np.zeros((1, 96, 96, 3), np.uint8))
 
 
@@ -177,17 +177,17 @@ def test_gradients_reach_the_maps_of_every_block_of_frozen_vgg16(vgg16_file: Pat
 
 
 def test_weights_of_a_file_are_told_by_path_hash_and_licence(vgg16_file: Path, small_file: Path) -> None:
-    config, weights = resolve_weights(of_file(vgg16_file, side=0))
-    assert (config.side, config.weights) == (224, Weights.FILE)
+    config, weights = resolve_weights(of_file(vgg16_file, image_size=0))
+    assert (config.image_size, config.weights) == (224, Weights.FILE)
     assert weights == PretrainedWeights("vgg16", str(vgg16_file), "CC-BY-4.0", sha256(vgg16_file))
     config, weights = resolve_weights(of_file(small_file, f"torchvision:{SMALL}", 0))
-    assert config.side == 224
+    assert config.image_size == 224
     assert weights == PretrainedWeights(f"torchvision:{SMALL}", str(small_file), "unknown", sha256(small_file))
 
 
 def test_auto_without_a_network_is_vgg16_from_random_weights_and_says_what_mends_it(no_network: Path) -> None:
     config, weights = resolve_weights(PhotoConfig(fine_tune_epochs=2))
-    assert config == PhotoConfig(weights=Weights.RANDOM, side=32)
+    assert config == PhotoConfig(weights=Weights.RANDOM, image_size=32)
     assert weights.sha256 == "random"
     assert f"vgg16-397923af.pth is not in {no_network}" in weights.warning
     assert "no route to host" in weights.warning
@@ -195,12 +195,12 @@ def test_auto_without_a_network_is_vgg16_from_random_weights_and_says_what_mends
 
 
 def test_a_side_that_was_chosen_stays_when_auto_falls_back() -> None:
-    assert resolve_weights(PhotoConfig(side=48))[0].side == 48
+    assert resolve_weights(PhotoConfig(image_size=48))[0].image_size == 48
 
 
 def test_random_weights_are_no_fall_back_where_they_are_asked_for_and_no_backbone() -> None:
     config, weights = resolve_weights(PhotoConfig(weights=Weights.RANDOM))
-    assert (config.side, weights.warning) == (32, "")
+    assert (config.image_size, weights.warning) == (32, "")
     with pytest.raises(ValueError, match="random is no backbone"):
         load_backbone(config, CPU)
 
@@ -217,7 +217,7 @@ def test_auto_is_imagenet_where_the_file_is_cached(no_network: Path) -> None:
     state = {f"features.{name}": tensor for name, tensor in empty_convolutions(False).state_dict().items()}
     torch.save(state, path, _use_new_zipfile_serialization=False)
     config, weights = resolve_weights(PhotoConfig())
-    assert config == PhotoConfig(weights=Weights.IMAGENET, side=224)
+    assert config == PhotoConfig(weights=Weights.IMAGENET, image_size=224)
     assert (weights.source, weights.licence, weights.sha256) == (str(path), "unknown", sha256(path))
     assert f"not 397923af: delete it for a download of {'https://download.pytorch.org'}" in weights.warning
     assert load_backbone(config, CPU).weights == weights
@@ -242,15 +242,15 @@ def test_torchvision_features_are_what_the_last_layer_reads(small_model: nn.Modu
     np.testing.assert_allclose(features, heard[0].numpy(), rtol=5e-2, atol=2e-2 * float(heard[0].abs().max()))
 
 
-@pytest.mark.parametrize(("name", "size", "side"), [("squeezenet1_1", 512, 224), ("googlenet", 1024, 224)])
+@pytest.mark.parametrize(("name", "size", "image_size"), [("squeezenet1_1", 512, 224), ("googlenet", 1024, 224)])
 def test_models_of_torchvision_are_cut_before_their_last_layer_whatever_it_is_called(
-    name: str, size: int, side: int, tmp_path: Path
+    name: str, size: int, image_size: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.pth"
     arguments: dict[str, Any] = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     torch.save(get_model(name, weights=None, **arguments).state_dict(), path)
     backbone = loaded(of_file(path, f"torchvision:{name}", 0))
-    assert (backbone.size, backbone.side) == (size, side)
+    assert (backbone.size, backbone.image_size) == (size, image_size)
 
 
 def test_imagenet_weights_of_torchvision_are_taken_from_the_cache_folder(no_network: Path) -> None:
@@ -258,7 +258,7 @@ def test_imagenet_weights_of_torchvision_are_taken_from_the_cache_folder(no_netw
     torch.manual_seed(4)
     model = get_model("shufflenet_v2_x0_5", weights=None)
     torch.save(model.state_dict(), no_network / "shufflenetv2_x0.5-f707e7126e.pth")
-    config, weights = resolve_weights(PhotoConfig("torchvision:shufflenet_v2_x0_5", side=64))
+    config, weights = resolve_weights(PhotoConfig("torchvision:shufflenet_v2_x0_5", image_size=64))
     assert config.weights is Weights.IMAGENET
     assert "shufflenetv2_x0.5-f707e7126e.pth is not the file that torchvision publishes" in weights.warning
     held = loaded(config).network.state_dict()["network.conv1.0.weight"]
@@ -278,8 +278,10 @@ def test_an_unknown_model_of_torchvision_names_those_like_it() -> None:
 
 
 def test_a_side_that_a_model_cannot_see_is_refused_before_anything_is_read() -> None:
-    with pytest.raises(ValueError, match=r"photo\.side=64: torchvision:vit_b_16 cannot see .* leave photo\.side out"):
-        resolve_weights(PhotoConfig("torchvision:vit_b_16", side=64))
+    with pytest.raises(
+        ValueError, match=r"photo\.image_size=64: torchvision:vit_b_16 cannot see .* leave photo\.image_size out"
+    ):
+        resolve_weights(PhotoConfig("torchvision:vit_b_16", image_size=64))
 
 
 def test_the_file_of_another_model_is_refused(small_file: Path) -> None:
@@ -298,7 +300,7 @@ def test_a_checkpoint_that_holds_more_than_weights_is_refused(tmp_path: Path) ->
 
 def test_a_transformer_is_told_by_folder_licence_and_hash(vit_folder: Path) -> None:
     config, weights = resolve_weights(PhotoConfig(f"hf:{vit_folder}"))
-    assert (config.side, config.revision, config.weights) == (32, "", Weights.AUTO)
+    assert (config.image_size, config.revision, config.weights) == (32, "", Weights.AUTO)
     assert (weights.name, weights.source, weights.licence) == (f"hf:{vit_folder}", str(vit_folder), "apache-2.0")
     assert len(weights.sha256) == 64
     before = (vit_folder / "preprocessor_config.json").read_text()
@@ -348,7 +350,7 @@ def test_of_a_joint_model_the_half_that_sees_is_used(tmp_path: Path) -> None:
     said = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 40}, "crop_size": 32}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
     backbone = loaded(PhotoConfig(f"hf:{tmp_path}"))
-    assert (backbone.side, backbone.size) == (32, 16)
+    assert (backbone.image_size, backbone.size) == (32, 16)
     backbone.save(tmp_path / "saved")
     again = load_saved_backbone(tmp_path / "saved", CPU)
     assert np.array_equal(again.features(PHOTOS), backbone.features(PHOTOS))

@@ -57,7 +57,7 @@ def test_every_member_of_the_preset_is_trained_pooled_judged_and_registered(
             challenge.text, encoder=f"hf:{Path(package.origin).parent / 'model'}", fine_tune_epochs=1
         ),
         photo=dataclasses.replace(
-            challenge.photo, weights=Weights.FILE, weights_file=str(weights_file), side=32, fine_tune_epochs=1
+            challenge.photo, weights=Weights.FILE, weights_file=str(weights_file), image_size=32, fine_tune_epochs=1
         ),
     )
     source = write_catalogue(tmp_path / "catalogue", 45, 6)

@@ -26,7 +26,7 @@ def test_an_unknown_key_is_refused_by_name(where):
         ({"seed": -1}, r"seed=-1: from 0 to 2147483647"),
         ({"split": {"test": 0.95}}, r"validation_a \+ validation_b \+ test=1.11"),
         ({"ingest": {"max_bad_share": 5}}, r"max_bad_share=5.0: a share, from 0 to 1"),
-        ({"photo": {"side": 8}}, r"side=8: 0 \(chosen\), or from 32 to 1024 pixels"),
+        ({"photo": {"image_size": 8}}, r"image_size=8: 0 \(chosen\), or from 32 to 1024 pixels"),
         ({"photo": {"weights": "random", "fine_tune_epochs": 2}}, r"fine_tune_epochs=2: needs vgg16 with pretrained"),
         ({"gate": {"min_probability": 1.0}}, r"min_probability=1.0: above 0 and under 1"),
         ({"text": {"batch_size": 0}}, r"batch_size=0: at least 1"),

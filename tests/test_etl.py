@@ -129,9 +129,9 @@ def test_new_products_join_and_none_that_was_there_moves_or_changes(source: Path
     assert bytes(after.loc[27, "photo"]) == photo_bytes(27)
     older, newest = ledger_of(first, tmp_path), ledger_of(second, tmp_path)
     titles = before["designation"].tolist()
-    assert newest.sides(titles).tolist() == older.sides(titles).tolist()
+    assert newest.lookup(titles).tolist() == older.lookup(titles).tolist()
     assert (len(older), len(newest)) == (24, 30)
-    assert set(newest.sides(after.loc[24:, "designation"])) <= {0, 1, 2, 3}
+    assert set(newest.lookup(after.loc[24:, "designation"])) <= {0, 1, 2, 3}
     # what was published is shared, not written again
     assert manifest.labelled[:3] == first.published.manifest.labelled
     # the export has nothing to predict, so the questions of before stay
@@ -174,7 +174,7 @@ def test_without_adding_the_source_stands_alone_and_sides_stay(source: Path, tmp
     assert (len(rows), rows.loc[5, "description"], second.published.manifest.added_to) == (20, "corrected", 0)
     titles = rows["designation"].tolist()
     older, newest = ledger_of(first, tmp_path), ledger_of(second, tmp_path)
-    assert newest.sides(titles).tolist() == older.sides(titles).tolist()
+    assert newest.lookup(titles).tolist() == older.lookup(titles).tolist()
     assert len(newest) == 24  # the titles that are gone keep their sides too, should they come back
 
 
@@ -393,18 +393,18 @@ def test_a_model_that_knows_a_title_keeps_its_side_and_that_is_told(
     outcome = published(source, tmp_path / "shop")
     ledger = ledger_of(outcome, tmp_path)
     titles = rows_of(tmp_path / "shop", tmp_path / "out")["designation"].tolist()
-    moved = next(title for title in titles if ledger.sides([title])[0] != TEST)
+    moved = next(title for title in titles if ledger.lookup([title])[0] != TEST)
     bundle = write_bundle(tmp_path / "bundle")
     Ledger.empty().save(bundle / "ledger.parquet")
-    table = pd.DataFrame({"title_hash": [title_hash(moved)], "side": ["test"]})
+    table = pd.DataFrame({"title_hash": [title_hash(moved)], "split": ["test"]})
     table.to_parquet(bundle / "ledger.parquet", index=False)
     run = mlflow_store.create_run(versions.experiment_id(mlflow_store))
     versions.register(mlflow_store, "knows-a-title", bundle, run.info.run_id, {})
     with caplog.at_level(logging.WARNING):
         known = Ledger.load(Path(load_previous_splits("knows-a-title", source=str(tmp_path / "shop")).path))
-    assert known.sides([moved]).tolist() == [TEST]
+    assert known.lookup([moved]).tolist() == [TEST]
     others = [title for title in titles if title != moved]
-    assert known.sides(others).tolist() == ledger.sides(others).tolist()
+    assert known.lookup(others).tolist() == ledger.lookup(others).tolist()
     assert "1 titles of" in caplog.text
 
 
@@ -440,7 +440,7 @@ def test_a_published_catalogue_is_trained_on_with_its_sides_and_predicted(
     bundle = versions.fetch(mlflow_store, "on-published", str(registered.version))
     trained, ours = Ledger.load(bundle / "ledger.parquet"), ledger_of(outcome, tmp_path)
     titles = rows_of(tmp_path / "shop", tmp_path / "out")["designation"].tolist()
-    assert trained.sides(titles).tolist() == ours.sides(titles).tolist()
+    assert trained.lookup(titles).tolist() == ours.lookup(titles).tolist()
     lineage = json.loads((bundle / MANIFEST).read_text())["lineage"]
     assert lineage["catalogue"] == str(tmp_path / "shop/versions/000001.json")
     assert lineage["catalogue_hash"] == outcome.published.manifest.content

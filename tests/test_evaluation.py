@@ -152,7 +152,7 @@ def test_the_summary_is_flat_numbers(evaluation):
 
 
 def test_no_test_rows_are_refused_with_the_way_out():
-    with pytest.raises(ValueError, match="give the catalogue more titles, or the test side a larger share"):
+    with pytest.raises(ValueError, match="give the catalogue more titles, or the test split a larger share"):
         evaluate({"pool": np.zeros((0, 4))}, np.zeros(0, int), CODES, seed=0)
 
 

@@ -94,7 +94,9 @@ def test_the_photo_is_looked_at_once_and_long_texts_a_few_readings_at_a_time(pre
         return whole(self, products)
 
     monkeypatch.setattr(Predictor, "logits", counted)
-    monkeypatch.setattr(photos, "prepare_photo", lambda data, side: prepared.append(side) or prepare(data, side))
+    monkeypatch.setattr(
+        photos, "prepare_photo", lambda data, image_size: prepared.append(image_size) or prepare(data, image_size)
+    )
     words = " ".join(f"mot{number}" for number in range(4000))
     word_importance(predictor, Product(words, words, photo_bytes(1)), predictor.codes[0])
     assert sum(map(len, read)) == 62  # the photo, the text, and the text without each of 60 words
@@ -139,12 +141,12 @@ def test_of_two_photo_members_the_heavier_one_is_explained(tmp_path):
     assert explanation._heaviest_photo_member(pool) == "vgg16"
 
 
-def predictor_on(network: nn.Module, side: int) -> Predictor:
+def predictor_on(network: nn.Module, image_size: int) -> Predictor:
     """Its one member is a linear classifier on this network's features, drawn at random."""
     wrapped = Normalised(network, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     with torch.no_grad():
-        size = wrapped.eval()(torch.zeros(1, side, side, 3, dtype=torch.uint8)).shape[1]
-    backbone = FrozenBackbone(wrapped, Description("torchvision:test", size, side, RANDOM), 1)
+        size = wrapped.eval()(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)).shape[1]
+    backbone = FrozenBackbone(wrapped, Description("torchvision:test", size, image_size, RANDOM), 1)
     scaler = Standardizer(np.zeros(size, np.float32), np.ones(size, np.float32), True)
     member = Photo(LinearClassifier(torch.zeros(0, 2), torch.randn(size, 2), torch.zeros(2)), None, scaler)
     return Predictor(
@@ -152,9 +154,9 @@ def predictor_on(network: nn.Module, side: int) -> Predictor:
     )
 
 
-def red_in_the_corner(side: int = 200) -> bytes:
-    image = Image.new("RGB", (side, side), (200, 200, 200))  # no white border, which would be cut off
-    ImageDraw.Draw(image).rectangle((0, 0, side // 3, side // 3), fill=(255, 0, 0))
+def red_in_the_corner(image_size: int = 200) -> bytes:
+    image = Image.new("RGB", (image_size, image_size), (200, 200, 200))  # no white border, which would be cut off
+    ImageDraw.Draw(image).rectangle((0, 0, image_size // 3, image_size // 3), fill=(255, 0, 0))
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -40,7 +40,7 @@ LASTING = [
     NoCredentialsError(),
     answered(403),
     MlflowException("no such alias", INVALID_PARAMETER_VALUE),
-    MemoryError("not even 2 photos fit: lower photo.side"),
+    MemoryError("not even 2 photos fit: lower photo.image_size"),
     TypeError("a bug"),
 ]
 

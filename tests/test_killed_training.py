@@ -28,7 +28,9 @@ from tests.vgg16_data import read_data, write_data
 
 KILLS = 20
 TEXT = LSTMConfig(vocabulary_size=320, epochs=8, batch_size=8)
-PHOTO = PhotoConfig(weights=Weights.IMAGENET, side=32, epochs=4, batch_size=16, learning_rate=1e-4, fine_tune_epochs=2)
+PHOTO = PhotoConfig(
+    weights=Weights.IMAGENET, image_size=32, epochs=4, batch_size=16, learning_rate=1e-4, fine_tune_epochs=2
+)
 RESULTS = ("lstm.safetensors", "vgg16.safetensors", "epochs.json")
 
 

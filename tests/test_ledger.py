@@ -44,7 +44,7 @@ def own_titles(rows: list[tuple[str, int]]) -> dict[int, set[str]]:
 
 def sides_of_class(count: int) -> Counter:
     titles = [f"livre {i}" for i in range(count)]
-    return Counter(Ledger.empty().extended(titles, [10] * count, SPLIT).sides(titles).tolist())
+    return Counter(Ledger.empty().extended(titles, [10] * count, SPLIT).lookup(titles).tolist())
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_hash_is_the_same_for_ever():
 def test_the_order_of_rows_makes_no_difference(rows, seed):
     shuffled = seed.sample(rows, len(rows))
     titles = [title for title, _ in rows]
-    assert placed(rows).sides(titles).tolist() == placed(shuffled).sides(titles).tolist()
+    assert placed(rows).lookup(titles).tolist() == placed(shuffled).lookup(titles).tolist()
 
 
 @given(rows=ROWS, more=ROWS)
@@ -89,7 +89,7 @@ def test_no_title_changes_its_side_as_the_catalogue_grows(rows, more):
     titles = [title for title, _ in rows]
     before = placed(rows)
     after = placed(rows + more, before)
-    assert after.sides(titles).tolist() == before.sides(titles).tolist()
+    assert after.lookup(titles).tolist() == before.lookup(titles).tolist()
     assert len(after) == len({title for title, _ in rows + more})
 
 
@@ -100,16 +100,16 @@ def test_every_class_with_four_titles_of_its_own_is_on_every_side_and_stays_ther
     for ledger, seen in ((before, rows), (placed(rows + more, before), rows + more)):
         for code, titles in own_titles(seen).items():
             if len(titles) >= 4:
-                assert set(ledger.sides([title for title, c in seen if c == code])) == set(range(4))
+                assert set(ledger.lookup([title for title, c in seen if c == code])) == set(range(4))
 
 
 def test_a_gap_left_by_shared_titles_is_closed_by_moving_one():
-    # found by search: placing one title after another leaves a class without a side
+    # found by search: placing one title after another leaves a class without a split
     titles_of = {0: "1 3 4 8", 1: "1 6", 2: "2 4 6 8"}
     rows = [(title, code) for code, titles in titles_of.items() for title in (f"t{n}" for n in titles.split())]
     ledger = placed(rows)
     for code in (0, 2):
-        assert set(ledger.sides([title for title, c in rows if c == code])) == set(range(4))
+        assert set(ledger.lookup([title for title, c in rows if c == code])) == set(range(4))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -120,26 +120,26 @@ def test_small_classes_fill_train_then_test_then_validation_b_then_validation_a(
 @pytest.mark.parametrize("count", [50, 1000])
 def test_shares_are_met_within_one_title(count):
     found = sides_of_class(count)
-    for side, share in {TRAIN: 0.74, VALIDATION_A: 0.08, VALIDATION_B: 0.08, TEST: 0.10}.items():
-        assert abs(found[side] - share * count) <= 1
+    for split, share in {TRAIN: 0.74, VALIDATION_A: 0.08, VALIDATION_B: 0.08, TEST: 0.10}.items():
+        assert abs(found[split] - share * count) <= 1
 
 
 def test_shares_are_met_too_when_titles_come_one_at_a_time():
     titles, ledger = [f"livre {i}" for i in range(100)], Ledger.empty()
     for count in range(1, 101):
         ledger = ledger.extended(titles[:count], [10] * count, SPLIT)
-    found = Counter(ledger.sides(titles).tolist())
+    found = Counter(ledger.lookup(titles).tolist())
     assert (found[TRAIN], found[VALIDATION_A], found[VALIDATION_B], found[TEST]) == (74, 8, 8, 10)
 
 
 def test_a_title_in_several_rows_counts_once_and_is_on_one_side():
     titles = ["même titre"] * 50 + ["Même titre !"] * 50
-    assert len(set(Ledger.empty().extended(titles, [10] * 100, SPLIT).sides(titles))) == 1
+    assert len(set(Ledger.empty().extended(titles, [10] * 100, SPLIT).lookup(titles))) == 1
 
 
 def test_a_title_that_was_never_placed_is_refused():
     with pytest.raises(KeyError, match=r"1 of 2 titles are not in the ledger, such as \['autre'\]: place them"):
-        placed([("connu", 10)]).sides(["connu", "autre"])
+        placed([("connu", 10)]).lookup(["connu", "autre"])
 
 
 def test_a_ledger_comes_back_from_its_file_as_it_was(tmp_path):
@@ -148,8 +148,8 @@ def test_a_ledger_comes_back_from_its_file_as_it_was(tmp_path):
     loaded = Ledger.load(tmp_path / "ledger.parquet")
     titles = [f"titre {i}" for i in range(40)]
     assert len(loaded) == 40
-    assert loaded.sides(titles).tolist() == ledger.sides(titles).tolist()
-    assert loaded.sides(titles).dtype == np.uint8
+    assert loaded.lookup(titles).tolist() == ledger.lookup(titles).tolist()
+    assert loaded.lookup(titles).dtype == np.uint8
 
 
 def test_an_empty_ledger_comes_back_empty(tmp_path):
@@ -157,16 +157,16 @@ def test_an_empty_ledger_comes_back_empty(tmp_path):
     assert len(Ledger.load(tmp_path / "ledger.parquet")) == 0
 
 
-def test_merging_keeps_the_older_ledgers_sides():
+def test_merging_keeps_the_older_ledgers_splits():
     titles = ["a", "b", "c"]
     older = Ledger({title_hash("a"): TEST, title_hash("b"): TRAIN})
     newer = Ledger({title_hash("b"): TEST, title_hash("c"): VALIDATION_A})
-    assert older.merged(newer).sides(titles).tolist() == [TEST, TRAIN, VALIDATION_A]
+    assert older.merged(newer).lookup(titles).tolist() == [TEST, TRAIN, VALIDATION_A]
     assert len(older) == 2
 
 
-def test_the_sides_order_and_names_belong_together():
-    assert [SPLITS[side] for side in FILL_ORDER] == ["train", "test", "validation_b", "validation_a"]
+def test_the_splits_order_and_names_belong_together():
+    assert [SPLITS[split] for split in FILL_ORDER] == ["train", "test", "validation_b", "validation_a"]
 
 
 def test_too_few_titles_for_every_side_or_a_single_class_is_refused():

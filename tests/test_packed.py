@@ -15,13 +15,13 @@ BF16 = pytest.mark.skipif(not is_supported(CPU), reason="this processor has no b
 
 @BF16
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("side", [32, 224])
-def test_packed_convolutions_give_the_same_numbers_bit_for_bit(batch_norm, side):
+@pytest.mark.parametrize("image_size", [32, 224])
+def test_packed_convolutions_give_the_same_numbers_bit_for_bit(batch_norm, image_size):
     torch.manual_seed(0)
     layers = random_convolutions(batch_norm).train()
     layers(torch.randn(8, 3, 32, 32))  # gives batch norm something to subtract
     layers = layers.eval().to(memory_format=torch.channels_last)
-    maps = torch.randn(3, 3, side, side).to(memory_format=torch.channels_last)
+    maps = torch.randn(3, 3, image_size, image_size).to(memory_format=torch.channels_last)
     with torch.inference_mode(), autocast(CPU):
         assert torch.equal(prepack(layers)(maps), layers(maps))
 

@@ -69,7 +69,7 @@ CONFIG = TrainingConfig(
     split=SplitConfig(validation_a=0.3, validation_b=0.3, test=0.1),
     bag=BagConfig(ngram_bits=12),
     lstm=LSTMConfig(epochs=2),
-    photo=PhotoConfig(weights=Weights.RANDOM, side=32, epochs=3),
+    photo=PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=3),
 )
 PRODUCTS, TO_PREDICT = 560, 300
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)

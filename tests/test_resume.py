@@ -230,7 +230,7 @@ def test_vgg16_interrupted_after_every_step_ends_the_same(whole, tmp_path, tmp_p
     config = photos.SCRATCH
     if not whole:
         path = write_vgg16(tmp_path / "vgg16.safetensors")
-        frozen = PhotoConfig(weights=Weights.FILE, weights_file=str(path), side=32)
+        frozen = PhotoConfig(weights=Weights.FILE, weights_file=str(path), image_size=32)
         extractor, config = MapExtractor(load_backbone(frozen, CPU)), photos.TUNED
     data = photos.data_of(tmp_path, extractor, photos.photos())
 

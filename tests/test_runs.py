@@ -46,7 +46,7 @@ def test_four_processes_may_meet_a_fresh_store_at_once_and_nothing_is_printed(tm
 
 
 def test_a_training_is_a_parent_run_with_a_child_for_each_task(mlflow_store) -> None:
-    config = TrainingConfig(seed=7, photo=PhotoConfig(weights=Weights.RANDOM, side=48))
+    config = TrainingConfig(seed=7, photo=PhotoConfig(weights=Weights.RANDOM, image_size=48))
     parent = runs.start_parent("a training", config.to_dict(), {"source": "s" * 9000})
     with runs.child_run(parent, "train_lstm") as log:
         log.metrics({"valid_f1": 0.5, "seconds": 3}, step=1)
@@ -55,7 +55,7 @@ def test_a_training_is_a_parent_run_with_a_child_for_each_task(mlflow_store) -> 
 
     run = mlflow_store.get_run(parent)
     assert run.info.status == "RUNNING"
-    assert run.data.params["photo.side"] == "48"
+    assert run.data.params["photo.image_size"] == "48"
     assert run.data.params["photo.weights"] == "random"
     assert run.data.params["seed"] == "7"
     assert run.data.metrics == {"fused_weighted_f1": 0.9}

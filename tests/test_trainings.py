@@ -129,7 +129,7 @@ def test_pretrained_networks_are_read_and_the_encoder_is_fine_tuned(train, sourc
 
 def test_a_frozen_backbone_and_its_last_block_read_the_same_features(train, source, models):
     path = write_vgg16(models / "vgg16.safetensors")
-    photo = PhotoConfig(weights=Weights.FILE, weights_file=str(path), side=32, epochs=1, fine_tune_epochs=1)
+    photo = PhotoConfig(weights=Weights.FILE, weights_file=str(path), image_size=32, epochs=1, fine_tune_epochs=1)
     folder = train("last-block", source, with_members("photo", "vgg16", photo=photo))
     assert members_of(folder) == {"photo": ["maps"], "vgg16": ["maps"]}
     path.unlink()

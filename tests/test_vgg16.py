@@ -44,7 +44,7 @@ def plain() -> nn.Sequential:
 
 
 def from_file(path: Path) -> PhotoConfig:
-    return PhotoConfig(weights=Weights.FILE, weights_file=str(path), side=SIDE)
+    return PhotoConfig(weights=Weights.FILE, weights_file=str(path), image_size=SIDE)
 
 
 def test_a_photo_scores_the_same_alone_and_in_a_batch(branch: VGG16Network) -> None:
@@ -77,7 +77,7 @@ def test_a_saved_branch_loads_to_the_same_logits(branch: VGG16Network, tmp_path:
     assert sorted(path.name for path in (tmp_path / "photo").iterdir()) == ["photo.json", "photo.safetensors"]
     loaded = VGG16Network.load(tmp_path / "photo", CPU)
     assert loaded.shape == branch.shape
-    assert loaded.side == SIDE
+    assert loaded.image_size == SIDE
     assert np.array_equal(photo_logits(loaded, PHOTOS), photo_logits(branch, PHOTOS))
 
 
@@ -177,10 +177,10 @@ def test_imagenet_weights_are_taken_from_the_cache_folder(
     assert vgg16_weights.IMAGENET.url.endswith("vgg16-397923af.pth")
 
 
-@pytest.mark.parametrize("side", [3, 33, 64])
+@pytest.mark.parametrize("image_size", [3, 33, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pooling_is_what_torch_pools_at_odd_sides_too(side: int, dtype: torch.dtype) -> None:
-    maps = torch.randn(2, 5, side, side, generator=torch.manual_seed(0)).relu().to(dtype)
+def test_pooling_is_what_torch_pools_at_odd_sides_too(image_size: int, dtype: torch.dtype) -> None:
+    maps = torch.randn(2, 5, image_size, image_size, generator=torch.manual_seed(0)).relu().to(dtype)
     maps = maps.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         assert torch.equal(max_pool_2x2(maps), torch.nn.functional.max_pool2d(maps, 2))
@@ -190,7 +190,7 @@ def test_pooling_is_what_torch_pools_at_odd_sides_too(side: int, dtype: torch.dt
 
 
 def test_features_hold_the_maxima_of_whole_maps_at_an_odd_side() -> None:
-    """`halved` leaves the last row and column of an odd side out: a maximum that stands there is seen all the same."""
+    """`max_pool_2x2` leaves the last row and column of an odd size out: a maximum that stands there counts all the same."""
     lower = FrozenBlocks([nn.Sequential(nn.Identity())]).eval()
     pixels = torch.zeros(1, 33, 33, 3, dtype=torch.uint8)
     pixels[0, 32, 32] = 255

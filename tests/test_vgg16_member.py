@@ -26,8 +26,8 @@ from tests.training_data import CPU, assert_same, training_data
 
 SPLITS = np.array([TRAIN] * 7 + [VALIDATION_A] * 2 + [VALIDATION_B] * 2 + [TEST] * 2)
 LABELS = np.arange(len(SPLITS)) % 3
-SCRATCH = PhotoConfig(weights=Weights.RANDOM, side=32, epochs=1, batch_size=2)  # 7: a last batch of one
-TUNED = PhotoConfig(weights=Weights.IMAGENET, side=32, epochs=2, batch_size=3, fine_tune_epochs=1)
+SCRATCH = PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=1, batch_size=2)  # 7: a last batch of one
+TUNED = PhotoConfig(weights=Weights.IMAGENET, image_size=32, epochs=2, batch_size=3, fine_tune_epochs=1)
 
 
 def photos(seed: int = 0) -> list[Product]:
@@ -58,7 +58,7 @@ def weights(fitted: Fitted) -> dict[str, torch.Tensor]:
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> MapExtractor:
     """Blocks 1 to 4 with weights from a file."""
     path = write_vgg16(tmp_path_factory.mktemp("weights") / "vgg16.safetensors")
-    return MapExtractor(load_backbone(PhotoConfig(weights=Weights.FILE, weights_file=str(path), side=32), CPU))
+    return MapExtractor(load_backbone(PhotoConfig(weights=Weights.FILE, weights_file=str(path), image_size=32), CPU))
 
 
 @pytest.fixture(scope="module")

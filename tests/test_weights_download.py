@@ -208,7 +208,7 @@ def test_auto_downloads_imagenet_where_it_can(
     with server(sends(content)) as address:
         published(monkeypatch, f"{address}/{named(sha256)}")
         config, weights = resolve_weights(PhotoConfig(fine_tune_epochs=2))
-    assert config == PhotoConfig(weights=Weights.IMAGENET, side=224, fine_tune_epochs=2)
+    assert config == PhotoConfig(weights=Weights.IMAGENET, image_size=224, fine_tune_epochs=2)
     assert (weights.source, weights.sha256, weights.warning) == (f"{address}/{named(sha256)}", sha256, "")
     assert weights.licence == "BSD-3-Clause (torchvision), ImageNet terms"
     assert (checkpoints / named(sha256)).read_bytes() == content
@@ -256,7 +256,7 @@ def test_a_commit_that_is_cached_is_not_asked_for(hub: Path, monkeypatch: pytest
     fill(hub)
     monkeypatch.setattr(model_folders, "within", lambda *args: pytest.fail("the hub was asked"))
     config, weights = resolve_weights(PhotoConfig(HUB, revision=COMMIT))
-    assert config == PhotoConfig(HUB, revision=COMMIT, side=32)
+    assert config == PhotoConfig(HUB, revision=COMMIT, image_size=32)
     assert weights.source == f"https://huggingface.co/somebody/some-model/tree/{COMMIT}"
     assert weights.licence == "unknown"
 

@@ -130,8 +130,8 @@ def test_each_row_was_evaluated_or_calibrated_on_its_own_side_only(trained):
     ledger = Ledger.load(trained.bundle / bundle.LEDGER)
     test = pd.read_parquet(trained.bundle / bundle.TEST)
     reference = pd.read_parquet(trained.bundle / bundle.REFERENCE)
-    assert set(ledger.sides(test["designation"])) == {TEST}
-    sides = ledger.sides(reference["designation"])
+    assert set(ledger.lookup(test["designation"])) == {TEST}
+    sides = ledger.lookup(reference["designation"])
     assert set(sides) == {1, 2, TEST}
     # how sure answers are is told by rows that the registered members had not seen
     assert reference.loc[sides == TEST, DRIFT_COLUMNS].notna().all(axis=None)

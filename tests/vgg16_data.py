@@ -27,7 +27,7 @@ def write_data(folder: Path) -> Path:
     write_shard(folder / "pixels.safetensors", {"row": np.arange(120), "pixels": pixels.astype(np.uint8)})
     PixelExtractor(32).save(folder / "pixels")
     file = write_vgg16(folder / "vgg16.safetensors")
-    frozen = PhotoConfig(weights=Weights.FILE, weights_file=str(file), side=32)
+    frozen = PhotoConfig(weights=Weights.FILE, weights_file=str(file), image_size=32)
     extractor = MapExtractor(load_backbone(frozen, CPU))
     extractor.save(folder / "maps")
     sizes = {"photo": (2944,), "maps": (512, 2, 2)}

@@ -34,11 +34,11 @@ def title_hash(title: str) -> str:
 
 
 class Ledger:
-    """Title hash -> side. Never changes: `extended` and `merged` return a new one that keeps every entry."""
+    """Title hash -> split. Never changes: `extended` and `merged` return a new one that keeps every entry."""
 
-    def __init__(self, sides: Mapping[str, int]) -> None:
-        """sides: by title hash, a position in SIDES."""
-        self._sides = dict(sides)
+    def __init__(self, splits: Mapping[str, int]) -> None:
+        """splits: by title hash, a position in SIDES."""
+        self._splits = dict(splits)
 
     @classmethod
     def empty(cls) -> Ledger:
@@ -48,27 +48,27 @@ class Ledger:
     @classmethod
     def load(cls, path: Path) -> Ledger:
         """Read what `save` wrote."""
-        table = pd.read_parquet(path, columns=["title_hash", "side"])
-        return cls(dict(zip(table["title_hash"], table["side"].map(SPLITS.index), strict=True)))
+        table = pd.read_parquet(path, columns=["title_hash", "split"])
+        return cls(dict(zip(table["title_hash"], table["split"].map(SPLITS.index), strict=True)))
 
     def save(self, path: Path) -> None:
         """Write `table` as Parquet."""
         self.table().to_parquet(path, index=False)
 
     def table(self) -> pd.DataFrame:
-        """title_hash, side (its name), ordered by hash."""
-        hashes = sorted(self._sides)
-        names = [SPLITS[self._sides[known]] for known in hashes]
-        return pd.DataFrame({"title_hash": hashes, "side": names}, dtype=str)
+        """title_hash, split (its name), ordered by hash."""
+        hashes = sorted(self._splits)
+        names = [SPLITS[self._splits[known]] for known in hashes]
+        return pd.DataFrame({"title_hash": hashes, "split": names}, dtype=str)
 
     def __len__(self) -> int:
-        return len(self._sides)
+        return len(self._splits)
 
-    def sides(self, titles: Iterable[str]) -> NDArray[np.uint8]:
-        """The side of each title, a position in SIDES. (N,). Raises KeyError for a title that was never placed."""
+    def lookup(self, titles: Iterable[str]) -> NDArray[np.uint8]:
+        """The split of each title, a position in SIDES. (N,). Raises KeyError for a title that was never placed."""
         titles = list(titles)
-        found = [self._sides.get(title_hash(title)) for title in titles]
-        if unseen := [title for title, side in zip(titles, found, strict=True) if side is None]:
+        found = [self._splits.get(title_hash(title)) for title in titles]
+        if unseen := [title for title, split in zip(titles, found, strict=True) if split is None]:
             raise KeyError(
                 f"{len(unseen)} of {len(titles)} titles are not in the ledger, such as {unseen[:3]}: "
                 "place them with Ledger.extended first"
@@ -77,24 +77,24 @@ class Ledger:
 
     def merged(self, other: Ledger) -> Ledger:
         """Both ledgers' titles; where they differ, this one, the older, is right."""
-        return Ledger(other._sides | self._sides)
+        return Ledger(other._splits | self._splits)
 
     def differing(self, other: Ledger) -> int:
-        """Titles that both have placed, on different sides."""
-        return sum(other._sides.get(title, side) != side for title, side in self._sides.items())
+        """Titles that both have placed, on different splits."""
+        return sum(other._splits.get(title, split) != split for title, split in self._splits.items())
 
     def extended(self, titles: Sequence[str], codes: Sequence[int], config: SplitConfig) -> Ledger:
         """Place the titles that this ledger has not seen. titles[i] has the class codes[i]; (N,), (N,).
 
         The same titles and codes give the same ledger in any order. Classes of four titles and more come first, the
-        rarest of them first, then smaller ones; a class's titles in the order of their hashes. A title goes to a side
+        rarest of them first, then smaller ones; a class's titles in the order of their hashes. A title goes to a split
         that has none of its class yet, in the order train, test, validation B, validation A; once each has one, to the
-        side that is furthest below its share of the class's titles. So a class of one title is in training only, of
-        two in train and test, of three in all but validation A, of four and more on every side.
+        split that is furthest below its share of the class's titles. So a class of one title is in training only, of
+        two in train and test, of three in all but validation A, of four and more on every split.
 
         A title that several classes share is placed once, where most of them have none, and moved again if a class of
         four titles has a gap that this closes without opening another. So every class that has four titles of its own
-        is on every side. A class made of shared titles can still miss one: not every such puzzle has a solution
+        is on every split. A class made of shared titles can still miss one: not every such puzzle has a solution
         (of five titles, let each four be a class), and titles placed in earlier runs stay.
         """
         classes_of: defaultdict[str, set[int]] = defaultdict(set)
@@ -102,13 +102,13 @@ class Ledger:
             classes_of[title_hash(title)].add(int(code))
         shares = (0.0, config.validation_a, config.validation_b, config.test)
         shares = (1 - sum(shares), *shares[1:])
-        return Ledger(self._sides | _SplitAssigner(classes_of, self._sides, shares).placed())
+        return Ledger(self._splits | _SplitAssigner(classes_of, self._splits, shares).placed())
 
 
-def require_every_split(sides: NDArray[np.uint8], codes: Sequence[int]) -> None:
-    """Raises ValueError unless each side has a row and training has two classes. (N,) positions in SIDES, (N,)"""
-    empty = [name for side, name in enumerate(SPLITS) if side not in sides]
-    trained_on = len({code for code, side in zip(codes, sides, strict=True) if side == TRAIN})
+def require_every_split(splits: NDArray[np.uint8], codes: Sequence[int]) -> None:
+    """Raises ValueError unless each split has a row and training has two classes. (N,) positions in SIDES, (N,)"""
+    empty = [name for split, name in enumerate(SPLITS) if split not in splits]
+    trained_on = len({code for code, split in zip(codes, splits, strict=True) if split == TRAIN})
     if empty or trained_on < 2:
         lack = f"no product on {', '.join(empty)}" if empty else f"{trained_on} class in training"
         raise ValueError(
@@ -133,7 +133,7 @@ def assign_folds(titles: Sequence[str], codes: Sequence[int], folds: int) -> NDA
 
 
 class _SplitAssigner:
-    """Sides for the unseen titles of a catalogue; counts[code][side] follows each move."""
+    """Splits for the unseen titles of a catalogue; counts[code][split] follows each move."""
 
     def __init__(self, classes_of: Mapping[str, set[int]], known: Mapping[str, int], shares: Sequence[float]) -> None:
         self._classes_of, self._shares = classes_of, shares
@@ -147,11 +147,11 @@ class _SplitAssigner:
         self._known, self._new = known, dict[str, int]()
 
     def placed(self) -> dict[str, int]:
-        """Title hash -> side, of the unseen titles."""
+        """Title hash -> split, of the unseen titles."""
         for code in sorted(self._titles, key=lambda code: (self._is_small(code), len(self._titles[code]), code)):
             for title in self._titles[code]:
                 if title not in self._known and title not in self._new:
-                    self._put(title, self._best_side(title))
+                    self._put(title, self._best_split(title))
         while self._close_a_gap():
             pass
         return self._new
@@ -159,29 +159,29 @@ class _SplitAssigner:
     def _is_small(self, code: int) -> bool:
         return len(self._titles[code]) < len(SPLITS)
 
-    def _best_side(self, title: str) -> int:
+    def _best_split(self, title: str) -> int:
         counts = [self._counts[code] for code in self._classes_of[title]]
-        missing = [sum(count[side] == 0 for count in counts) for side in range(len(SPLITS))]
+        missing = [sum(count[split] == 0 for count in counts) for split in range(len(SPLITS))]
         if max(missing):
             return max(FILL_ORDER, key=missing.__getitem__)
         wanted = sum(sum(count) + 1 for count in counts)
-        behind = [share * wanted - sum(count[side] for count in counts) for side, share in enumerate(self._shares)]
+        behind = [share * wanted - sum(count[split] for count in counts) for split, share in enumerate(self._shares)]
         return max(FILL_ORDER, key=behind.__getitem__)
 
-    def _put(self, title: str, side: int) -> None:
+    def _put(self, title: str, split: int) -> None:
         if title in self._new:
             self._count(title, self._new[title], -1)
-        self._new[title] = side
-        self._count(title, side, 1)
+        self._new[title] = split
+        self._count(title, split, 1)
 
-    def _count(self, title: str, side: int, change: int) -> None:
+    def _count(self, title: str, split: int, change: int) -> None:
         for code in self._classes_of[title]:
-            self._counts[code][side] += change
+            self._counts[code][split] += change
 
     def _close_a_gap(self) -> bool:
         """Move one new title so that a class of four titles or more loses a gap and none gets one, if that can be."""
         for code, counts in self._counts.items():
-            gaps = [side for side in FILL_ORDER if counts[side] == 0]
+            gaps = [split for split in FILL_ORDER if counts[split] == 0]
             if not gaps or self._is_small(code):
                 continue
             if (title := next(filter(self._is_spare, self._titles[code]), None)) is not None:

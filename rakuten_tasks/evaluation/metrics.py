@@ -151,7 +151,7 @@ def evaluate(
     Raises ValueError if N is 0, KeyError if no system is named "pool".
     """
     if not len(labels):
-        raise ValueError("no test row has a label: give the catalogue more titles, or the test side a larger share")
+        raise ValueError("no test row has a label: give the catalogue more titles, or the test split a larger share")
     predicted = {name: scores.argmax(1) for name, scores in probabilities.items()}
     losses = mean_intervals({name: log_losses(scores, labels) for name, scores in probabilities.items()}, seed)
     systems = {}

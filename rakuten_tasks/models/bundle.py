@@ -3,7 +3,7 @@
 bundle.json         schema version, label order, names, members, pool, configuration, lineage
 extractors/NAME     what turns products into features: tokenizer, pretrained backbone, settings
 members/NAME        what turns features into logits: safetensors, JSON
-ledger.parquet      title hash -> side, of every product this model and its ancestors were split on
+ledger.parquet      title hash -> split, of every product this model and its ancestors were split on
 reference.parquet   validation and test rows with the columns of monitoring/columns.py: what drift is measured against
 test.parquet        predictions on the test rows
 evaluation.json     metrics on the test rows

@@ -107,9 +107,9 @@ def heat_map(predictor: Predictor, photo: bytes, code: int) -> HeatMap | None:
     seer = _seer(predictor, predictor.members[name]) if name else None
     if seer is None:
         return None
-    pixels = torch.from_numpy(prepare_photo(photo, seer.side).copy())[None]  # (1, S, S, 3)
+    pixels = torch.from_numpy(prepare_photo(photo, seer.image_size).copy())[None]  # (1, S, S, 3)
     heat = grad_cam(seer, pixels, list(predictor.codes).index(code))
-    return HeatMap(heat, square_on_photo(photo, seer.side))
+    return HeatMap(heat, square_on_photo(photo, seer.image_size))
 
 
 def _heaviest_photo_member(pool: Pool) -> str | None:
@@ -122,12 +122,12 @@ def _heaviest_photo_member(pool: Pool) -> str | None:
 class Seer:
     """A photo member as Grad-CAM needs it.
 
-    logits: (1, S, S, 3) uint8 -> (1, K), with a gradient. side: S, in pixels. network: where pixels go first. maps: the
+    logits: (1, S, S, 3) uint8 -> (1, K), with a gradient. image_size: S, in pixels. network: reads the pixels. maps: the
     part of it whose last output is explained.
     """
 
     logits: Callable[[Tensor], Tensor]
-    side: int
+    image_size: int
     network: nn.Module
     maps: nn.Module
 
@@ -135,7 +135,7 @@ class Seer:
 def _seer(predictor: Predictor, member: Member) -> Seer | None:
     if isinstance(member, VGG16) and isinstance(member.network, VGG16Network):
         whole = member.network
-        return Seer(whole, whole.side, whole, _last_block(whole.lower, whole.upper, whole.side))
+        return Seer(whole, whole.image_size, whole, _last_block(whole.lower, whole.upper, whole.image_size))
     extractor = predictor.extractors[member.extractors[0]]
     backbone = extractor.backbone if isinstance(extractor, PhotoExtractor) else None
     if not isinstance(backbone, FrozenBackbone):
@@ -144,25 +144,27 @@ def _seer(predictor: Predictor, member: Member) -> Seer | None:
     if isinstance(member, LinearMember):
         maps = _maps_of(backbone)
         return (
-            Seer(lambda pixels: _linear_logits(member, network(pixels)), backbone.side, network, maps) if maps else None
+            Seer(lambda pixels: _linear_logits(member, network(pixels)), backbone.image_size, network, maps)
+            if maps
+            else None
         )
     if isinstance(member, VGG16) and isinstance(member.network, TrainableTop) and isinstance(backbone, VGG16Backbone):
         upper, lower = member.network, backbone.network.lower
-        maps = _last_block(lower, upper, backbone.side)
-        return Seer(lambda pixels: upper(*lower(pixels)), backbone.side, lower, maps)
+        maps = _last_block(lower, upper, backbone.image_size)
+        return Seer(lambda pixels: upper(*lower(pixels)), backbone.image_size, lower, maps)
     return None
 
 
 def _maps_of(backbone: FrozenBackbone) -> nn.Module | None:
     if isinstance(backbone, VGG16Backbone):
-        return _last_block(backbone.network.lower, backbone.network.upper, backbone.side)
+        return _last_block(backbone.network.lower, backbone.network.upper, backbone.image_size)
     return _last_maps(backbone)
 
 
-def _last_block(lower: FrozenBlocks, upper: TrainableBlock, side: int) -> nn.Module:
-    """Of VGG16's five, each of which halves the side that the one before had."""
+def _last_block(lower: FrozenBlocks, upper: TrainableBlock, image_size: int) -> nn.Module:
+    """Of VGG16's five, each of which halves the image_size that the one before had."""
     blocks = [*lower.blocks, upper.block]
-    return [block for i, block in enumerate(blocks) if side >> i >= FINEST][-1]
+    return [block for i, block in enumerate(blocks) if image_size >> i >= FINEST][-1]
 
 
 def _last_maps(backbone: FrozenBackbone) -> nn.Module | None:
@@ -177,7 +179,9 @@ def _last_maps(backbone: FrozenBackbone) -> nn.Module | None:
     try:
         with torch.no_grad():
             device = next(backbone.network.parameters()).device
-            backbone.network(torch.zeros(1, backbone.side, backbone.side, 3, dtype=torch.uint8, device=device))
+            backbone.network(
+                torch.zeros(1, backbone.image_size, backbone.image_size, 3, dtype=torch.uint8, device=device)
+            )
     finally:
         for handle in handles:
             handle.remove()

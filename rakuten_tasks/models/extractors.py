@@ -203,7 +203,7 @@ class PhotoExtractor(_Photo):
         self.backbone = backbone
 
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
-        return {"photo": self.backbone.features(_pixels(products, self.backbone.side))}
+        return {"photo": self.backbone.features(_pixels(products, self.backbone.image_size))}
 
     def save(self, folder: Path) -> None:
         self.backbone.save(folder)
@@ -218,14 +218,14 @@ class PixelExtractor(_Photo):
 
     name: ClassVar[str] = "pixels"
 
-    def __init__(self, side: int) -> None:
-        self.side = side
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
 
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
-        return {"pixels": _pixels(products, self.side)}
+        return {"pixels": _pixels(products, self.image_size)}
 
     def save(self, folder: Path) -> None:
-        _write(folder, {"side": self.side})
+        _write(folder, {"image_size": self.image_size})
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
@@ -239,7 +239,7 @@ class MapExtractor(PhotoExtractor):
 
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
         assert isinstance(self.backbone, VGG16Backbone)
-        photo, maps = self.backbone.features_and_maps(_pixels(products, self.backbone.side))
+        photo, maps = self.backbone.features_and_maps(_pixels(products, self.backbone.image_size))
         return {"photo": photo, "maps": maps}
 
 
@@ -257,8 +257,8 @@ EXTRACTORS: dict[str, type[Extractor]] = {
 }
 
 
-def _pixels(products: Sequence[Product], side: int) -> NDArray:
-    return prepare_photos([product.photo for product in products if product.photo is not None], side)
+def _pixels(products: Sequence[Product], image_size: int) -> NDArray:
+    return prepare_photos([product.photo for product in products if product.photo is not None], image_size)
 
 
 def _write(folder: Path, settings: Mapping[str, int]) -> None:

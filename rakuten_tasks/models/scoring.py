@@ -25,13 +25,13 @@ def products_of(rows: pd.DataFrame) -> list[Product]:
 
 
 def rows_on(
-    shards: Sequence[Path], ledger: Ledger, sides: Collection[int], skip_empty: bool = False
+    shards: Sequence[Path], ledger: Ledger, splits: Collection[int], skip_empty: bool = False
 ) -> Iterator[pd.DataFrame]:
-    """The rows of these sides, a shard at a time, with their side. skip_empty: not the shards that have none."""
+    """The rows of these splits, a shard at a time, with their split. skip_empty: not the shards that have none."""
     for path in shards:
         rows = read_shard(path)
-        rows["side"] = ledger.sides(rows["designation"])
-        found = rows[np.isin(rows["side"], list(sides))]
+        rows["split"] = ledger.lookup(rows["designation"])
+        found = rows[np.isin(rows["split"], list(splits))]
         if len(found) or not skip_empty:
             yield found
 

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageChops
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000  # 200 MB decoded
 WHITE = 240  # JPEG leaves noise of up to 15 levels in a white border
-MARGIN = 0.02  # of the longer side of what is kept: an object that touches the edge looks cut off
+MARGIN = 0.02  # of the longer image_size of what is kept: an object that touches the edge looks cut off
 
 UPRIGHT = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,18 +31,18 @@ class PhotoError(ValueError):
     """Bytes that are no usable photo. The message says what is wrong and never repeats the input."""
 
 
-def prepare_photo(data: bytes, side: int) -> NDArray[np.uint8]:
+def prepare_photo(data: bytes, image_size: int) -> NDArray[np.uint8]:
     """Decode, turn upright, flatten on white, crop the white border, fit into a white square.
 
-    Gives (side, side, 3). The same bytes and side give the same pixels everywhere.
+    Gives (image_size, image_size, 3). The same bytes and image_size give the same pixels everywhere.
     Raises PhotoError if the bytes are not an image of FORMATS, are truncated, or have over MAX_PIXELS pixels.
     """
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _refuse_large(image.width * image.height)
-            # A JPEG is decoded at half, a quarter or an eighth of its size while that leaves four times the side.
-            image.draft("RGB", (4 * side, 4 * side))
-            return np.asarray(_fit(_cropped(image), side))
+            # A JPEG is decoded at half, a quarter or an eighth of its size while that leaves four times the image_size.
+            image.draft("RGB", (4 * image_size, 4 * image_size))
+            return np.asarray(_fit(_cropped(image), image_size))
     except PhotoError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -53,13 +53,13 @@ def prepare_photo(data: bytes, side: int) -> NDArray[np.uint8]:
         raise PhotoError("the photo is truncated or damaged: send the whole file") from error
 
 
-def square_on_photo(data: bytes, side: int) -> tuple[float, float, float, float]:
+def square_on_photo(data: bytes, image_size: int) -> tuple[float, float, float, float]:
     """Where `prepare_photo`'s square lies on the upright photo: left, upper, right, lower, as shares of its sides.
 
     Under 0 and over 1 where the square is filled up with white.
     """
     with Image.open(BytesIO(data), formats=FORMATS) as image:
-        image.draft("RGB", (4 * side, 4 * side))
+        image.draft("RGB", (4 * image_size, 4 * image_size))
         flat = on_white(_upright(image))
     left, upper, right, lower = kept_box(flat)
     half = max(right - left, lower - upper) / 2
@@ -68,11 +68,11 @@ def square_on_photo(data: bytes, side: int) -> tuple[float, float, float, float]
     return (x - half) / width, (y - half) / height, (x + half) / width, (y + half) / height
 
 
-def prepare_photos(photos: Sequence[bytes], side: int) -> NDArray[np.uint8]:
-    """`prepare_photo` of each, several at once, in order. (n, side, side, 3)"""
-    pixels = np.empty((len(photos), side, side, 3), dtype=np.uint8)
+def prepare_photos(photos: Sequence[bytes], image_size: int) -> NDArray[np.uint8]:
+    """`prepare_photo` of each, several at once, in order. (n, image_size, image_size, 3)"""
+    pixels = np.empty((len(photos), image_size, image_size, 3), dtype=np.uint8)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter lock
-        for i, photo in enumerate(pool.map(lambda data: prepare_photo(data, side), photos)):
+        for i, photo in enumerate(pool.map(lambda data: prepare_photo(data, image_size), photos)):
             pixels[i] = photo
     return pixels
 
@@ -121,10 +121,13 @@ def _cropped(image: Image.Image) -> Image.Image:
     return flat.crop(kept_box(flat))
 
 
-def _fit(image: Image.Image, side: int) -> Image.Image:
-    """Scaled, with antialiasing, to fit into a white square of this side, in its middle."""
-    scale = side / max(image.size)
+def _fit(image: Image.Image, image_size: int) -> Image.Image:
+    """Scaled, with antialiasing, to fit into a white square of this image_size, in its middle."""
+    scale = image_size / max(image.size)
     width, height = (max(1, round(length * scale)) for length in image.size)
-    square = Image.new("RGB", (side, side), "white")
-    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((side - width) // 2, (side - height) // 2))
+    square = Image.new("RGB", (image_size, image_size), "white")
+    square.paste(
+        image.resize((width, height), Image.Resampling.BILINEAR),
+        ((image_size - width) // 2, (image_size - height) // 2),
+    )
     return square

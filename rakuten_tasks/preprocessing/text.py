@@ -53,5 +53,5 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
 
 
 def vocabulary_size(words: int) -> int:
-    """Tokens for a training side of this many running words: Heaps' law, as the number of frequent words grows."""
+    """Tokens for training rows of this many running words: Heaps' law, as the number of frequent words grows."""
     return min(max(int(20 * words**0.5), 1000), 32000)

@@ -141,7 +141,7 @@ def child_run(parent_id: str, name: str) -> Iterator[RunLog]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"photo": {"side": 48}} -> {"photo.side": 48}"""
+    """{"photo": {"image_size": 48}} -> {"photo.image_size": 48}"""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -29,22 +29,22 @@ def split(shards: list[Shard], known: FlyteFile, config: SplitConfig, run: Run) 
         before = Ledger.load(local(known))
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
         ledger = before.extended(titles, codes, config)
-        sides = ledger.sides(titles)
-        require_every_split(sides, codes)
-        log.metrics({f"rows_{name}": int((sides == side).sum()) for side, name in enumerate(SPLITS)})
+        splits = ledger.lookup(titles)
+        require_every_split(splits, codes)
+        log.metrics({f"rows_{name}": int((splits == split).sum()) for split, name in enumerate(SPLITS)})
         log.metrics({"titles_known_before": len(before), "titles": len(ledger)})
     folder = workspace() / "splits"
     folder.mkdir()
     ledger.save(folder / LEDGER)
     has_photo = rows["photo_status"].eq("ok").to_numpy()
-    assignments = rows[["row", "prdtypecode"]].assign(split=sides, fold=fold_rows(rows, sides), has_photo=has_photo)
+    assignments = rows[["row", "prdtypecode"]].assign(split=splits, fold=fold_rows(rows, splits), has_photo=has_photo)
     assignments.to_parquet(folder / "assignments.parquet", index=False)
     return Splits(FlyteFile(str(folder / LEDGER)), FlyteFile(str(folder / "assignments.parquet")), content_hash(folder))
 
 
-def fold_rows(rows: pd.DataFrame, sides: NDArray[np.uint8]) -> NDArray[np.int64]:
+def fold_rows(rows: pd.DataFrame, splits: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Of the rows that are not test; the others are in none, -1: their labels would move titles to other folds."""
-    folds, fitted = np.full(len(rows), -1, dtype=np.int64), sides != TEST
+    folds, fitted = np.full(len(rows), -1, dtype=np.int64), splits != TEST
     titles, codes = rows.loc[fitted, "designation"].tolist(), rows.loc[fitted, "prdtypecode"].tolist()
     folds[fitted] = assign_folds(titles, codes, FOLDS)
     return folds

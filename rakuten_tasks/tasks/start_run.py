@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class RunContext(NamedTuple):
     run: Run
     source: KeyedSource
-    known: KeyedFile  # titles whose side is settled, by the model's latest version or the published catalogue
+    known: KeyedFile  # titles whose split is settled, by the model's latest version or the published catalogue
     resolved: Resolved
     ingest: IngestConfig  # parts by themselves: those that a workflow takes out of a dataclass have no settled bytes
     split: SplitConfig
@@ -139,7 +139,7 @@ def load_previous_splits(model: str, version: int | None = None, source: str = S
         placed = Ledger.load(path)
         if differing := ledger.differing(placed):
             log.warning(
-                "%d titles of %s are on another side in %s, which was trained first: they stay there",
+                "%d titles of %s are on another split in %s, which was trained first: they stay there",
                 differing, source, model,
             )  # fmt: skip
         ledger = ledger.merged(placed)

@@ -20,7 +20,7 @@ from rakuten_tasks.training.hardware import hardware_info
 from rakuten_tasks.training.state import EpochMetrics
 
 # zero stands for what is chosen from the data, or for the network's own
-CHOSEN = ("epochs", "learning_rate", "vocabulary_size", "side", "max_characters", "max_tokens")
+CHOSEN = ("epochs", "learning_rate", "vocabulary_size", "image_size", "max_characters", "max_tokens")
 
 
 def log_epoch(log: RunLog) -> Callable[[EpochMetrics], None]:

@@ -71,7 +71,7 @@ class Catalogue:
 class Splits:
     """Which split each title is on, for ever, and what became of this catalogue's labelled rows."""
 
-    ledger: FlyteFile  # Parquet: title_hash, side
+    ledger: FlyteFile  # Parquet: title_hash, split
     assignments: FlyteFile  # Parquet: row, prdtypecode, split (position in ledger.SIDES), fold, has_photo
     sha256: str  # of both
 
@@ -134,7 +134,7 @@ class FittedPool:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the test side showed, once."""
+    """What the test split showed, once."""
 
     evaluation: FlyteFile  # JSON of evaluation.Evaluation
     predictions: FlyteFile  # Parquet: row, productid, prdtypecode, predicted, confidence

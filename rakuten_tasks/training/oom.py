@@ -44,7 +44,8 @@ class MicrobatchSize:
                     raise
                 if rows <= self.smallest:
                     raise MemoryError(
-                        f"{self.what}: not even a batch of {rows} fits into memory: choose a smaller photo.side or "
+                        f"{self.what}: not even a batch of {rows} fits into memory: "
+                        "choose a smaller photo.image_size or "
                         "text.max_tokens, or give the task more memory (rakuten_tasks/runtime/pods.py)"
                     ) from error
             # only after the except clause, whose traceback holds on to what the attempt had allocated

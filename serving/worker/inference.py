@@ -167,22 +167,22 @@ def _product(asked: InferenceRequest) -> Product:
 
 def _photo_fault(predictor: Predictor, product: Product) -> str | None:
     """Why the photo cannot be used, None if it can."""
-    side = _photo_side(predictor)
+    image_size = _image_size(predictor)
     try:
-        if product.photo is not None and side is not None:
-            prepare_photo(product.photo, side)
+        if product.photo is not None and image_size is not None:
+            prepare_photo(product.photo, image_size)
     except PhotoError as error:
         return str(error)
     return None
 
 
-def _photo_side(predictor: Predictor) -> int | None:
+def _image_size(predictor: Predictor) -> int | None:
     """Of a prepared photo, in pixels; None if no member looks at photos."""
     for extractor in predictor.extractors.values():
         if isinstance(extractor, PixelExtractor):
-            return extractor.side
+            return extractor.image_size
         if isinstance(extractor, PhotoExtractor):
-            return extractor.backbone.side
+            return extractor.backbone.image_size
     return None
 
 

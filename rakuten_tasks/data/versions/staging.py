@@ -203,7 +203,7 @@ def validate_staged(draft: StagedVersion, before: CatalogueVersion | None, confi
     if before:
         _require_no_loss(draft, before, config)
     try:
-        require_every_split(draft.ledger.sides(rows["designation"]), rows["prdtypecode"].tolist())
+        require_every_split(draft.ledger.lookup(rows["designation"]), rows["prdtypecode"].tolist())
     except ValueError as error:
         raise CatalogueError(f"not published: {error}") from error
 

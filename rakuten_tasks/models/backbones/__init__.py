@@ -22,19 +22,19 @@ MODULES = {"vgg16": "frozen_vgg16", "torchvision:": "torchvision_models", "hf:":
 
 
 class Backbone(Protocol):
-    """Frozen. size: numbers of a photo's features. side: of a prepared photo, in pixels."""
+    """Frozen. size: numbers of a photo's features. image_size: of a prepared photo, in pixels."""
 
     @property
     def size(self) -> int: ...
 
     @property
-    def side(self) -> int: ...
+    def image_size(self) -> int: ...
 
     @property
     def weights(self) -> PretrainedWeights: ...
 
     def features(self, pixels: NDArray) -> NDArray:
-        """(N, side, side, 3) uint8 prepared photos -> (N, size) fp16, the same alone and in any batch on a CPU."""
+        """(N, S, S, 3) uint8 prepared photos -> (N, size) fp16; on a CPU the same alone and in any batch."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -43,12 +43,12 @@ class Backbone(Protocol):
 
 
 def resolve_weights(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
-    """What auto stands for here, with side filled in, and what the weights are; read once, so that they are usable.
+    """What auto stands for here, with image_size filled in, and the weights' source; read once, to know they are usable.
 
     Of vgg16 alone, auto is random weights where ImageNet's cannot be had, and the warning says what mends it. An hf:
     backbone keeps auto, and has its revision filled in.
     Raises FileNotFoundError if the weights cannot be had, within ten seconds where there is no network, and ValueError
-    if the backbone is unknown, cannot see photos of that side, or the file holds something else.
+    if the backbone is unknown, cannot see photos of that image_size, or the file holds something else.
     """
     return _module(config.backbone).resolve(config)
 

@@ -30,7 +30,7 @@ class Description(Strict):
 
     name: str
     size: int
-    side: int
+    image_size: int
     weights: PretrainedWeights
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -49,26 +49,26 @@ class FrozenBackbone:
         return self.description.size
 
     @property
-    def side(self) -> int:
-        return self.description.side
+    def image_size(self) -> int:
+        return self.description.image_size
 
     @property
     def weights(self) -> PretrainedWeights:
         return self.description.weights
 
     def features(self, pixels: NDArray) -> NDArray:
-        """(N, side, side, 3) uint8 prepared photos -> (N, size) fp16, the same alone and in any batch on a CPU."""
+        """(N, S, S, 3) uint8 prepared photos -> (N, size) fp16; on a CPU the same alone and in any batch."""
         (features,) = self.answers(pixels, lambda photos: (self.network(photos),))
         return features
 
     @torch.inference_mode()
     def answers(self, pixels: NDArray, see: Callable[[Tensor], tuple[Tensor, ...]]) -> list[NDArray]:
         """What `see` makes of a batch of photos, for all of them: arrays of N rows, fp16."""
-        wanted = (self.side, self.side, 3)
+        wanted = (self.image_size, self.image_size, 3)
         if pixels.shape[1:] != wanted or pixels.dtype != np.uint8:
             raise ValueError(
                 f"photos of shape {pixels.shape[1:]} and type {pixels.dtype} for {self.description.name}, which reads "
-                f"{wanted} in uint8: prepare them with prepare_photos(photos, side={self.side})"
+                f"{wanted} in uint8: prepare them with prepare_photos(photos, image_size={self.image_size})"
             )
         photos = pixels if len(pixels) else np.zeros((1, *wanted), np.uint8)  # seen once for the shapes
         device = next(self.network.parameters()).device
@@ -110,17 +110,22 @@ class Normalised(nn.Module):
         return self.network((photos - self.mean) / self.deviation).flatten(1)
 
 
-def seen_size(network: nn.Module, name: str, side: int) -> int:
-    """Numbers that a network gives of a photo of that side, found by shapes alone, on the meta device.
+def seen_size(network: nn.Module, name: str, image_size: int) -> int:
+    """Numbers that a network gives of a photo of that image_size, found by shapes alone, on the meta device.
 
     Raises ValueError if it cannot see such a photo.
     """
     try:
         with torch.inference_mode():
-            return network.to("meta").eval()(torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta")).shape[1]
+            return (
+                network.to("meta")
+                .eval()(torch.empty(1, image_size, image_size, 3, dtype=torch.uint8, device="meta"))
+                .shape[1]
+            )
     except Exception as error:  # networks name no closed set of errors for other sides
         raise ValueError(
-            f"photo.side={side}: {name} cannot see photos of {side} pixels ({error}): leave photo.side out"
+            f"photo.image_size={image_size}: {name} cannot see photos of {image_size} pixels ({error}): "
+            "leave photo.image_size out"
         ) from error
 
 

@@ -35,7 +35,7 @@ class VGG16Backbone(FrozenBackbone):
         return self.description.facts["batch_norm"]
 
     def features_and_maps(self, pixels: NDArray) -> tuple[NDArray, NDArray]:
-        """As `features`, and (N, 512, side // 16, side // 16) fp16: what block 5 reads, for training it."""
+        """As `features`, and (N, 512, image_size // 16, image_size // 16) fp16: what block 5 reads, for training it."""
         features, maps = self.answers(pixels, self.network.see)
         return features, maps
 
@@ -54,13 +54,13 @@ def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
 
 
 def _concrete(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
-    side = config.side or (SCRATCH_SIDE if config.weights is Weights.RANDOM else SIDE)
+    image_size = config.image_size or (SCRATCH_SIDE if config.weights is Weights.RANDOM else SIDE)
     weights = pretrained(config)
     if config.weights is not Weights.RANDOM:
         convolutions(config)  # what the file holds is known before any photo is looked at
     if weights.warning:
         log.warning("%s", weights.warning)
-    return replace(config, side=side), weights
+    return replace(config, image_size=image_size), weights
 
 
 def load(config: PhotoConfig, device: torch.device) -> VGG16Backbone:
@@ -69,14 +69,14 @@ def load(config: PhotoConfig, device: torch.device) -> VGG16Backbone:
         raise ValueError(
             "photo.weights: random is no backbone: name the member vgg16, which trains it, in place of photo"
         )
-    layers, side = convolutions(config), config.side or SIDE
+    layers, image_size = convolutions(config), config.image_size or SIDE
     facts = {"batch_norm": isinstance(layers[1], nn.BatchNorm2d)}
-    description = Description(config.backbone, BACKBONE_FEATURES + TOP_FEATURES, side, pretrained(config), facts)
-    return VGG16Backbone(Convolutions(layers, side), description, device)
+    description = Description(config.backbone, BACKBONE_FEATURES + TOP_FEATURES, image_size, pretrained(config), facts)
+    return VGG16Backbone(Convolutions(layers, image_size), description, device)
 
 
 def restore(description: Description, tensors: dict[str, Tensor], device: torch.device) -> VGG16Backbone:
     """See `backbones.load_saved_backbone`."""
-    network = Convolutions(empty_convolutions(description.facts["batch_norm"]), description.side)
+    network = Convolutions(empty_convolutions(description.facts["batch_norm"]), description.image_size)
     network.load_state_dict(tensors)
     return VGG16Backbone(network, description, device)

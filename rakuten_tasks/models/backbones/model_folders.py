@@ -29,13 +29,13 @@ BYTE = 1 / 255
 class ModelFolder:
     """name: a hub's, or the whole path. revision: the hub's commit, empty for a folder of one's own.
 
-    side, mean and deviation: of the photos that the model was made for; of red, green and blue, from 0 to 1.
+    image_size, mean and deviation: of the photos that the model was made for; of red, green and blue, from 0 to 1.
     """
 
     path: Path
     name: str
     revision: str
-    side: int
+    image_size: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
@@ -121,15 +121,15 @@ def _preparation(folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...
     said: Mapping[str, Any] = json.loads((folder / name).read_text()) if name else {}
     said = said.get("image_processor", said)
     crop = said.get("crop_size") if said.get("do_center_crop", True) else None
-    side = _side(crop or said.get("size"))
-    if not side:
+    image_size = _side(crop or said.get("size"))
+    if not image_size:
         raise ValueError(f"{folder} does not say which photos its model reads: put the model's {PREPARATION} there")
     scale = said.get("rescale_factor", BYTE) / BYTE if said.get("do_rescale", True) else 1 / BYTE
     normal = said.get("do_normalize", True)
     mean, deviation = (said.get("image_mean"), said.get("image_std")) if normal else ([0.0] * 3, [1.0] * 3)
     if not (mean and deviation):
         raise ValueError(f"{folder / str(name)} has no image_mean and image_std: take them from the model's page")
-    return side, tuple(value / scale for value in mean), tuple(value / scale for value in deviation)
+    return image_size, tuple(value / scale for value in mean), tuple(value / scale for value in deviation)
 
 
 def _side(size: Any) -> int:

@@ -31,7 +31,7 @@ def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
     published = _published(config.backbone)
     if config.weights is Weights.AUTO:
         config = replace(config, weights=Weights.IMAGENET)
-    config = replace(config, side=config.side or _side(published))
+    config = replace(config, image_size=config.image_size or _side(published))
     _size(config)
     weights = _pretrained(config, published)
     _tensors(config, published)  # what the file holds is known before any photo is looked at
@@ -43,9 +43,9 @@ def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
 def load(config: PhotoConfig, device: torch.device) -> FrozenBackbone:
     """See `backbones.load_backbone`."""
     published = _published(config.backbone)
-    config = replace(config, side=config.side or _side(published))
+    config = replace(config, image_size=config.image_size or _side(published))
     weights = _pretrained(config, published)
-    description = Description(config.backbone, _size(config), config.side, weights)
+    description = Description(config.backbone, _size(config), config.image_size, weights)
     return restore(description, _tensors(config, published), device)
 
 
@@ -107,8 +107,8 @@ def _headless(model: nn.Module) -> nn.Module:
 
 
 def _size(config: PhotoConfig) -> int:
-    """Numbers of a photo's features. Raises ValueError if the model cannot see photos of that side."""
-    return seen_size(_network(config.backbone), config.backbone, config.side)
+    """Numbers of a photo's features. Raises ValueError if the model cannot see photos of that image_size."""
+    return seen_size(_network(config.backbone), config.backbone, config.image_size)
 
 
 def _tensors(config: PhotoConfig, published: WeightsEnum) -> dict[str, Tensor]:

@@ -44,7 +44,12 @@ class ImageModel(nn.Module):
 def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
     """See `backbones.resolve_weights`."""
     folder = find_folder(config.backbone.removeprefix(PREFIX), config.revision)
-    settled = replace(config, backbone=PREFIX + folder.name, revision=folder.revision, side=config.side or folder.side)
+    settled = replace(
+        config,
+        backbone=PREFIX + folder.name,
+        revision=folder.revision,
+        image_size=config.image_size or folder.image_size,
+    )
     model, pooled = _read(folder)
     _size(settled, _facts(folder, model, pooled))
     return settled, folder.weights()
@@ -53,10 +58,10 @@ def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
 def load(config: PhotoConfig, device: torch.device) -> FrozenBackbone:
     """See `backbones.load_backbone`."""
     folder = find_folder(config.backbone.removeprefix(PREFIX), config.revision)
-    config = replace(config, side=config.side or folder.side)
+    config = replace(config, image_size=config.image_size or folder.image_size)
     model, pooled = _read(folder)
     facts = _facts(folder, model, pooled)
-    description = Description(config.backbone, _size(config, facts), config.side, folder.weights(), facts)
+    description = Description(config.backbone, _size(config, facts), config.image_size, folder.weights(), facts)
     network = Normalised(ImageModel(model, pooled), folder.mean, folder.deviation)
     return FrozenBackbone(network.to(device), description, photos_at_once(device))
 
@@ -87,10 +92,10 @@ def _network(facts: Mapping[str, Any]) -> Normalised:
 
 
 def _size(config: PhotoConfig, facts: Mapping[str, Any]) -> int:
-    """Numbers of a photo's features. Raises ValueError if the model cannot see photos of that side."""
+    """Numbers of a photo's features. Raises ValueError if the model cannot see photos of that image_size."""
     with torch.device("meta"):  # a large model's random weights would take seconds and be thrown away
         network = _network(facts)
-    return seen_size(network, config.backbone, config.side)
+    return seen_size(network, config.backbone, config.image_size)
 
 
 def _read(folder: ModelFolder) -> tuple[PreTrainedModel, bool]:

@@ -93,7 +93,7 @@ def extractor_settings(
         assert photo is not None
         # a folder is known by its files' hash, which covers the configuration that says what network it is
         backbone = PREFIX if photo.name.startswith(PREFIX) else photo.name
-        settings |= {"side": config.photo.side, "backbone": backbone, "sha256": photo.sha256}
+        settings |= {"image_size": config.photo.image_size, "backbone": backbone, "sha256": photo.sha256}
     return json.dumps(settings, sort_keys=True)
 
 
@@ -110,7 +110,7 @@ def build_extractor(name: str, config: TrainingConfig, texts: Texts, device: tor
         assert isinstance(encoder, TransformerEncoder)
         return EncoderTokenExtractor.of(encoder)
     if name == PixelExtractor.name:
-        return PixelExtractor(config.photo.side)
+        return PixelExtractor(config.photo.image_size)
     backbone = load_backbone(config.photo, device)
     return MapExtractor(backbone) if name == MapExtractor.name else PhotoExtractor(backbone)
 

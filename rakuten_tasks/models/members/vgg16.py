@@ -40,7 +40,7 @@ PATIENCE = 10  # at the peak of the learning rate validation gets worse for seve
 LABEL_SMOOTHING = 0.1
 WEIGHT_DECAY = 0.05
 FORWARD_BUDGET = 3600  # photos, forward and backward: what two cores do in about 110 s at 32 pixels
-MAX_SHIFT_DIVISOR = 8  # a training photo moves by up to an eighth of its side
+MAX_SHIFT_DIVISOR = 8  # a training photo moves by up to an eighth of its image_size
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Shape:
 
     whole: bool
     batch_norm: bool
-    side: int
+    image_size: int
     classes: int
 
     def network(self) -> VGG16Network | TrainableTop:
         """Untrained."""
         branch = VGG16Network(
-            VGG16Config(self.batch_norm, self.side, self.classes), empty_convolutions(self.batch_norm)
+            VGG16Config(self.batch_norm, self.image_size, self.classes), empty_convolutions(self.batch_norm)
         )
         return branch if self.whole else branch.upper
 
@@ -130,11 +130,13 @@ class _VGG16Fit(HeldOutFit):
     def new_network(self, phase: str, rows: NDArray) -> VGG16Network | TrainableTop:
         if self.whole:
             layers = random_convolutions()
-            self.shape = Shape(True, True, self.config.side, self.data.classes)
-            return VGG16Network(VGG16Config(True, self.config.side, self.data.classes), layers).to(self.context.device)
+            self.shape = Shape(True, True, self.config.image_size, self.data.classes)
+            return VGG16Network(VGG16Config(True, self.config.image_size, self.data.classes), layers).to(
+                self.context.device
+            )
         backbone = load_saved_backbone(self.data.folders[MapExtractor.name], torch.device("cpu"))
         assert isinstance(backbone, VGG16Backbone)
-        self.shape = Shape(False, backbone.batch_norm, backbone.side, self.data.classes)
+        self.shape = Shape(False, backbone.batch_norm, backbone.image_size, self.data.classes)
         upper = self.shape.network()
         assert isinstance(upper, TrainableTop)
         upper.block.load_state_dict(backbone.network.upper.block.state_dict())
@@ -216,13 +218,13 @@ class MapExamples(_PhotoExamples):
 
 
 def random_flip_and_shift(pixels: NDArray, random: Callable[[], float]) -> NDArray:
-    """Each photo mirrored or not, and shifted by up to an eighth of its side, white coming in. (B, S, S, 3)"""
-    side = pixels.shape[1]
-    reach = side // MAX_SHIFT_DIVISOR
+    """Each photo mirrored or not, and shifted by up to an eighth of its image_size, white coming in. (B, S, S, 3)"""
+    image_size = pixels.shape[1]
+    reach = image_size // MAX_SHIFT_DIVISOR
     wide = np.pad(pixels, ((0, 0), (reach, reach), (reach, reach), (0, 0)), constant_values=255)
     out = np.empty_like(pixels)
     for photo, source in zip(out, wide, strict=True):
         top, left = (int(random() * (2 * reach + 1)) for _ in range(2))
-        window = source[top : top + side, left : left + side]
+        window = source[top : top + image_size, left : left + image_size]
         photo[:] = window[:, ::-1] if random() < 0.5 else window
     return out

@@ -108,12 +108,12 @@ class Convolutions(nn.Module):
     """All five blocks: prepared photos -> features."""
 
     def __init__(
-        self, layers: nn.Sequential, side: int, upper: Callable[[nn.Sequential], TrainableBlock] = TrainableBlock
+        self, layers: nn.Sequential, image_size: int, upper: Callable[[nn.Sequential], TrainableBlock] = TrainableBlock
     ) -> None:
-        """side: of a prepared photo, in pixels. upper: makes what holds block 5."""
+        """image_size: of a prepared photo, in pixels. upper: makes what holds block 5."""
         super().__init__()
         *lower, block5 = _blocks(layers)
-        self.side = side
+        self.image_size = image_size
         self.frozen = False
         self.lower = FrozenBlocks(lower)
         self.upper = upper(block5)

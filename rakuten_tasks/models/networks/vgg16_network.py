@@ -31,10 +31,10 @@ SHAPE = "photo.json"
 
 @dataclass(frozen=True)
 class VGG16Config:
-    """batch_norm: vgg16_bn, else vgg16. side: of a prepared photo, in pixels."""
+    """batch_norm: vgg16_bn, else vgg16. image_size: of a prepared photo, in pixels."""
 
     batch_norm: bool
-    side: int
+    image_size: int
     classes: int
 
 
@@ -73,7 +73,7 @@ class VGG16Network(Convolutions):
     upper: TrainableTop
 
     def __init__(self, shape: VGG16Config, layers: nn.Sequential) -> None:
-        super().__init__(layers, shape.side, lambda block: TrainableTop(block, shape.classes))
+        super().__init__(layers, shape.image_size, lambda block: TrainableTop(block, shape.classes))
         self.shape = shape
 
     def forward(self, pixels: Tensor) -> Tensor:

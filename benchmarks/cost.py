@@ -24,7 +24,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cost_steps import Used, Work, run
+from benchmarks.cost_steps import BenchContext, ResourceUsage, run
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
 from rakuten_tasks.data.schema import CatalogueError
@@ -78,7 +78,7 @@ class Cost:
     """Of a step: measured on some products. growth: of its memory, in bytes a product, where one pod holds them all."""
 
     step: Step
-    used: Used
+    used: ResourceUsage
     products: int
     growth: float = 0.0
 
@@ -122,7 +122,7 @@ def main(source: str, products: int, photos: int) -> None:
             there = len(pd.read_csv(f"{source}/Y_train_CVw08PX.csv"))
             if (products := min(products, there)) < 2 * SHARD:
                 raise click.ClickException(f"{products} products of {source}: from {2 * SHARD} on growth can be seen")
-            costs = [measure(step, Work(source, Path(folder), products, photos)) for step in STEPS]
+            costs = [measure(step, BenchContext(source, Path(folder), products, photos)) for step in STEPS]
         except (CatalogueError, FileNotFoundError) as error:
             raise click.ClickException(f"{source}: {error}") from error
     console = Console(width=WIDTH)
@@ -130,7 +130,7 @@ def main(source: str, products: int, photos: int) -> None:
     console.print(needed([cost for cost in costs if cost.step is not SCRATCH]))
 
 
-def measure(step: Step, work: Work) -> Cost:
+def measure(step: Step, work: BenchContext) -> Cost:
     """In a process of its own; where one pod does all, also on a single shard, to see how its memory grows."""
     shard, aside = replace(work, products=SHARD), work.folder / "aside"
     used = _alone(step, work)
@@ -141,11 +141,11 @@ def measure(step: Step, work: Work) -> Cost:
     return Cost(step, used, work.products, _growth(_alone(step, shard, aside), used, work.products))
 
 
-def _growth(shard: Used, whole: Used, products: int) -> float:
+def _growth(shard: ResourceUsage, whole: ResourceUsage, products: int) -> float:
     return max(0, whole.memory - shard.memory) / (products - SHARD)
 
 
-def _alone(step: Step, work: Work, out: Path | None = None) -> Used:
+def _alone(step: Step, work: BenchContext, out: Path | None = None) -> ResourceUsage:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.cost_steps"])
     with ProcessPoolExecutor(1, context) as process:

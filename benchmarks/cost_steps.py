@@ -43,7 +43,7 @@ def ignore(epoch: EpochMetrics) -> None:
 
 
 @dataclass(frozen=True)
-class Work:
+class BenchContext:
     """folder: of all that the steps write. products: how many of the catalogue a step takes, from the first on.
 
     photos: how many of them go through VGG16, which takes half a minute for a few hundred.
@@ -116,7 +116,7 @@ class Work:
         return sum(path.stat().st_size for name in names for path in self.features(name))
 
 
-def ingest(work: Work, out: Path) -> None:
+def ingest(work: BenchContext, out: Path) -> None:
     first = out.with_name(f"first{work.products}")
     first.mkdir()
     for name in ("X_train_update.csv", "Y_train_CVw08PX.csv"):
@@ -126,7 +126,7 @@ def ingest(work: Work, out: Path) -> None:
     catalogue.ingest(str(first), out, IngestConfig(), unlabelled=False)
 
 
-def split(work: Work, out: Path) -> None:
+def split(work: BenchContext, out: Path) -> None:
     titles, codes = work.rows["designation"].tolist(), work.rows["prdtypecode"].tolist()
     ledger = Ledger.empty().extended(titles, codes, SplitConfig())
     ledger.save(out / "ledger.parquet")
@@ -134,36 +134,36 @@ def split(work: Work, out: Path) -> None:
     work.rows[["row", "prdtypecode"]].assign(**places).to_parquet(out / "assignments.parquet", index=False)
 
 
-def text(work: Work, out: Path) -> None:
+def text(work: BenchContext, out: Path) -> None:
     for name in ("ngrams", "tokens"):
         work.extract(name, work.shards)
 
 
-def vectors(work: Work, out: Path) -> None:
+def vectors(work: BenchContext, out: Path) -> None:
     work.extract("vectors", work.shards)
 
 
-def photos(work: Work, out: Path) -> None:
+def photos(work: BenchContext, out: Path) -> None:
     work.extract("maps", work.shards[:1], work.photos)
 
 
-def bag(work: Work, out: Path) -> None:
+def bag(work: BenchContext, out: Path) -> None:
     _fit(work, "bag", out)
 
 
-def encoder(work: Work, out: Path) -> None:
+def encoder(work: BenchContext, out: Path) -> None:
     _fit(work, "encoder", out)
 
 
-def bag_encoder(work: Work, out: Path) -> None:
+def bag_encoder(work: BenchContext, out: Path) -> None:
     _fit(work, "bag_encoder", out)
 
 
-def lstm(work: Work, out: Path, mark: Mark) -> None:
+def lstm(work: BenchContext, out: Path, mark: Mark) -> None:
     _fit(work, "lstm", out, mark)
 
 
-def photo(work: Work, out: Path) -> None:
+def photo(work: BenchContext, out: Path) -> None:
     """On as many rows as there are products: the measured photos' features, with noise, over and over."""
     (path,) = work.features("maps")
     seen = ShardArrays([path]).column("photo")
@@ -175,11 +175,11 @@ def photo(work: Work, out: Path) -> None:
     _fit(work, "photo", out, files=[out / "many"])
 
 
-def vgg16(work: Work, out: Path, mark: Mark) -> None:
+def vgg16(work: BenchContext, out: Path, mark: Mark) -> None:
     _fit(work, "vgg16", out, mark)
 
 
-def scratch(work: Work, out: Path, mark: Mark) -> None:
+def scratch(work: BenchContext, out: Path, mark: Mark) -> None:
     settings = resolve_weights(PhotoConfig(weights=Weights.RANDOM, epochs=2))[0]
     config = replace(work.config, photo=settings)
     work.extract("pixels", work.shards[:1], work.photos, config)
@@ -187,7 +187,7 @@ def scratch(work: Work, out: Path, mark: Mark) -> None:
 
 
 def _fit(
-    work: Work,
+    work: BenchContext,
     name: str,
     out: Path,
     mark: Mark = ignore,
@@ -205,7 +205,7 @@ def _fit(
     write_shard(out / "scores", kept)
 
 
-def _members(work: Work) -> dict[str, Member]:
+def _members(work: BenchContext) -> dict[str, Member]:
     """Those that were fitted."""
     members = {}
     for name in (*TEXT_MEMBERS, *PHOTO_MEMBERS):
@@ -214,13 +214,13 @@ def _members(work: Work) -> dict[str, Member]:
     return members
 
 
-def _score(work: Work, rows: NDArray) -> Logits:
+def _score(work: BenchContext, rows: NDArray) -> Logits:
     members = _members(work)
     names = dict.fromkeys(e for member in members.values() for e in member.extractors)
     return score_features(members, {e: work.features(e) for e in names}, rows, len(work.codes))[0]
 
 
-def pool(work: Work, out: Path) -> None:
+def pool(work: BenchContext, out: Path) -> None:
     rows = work.assignments["row"].to_numpy(np.int64)
     place = {int(row): at for at, row in enumerate(rows)}
     by_member, available = {}, {}
@@ -240,7 +240,7 @@ def pool(work: Work, out: Path) -> None:
     pool_logits(_score(work, rows[held_out]), fitted, work.codes)  # the reference of drift
 
 
-def evaluation(work: Work, out: Path) -> None:
+def evaluation(work: BenchContext, out: Path) -> None:
     test = (work.assignments["split"] == TEST).to_numpy()
     train, asked = work.rows[~test], work.rows[test]
     labels = work.assignments["label"].to_numpy(np.int64)
@@ -253,7 +253,7 @@ def evaluation(work: Work, out: Path) -> None:
     asked.to_parquet(out / "rows.parquet")
 
 
-def predict(work: Work, out: Path) -> None:
+def predict(work: BenchContext, out: Path) -> None:
     rows = read_shard(work.shards[0])[: work.photos]
     read = {name: extractors_of(name, work.config) for name in (*TEXT_MEMBERS, *PHOTO_MEMBERS)}
     folders = {name: work.folder / name / "member" for name in read}
@@ -264,7 +264,7 @@ def predict(work: Work, out: Path) -> None:
     answers.to_parquet(out / "rows.parquet")
 
 
-def _pool(work: Work) -> Pool:
+def _pool(work: BenchContext) -> Pool:
     return Pool.from_json((work.folder / "pool" / "pool.json").read_text())
 
 
@@ -273,7 +273,7 @@ EPOCHS = ("lstm", "vgg16", "scratch")
 
 
 @dataclass(frozen=True)
-class Used:
+class ResourceUsage:
     """What one run of a step took. seconds and cores: of one epoch where the step has epochs, else of all of it.
 
     once: seconds of what such a step does beside its epochs. cores: kept busy on average. output: bytes written.
@@ -287,7 +287,7 @@ class Used:
     memory: int
 
 
-def run(name: str, work: Work, out: Path) -> Used:
+def run(name: str, work: BenchContext, out: Path) -> ResourceUsage:
     """In a process of its own, which has imported all and done nothing yet."""
     out.mkdir(parents=True)
     marks = [(time.perf_counter(), time.process_time())]
@@ -305,4 +305,4 @@ def run(name: str, work: Work, out: Path) -> Used:
         *WRITES.get(name, ())
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Used(seconds, max(0.0, once), busy / seconds, written, peak)
+    return ResourceUsage(seconds, max(0.0, once), busy / seconds, written, peak)

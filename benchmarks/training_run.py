@@ -16,7 +16,7 @@ from rakuten_tasks.data.splits import TEST, TRAIN, Ledger, require_every_split
 from rakuten_tasks.evaluation.baseline import BASELINES
 from rakuten_tasks.evaluation.metrics import POOL, reliability
 from rakuten_tasks.models.extractors import Extractor
-from rakuten_tasks.models.members import MEMBERS, FitContext, Fitted, Member, TrainingData
+from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.models.members.plan import active_members, build_extractor, enough_photos, extractors_of
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from rakuten_tasks.models.predictor import pool_logits
@@ -106,7 +106,7 @@ class TrainingRun:
         rows = pd.concat([read_shard(path, columns) for path in self._unlabelled], ignore_index=True)
         return rows[rows["row"].isin(self._answers.index)]  # type: ignore[union-attr]
 
-    def fit(self, seed: int) -> dict[str, tuple[Fitted, TrainingData]]:
+    def fit(self, seed: int) -> dict[str, tuple[FitResult, TrainingData]]:
         """Every member, and the rows that it was fitted on."""
         fitted = {}
         for name in self.members:
@@ -166,7 +166,7 @@ class TrainingRun:
         codes = np.asarray(self.codes)
         return {name: float(f1_score(truth, codes[p.argmax(1)], average="weighted")) for name, p in scored.items()}
 
-    def _unseen(self, fitted: dict[str, tuple[Fitted, TrainingData]]) -> tuple[Logits, NDArray]:
+    def _unseen(self, fitted: dict[str, tuple[FitResult, TrainingData]]) -> tuple[Logits, NDArray]:
         """What no member had seen of the labelled rows, in their order."""
         place = {int(row): i for i, row in enumerate(self.rows["row"])}
         by_member, available = {}, {}

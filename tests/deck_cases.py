@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rakuten_tasks.config import GateConfig
-from rakuten_tasks.data.read_catalogue import Counts, Ingested
+from rakuten_tasks.data.read_catalogue import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, SHARD
 from rakuten_tasks.data.shards import Shard, ShardWriter
 from rakuten_tasks.evaluation.bootstrap import paired_differences
@@ -68,7 +68,7 @@ def noise_photo(seed: int, side: int = 300) -> bytes:
 
 def write_ingested(
     folder: Path, products: int, classes: int, photos: bool = True, hostile: bool = False, quarantine: int = 0
-) -> Ingested:
+) -> IngestResult:
     """Shards of labelled products and a tenth as many to predict, in rows of 500, without reading any catalogue."""
     folder.mkdir(parents=True, exist_ok=True)
     codes = [10 + 7 * i for i in range(classes)]
@@ -85,7 +85,7 @@ def write_ingested(
         kept, bad = sum(shard.rows for shard in shards), quarantine if name == "labelled" else 0
         counts[name] = Counts(kept + bad, kept, bad, reasons if bad else {}, statuses, {})
     used, rows = np.unique(labels, return_counts=True)
-    return Ingested(
+    return IngestResult(
         labelled=parts["labelled"][0],
         unlabelled=parts["unlabelled"][0],
         counts=counts,

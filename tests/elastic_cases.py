@@ -22,7 +22,7 @@ from rakuten_tasks.training.distributed import convert_sync_batchnorm, rank, sha
 from rakuten_tasks.training.loop import EpochMetrics, Schedule, fit
 from tests.test_memory import Cramped
 from tests.test_training import Points
-from tests.training_data import CPU, read_training_data, timeless
+from tests.training_data import CPU, read_training_data, without_timings
 from tests.vgg16_data import read_data
 
 ROWS = np.arange(13)  # of two processes one gets seven, the other six
@@ -100,7 +100,7 @@ def trained(
     context = FitContext(3, CPU, Refit.NONE, store=store, interval=interval)
     fitted = VGG16.fit(config, read_data(folder), context)
     assert isinstance(fitted.member, VGG16)
-    return timeless(fitted.epochs), fitted.member.network.state_dict()
+    return without_timings(fitted.epochs), fitted.member.network.state_dict()
 
 
 def tuned_encoder(
@@ -110,4 +110,4 @@ def tuned_encoder(
     context = FitContext(0, CPU, Refit.NONE, store=store, interval=interval)
     fitted = Transformer.fit(config, read_training_data(folder, ["encoder_tokens"]), context)
     assert isinstance(fitted.member, Transformer)
-    return timeless(fitted.epochs), fitted.member.network.state_dict()
+    return without_timings(fitted.epochs), fitted.member.network.state_dict()

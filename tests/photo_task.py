@@ -21,7 +21,7 @@ from rakuten_tasks.models.extractors import PixelExtractor
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.runtime.files import content_hash
 from rakuten_tasks.tasks.train_members import train_network_on_gpus
-from rakuten_tasks.tasks.types import Arrays, Catalogue, FittedMember, Run, Splits, StoredExtractor
+from rakuten_tasks.tasks.types import Catalogue, FeatureShard, FittedMember, Run, Splits, StoredExtractor
 
 CODES = [10, 20, 30]
 
@@ -50,7 +50,7 @@ def task_inputs(folder: Path, run_id: str, epochs: int = 4, train: int = 75, hel
     config = config_of(epochs)
     return {
         "name": "vgg16",
-        "features": [[Arrays.of(folder / "pixels.safetensors")]],
+        "features": [[FeatureShard.of(folder / "pixels.safetensors")]],
         "extractors": [
             StoredExtractor("pixels", FlyteDirectory(str(folder / "pixels")), content_hash(folder / "pixels"))
         ],
@@ -66,7 +66,7 @@ def task_inputs(folder: Path, run_id: str, epochs: int = 4, train: int = 75, hel
 @workflow
 def train(
     name: str,
-    features: list[list[Arrays]],
+    features: list[list[FeatureShard]],
     extractors: list[StoredExtractor],
     splits: Splits,
     catalogue: Catalogue,

@@ -20,7 +20,7 @@ from rakuten_tasks.models.extractors import NgramExtractor
 from rakuten_tasks.models.linear_model import Features, Loss, fit_linear
 from rakuten_tasks.models.members.linear import Bag, BagEncoder, Encoder, LinearMember, Photo, Standardizer
 from rakuten_tasks.models.members.link import FEWEST_ROWS, Link
-from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.preprocessing.product import Product
 from tests.training_data import CPU, THINGS, labelled_products, training_data
 
@@ -106,14 +106,14 @@ def data(tmp_path_factory) -> TrainingData:
     return training_data(tmp_path_factory.mktemp("bag"), [NgramExtractor(12)], products, labels, splits)
 
 
-def fit(data: TrainingData, labels: NDArray | None = None, refit: Refit = Refit.EXCEPT_TEST) -> Fitted:
+def fit(data: TrainingData, labels: NDArray | None = None, refit: Refit = Refit.EXCEPT_TEST) -> FitResult:
     if labels is not None:
         data = TrainingData(data.arrays, data.rows, labels, data.splits, data.folds, data.classes, data.folders)
     return Bag.fit(CONFIG, data, FitContext(0, CPU, refit))
 
 
 @pytest.fixture(scope="module")
-def fitted(data) -> Fitted:
+def fitted(data) -> FitResult:
     return fit(data)
 
 
@@ -174,9 +174,9 @@ def test_a_saved_member_answers_the_same(data, fitted, tmp_path):
     fitted.member.save(tmp_path)
     again = Bag.load(tmp_path, CPU)
     arrays = NgramExtractor(12).extract(labelled_products(20, held_out=2, seed=5)[0])
-    ours, embedding = fitted.member.evidence(arrays)
+    ours, embedding = fitted.member.logits_and_embedding(arrays)
     assert embedding is None
-    assert again.evidence(arrays)[0].tobytes() == ours.tobytes()
+    assert again.logits_and_embedding(arrays)[0].tobytes() == ours.tobytes()
 
 
 class Drawn:
@@ -217,7 +217,7 @@ def test_a_member_on_dense_features_learns_and_gives_the_same_bits_alone_among_o
 
     def asked(fitted_member: LinearMember, chosen: Sequence[Product]) -> NDArray:
         arrays = {key: values for extractor in read for key, values in extractor.extract(chosen).items()}
-        return fitted_member.evidence(arrays)[0]
+        return fitted_member.logits_and_embedding(arrays)[0]
 
     together = asked(fitted.member, products)
     assert (together.argmax(1) == labels)[splits == TEST].mean() > 0.6

@@ -13,13 +13,13 @@ from rakuten_tasks.config import LSTMConfig, Refit
 from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.models.extractors import TokenExtractor
 from rakuten_tasks.models.members.lstm import LSTM, network_sizes, token_counts
-from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.plan import fit_tokenizer
 from rakuten_tasks.models.networks.token_lstm import PADDING, TokenLSTM, TokenLSTMConfig
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, FeatureTable, ShardArrays
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.training import loop
-from tests.training_data import CPU, assert_same, labelled_products, row_numbers, timeless, training_data
+from tests.training_data import CPU, assert_same, labelled_products, row_numbers, training_data, without_timings
 
 COUNT, HELD_OUT = 90, 12
 CONFIG = LSTMConfig(vocabulary_size=320, epochs=5, batch_size=12)
@@ -70,12 +70,12 @@ def data(products, tmp_path_factory) -> TrainingData:
 
 
 @pytest.fixture(scope="module")
-def fitted(data) -> Fitted:
+def fitted(data) -> FitResult:
     return fit(data)
 
 
 @pytest.fixture(scope="module")
-def everything(data) -> Fitted:
+def everything(data) -> FitResult:
     """Once more, with a final member on every row."""
     return fit(data, Refit.EVERYTHING)
 
@@ -87,7 +87,7 @@ def extractor(data) -> TokenExtractor:
 
 def test_the_member_learns_what_the_titles_tell(fitted, extractor):
     products, labels, _ = labelled_products(60, seed=9)
-    logits, _ = fitted.member.evidence(extractor.extract(products))
+    logits, _ = fitted.member.logits_and_embedding(extractor.extract(products))
     assert (logits.argmax(1) == labels).mean() > 0.95
 
 
@@ -121,8 +121,10 @@ def test_without_a_refit_the_member_is_the_one_that_was_judged(data, fitted, ext
     assert len(judged.epochs) == 5
     np.testing.assert_array_equal(judged.logits, fitted.logits)
     held_out = [products[0][place] for place in judged.rows]
-    np.testing.assert_allclose(judged.member.evidence(extractor.extract(held_out))[0], judged.logits, atol=1e-5)
-    again, _ = fitted.member.evidence(extractor.extract(held_out))
+    np.testing.assert_allclose(
+        judged.member.logits_and_embedding(extractor.extract(held_out))[0], judged.logits, atol=1e-5
+    )
+    again, _ = fitted.member.logits_and_embedding(extractor.extract(held_out))
     assert np.abs(again - judged.logits).max() > 0.1
 
 
@@ -133,7 +135,7 @@ def test_the_same_seed_gives_the_same_member_bit_for_bit_and_test_rows_change_th
     for again in (everything, spoilt_test):
         assert_same(of_the_network(again.member), of_the_network(fitted.member))
         np.testing.assert_array_equal(again.logits, fitted.logits)
-        assert timeless(again.epochs) == timeless(fitted.epochs)
+        assert without_timings(again.epochs) == without_timings(fitted.epochs)
     finals = [of_the_network(found.final)["head.bias"] for found in (everything, spoilt_test)]
     assert not torch.equal(*finals)
     assert not torch.equal(finals[0], of_the_network(fitted.member)["head.bias"])
@@ -148,7 +150,7 @@ def test_another_seed_gives_another_member(data, fitted):
 
 def test_validation_b_neither_stops_the_training_nor_changes_what_is_said_of_a(data, fitted, tmp_path):
     again = fit(case(tmp_path, *spoilt(data.splits, VALIDATION_B)), Refit.NONE)
-    assert timeless(again.epochs) == timeless(fitted.epochs)[:5]
+    assert without_timings(again.epochs) == without_timings(fitted.epochs)[:5]
     np.testing.assert_array_equal(again.logits[again.stopping], fitted.logits[fitted.stopping])
     assert np.abs(again.logits[~again.stopping] - fitted.logits[~fitted.stopping]).max() > 0.1
 
@@ -161,17 +163,17 @@ def test_validation_a_stops_the_training_and_changes_no_step_of_it(data, fitted,
 
 def test_a_product_has_the_same_bits_alone_in_a_batch_and_from_its_shard(fitted, data, extractor, products):
     member, found = fitted.member, products[0][:40]
-    together = member.evidence(extractor.extract(found))
-    alone = [member.evidence(extractor.extract([product])) for product in found]
+    together = member.logits_and_embedding(extractor.extract(found))
+    alone = [member.logits_and_embedding(extractor.extract([product])) for product in found]
     table = FeatureTable(data.arrays["tokens"].paths)
-    kept = member.evidence(table.take(row_numbers(COUNT)[39::-1]))
+    kept = member.logits_and_embedding(table.take(row_numbers(COUNT)[39::-1]))
     for part, batch in enumerate(together):
         np.testing.assert_array_equal(np.concatenate([answer[part] for answer in alone]), batch)
         np.testing.assert_array_equal(kept[part][::-1], batch)
 
 
 def test_logits_are_the_head_of_the_embedding(fitted, extractor, products):
-    logits, embedding = fitted.member.evidence(extractor.extract(products[0][:5]))
+    logits, embedding = fitted.member.logits_and_embedding(extractor.extract(products[0][:5]))
     head = fitted.member.network.head
     assert embedding.shape == (5, head.in_features)
     with torch.inference_mode():
@@ -179,7 +181,7 @@ def test_logits_are_the_head_of_the_embedding(fitted, extractor, products):
 
 
 def test_a_product_of_unknown_words_or_none_gets_finite_logits(fitted, extractor):
-    logits, _ = fitted.member.evidence(extractor.extract([Product("Ω"), Product(" ", "<br>")]))
+    logits, _ = fitted.member.logits_and_embedding(extractor.extract([Product("Ω"), Product(" ", "<br>")]))
     assert np.isfinite(logits).all()
 
 
@@ -188,7 +190,9 @@ def test_a_member_saved_and_loaded_gives_the_same_bits(fitted, extractor, produc
     assert sorted(path.name for path in (tmp_path / "lstm").iterdir()) == ["lstm.json", "lstm.safetensors"]
     features = extractor.extract(products[0][:9])
     again = LSTM.load(tmp_path / "lstm", CPU)
-    for ours, theirs in zip(again.evidence(features), fitted.member.evidence(features), strict=True):
+    for ours, theirs in zip(
+        again.logits_and_embedding(features), fitted.member.logits_and_embedding(features), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 

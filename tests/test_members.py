@@ -158,8 +158,11 @@ def test_the_member_on_the_page_answers_the_same_alone_and_from_a_bundle(added, 
     data = training_data(tmp_path, [extractor], products, labels, splits)
     fitted = added.fit(BagConfig(ngram_bits=12), data, FitContext(0, CPU))
     fitted.member.save(tmp_path / "saved")
-    together, _ = fitted.member.evidence(extractor.extract(products))
-    alone = [added.load(tmp_path / "saved", CPU).evidence(extractor.extract([product]))[0] for product in products]
+    together, _ = fitted.member.logits_and_embedding(extractor.extract(products))
+    alone = [
+        added.load(tmp_path / "saved", CPU).logits_and_embedding(extractor.extract([product]))[0]
+        for product in products
+    ]
     assert np.concatenate(alone).tobytes() == together.tobytes()
 
 

@@ -47,7 +47,7 @@ from rakuten_tasks.tasks.check_drift import DRIFT, MonitoringPaths, check_drift
 from rakuten_tasks.tasks.predict_products import Predictions
 from rakuten_tasks.tasks.publish import Publication
 from rakuten_tasks.tasks.reproduce import Comparison
-from rakuten_tasks.tasks.types import Registered
+from rakuten_tasks.tasks.types import RegisteredVersion
 from tests.catalogues import write_catalogue
 from tests.pods.cluster import Cluster, ExecutionError, Fault
 from tests.pods.image import write_image
@@ -131,7 +131,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, mlflow_store: MlflowClient) 
 
 
 @pytest.fixture(scope="module")
-def trained(story: Story) -> Registered:
+def trained(story: Story) -> RegisteredVersion:
     """By a training whose first pod finds no tracking server, and whose photo network's pod is killed half-way."""
     faults = [
         Fault(
@@ -141,7 +141,7 @@ def trained(story: Story) -> Registered:
         Fault("rakuten_tasks.tasks.train_members.train_network_on_gpus", kill_when=bool),
     ]
     outputs = story.run(TRAIN, train_classifier, "training", *faults, source=story.source, config=CONFIG, model=MODEL)
-    return value(outputs["o0"], Registered)
+    return value(outputs["o0"], RegisteredVersion)
 
 
 def test_a_training_pod_by_pod_registers_a_champion_equal_to_that_of_pyflyte_run(story, trained, tmp_path):
@@ -193,7 +193,7 @@ def test_a_recoverable_error_is_tried_again(story, trained):
 
 
 @pytest.fixture(scope="module")
-def predicted(story: Story, trained: Registered) -> Predictions:
+def predicted(story: Story, trained: RegisteredVersion) -> Predictions:
     out = f"{story.store}/predictions"
     inputs = {"source": story.source, "config": CONFIG.ingest, "model": MODEL, "output": out}
     return value(story.run(PREDICT, predict_catalogue, "prediction", **inputs)["o0"], Predictions)

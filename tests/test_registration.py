@@ -21,7 +21,7 @@ from rakuten_tasks.models import bundle
 from rakuten_tasks.registry import audit, runs, versions
 from rakuten_tasks.registry.cleanup import is_finalized
 from rakuten_tasks.tasks.register_version import register
-from rakuten_tasks.tasks.types import Registered, Run, Shard
+from rakuten_tasks.tasks.types import RegisteredVersion, Run, Shard
 from tests.catalogues import TINY, write_catalogue
 from workflows.training import train_classifier
 
@@ -34,13 +34,17 @@ CHANGES = (
 
 
 @pytest.fixture(scope="module")
-def trained(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Registered:
+def trained(
+    mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> RegisteredVersion:
     source = write_catalogue(tmp_path_factory.mktemp("registration") / "catalogue", labelled=45, unlabelled=1)
     return train_classifier(source=str(source), config=TINY, model="registration")
 
 
 @pytest.fixture(scope="module")
-def made(trained: Registered, mlflow_store: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def made(
+    trained: RegisteredVersion, mlflow_store: MlflowClient, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """What register gets, but for the run."""
     out = tmp_path_factory.mktemp("bundle")
     folder = versions.fetch(mlflow_store, "registration", str(trained.version), out)

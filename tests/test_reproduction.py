@@ -15,7 +15,7 @@ from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.registry import versions
 from rakuten_tasks.runtime.stage import code_version
 from rakuten_tasks.tasks.reproduce import compare_versions
-from rakuten_tasks.tasks.types import Registered
+from rakuten_tasks.tasks.types import RegisteredVersion
 from tests.catalogues import TINY, set_cell, write_catalogue
 from workflows.training import reproduce_version, train_classifier
 
@@ -28,7 +28,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(source: Path, mlflow_store: MlflowClient, local_runs: Path) -> Registered:
+def trained(source: Path, mlflow_store: MlflowClient, local_runs: Path) -> RegisteredVersion:
     return train_classifier(source=str(source), config=TINY, model=MODEL)
 
 

@@ -14,7 +14,7 @@ from rakuten_tasks.data.splits import TRAIN
 from rakuten_tasks.models.backbones import load_backbone
 from rakuten_tasks.models.extractors import Extractor, MapExtractor, PixelExtractor
 from rakuten_tasks.models.members.lstm import LSTM
-from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.plan import fit_tokenizer
 from rakuten_tasks.models.members.vgg16 import VGG16
 from rakuten_tasks.models.networks.token_lstm import TokenLSTM
@@ -24,7 +24,7 @@ from tests import test_vgg16_member as photos
 from tests.test_checkpoint import Kept
 from tests.test_training import Points
 from tests.tiny_models import write_vgg16
-from tests.training_data import CPU, assert_same, labelled_products, timeless, training_data
+from tests.training_data import CPU, assert_same, labelled_products, training_data, without_timings
 
 SCHEDULE = Schedule(epochs=3, batch_size=12, patience=3)  # 4 batches, the last one smaller
 
@@ -84,7 +84,7 @@ def uninterrupted():
 def test_checkpoints_change_nothing(uninterrupted):
     weights, epochs, batches = run(Kept(), interval=0)
     assert_same(weights, uninterrupted[0])
-    assert timeless(epochs) == timeless(uninterrupted[1])
+    assert without_timings(epochs) == without_timings(uninterrupted[1])
     assert batches == uninterrupted[2] == 3 * (4 + 2)
 
 
@@ -95,7 +95,7 @@ def test_interrupted_at_any_batch_of_training_or_validation_it_goes_on_at_that_s
         run(store, cut)
     weights, epochs, batches = run(store, told=told)
     assert_same(weights, uninterrupted[0])
-    assert timeless(told) == timeless(epochs) == timeless(uninterrupted[1])
+    assert without_timings(told) == without_timings(epochs) == without_timings(uninterrupted[1])
     # validation is read again from its start, and what ended with it is known from the next step on
     again = {5: 1, 0: 2}.get(cut % 6, 0) if cut else 0
     assert batches == 18 - cut + again
@@ -109,7 +109,7 @@ def test_interrupted_right_before_or_after_any_checkpoint_it_ends_the_same(unint
         run(store)
     weights, epochs, _ = run(Kept(store.blob))
     assert_same(weights, uninterrupted[0])
-    assert timeless(epochs) == timeless(uninterrupted[1])
+    assert without_timings(epochs) == without_timings(uninterrupted[1])
 
 
 def test_interrupted_over_and_over_it_ends_the_same(uninterrupted):
@@ -123,7 +123,7 @@ def test_interrupted_over_and_over_it_ends_the_same(uninterrupted):
             continue
     assert attempts > 5
     assert_same(weights, uninterrupted[0])
-    assert timeless(epochs) == timeless(uninterrupted[1])
+    assert without_timings(epochs) == without_timings(uninterrupted[1])
 
 
 def test_with_seldom_checkpoints_it_goes_on_from_the_last_one(uninterrupted):
@@ -166,7 +166,7 @@ def test_an_epoch_says_where_its_time_went_over_all_attempts(uninterrupted):
     assert first.save_seconds > uninterrupted[1][0].save_seconds
 
 
-def in_attempts(train: Callable[[Kept], Fitted]) -> tuple[Fitted, int]:
+def in_attempts(train: Callable[[Kept], FitResult]) -> tuple[FitResult, int]:
     """Interrupted at every checkpoint, until it ends. -> what was fitted, attempts"""
     blob, attempts = None, 0
     while True:
@@ -178,9 +178,9 @@ def in_attempts(train: Callable[[Kept], Fitted]) -> tuple[Fitted, int]:
             blob = store.blob
 
 
-def assert_same_fit(ours: Fitted, theirs: Fitted) -> None:
+def assert_same_fit(ours: FitResult, theirs: FitResult) -> None:
     assert_same(ours.member.network.state_dict(), theirs.member.network.state_dict())
-    assert timeless(ours.epochs) == timeless(theirs.epochs)
+    assert without_timings(ours.epochs) == without_timings(theirs.epochs)
     assert ours.logits.tobytes() == theirs.logits.tobytes()
 
 
@@ -193,13 +193,13 @@ def texts(tmp_path_factory) -> TrainingData:
     return training_data(folder, [fit_tokenizer(lambda: pairs, 320, 128)], products, labels, splits)
 
 
-def fit_lstm(texts: TrainingData, store: Kept | None = None, seed: int = 0) -> Fitted:
+def fit_lstm(texts: TrainingData, store: Kept | None = None, seed: int = 0) -> FitResult:
     config = LSTMConfig(vocabulary_size=320, epochs=2, batch_size=16)
     return LSTM.fit(config, texts, FitContext(seed, CPU, store=store, interval=0))
 
 
 @pytest.fixture(scope="module")
-def lstm(texts) -> Fitted:
+def lstm(texts) -> FitResult:
     return fit_lstm(texts)
 
 
@@ -221,7 +221,7 @@ def test_an_lstm_interrupted_in_its_second_training_does_not_repeat_the_first(te
     context = FitContext(0, CPU, on_epoch=told.append, store=Kept(store.blob), interval=0)
     again = LSTM.fit(config, texts, context)
     assert_same_fit(again, lstm)
-    assert timeless(told) == timeless(lstm.epochs)  # of the former attempt, too
+    assert without_timings(told) == without_timings(lstm.epochs)  # of the former attempt, too
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["from random weights", "head and block 5"])
@@ -234,7 +234,7 @@ def test_vgg16_interrupted_after_every_step_ends_the_same(whole, tmp_path, tmp_p
         extractor, config = MapExtractor(load_backbone(frozen, CPU)), photos.TUNED
     data = photos.data_of(tmp_path, extractor, photos.photos())
 
-    def train(store: Kept | None = None) -> Fitted:
+    def train(store: Kept | None = None) -> FitResult:
         return VGG16.fit(config, data, FitContext(3, CPU, store=store, interval=0))
 
     calm = train()

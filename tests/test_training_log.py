@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flytekit import FlyteContextManager
 
-from rakuten_tasks.models.members.member import Fitted
+from rakuten_tasks.models.members.member import FitResult
 from rakuten_tasks.tasks.training_log import log_epoch, record
 from tests.deck_cases import epochs_of, refitted
 
@@ -35,7 +35,7 @@ class Told:
 
 def fitted(epochs, **facts):
     rows = np.arange(5)
-    return Fitted(None, None, rows, np.zeros((5, 2)), np.array([True, True, False, False, False]), epochs, facts)
+    return FitResult(None, None, rows, np.zeros((5, 2)), np.array([True, True, False, False, False]), epochs, facts)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from rakuten_tasks.config import Refit, TextConfig
 from rakuten_tasks.models.encoders import load_encoder
 from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
 from rakuten_tasks.models.extractors import EncoderTokenExtractor
-from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.transformer import HEAD_RATE, FineTunedEncoder, Transformer, parameter_groups
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.training import loop
@@ -28,7 +28,7 @@ from tests.test_checkpoint import Kept
 from tests.test_resume import Cutting, PowerCut
 from tests.test_training import Points
 from tests.tiny_models import write_bert
-from tests.training_data import CPU, assert_same, labelled_products, timeless, training_data
+from tests.training_data import CPU, assert_same, labelled_products, training_data, without_timings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,13 +66,13 @@ def data(bert, folder) -> TrainingData:
     return data_of(bert, folder)
 
 
-def train(data: TrainingData, bert: Path, store: Kept | None = None, **changes: object) -> Fitted:
+def train(data: TrainingData, bert: Path, store: Kept | None = None, **changes: object) -> FitResult:
     context = FitContext(0, CPU, Refit.NONE, store=store, interval=0)
     return Transformer.fit(config_of(bert, **changes), data, context)
 
 
 @pytest.fixture(scope="module")
-def fitted(data, bert) -> Fitted:
+def fitted(data, bert) -> FitResult:
     return train(data, bert)
 
 
@@ -119,7 +119,7 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_bits(data, bert, fitted):
         train(data, bert, store)
     again = train(data, bert, Kept(store.blob))
     assert_same(again.member.network.state_dict(), fitted.member.network.state_dict())
-    assert timeless(again.epochs) == timeless(fitted.epochs)
+    assert without_timings(again.epochs) == without_timings(fitted.epochs)
     assert again.logits.tobytes() == fitted.logits.tobytes()
 
 
@@ -132,11 +132,11 @@ def test_a_product_gets_the_same_answer_alone_among_others_and_from_a_bundle(dat
     products = labelled_products(20, held_out=2, seed=3)[0]
     fitted.member.save(tmp_path / "member")
     saved = Transformer.load(tmp_path / "member", CPU)
-    logits, embedding = fitted.member.evidence(extractor.extract(products))
+    logits, embedding = fitted.member.logits_and_embedding(extractor.extract(products))
     assert embedding.shape == (20, 16)
     for member in (fitted.member, saved):
         for place in (0, 7, 19):
-            alone = member.evidence(extractor.extract([products[place]]))[0]
+            alone = member.logits_and_embedding(extractor.extract([products[place]]))[0]
             assert alone[0].tobytes() == logits[place].tobytes()
     with pytest.raises(ValueError, match="read from a bundle, which lacks the encoder"):
         extractor.save(tmp_path / "again")
@@ -163,9 +163,9 @@ def test_a_text_is_padded_no_further_than_the_encoder_has_positions(tmp_path):
     assert len(extractor.extract([long])["ids"]) == 61
     fitted = train(data, bert, fine_tune_epochs=1)
     products = [long, Product("piscine " * 29), long]
-    logits, _ = fitted.member.evidence(extractor.extract(products))
+    logits, _ = fitted.member.logits_and_embedding(extractor.extract(products))
     for place, product in enumerate(products):
-        alone = fitted.member.evidence(extractor.extract([product]))[0]
+        alone = fitted.member.logits_and_embedding(extractor.extract([product]))[0]
         assert alone[0].tobytes() == logits[place].tobytes()
 
 
@@ -193,9 +193,9 @@ def test_a_real_encoder_learns_and_says_the_same_bits_of_a_text_alone_and_among_
     assert fitted.epochs[0].valid_loss < 0.7  # 1.1 by chance
     extractor = EncoderTokenExtractor.load(data.folders["encoder_tokens"], CPU)
     products, labels, _ = labelled_products(30, held_out=2, seed=3)
-    logits, embedding = fitted.member.evidence(extractor.extract(products))
+    logits, embedding = fitted.member.logits_and_embedding(extractor.extract(products))
     assert (logits.argmax(1) == labels).mean() > 0.9
-    alone = [fitted.member.evidence(extractor.extract([product])) for product in products]
+    alone = [fitted.member.logits_and_embedding(extractor.extract([product])) for product in products]
     assert np.concatenate([answer[0] for answer in alone]).tobytes() == logits.tobytes()
     np.testing.assert_allclose(np.concatenate([answer[1] for answer in alone]), embedding, atol=1e-6)
 

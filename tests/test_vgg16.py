@@ -190,7 +190,7 @@ def test_pooling_is_what_torch_pools_at_odd_sides_too(image_size: int, dtype: to
 
 
 def test_features_hold_the_maxima_of_whole_maps_at_an_odd_side() -> None:
-    """`max_pool_2x2` leaves the last row and column of an odd size out: a maximum that stands there counts all the same."""
+    """`max_pool_2x2` leaves the last row and column of an odd size out: a maximum there counts all the same."""
     lower = FrozenBlocks([nn.Sequential(nn.Identity())]).eval()
     pixels = torch.zeros(1, 33, 33, 3, dtype=torch.uint8)
     pixels[0, 32, 32] = 255

@@ -16,7 +16,7 @@ from rakuten_tasks.config import PhotoConfig, Refit, Weights
 from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.models.backbones import load_backbone
 from rakuten_tasks.models.extractors import Extractor, MapExtractor, PixelExtractor
-from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.vgg16 import VGG16, epochs_from_scratch, random_flip_and_shift
 from rakuten_tasks.models.networks.vgg16_network import EARLY
 from rakuten_tasks.preprocessing.product import Product
@@ -45,11 +45,11 @@ def data_of(folder: Path, extractor: Extractor, products: list[Product], labels:
     return training_data(folder, [extractor], products, labels, SPLITS, folds)
 
 
-def fit(data: TrainingData, config: PhotoConfig, refit: Refit = Refit.EXCEPT_TEST) -> Fitted:
+def fit(data: TrainingData, config: PhotoConfig, refit: Refit = Refit.EXCEPT_TEST) -> FitResult:
     return VGG16.fit(config, data, FitContext(3, CPU, refit))
 
 
-def weights(fitted: Fitted) -> dict[str, torch.Tensor]:
+def weights(fitted: FitResult) -> dict[str, torch.Tensor]:
     assert isinstance(fitted.member, VGG16)
     return fitted.member.network.state_dict()
 
@@ -62,12 +62,12 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> MapExtractor:
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
     return fit(data_of(tmp_path_factory.mktemp("scratch"), PixelExtractor(32), photos()), SCRATCH)
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory, frozen: MapExtractor) -> Fitted:
+def tuned(tmp_path_factory: pytest.TempPathFactory, frozen: MapExtractor) -> FitResult:
     return fit(data_of(tmp_path_factory.mktemp("tuned"), frozen, photos()), TUNED)
 
 
@@ -124,13 +124,13 @@ def test_a_photo_gets_the_same_answer_alone_among_others_and_from_a_saved_member
     arrays = extractor.extract(photos())
     member.save(tmp_path)
     saved = VGG16.load(tmp_path, CPU)
-    logits, embedding = saved.evidence(arrays)
+    logits, embedding = saved.logits_and_embedding(arrays)
     assert logits.shape == (len(SPLITS), 3)
     for at in range(len(SPLITS)):
-        alone, features = saved.evidence({key: values[at : at + 1] for key, values in arrays.items()})
+        alone, features = saved.logits_and_embedding({key: values[at : at + 1] for key, values in arrays.items()})
         assert alone[0].tobytes() == logits[at].tobytes()
         assert features[0].tobytes() == embedding[at].tobytes()
-    fitted_logits, fitted_embedding = member.evidence(arrays)
+    fitted_logits, fitted_embedding = member.logits_and_embedding(arrays)
     np.testing.assert_allclose(fitted_logits, logits, atol=2e-2)
     np.testing.assert_allclose(fitted_embedding, embedding, rtol=5e-2, atol=2e-2)
 

@@ -32,7 +32,7 @@ from rakuten_tasks.runtime.files import local
 from rakuten_tasks.tasks.ingest_catalogue import ingest
 from rakuten_tasks.tasks.start_run import open_run
 from rakuten_tasks.tasks.train_members import extract_features, prepare_extractor
-from rakuten_tasks.tasks.types import Arrays, Registered, Shard
+from rakuten_tasks.tasks.types import FeatureShard, RegisteredVersion, Shard
 from tests.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.prediction import predict_catalogue
 from workflows.training import train_classifier
@@ -43,7 +43,7 @@ MODEL = "whole-way"
 @dataclass(frozen=True)
 class Trained:
     source: Path
-    registered: Registered
+    registered: RegisteredVersion
     bundle: Path
     report: Path
     pages: list[Path]  # the Decks as Flyte wrote them
@@ -225,13 +225,13 @@ def test_scores_name_the_most_probable_codes_best_first(trained):
 
 
 @dynamic
-def extract_shards(shards: list[Shard]) -> list[Arrays]:
+def extract_shards(shards: list[Shard]) -> list[FeatureShard]:
     pixels = prepare_extractor(name="pixels", key="", config=TINY)
     return map_task(partial(extract_features, extractor=pixels))(shard=shards, key=[shard.sha256 for shard in shards])
 
 
 @workflow
-def extract_all(source: str) -> list[Arrays]:
+def extract_all(source: str) -> list[FeatureShard]:
     run, found, _, _, ingesting, _, _ = open_run(source=source, model="unused", config=TINY, report="")
     _, labelled, _ = ingest(source=found, config=ingesting, run=run)
     return extract_shards(shards=labelled)

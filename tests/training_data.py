@@ -82,7 +82,7 @@ def read_training_data(folder: Path, extractors: Sequence[str]) -> TrainingData:
     return TrainingData.load(shards, pd.read_parquet(folder / "assignments.parquet"), 3, folders)
 
 
-def timeless(epochs: Sequence[EpochMetrics]) -> list[EpochMetrics]:
+def without_timings(epochs: Sequence[EpochMetrics]) -> list[EpochMetrics]:
     """Without what differs from run to run; what is no number equals itself."""
     times = {field.name: 0.0 for field in fields(EpochMetrics) if field.name.endswith("seconds")}
     known = [{f.name: getattr(epoch, f.name) for f in fields(EpochMetrics)} for epoch in epochs]

@@ -21,7 +21,7 @@ from rakuten_tasks.tasks.register_version import assemble, register
 from rakuten_tasks.tasks.reproduce import Comparison, compare, reopen
 from rakuten_tasks.tasks.start_run import open_run
 from rakuten_tasks.tasks.train_members import train_members
-from rakuten_tasks.tasks.types import Catalogue, Evaluated, Registered, Resolved, Run, Shard, Source
+from rakuten_tasks.tasks.types import Catalogue, EvaluationFiles, RegisteredVersion, ResolvedConfig, Run, Shard, Source
 from rakuten_tasks.tasks.write_report import report_training
 
 
@@ -29,7 +29,7 @@ class Trained(NamedTuple):
     bundle: FlyteDirectory
     catalogue: Catalogue
     labelled: list[Shard]
-    evaluated: Evaluated
+    evaluated: EvaluationFiles
 
 
 @workflow
@@ -37,7 +37,7 @@ def train_bundle(
     run: Run,
     source: Source,
     known: FlyteFile,
-    resolved: Resolved,
+    resolved: ResolvedConfig,
     ingest_config: IngestConfig,
     split_config: SplitConfig,
     seed: int,
@@ -96,7 +96,7 @@ def train_bundle(
 @workflow(on_failure=record_failed_training)
 def train_classifier(
     source: str = "sample", config: TrainingConfig = TrainingConfig(), model: str = "", report: str = ""
-) -> Registered:
+) -> RegisteredVersion:
     """Train every member, pool them, evaluate once and register.
 
     Args:

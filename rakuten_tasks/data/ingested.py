@@ -23,7 +23,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Ingested:
+class IngestResult:
     """What was read of a catalogue, and where it lies."""
 
     labelled: list[Shard]

@@ -23,14 +23,14 @@ from rakuten_tasks.data.csv_files import (
     read_labels,
     read_row_index,
 )
-from rakuten_tasks.data.ingested import Counts, Ingested
+from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import TEST_ROWS, TRAIN_LABELS, TRAIN_ROWS, Layout, find_layout, is_synthetic
 from rakuten_tasks.data.photo_files import PhotoReader
 from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, SHARD, CatalogueError
 from rakuten_tasks.data.shards import Shard, ShardWriter, iter_shards, read_shard
 from rakuten_tasks.data.versions.manifest import find_version
 
-__all__ = ["Counts", "Ingested", "Shard", "ingest", "is_synthetic", "iter_shards", "read_shard"]
+__all__ = ["Counts", "IngestResult", "Shard", "ingest", "is_synthetic", "iter_shards", "read_shard"]
 
 
 BATCH = 64  # photos in memory at once
@@ -42,8 +42,10 @@ MEANING = {  # of the issues that Judge finds, where the name does not tell it
 }
 
 
-def ingest(source: str, out: Path, config: IngestConfig, labelled: bool = True, unlabelled: bool = True) -> Ingested:
-    """Write the catalogue's rows and photos to `out` as Parquet, with a quarantine and a summary; see Ingested.
+def ingest(
+    source: str, out: Path, config: IngestConfig, labelled: bool = True, unlabelled: bool = True
+) -> IngestResult:
+    """Write the catalogue's rows and photos to `out` as Parquet, with a quarantine and a summary; see IngestResult.
 
     source: a folder, or an fsspec URL of one, or of a published catalogue; never written to. labelled, unlabelled:
     which parts to read; a catalogue with labelled rows may lack the others. Raises FileNotFoundError for files that
@@ -63,7 +65,7 @@ def ingest(source: str, out: Path, config: IngestConfig, labelled: bool = True, 
     with pq.ParquetWriter(quarantine, QUARANTINE) as writer:
         done = {part.name: _ingest_part(part, layout.filesystem, out, writer, config) for part in parts}
     content = [(name, part.content) for name, part in done.items()]
-    ingested = Ingested(
+    ingested = IngestResult(
         labelled=done["labelled"].shards if labelled else [],
         unlabelled=done["unlabelled"].shards if "unlabelled" in done else [],
         counts={name: part.counts for name, part in done.items()},

@@ -119,11 +119,11 @@ def _heaviest_photo_member(pool: Pool) -> str | None:
 
 
 @dataclass(frozen=True)
-class Seer:
+class GradCAMTarget:
     """A photo member as Grad-CAM needs it.
 
-    logits: (1, S, S, 3) uint8 -> (1, K), with a gradient. image_size: S, in pixels. network: reads the pixels. maps: the
-    part of it whose last output is explained.
+    logits: (1, S, S, 3) uint8 -> (1, K), with a gradient. image_size: S, in pixels. network: reads the pixels. maps:
+    the part of it whose last output is explained.
     """
 
     logits: Callable[[Tensor], Tensor]
@@ -132,10 +132,10 @@ class Seer:
     maps: nn.Module
 
 
-def _seer(predictor: Predictor, member: Member) -> Seer | None:
+def _seer(predictor: Predictor, member: Member) -> GradCAMTarget | None:
     if isinstance(member, VGG16) and isinstance(member.network, VGG16Network):
         whole = member.network
-        return Seer(whole, whole.image_size, whole, _last_block(whole.lower, whole.upper, whole.image_size))
+        return GradCAMTarget(whole, whole.image_size, whole, _last_block(whole.lower, whole.upper, whole.image_size))
     extractor = predictor.extractors[member.extractors[0]]
     backbone = extractor.backbone if isinstance(extractor, PhotoExtractor) else None
     if not isinstance(backbone, FrozenBackbone):
@@ -144,14 +144,14 @@ def _seer(predictor: Predictor, member: Member) -> Seer | None:
     if isinstance(member, LinearMember):
         maps = _maps_of(backbone)
         return (
-            Seer(lambda pixels: _linear_logits(member, network(pixels)), backbone.image_size, network, maps)
+            GradCAMTarget(lambda pixels: _linear_logits(member, network(pixels)), backbone.image_size, network, maps)
             if maps
             else None
         )
     if isinstance(member, VGG16) and isinstance(member.network, TrainableTop) and isinstance(backbone, VGG16Backbone):
         upper, lower = member.network, backbone.network.lower
         maps = _last_block(lower, upper, backbone.image_size)
-        return Seer(lambda pixels: upper(*lower(pixels)), backbone.image_size, lower, maps)
+        return GradCAMTarget(lambda pixels: upper(*lower(pixels)), backbone.image_size, lower, maps)
     return None
 
 
@@ -201,7 +201,7 @@ def _linear_logits(member: LinearMember, features: Tensor) -> Tensor:
     return features @ member.classifier.weight + member.classifier.bias
 
 
-def grad_cam(seer: Seer, pixels: Tensor, column: int) -> NDArray:
+def grad_cam(seer: GradCAMTarget, pixels: Tensor, column: int) -> NDArray:
     """(1, S, S, 3) uint8 -> (h, w) from 0 to 1: where the maps speak for the class."""
     maps: list[Tensor] = []
 

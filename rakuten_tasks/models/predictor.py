@@ -153,7 +153,7 @@ def member_logits(
             features = arrays(extractors, at)
             found = features.get(EMBEDDINGS[modality])
             for name, member in asked.items():
-                by_member[name][at], embedding = member.evidence(features)
+                by_member[name][at], embedding = member.logits_and_embedding(features)
                 found = embedding if found is None else found
             if found is not None:
                 _put(embeddings, modality, found, at, total)

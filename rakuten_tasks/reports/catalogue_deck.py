@@ -9,7 +9,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.profile import PhotoExample, Profile, profile, quarantined
-from rakuten_tasks.data.read_catalogue import Counts, Ingested
+from rakuten_tasks.data.read_catalogue import Counts, IngestResult
 from rakuten_tasks.preprocessing.language import UNDETERMINED
 from rakuten_tasks.reports import catalogue_plots
 from rakuten_tasks.reports.display_text import truncate
@@ -52,7 +52,7 @@ PHOTO_FAULTS = {
 }
 
 
-def ingest_deck(ingested: Ingested) -> str:
+def ingest_deck(ingested: IngestResult) -> str:
     """Reads the shards once more: all texts, and the photos of a sample of SAMPLE products."""
     shards = [*ingested.labelled, *ingested.unlabelled]
     seen = profile(shards, SEED, SAMPLE, PICTURES)
@@ -68,7 +68,7 @@ def ingest_deck(ingested: Ingested) -> str:
     return deck("Ingest", blocks)
 
 
-def _counts(ingested: Ingested) -> Iterator[Markup]:
+def _counts(ingested: IngestResult) -> Iterator[Markup]:
     if ingested.synthetic:
         yield callout("These products are made up: the figures say nothing about a real catalogue.")
     counts = ingested.counts.values()
@@ -92,7 +92,7 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n:,}" for name, n in counts.items()) or "none"
 
 
-def _classes(ingested: Ingested) -> Iterator[Markup]:
+def _classes(ingested: IngestResult) -> Iterator[Markup]:
     yield heading("Classes")
     counts = ingested.class_counts
     if not counts:
@@ -113,7 +113,7 @@ def _texts(seen: Profile) -> Iterator[Markup]:
     yield side_by_side(*(figure(catalogue_plots.text_lengths(values, name)) for name, values in lengths.items()))
 
 
-def _shares(ingested: Ingested, seen: Profile) -> Iterator[Markup]:
+def _shares(ingested: IngestResult, seen: Profile) -> Iterator[Markup]:
     yield heading("Languages, and what is missing")
     yield caption(
         f"Languages were guessed by py3langid, among {len(LANGUAGE_NAMES) - 1}, from title and description of a random "
@@ -140,7 +140,7 @@ def _spread(lengths: NDArray) -> tuple[int, int, str, int, int, int]:
     return len(lengths), missing, share, int(middle), int(high), int(present.max(initial=0))
 
 
-def _photos(ingested: Ingested, seen: Profile) -> Iterator[Markup]:
+def _photos(ingested: IngestResult, seen: Profile) -> Iterator[Markup]:
     yield heading("Photos")
     statuses = list(dict.fromkeys(status for part in ingested.counts.values() for status in part.photos))
     rows = [[status, *(_share(part, status) for part in ingested.counts.values())] for status in statuses]
@@ -159,7 +159,7 @@ def _share(part: Counts, status: str) -> str:
     return f"{found:,} ({found / max(1, part.kept):.1%})"
 
 
-def _contact_sheet(ingested: Ingested, pictured: list[PhotoExample]) -> Iterator[Markup]:
+def _contact_sheet(ingested: IngestResult, pictured: list[PhotoExample]) -> Iterator[Markup]:
     if not pictured:
         return
     yield heading("Contact sheet")
@@ -175,7 +175,7 @@ def _class_line(code: int | None, names: dict[int, str]) -> str:
     return "to predict" if code is None else truncate(f"{code} {names.get(code, '')}".strip(), 40)
 
 
-def _quarantine(ingested: Ingested) -> Iterator[Markup]:
+def _quarantine(ingested: IngestResult) -> Iterator[Markup]:
     yield heading("Quarantine")
     reasons = [(name, reason, n) for name, part in ingested.counts.items() for reason, n in part.reasons.items()]
     if not reasons:

@@ -25,7 +25,7 @@ from rakuten_tasks.reports.drift_report import write_report
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.tasks.types import Registered
+from rakuten_tasks.tasks.types import RegisteredVersion
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def alert(look: DriftCheck) -> DriftCheck:
 
 
 @stage(pods.SMALL)
-def record_retraining(look: DriftCheck, registered: Registered, places: MonitoringPaths) -> DriftCheck:
+def record_retraining(look: DriftCheck, registered: RegisteredVersion, places: MonitoringPaths) -> DriftCheck:
     """The look, with what the training came to, in the history too."""
     noted = replace(look, outcome=f"version {registered.version}, {registered.alias}: {registered.reason}")
     save_check(places.history, noted)

@@ -31,9 +31,9 @@ from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.train_members import load_members, read_assignments
 from rakuten_tasks.tasks.types import (
-    Arrays,
     Catalogue,
-    Evaluated,
+    EvaluationFiles,
+    FeatureShard,
     FittedMember,
     FittedPool,
     KeyedFile,
@@ -70,12 +70,12 @@ def evaluate_test(
     catalogue: Catalogue,
     members: list[FittedMember],
     extractors: list[StoredExtractor],
-    features: list[list[Arrays]],
+    features: list[list[FeatureShard]],
     pooled: FittedPool,
     baselines: FlyteFile,
     seed: int,
     run: Run,
-) -> Evaluated:
+) -> EvaluationFiles:
     """What members that were fitted on everything else say of the test rows, once."""
     work = workspace()
     codes, pool = catalogue.codes, Pool.from_json(local(pooled.pool).read_text())
@@ -103,7 +103,7 @@ def evaluate_test(
     reference = reference_rows(photographed, tfidf_of(loaded), scores, embeddings)
     reference.to_parquet(work / bundle.REFERENCE, index=False)
     written = {name: FlyteFile(str(work / name)) for name in (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)}
-    return Evaluated(written[bundle.EVALUATION], written[bundle.TEST], written[bundle.REFERENCE], deck)
+    return EvaluationFiles(written[bundle.EVALUATION], written[bundle.TEST], written[bundle.REFERENCE], deck)
 
 
 def _read_baselines(path: Path, rows: pd.Series) -> dict[str, NDArray]:

@@ -30,8 +30,8 @@ from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.train_members import load_members, read_assignments
 from rakuten_tasks.tasks.types import (
-    Arrays,
     Catalogue,
+    FeatureShard,
     FittedMember,
     FittedPool,
     KeyedPool,
@@ -70,7 +70,7 @@ def pool_members(
     catalogue: Catalogue,
     members: list[FittedMember],
     extractors: list[StoredExtractor],
-    features: list[list[Arrays]],
+    features: list[list[FeatureShard]],
     run: Run,
 ) -> KeyedPool:
     """Fit the pool on rows out of fold or held out; the validation rows become a part of the drift reference."""
@@ -120,7 +120,7 @@ def _reference(
     splits: Splits,
     members: Sequence[FittedMember],
     extractors: Sequence[StoredExtractor],
-    features: Sequence[Sequence[Arrays]],
+    features: Sequence[Sequence[FeatureShard]],
     assignments: pd.DataFrame,
     unseen: Unseen,
     pool: Pool,

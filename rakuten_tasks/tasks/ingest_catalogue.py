@@ -23,14 +23,14 @@ from rakuten_tasks.tasks.start_run import stat_source
 from rakuten_tasks.tasks.types import Catalogue, KeyedCatalogue, KeyedShard, KeyedSource, Run, Shard, Source
 
 
-class Ingested(NamedTuple):
+class IngestOutputs(NamedTuple):
     catalogue: KeyedCatalogue
     labelled: list[KeyedShard]
     unlabelled: list[KeyedShard]
 
 
 @stage(pods.CPU, cached=True, deck=True)
-def ingest(source: Source, config: IngestConfig, run: Run) -> Ingested:
+def ingest(source: Source, config: IngestConfig, run: Run) -> IngestOutputs:
     """Read the whole catalogue, products to predict included."""
     with runs.child_run(run.run_id, "ingest") as log:
         result = _ingest(source, config, labelled=True, log=log)
@@ -40,7 +40,7 @@ def ingest(source: Source, config: IngestConfig, run: Run) -> Ingested:
 
 
 @stage(pods.CPU, cached=True, deck=True)
-def ingest_to_publish(source: Source, config: IngestConfig) -> Ingested:
+def ingest_to_publish(source: Source, config: IngestConfig) -> IngestOutputs:
     """Read the whole catalogue, for no training."""
     return _ingest(source, config, labelled=True, log=None)
 
@@ -52,12 +52,12 @@ def look(source: str) -> KeyedSource:
 
 
 @stage(pods.CPU, cached=True, deck=True)
-def ingest_unlabelled(source: Source, config: IngestConfig) -> Ingested:
+def ingest_unlabelled(source: Source, config: IngestConfig) -> IngestOutputs:
     """Read only the products to predict: labels and training rows need not be there."""
     return _ingest(source, config, labelled=False, log=None)
 
 
-def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | None) -> Ingested:
+def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | None) -> IngestOutputs:
     work = workspace()
     folder = source.address
     if folder == SAMPLE:
@@ -66,7 +66,7 @@ def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | 
     summary = catalogue.ingest(folder, work / "catalogue", config, labelled=labelled)
     if listing(source.address) != source.listing:
         raise CatalogueError(f"{source.address} changed while it was read: run again when it is complete")
-    return Ingested(
+    return IngestOutputs(
         Catalogue(
             content_hash=summary.content_hash,
             codes=sorted(summary.class_counts),

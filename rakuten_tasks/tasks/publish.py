@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rakuten_tasks.config import Mode, PublicationConfig
 from rakuten_tasks.data import shards
-from rakuten_tasks.data.ingested import Counts, Ingested
+from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
@@ -68,11 +68,11 @@ def publish_version(
     )
 
 
-def _ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list[Shard]) -> Ingested:
+def _ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list[Shard]) -> IngestResult:
     """What an earlier task has read, on this machine."""
     summary = local(catalogue.summary)
     read = json.loads(summary.read_text(encoding="utf-8"))
-    return Ingested(
+    return IngestResult(
         labelled=[shards.Shard(local(shard.products), shard.rows, shard.sha256) for shard in labelled],
         unlabelled=[shards.Shard(local(shard.products), shard.rows, shard.sha256) for shard in unlabelled],
         counts={part: Counts(**counts) for part, counts in read["counts"].items()},

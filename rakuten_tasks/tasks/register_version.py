@@ -37,11 +37,11 @@ from rakuten_tasks.runtime.stage import code_version, stage
 from rakuten_tasks.tasks.start_run import pretrained_weights
 from rakuten_tasks.tasks.types import (
     Catalogue,
-    Evaluated,
+    EvaluationFiles,
     FittedMember,
     FittedPool,
-    Registered,
-    Resolved,
+    RegisteredVersion,
+    ResolvedConfig,
     Run,
     Shard,
     Splits,
@@ -65,8 +65,8 @@ def assemble(
     members: list[FittedMember],
     extractors: list[StoredExtractor],
     pooled: FittedPool,
-    evaluated: Evaluated,
-    resolved: Resolved,
+    evaluated: EvaluationFiles,
+    resolved: ResolvedConfig,
     run: Run,
 ) -> FlyteDirectory:
     """Everything that a prediction needs, and what it was made of, in one folder; what it was made from, in the run."""
@@ -145,7 +145,7 @@ def _tags(manifest: bundle.Manifest) -> dict[str, object]:
 
 
 @stage(pods.GPU, deck=True)
-def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, seed: int, run: Run) -> Registered:
+def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, seed: int, run: Run) -> RegisteredVersion:
     """Register the bundle and let the gate decide whether it becomes the champion."""
     path = local(folder)
     client = tracking.connect()
@@ -167,7 +167,7 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
                 break
         # last: of a registration that fails no alias has moved
         alias = promotion.finalize(client, run.model, version, judged.verdict)
-    return Registered(run.model, version, alias, judged.verdict.reason, run.run_id, deck)
+    return RegisteredVersion(run.model, version, alias, judged.verdict.reason, run.run_id, deck)
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,9 @@ def _predict_test(rival: Path, shards: list[Path], ledger: Ledger) -> NDArray:
     return np.concatenate(parts)
 
 
-def _lineage(catalogue: Catalogue, run: Run, members: Sequence[FittedMember], resolved: Resolved) -> bundle.Lineage:
+def _lineage(
+    catalogue: Catalogue, run: Run, members: Sequence[FittedMember], resolved: ResolvedConfig
+) -> bundle.Lineage:
     return bundle.Lineage(
         catalogue=run.source,
         catalogue_hash=catalogue.content_hash,

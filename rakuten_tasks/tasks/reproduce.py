@@ -22,7 +22,7 @@ from rakuten_tasks.runtime.execution import execution
 from rakuten_tasks.runtime.files import content_hash, local
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.start_run import absolute, load_previous_splits, resolve, stat_source
-from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, Resolved, Run
+from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, ResolvedConfig, Run
 
 COMPARED = "catalogue, code, libraries, pretrained weights and machine"
 
@@ -31,7 +31,7 @@ class OriginalRun(NamedTuple):
     run: Run
     source: KeyedSource
     known: KeyedFile  # the version's own ledger, so that every title keeps its split
-    resolved: Resolved
+    resolved: ResolvedConfig
     ingest: IngestConfig
     split: SplitConfig
     seed: int

@@ -28,7 +28,7 @@ from rakuten_tasks.runtime.execution import execution
 from rakuten_tasks.runtime.files import workspace
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, Resolved, Run, Source
+from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, ResolvedConfig, Run, Source
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class RunContext(NamedTuple):
     run: Run
     source: KeyedSource
     known: KeyedFile  # titles whose split is settled, by the model's latest version or the published catalogue
-    resolved: Resolved
+    resolved: ResolvedConfig
     ingest: IngestConfig  # parts by themselves: those that a workflow takes out of a dataclass have no settled bytes
     split: SplitConfig
     seed: int
@@ -69,7 +69,7 @@ def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Ru
     )
 
 
-def resolve(config: TrainingConfig) -> Resolved:
+def resolve(config: TrainingConfig) -> ResolvedConfig:
     """The configuration with its weights settled: `auto` becomes what there is. Raises what the resolvers raise."""
     config = from_anywhere(config)
     encoded = {"encoder", "bag_encoder", "transformer"} & set(config.members) and config.text.encoder != "none"
@@ -79,10 +79,10 @@ def resolve(config: TrainingConfig) -> Resolved:
         settled, photo = resolve_weights(config.photo)
         config = replace(config, photo=settled)
     active_members(config)
-    return Resolved(config, text, photo)
+    return ResolvedConfig(config, text, photo)
 
 
-def pretrained_weights(resolved: Resolved) -> list[PretrainedWeights]:
+def pretrained_weights(resolved: ResolvedConfig) -> list[PretrainedWeights]:
     """Of text and photo, those that there are."""
     return [weights for weights in (resolved.text, resolved.photo) if weights is not None]
 

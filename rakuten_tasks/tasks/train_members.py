@@ -23,7 +23,7 @@ from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.data.read_catalogue import read_shard
 from rakuten_tasks.data.splits import TRAIN
 from rakuten_tasks.models.extractors import EXTRACTORS, TokenExtractor
-from rakuten_tasks.models.members import MEMBERS, FitContext, Fitted, Member, TrainingData
+from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.models.members.plan import (
     active_members,
     build_extractor,
@@ -40,13 +40,13 @@ from rakuten_tasks.runtime.files import content_hash, key_of, local, workspace
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.training_log import log_epoch, record
 from rakuten_tasks.tasks.types import (
-    Arrays,
     Catalogue,
+    FeatureShard,
     FittedMember,
     KeyedArrays,
     KeyedExtractor,
     KeyedMember,
-    Resolved,
+    ResolvedConfig,
     Run,
     Shard,
     Splits,
@@ -94,7 +94,7 @@ def _stored(name: str, config: TrainingConfig, texts: object) -> StoredExtractor
     return StoredExtractor(name, FlyteDirectory(str(folder)), content_hash(folder))
 
 
-def _extract(shard: Shard, extractor: StoredExtractor) -> Arrays:
+def _extract(shard: Shard, extractor: StoredExtractor) -> FeatureShard:
     rows = read_shard(local(shard.products))
     loaded = EXTRACTORS[extractor.name].load(local(extractor.folder), choose_device())
     products = products_of(rows)
@@ -102,7 +102,7 @@ def _extract(shard: Shard, extractor: StoredExtractor) -> Arrays:
     path = workspace() / f"{extractor.name}.safetensors"
     arrays = loaded.extract([products[place] for place in places])
     write_shard(path, {"row": rows["row"].to_numpy(np.int64)[places], **arrays})
-    return Arrays.of(path)
+    return FeatureShard.of(path)
 
 
 @stage(pods.CPU, cached=True, ignored=("shard",))
@@ -120,7 +120,7 @@ def extract_features_on_gpu(shard: Shard, key: str, extractor: StoredExtractor) 
 @stage(pods.CPU, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
 def fit_member(
     name: str,
-    features: list[list[Arrays]],
+    features: list[list[FeatureShard]],
     extractors: list[StoredExtractor],
     splits: Splits,
     catalogue: Catalogue,
@@ -136,7 +136,7 @@ def fit_member(
 @stage(pods.GPU, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
 def train_network(
     name: str,
-    features: list[list[Arrays]],
+    features: list[list[FeatureShard]],
     extractors: list[StoredExtractor],
     splits: Splits,
     catalogue: Catalogue,
@@ -152,7 +152,7 @@ def train_network(
 @stage(pods.PHOTO, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
 def train_network_on_gpus(
     name: str,
-    features: list[list[Arrays]],
+    features: list[list[FeatureShard]],
     extractors: list[StoredExtractor],
     splits: Splits,
     catalogue: Catalogue,
@@ -187,7 +187,7 @@ TASKS = {"cpu": fit_member, "gpu": train_network, "elastic": train_network_on_gp
 
 def _fit(
     name: str,
-    features: Sequence[Sequence[Arrays]],
+    features: Sequence[Sequence[FeatureShard]],
     extractors: Sequence[StoredExtractor],
     splits: Splits,
     catalogue: Catalogue,
@@ -215,7 +215,13 @@ def _fit(
 
 
 def _saved(
-    name: str, fitted: Fitted, data: TrainingData, extractors: list[str], epochs: FlyteFile, deck: FlyteFile, work: Path
+    name: str,
+    fitted: FitResult,
+    data: TrainingData,
+    extractors: list[str],
+    epochs: FlyteFile,
+    deck: FlyteFile,
+    work: Path,
 ) -> FittedMember:
     kept = work / "kept"
     fitted.member.save(kept / "except_test")
@@ -234,7 +240,9 @@ def _saved(
 
 
 @stage(pods.SMALL, dynamic=True)
-def train_members(shards: list[Shard], splits: Splits, catalogue: Catalogue, resolved: Resolved, run: Run) -> Members:
+def train_members(
+    shards: list[Shard], splits: Splits, catalogue: Catalogue, resolved: ResolvedConfig, run: Run
+) -> Members:
     """Plan the features and the fits that the configuration asks for; what was done before comes from the cache."""
     config = resolved.config
     assignments = read_assignments(splits, catalogue)

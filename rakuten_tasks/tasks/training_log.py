@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.models.members.member import Fitted
+from rakuten_tasks.models.members.member import FitResult
 from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.reports.index import FIT
 from rakuten_tasks.reports.training_deck import training_deck
@@ -43,7 +43,7 @@ def log_epoch(log: RunLog) -> Callable[[EpochMetrics], None]:
 
 
 def record(
-    name: str, fitted: Fitted, settings: Mapping[str, object], folder: Path, log: RunLog
+    name: str, fitted: FitResult, settings: Mapping[str, object], folder: Path, log: RunLog
 ) -> tuple[FlyteFile, FlyteFile]:
     """The epochs as JSON, their curves as a figure of the run, and a page of both and the settings. -> both files
 

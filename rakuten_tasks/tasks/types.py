@@ -77,7 +77,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedConfig:
     """A configuration whose weights are settled, and what they are; "" stands for those that are not pretrained."""
 
     config: TrainingConfig
@@ -86,7 +86,7 @@ class Resolved:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class FeatureShard:
     """One shard's features: safetensors with `row` and what an extractor gives."""
 
     file: FlyteFile
@@ -115,7 +115,7 @@ class FittedMember:
     extractors: list[str]
     folder: FlyteDirectory  # fitted on everything but the test rows
     final: FlyteDirectory  # what is registered: `folder`, or fitted on every row
-    scores: FlyteFile  # Parquet: row, stopping (see members.Fitted), a column of logits for each class index
+    scores: FlyteFile  # Parquet: row, stopping (see members.FitResult), a column of logits for each class index
     epochs: FlyteFile  # JSON list of training.EpochMetrics
     deck: FlyteFile
     machine: str  # that fitted it
@@ -133,7 +133,7 @@ class FittedPool:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationFiles:
     """What the test split showed, once."""
 
     evaluation: FlyteFile  # JSON of evaluation.Evaluation
@@ -143,7 +143,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegisteredVersion:
     """The version that a training made. alias: champion or challenger; reason: the gate's sentence."""
 
     model: str
@@ -157,7 +157,7 @@ class Registered:
 KeyedSource = Annotated[Source, HashMethod(lambda source: source.content)]
 KeyedShard = Annotated[Shard, HashMethod(lambda shard: shard.sha256)]
 KeyedCatalogue = Annotated[Catalogue, HashMethod(lambda catalogue: catalogue.key)]
-KeyedArrays = Annotated[Arrays, HashMethod(lambda arrays: arrays.sha256)]
+KeyedArrays = Annotated[FeatureShard, HashMethod(lambda arrays: arrays.sha256)]
 KeyedSplits = Annotated[Splits, HashMethod(lambda splits: splits.sha256)]
 KeyedExtractor = Annotated[StoredExtractor, HashMethod(lambda stored: stored.sha256)]
 KeyedMember = Annotated[FittedMember, HashMethod(lambda member: member.sha256)]

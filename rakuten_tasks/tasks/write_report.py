@@ -15,15 +15,15 @@ from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.register_version import DECKS
-from rakuten_tasks.tasks.types import Catalogue, Evaluated, Registered, Source
+from rakuten_tasks.tasks.types import Catalogue, EvaluationFiles, RegisteredVersion, Source
 
 WIDTH = 110  # columns of a log, which the table needs
 
 
 @stage(pods.SMALL)
 def report_training(
-    source: Source, catalogue: Catalogue, evaluated: Evaluated, registered: Registered, report: str
-) -> Registered:
+    source: Source, catalogue: Catalogue, evaluated: EvaluationFiles, registered: RegisteredVersion, report: str
+) -> RegisteredVersion:
     """Print the result; write it as JSON to `report`, a path or fsspec address, and the pages into decks/ beside it."""
     evaluation = Evaluation.load(local(evaluated.evaluation))
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
@@ -59,6 +59,6 @@ def report_training(
     return registered
 
 
-def _facts(source: Source, registered: Registered) -> dict[str, object]:
+def _facts(source: Source, registered: RegisteredVersion) -> dict[str, object]:
     version = f"{registered.model} version {registered.version}, {registered.alias}"
     return {"registered": version, "gate": registered.reason, "catalogue": source.address, "run": registered.run_id}

@@ -19,7 +19,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from rakuten_tasks.config import PublicationConfig
-from rakuten_tasks.data.ingested import Ingested
+from rakuten_tasks.data.ingested import IngestResult
 from rakuten_tasks.data.layout import find_layout
 from rakuten_tasks.data.schema import SHARD, CatalogueError
 from rakuten_tasks.data.versions.manifest import (
@@ -59,7 +59,7 @@ class PublishResult:
 
 
 def publish(
-    ingested: Ingested, origin: SourceInfo, destination: str, config: PublicationConfig, add: bool, work: Path
+    ingested: IngestResult, origin: SourceInfo, destination: str, config: PublicationConfig, add: bool, work: Path
 ) -> PublishResult:
     """Make the next version of the catalogue at `destination`, or none where it would hold what the current one holds.
 

@@ -21,7 +21,7 @@ from mashumaro.exceptions import MissingField
 from tqdm import tqdm
 
 from rakuten_tasks.config import Strict
-from rakuten_tasks.data.ingested import Counts, Ingested
+from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard
 
@@ -101,7 +101,7 @@ class CatalogueVersion:
             return None
         return pd.read_csv(BytesIO(self.read(self.manifest.answers)), index_col=0)["prdtypecode"].astype("int64")
 
-    def fetch(self, out: Path, labelled: bool = True, unlabelled: bool = True) -> Ingested:
+    def fetch(self, out: Path, labelled: bool = True, unlabelled: bool = True) -> IngestResult:
         """Copy the shards to `out`, one in memory at a time. Raises FileNotFoundError without a product to predict."""
         manifest = self.manifest
         if not labelled and not manifest.unlabelled:
@@ -110,7 +110,7 @@ class CatalogueVersion:
         wanted = {PARTS[0]: labelled, PARTS[1]: unlabelled and bool(manifest.unlabelled)}
         fetched = {part: self._fetched(part, out) if asked else [] for part, asked in wanted.items()}
         pq.write_table(QUARANTINE.empty_table(), out / "quarantine.parquet")  # nothing is left out of what is sound
-        ingested = Ingested(
+        ingested = IngestResult(
             labelled=fetched["labelled"],
             unlabelled=fetched["unlabelled"],
             counts={part: self._counts(part) for part, asked in wanted.items() if asked},

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rakuten_tasks.config import PublicationConfig
-from rakuten_tasks.data.ingested import Counts, Ingested
+from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard, ShardWriter, iter_shards
 from rakuten_tasks.data.splits import Ledger, require_every_split
@@ -74,7 +74,7 @@ class StagedVersion:
         return hashlib.sha256(json.dumps([rows, names, self.synthetic, known], sort_keys=True).encode()).hexdigest()
 
 
-def list_products(ingested: Ingested) -> pd.DataFrame:
+def list_products(ingested: IngestResult) -> pd.DataFrame:
     """Every product that was read, without its photo: part, TOLD, and a digest of all but its row number."""
     parts = [
         rows[PRODUCT_COLUMNS].assign(part=part, digest=[_digest(row) for row in rows.to_dict("records")])
@@ -91,7 +91,7 @@ def _digest(row: dict) -> str:
 
 
 def stage_version(
-    ingested: Ingested,
+    ingested: IngestResult,
     read: pd.DataFrame,
     before: CatalogueVersion | None,
     config: PublicationConfig,
@@ -133,7 +133,7 @@ def _ledger(before: CatalogueVersion | None, work: Path) -> Ledger:
 
 def _merge(
     draft: StagedVersion,
-    ingested: Ingested,
+    ingested: IngestResult,
     old: pd.DataFrame,
     before: CatalogueVersion,
     config: PublicationConfig,

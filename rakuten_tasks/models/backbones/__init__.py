@@ -43,7 +43,7 @@ class Backbone(Protocol):
 
 
 def resolve_weights(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
-    """What auto stands for here, with image_size filled in, and the weights' source; read once, to know they are usable.
+    """What auto stands for here, with image_size filled in, and the weights' source; read once, as a check.
 
     Of vgg16 alone, auto is random weights where ImageNet's cannot be had, and the warning says what mends it. An hf:
     backbone keeps auto, and has its revision filled in.

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from rakuten_tasks.config import Refit, Strict
 from rakuten_tasks.data.splits import TRAIN, VALIDATION_A, VALIDATION_B
-from rakuten_tasks.models.members.member import FitContext, Fitted, Member, TrainingData
+from rakuten_tasks.models.members.member import FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.training.checkpoint import Checkpoints, open_checkpoints
 from rakuten_tasks.training.distributed import BroadcastCheckpointStore, convert_sync_batchnorm, world_size
@@ -58,7 +58,7 @@ class HeldOutFit(ABC):
     def member(self, network: nn.Module) -> Member:
         """The trained network as a member."""
 
-    def run(self) -> Fitted:
+    def run(self) -> FitResult:
         """Raises ValueError where there is nothing to stop by."""
         data, context = self.data, self.context
         valid, held_out = data.on(VALIDATION_A), data.on(VALIDATION_A, VALIDATION_B)
@@ -81,7 +81,7 @@ class HeldOutFit(ABC):
         epochs = [epoch for part in (*judged, *refitted) for epoch in part]
         stopping = data.splits[held_out] == VALIDATION_A
         facts: dict[str, object] = {"epochs kept": ", ".join(map(str, best))}
-        return Fitted(self.member(again), final, held_out, logits, stopping, epochs, facts)
+        return FitResult(self.member(again), final, held_out, logits, stopping, epochs, facts)
 
     def _train(
         self, suffix: str, rows: NDArray, valid: NDArray, stops: list[int]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from rakuten_tasks.config import BagConfig, Refit, Strict, TrainingConfig
 from rakuten_tasks.models.linear_model import Features, LinearClassifier, Loss, fit_linear
 from rakuten_tasks.models.members.link import Link
-from rakuten_tasks.models.members.member import FOLDS, FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.member import FOLDS, FitContext, FitResult, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
 from rakuten_tasks.preprocessing.ngrams import BLOCKS, Tfidf
 
@@ -76,7 +76,7 @@ class LinearMember:
         return BagConfig() if "ngrams" not in cls.extractors else config.bag
 
     @classmethod
-    def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> Fitted:
+    def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> FitResult:
         """Out of fold, then on everything but the test rows. A row whose class no other fold has is not scored."""
         counts, dense = cls._read(settings, data)
         rows = data.not_test
@@ -95,7 +95,7 @@ class LinearMember:
         final = cls._fit(counts, dense, data, data.everything, context, link) if everything else None
         member = cls._fit(counts, dense, data, rows, context, link)
         unseen = link.transform(logits[places]) if link else logits[places]
-        return Fitted(member, final, places, unseen, np.zeros(len(places), dtype=bool))
+        return FitResult(member, final, places, unseen, np.zeros(len(places), dtype=bool))
 
     @classmethod
     def _read(cls, settings: Strict, data: TrainingData) -> tuple[sparse.csr_array | None, NDArray | None]:
@@ -125,7 +125,7 @@ class LinearMember:
         scores = self.classifier.scores(_features(counts, dense, self.tfidf, self.scaler))
         return self.link.transform(scores) if self.link else scores
 
-    def evidence(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, None]:
+    def logits_and_embedding(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, None]:
         counts = counts_of(arrays, self.tfidf.bits) if self.tfidf else None
         return self._scores(counts, arrays[self.array] if self.array else None), None
 

@@ -20,7 +20,7 @@ from rakuten_tasks.config import LSTMConfig, Strict, TrainingConfig
 from rakuten_tasks.models.extractors import TokenExtractor
 from rakuten_tasks.models.linear_model import dense_product
 from rakuten_tasks.models.members.held_out import HeldOutFit, Phase
-from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.networks.token_lstm import PADDING, TokenLSTM, TokenLSTMConfig
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
 from rakuten_tasks.training.checkpoint import Record
@@ -50,11 +50,11 @@ class LSTM:
         return config.lstm
 
     @classmethod
-    def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> Fitted:
+    def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> FitResult:
         assert isinstance(settings, LSTMConfig)
         return _LSTMFit(settings, data, context).run()
 
-    def evidence(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
+    def logits_and_embedding(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
         tokens = np.split(arrays["tokens"], arrays["tokens" + OFFSETS][1:-1])
         head = self.network.head
         with torch.inference_mode():

@@ -40,9 +40,9 @@ class Member(Protocol):
         ...
 
     @classmethod
-    def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> Fitted: ...
+    def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> FitResult: ...
 
-    def evidence(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, NDArray | None]:
+    def logits_and_embedding(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, NDArray | None]:
         """Features of N products, as its extractors give them -> (N, K) fp32 logits, (N, E) embedding or None.
 
         A product gets the same answer alone and among others.
@@ -113,7 +113,7 @@ class FitContext:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """A fitted member and what it said of rows before it had seen them.
 
     member: fitted on everything but the test rows. final: on every row, if that was asked for. rows: (M,) places in

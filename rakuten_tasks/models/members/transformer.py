@@ -19,7 +19,7 @@ from rakuten_tasks.models.encoders import load_saved_encoder, pooling
 from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
 from rakuten_tasks.models.extractors import EncoderTokenExtractor
 from rakuten_tasks.models.members.held_out import HeldOutFit, Phase
-from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
 from rakuten_tasks.training.loop import Schedule
 from rakuten_tasks.training.oom import MicrobatchSize
@@ -71,12 +71,12 @@ class Transformer:
         return config.text
 
     @classmethod
-    def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> Fitted:
+    def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> FitResult:
         assert isinstance(settings, TextConfig)
         return _TransformerFit(settings, data, context).run()
 
     @torch.inference_mode()
-    def evidence(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
+    def logits_and_embedding(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
         rows = np.split(arrays["ids"], arrays["ids" + OFFSETS][1:-1])
         head = self.network.head
         logits = np.zeros((len(rows), head.out_features), dtype=np.float32)

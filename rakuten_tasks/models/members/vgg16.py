@@ -21,7 +21,7 @@ from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
 from rakuten_tasks.models.extractors import MapExtractor, PixelExtractor
 from rakuten_tasks.models.linear_model import dense_product
 from rakuten_tasks.models.members.held_out import HeldOutFit, Phase
-from rakuten_tasks.models.members.member import FitContext, Fitted, TrainingData
+from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.networks.vgg16_network import (
     BACKBONE_FEATURES,
     TrainableTop,
@@ -77,12 +77,12 @@ class VGG16:
         return replace(config.photo, weights_file="", weights=_kind(config.photo), revision="")
 
     @classmethod
-    def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> Fitted:
+    def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> FitResult:
         assert isinstance(settings, PhotoConfig)
         return _VGG16Fit(settings, data, context).run()
 
     @torch.inference_mode()
-    def evidence(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
+    def logits_and_embedding(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, NDArray]:
         device = next(self.network.parameters()).device
         inputs = [arrays["pixels"]] if self.shape.whole else [arrays["photo"][:, :BACKBONE_FEATURES], arrays["maps"]]
         head = self.network.upper.head if isinstance(self.network, VGG16Network) else self.network.head

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import get_model
+from torchvision.models import VGG16_Weights, get_model
 
 from rakuten_tasks.config import PhotoConfig, Weights
 from rakuten_tasks.models.backbones import load_backbone, load_saved_backbone, resolve_weights
@@ -219,7 +219,7 @@ def test_auto_is_imagenet_where_the_file_is_cached(no_network: Path) -> None:
     config, weights = resolve_weights(PhotoConfig())
     assert config == PhotoConfig(weights=Weights.IMAGENET, image_size=224)
     assert (weights.source, weights.licence, weights.sha256) == (str(path), "unknown", sha256(path))
-    assert f"not 397923af: delete it for a download of {'https://download.pytorch.org'}" in weights.warning
+    assert f"not 397923af: delete it for a download of {VGG16_Weights.IMAGENET1K_V1.url}" in weights.warning
     assert load_backbone(config, CPU).weights == weights
 
 

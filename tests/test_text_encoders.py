@@ -393,7 +393,7 @@ def test_a_model_of_the_hub_is_read_from_its_cache_without_a_network(no_hub, tin
     (repository / "snapshots" / commit / "README.md").write_text("---\nlanguage: fr\nlicense: mit\n---\n# Modèle\n")
     for config in (hugging("atelier/modele"), hugging("atelier/modele", revision=commit)):
         encoder = load_encoder(config, CPU)
-        assert encoder.weights.source == f"https://huggingface.co/atelier/modele/tree/{commit}"
+        assert encoder.weights.source == f"hf:atelier/modele@{commit}"
         assert (encoder.weights.name, encoder.weights.licence) == ("hf:atelier/modele", "mit")
     assert encoder.weights.sha256 == resolve_encoder(hugging(tiny)).sha256
 

@@ -257,7 +257,7 @@ def test_a_commit_that_is_cached_is_not_asked_for(hub: Path, monkeypatch: pytest
     monkeypatch.setattr(model_folders, "within", lambda *args: pytest.fail("the hub was asked"))
     config, weights = resolve_weights(PhotoConfig(HUB, revision=COMMIT))
     assert config == PhotoConfig(HUB, revision=COMMIT, image_size=32)
-    assert weights.source == f"https://huggingface.co/somebody/some-model/tree/{COMMIT}"
+    assert weights.source == f"hf:somebody/some-model@{COMMIT}"
     assert weights.licence == "unknown"
 
 

@@ -46,7 +46,7 @@ class ModelFolder:
         for path in (*read, *weight_files(self.path)):
             with path.open("rb") as file:
                 digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        source = f"https://huggingface.co/{self.name}/tree/{self.revision}" if self.revision else str(self.path)
+        source = f"{PREFIX}{self.name}@{self.revision}" if self.revision else str(self.path)
         return PretrainedWeights(PREFIX + self.name, source, _licence(self.path), digest.hexdigest())
 
 

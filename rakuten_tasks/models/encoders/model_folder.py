@@ -56,8 +56,8 @@ class ModelFolder:
         return sha256_of_files((path.relative_to(self.path).as_posix(), sha256_of_file(path)) for path in self.files())
 
     def pretrained(self) -> PretrainedWeights:
-        hub = f"https://huggingface.co/{self.name.removeprefix(PREFIX)}/tree/{self.commit}"
-        return PretrainedWeights(self.name, hub if self.commit else str(self.path), licence(self.path), self.sha256())
+        source = f"{self.name}@{self.commit}" if self.commit else str(self.path)
+        return PretrainedWeights(self.name, source, licence(self.path), self.sha256())
 
 
 def find(encoder: str, revision: str) -> ModelFolder:

@@ -19,7 +19,7 @@ from rakuten_tasks.models.members.plan import fit_tokenizer
 from rakuten_tasks.models.members.vgg16 import VGG16
 from rakuten_tasks.models.networks.token_lstm import TokenLSTM
 from rakuten_tasks.training.checkpoint import Checkpoints
-from rakuten_tasks.training.loop import Epoch, Schedule, fit
+from rakuten_tasks.training.loop import EpochMetrics, Schedule, fit
 from tests import test_vgg16_member as photos
 from tests.test_checkpoint import Kept
 from tests.test_training import Points
@@ -62,7 +62,7 @@ class Cutting(Kept):
             raise PowerCut
 
 
-def run(store: Kept, cut: int = 10**9, interval: float = 0, told: list[Epoch] | None = None):
+def run(store: Kept, cut: int = 10**9, interval: float = 0, told: list[EpochMetrics] | None = None):
     """One attempt, in a process where other random numbers were drawn. -> (weights, epochs, batches read)"""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
@@ -216,7 +216,7 @@ def test_an_lstm_interrupted_in_its_second_training_does_not_repeat_the_first(te
     with pytest.raises(PowerCut):
         fit_lstm(texts, store)
     monkeypatch.delattr(TokenLSTM, "init_embedding_from_svd")
-    told: list[Epoch] = []
+    told: list[EpochMetrics] = []
     config = LSTMConfig(vocabulary_size=320, epochs=2, batch_size=16)
     context = FitContext(0, CPU, on_epoch=told.append, store=Kept(store.blob), interval=0)
     again = LSTM.fit(config, texts, context)

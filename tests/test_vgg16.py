@@ -13,7 +13,13 @@ from torch import nn
 from rakuten_tasks.config import PhotoConfig, Weights
 from rakuten_tasks.models.networks import vgg16_weights
 from rakuten_tasks.models.networks.vgg16_blocks import DEVIATION, MEAN, FrozenBlocks, max_pool_2x2, mean_max_pool
-from rakuten_tasks.models.networks.vgg16_network import EARLY, LATE, VGG16Config, VGG16Network, photo_logits
+from rakuten_tasks.models.networks.vgg16_network import (
+    BACKBONE_FEATURES,
+    TOP_FEATURES,
+    VGG16Config,
+    VGG16Network,
+    photo_logits,
+)
 from rakuten_tasks.models.networks.vgg16_weights import convolutions, empty_convolutions
 from rakuten_tasks.training.loop import autocast
 from tests.photo_embedding import photo_embedding
@@ -57,9 +63,9 @@ def test_a_photo_scores_the_same_alone_and_in_a_batch(branch: VGG16Network) -> N
 
 def test_logits_are_the_head_of_the_embedding(branch: VGG16Network) -> None:
     embedding = torch.from_numpy(photo_embedding(branch, PHOTOS))
-    assert embedding.shape == (5, EARLY + LATE)
+    assert embedding.shape == (5, BACKBONE_FEATURES + TOP_FEATURES)
     with torch.inference_mode(), autocast(torch.device("cpu")):
-        logits = branch.upper.head(embedding[:, :EARLY], embedding[:, EARLY:])
+        logits = branch.upper.head(embedding[:, :BACKBONE_FEATURES], embedding[:, BACKBONE_FEATURES:])
     np.testing.assert_allclose(logits.float().numpy(), photo_logits(branch, PHOTOS), atol=1e-5)
 
 
@@ -116,7 +122,7 @@ def test_block_5_sees_what_it_sees_in_torchvision(plain: nn.Sequential, tmp_path
     with torch.inference_mode():
         maps = plain[:-1](normalised)
     expected = torch.cat((maps.mean((2, 3)), maps.amax((2, 3))), 1)
-    np.testing.assert_allclose(photo_embedding(branch, PHOTOS)[:, EARLY:], expected, rtol=2e-2, atol=1e-4)
+    np.testing.assert_allclose(photo_embedding(branch, PHOTOS)[:, BACKBONE_FEATURES:], expected, rtol=2e-2, atol=1e-4)
 
 
 def test_batch_norm_is_told_from_the_file(tmp_path: Path) -> None:

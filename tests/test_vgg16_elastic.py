@@ -23,7 +23,7 @@ from rakuten_tasks.tasks.train_members import train_network_on_gpus
 from rakuten_tasks.tasks.types import FittedMember
 from rakuten_tasks.training import loop
 from rakuten_tasks.training.checkpoint import LocalCheckpointStore
-from rakuten_tasks.training.loop import Epoch, best_epoch
+from rakuten_tasks.training.loop import EpochMetrics, best_epoch
 from tests.as_pod import Attempt, start
 from tests.elastic_cases import SCRATCH, TUNED, PowerCut, cramped, first_gradients, one_batch, trained
 from tests.photo_task import task_inputs
@@ -71,7 +71,9 @@ def test_where_one_process_is_short_of_memory_all_take_smaller_parts_before_the_
     assert (rows, others) == ([0, 1, 2], [3, 4])
 
 
-def assert_same(ours: tuple[list[Epoch], dict[str, Tensor]], theirs: tuple[list[Epoch], dict[str, Tensor]]) -> None:
+def assert_same(
+    ours: tuple[list[EpochMetrics], dict[str, Tensor]], theirs: tuple[list[EpochMetrics], dict[str, Tensor]]
+) -> None:
     assert ours[0] == theirs[0]
     for name, tensor in ours[1].items():
         assert torch.equal(tensor, theirs[1][name]), name

@@ -18,7 +18,7 @@ from rakuten_tasks.models.backbones import load_backbone
 from rakuten_tasks.models.extractors import Extractor, MapExtractor, PixelExtractor
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.vgg16 import VGG16, epochs_from_scratch, random_flip_and_shift
-from rakuten_tasks.models.networks.vgg16_network import EARLY
+from rakuten_tasks.models.networks.vgg16_network import BACKBONE_FEATURES
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.training.loop import EpochMetrics
 from tests.tiny_models import write_vgg16
@@ -140,7 +140,7 @@ def test_features_beside_the_maps_are_those_of_the_frozen_backbone(frozen):
     assert arrays["maps"].shape == (len(SPLITS), 512, 2, 2)
     pixels = PixelExtractor(32).extract(photos())["pixels"]
     assert arrays["photo"].tobytes() == frozen.backbone.features(pixels).tobytes()
-    assert arrays["photo"].shape[1] > EARLY
+    assert arrays["photo"].shape[1] > BACKBONE_FEATURES
 
 
 def test_too_few_photos_are_refused_with_the_way_out(tmp_path):

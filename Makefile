@@ -179,7 +179,7 @@ test: $(READY) ## the quick tests
 
 .PHONY: test-all
 test-all: test ## all tests: after the quick ones those with pods, browser, several processes and servers under fault
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow -n auto --dist loadfile
 
 .PHONY: lint
 lint: $(READY) ## ruff, mypy, and which package may import which

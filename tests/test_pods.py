@@ -26,7 +26,7 @@ NETWORKS = {
 NEVER_CACHED = {
     "open_run", "reopen", "look", "train_members", "assemble", "register", "report_training", "compare",
     "record_failed_training", "record_failed_reproduction", "fetch_champion", "predict_shard", "write_submission",
-    "check_drift", "tell", "record_retraining", "publish_version",
+    "check_drift", "alert", "record_retraining", "publish_version",
 }  # fmt: skip
 SHOWN = {
     "ingest",

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.servers import serving
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -41,6 +43,11 @@ def test_the_two_commands_of_the_first_screen_train_and_predict_the_sample(var):
     submission = pd.read_csv(var / "predictions/submission.csv", index_col=0)
     assert submission.index.tolist() == list(range(2400, 2800))
     assert "champion" in make("versions", var, "MODEL=rakuten-classifier-sample")
+    with serving(var) as server:  # as `make api` does, with the configuration that the sample is trained with
+        answer = server.predict({"description": "Chaussures en cuir pour homme"}).json()
+        assert (answer["model"], answer["model_version"]) == ("rakuten-classifier-sample", "1")
+        assert set(answer["members"]) == {"bag", "lstm", "encoder", "bag_encoder"}
+        assert server.get("/info").json()["refit"] == "none"
 
 
 def test_several_commands_at_once_on_a_fresh_machine_install_once(tmp_path):

@@ -322,6 +322,14 @@ def test_info_names_members_weights_and_what_the_figures_are_of(tmp_path):
     assert "of this very model" in told["refit_note"]
 
 
+@pytest.mark.parametrize("refit", Refit)
+def test_info_says_of_every_refit_what_the_figures_are_of(refit, tmp_path):
+    bundle = write_bundle(tmp_path / "bundle", members=["bag"], refit=refit)
+    described = describe(bundle, Predictor.load(bundle))
+    assert described["refit"] == refit.value
+    assert described["refit_note"].count("the metrics are of") == 1
+
+
 def test_a_store_that_is_not_there_is_not_replaced_by_an_empty_one(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(FileNotFoundError, match="the MLflow store is not there: run `make train`, or put it back"):

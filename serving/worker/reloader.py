@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 RETRY_AFTER = 60.0  # seconds until a champion that could not be loaded is tried again
 WARM_UP = Product("mise en route", "premier produit", None)
 REFITS = {
+    Refit.NONE: "networks fitted on training rows alone: the metrics are of this very model",
     Refit.EXCEPT_TEST: "fitted on every labelled product but the test rows: the metrics are of this very model",
     Refit.EVERYTHING: "fitted on the test rows too: the metrics are of the model before that",
 }

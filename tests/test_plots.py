@@ -7,7 +7,7 @@ from scipy.special import softmax
 from rakuten_tasks.evaluation.metrics import evaluate
 from rakuten_tasks.models.pool import fit_pool
 from rakuten_tasks.models.pool_report import report_pool
-from rakuten_tasks.reports.result_plots import evaluation_figures, intervals, png, pool_figures
+from rakuten_tasks.reports.result_plots import evaluation_figures, intervals, pool_figures
 from rakuten_tasks.reports.training_plots import MAX_DRAWN, phase_starts, training_curves, training_pace
 from tests.deck_cases import epochs_of, refitted
 from tests.test_pool import MODALITY, PRIOR, case, only
@@ -147,7 +147,3 @@ def test_very_many_epochs_are_thinned_out_and_their_trainings_stay_apart():
     assert len(x) <= MAX_DRAWN + 1
     assert x.count(None) == 1
     assert x[x.index(None) + 1] == 1201
-
-
-def test_a_figure_becomes_a_png_without_a_network(figures):
-    assert png(figures["reliability"]).startswith(b"\x89PNG")

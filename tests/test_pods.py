@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flytekit.core.array_node_map_task import ArrayNodeMapTask
@@ -8,6 +10,7 @@ from flytekit.core.condition import BranchNode
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.core.workflow import WorkflowBase
 
+from rakuten_tasks.runtime import stage
 from rakuten_tasks.tasks import train_members
 from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
@@ -118,9 +121,31 @@ def test_the_stages_that_show_something_have_a_deck(task):
     assert task.enable_deck == (short(task.name) in SHOWN)
 
 
-def test_the_key_of_the_cache_changes_with_the_code_and_the_libraries(monkeypatch):
-    from rakuten_tasks.runtime import stage
+@pytest.mark.parametrize(
+    ("edited", "recomputed"),
+    [
+        ("reports/page.css", False),
+        ("reports/evaluation_deck.py", False),
+        ("dashboard/queries.py", False),
+        ("registry/gate.py", False),
+        ("models/pool.py", True),
+        ("config.py", True),
+        ("preprocessing/text.py", True),
+        ("data/sample/words.yaml", True),
+        ("tasks/train_members.py", True),
+    ],
+)
+def test_what_only_shows_or_stores_results_is_no_part_of_the_key_of_the_cache(edited, recomputed, tmp_path):
+    package = Path(stage.__file__).parents[1]
+    copy = Path(shutil.copytree(package, tmp_path / "rakuten_tasks"))
+    before = stage.hash_code(copy)
+    assert before == stage.code_version()
+    with (copy / edited).open("a") as file:
+        file.write("\n")
+    assert (stage.hash_code(copy) != before) == recomputed
 
+
+def test_the_key_of_the_cache_changes_with_the_code_and_the_libraries(monkeypatch):
     stage.code_version.cache_clear()
     before = stage.code_version()
     stage.code_version.cache_clear()

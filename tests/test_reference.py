@@ -10,7 +10,7 @@ from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.models.scoring import products_of
-from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
+from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, EMBEDDING
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.drift_tests import decide
 from rakuten_tasks.monitoring.features import drift_features, project
@@ -57,14 +57,6 @@ def test_a_photo_that_could_not_be_read_is_told_from_one_that_is_not_there(predi
     found = reference_rows([whole], tfidf_of(predictor.members), scores, embeddings)
     assert found["photo_missing"].tolist() == [False, True, False]
     assert found["photo_unreadable"].tolist() == [False, False, True]
-
-
-def test_the_reference_of_an_older_bundle_says_what_to_do(tmp_path: Path):
-    pd.DataFrame({"row": [1], "predicted": [10], "confidence": [0.5]}).to_parquet(tmp_path / REFERENCE)
-    with pytest.raises(ValueError, match=r"has none of the columns .*: .* train it again"):
-        load_reference(tmp_path)
-    pd.DataFrame({name: [0.0] for name in DRIFT_COLUMNS}).to_parquet(tmp_path / REFERENCE)
-    assert len(load_reference(tmp_path)) == 1
 
 
 def test_of_a_champion_from_before_a_column_that_column_is_skipped_with_the_reason(tmp_path: Path):

@@ -41,7 +41,7 @@ class DriftInput:
 
 
 def champion_reference(model: Model) -> DriftInput:
-    """What the model saw in validation. Raises ValueError as load_reference does."""
+    """The model's held-out rows."""
     return DriftInput(load_reference(model.bundle), f"held-out rows of {model.name} version {model.version}")
 
 

@@ -9,7 +9,6 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from rakuten_tasks.registry.audit import ROLLBACK, record
-from rakuten_tasks.registry.gate import VERDICT
 from rakuten_tasks.registry.tracking import experiment_id, registry_lock
 
 SETTLED = "settled"  # tag of a version: the alias that the gate gave it, set when all is done
@@ -44,8 +43,7 @@ def _versions(client: MlflowClient, run_id: str) -> list[ModelVersion]:
 
 
 def _settled(version: ModelVersion) -> bool:
-    """Versions from before these tags were written have a verdict alone."""
-    return SETTLED in version.tags or (VERDICT in version.tags and ALIASES_BEFORE not in version.tags)
+    return SETTLED in version.tags
 
 
 def _delete(client: MlflowClient, version: ModelVersion) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -212,11 +211,3 @@ def _curve(curve: Reliability, name: str) -> go.Scatter:
         text=[f"{part.count} rows" for part in curve.bins],
         name=name,
     )
-
-
-def png(figure: go.Figure) -> bytes:
-    """The figure as a PNG, rendered offline by kaleido."""
-    with warnings.catch_warnings():
-        # kaleido 0.2.1 starts its thread by setDaemon(), deprecated since Python 3.10
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return figure.to_image(format="png", scale=1.5)

@@ -66,8 +66,12 @@ def stage(
 @cache
 def code_version() -> str:
     """Of the code that decides results and of the libraries: Flyte's cache key holds the inputs, not the code."""
+    return hash_code(Path(__file__).parents[1])
+
+
+def hash_code(package: Path) -> str:
+    """package: the folder of rakuten_tasks."""
     digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
     found = [path for name in CODE for path in [package / name, *(package / name).rglob("*")]]
     for path in sorted(path for path in found if path.suffix in (".py", ".yaml")):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())

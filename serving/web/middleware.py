@@ -10,7 +10,6 @@ import asyncio
 import base64
 import binascii
 import hmac
-import json
 import time
 import uuid
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.schemas import PredictionSummary
 from serving.settings import Settings
+from serving.web.errors import error_body
 
 PREDICT_PATH = "/predict"
 # what the page needs before it has asked for the key, and what an orchestrator asks without one
@@ -279,7 +279,7 @@ async def send_error(
 ) -> None:
     """Answer in place of the app. The rest of the body is not read, so the connection ends."""
     scope["state"]["reason"] = detail
-    body = json.dumps({"detail": detail, "request_id": scope["state"]["request_id"]}).encode()
+    body = error_body(detail, scope["state"]["request_id"])
     plain = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     head = [*plain, *(headers or []), *([(b"connection", b"close")] if status in (408, 413) else [])]
     await send({"type": "http.response.start", "status": status, "headers": head})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from rakuten_tasks.preprocessing.photos import PhotoError, prepare_photo
 from rakuten_tasks.preprocessing.product import Product
 from serving.schemas import (
     Candidate,
+    ErrorDetail,
     Explanation,
     HeatMap,
     InferenceRequest,
@@ -27,6 +27,7 @@ from serving.schemas import (
     PredictionSummary,
     Word,
 )
+from serving.web.errors import error_body
 from serving.worker.reloader import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,6 @@ def _image_size(predictor: Predictor) -> int | None:
 def error_response(
     status: int, message: str, field: str = "", kind: str = "", request_id: str = ""
 ) -> InferenceResponse:
-    """A JSON refusal as FastAPI's: a list of faults with a 422, else a sentence."""
-    fault = [{"loc": ["body", field], "msg": message, "type": kind}]
-    body = {"detail": fault if status == 422 else message, "request_id": request_id}
-    return InferenceResponse(status, json.dumps(body).encode(), kind or message)
+    """An error as FastAPI's: a list of details with a 422, else a sentence."""
+    detail = [ErrorDetail(loc=["body", field], msg=message, type=kind)] if status == 422 else message
+    return InferenceResponse(status, error_body(detail, request_id), kind or message)

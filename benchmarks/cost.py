@@ -56,7 +56,7 @@ class Step:
 SCRATCH = Step("scratch", "VGG16 whole, 32 px, an epoch", photos=True, kept=False)
 STEPS = (
     Step("ingest", "ingest"),
-    Step("split", "split into sides and folds"),
+    Step("split", "assign splits and folds"),
     Step("text", "n-grams and subwords", shards=True),
     Step("vectors", "vectors of the text encoder", shards=True),
     Step("photos", "photos through VGG16", shards=True, photos=True),

@@ -1,4 +1,4 @@
-"""How often the rule of monitoring/drift.py calls drift: on ordinary windows, and on windows spoilt in known ways.
+"""How often monitoring/drift_tests.py calls drift: on ordinary windows, and on windows changed in known ways.
 
 python -m benchmarks.drift
 """

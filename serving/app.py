@@ -161,7 +161,7 @@ def security(settings: Settings) -> list[Any]:
 
 def add_product_routes(server: ProductServer) -> None:
     """/predict and /feedback."""
-    app, settings, board, key = server.app, server.settings, server.worker_status, security(server.settings)
+    app, settings, worker_status, key = server.app, server.settings, server.worker_status, security(server.settings)
     handler = RegularRequestHandler(server.api, server.lit)
 
     @app.post(
@@ -177,8 +177,8 @@ def add_product_routes(server: ProductServer) -> None:
         except FieldError as error:
             fault = {"loc": ("body", error.field), "msg": str(error), "type": error.kind}
             raise RequestValidationError([fault]) from error
-        if not board.alive():
-            await until_alive(board.alive, settings.time_limit)
+        if not worker_status.alive():
+            await until_alive(worker_status.alive, settings.time_limit)
         response: InferenceResponse = await handler.handle_request(inference_request, PredictRequest)
         request.state.reason, request.state.prediction = response.reason, response.prediction
         headers = {"Retry-After": RETRY_AFTER} if response.status == 503 else None
@@ -195,7 +195,7 @@ def add_product_routes(server: ProductServer) -> None:
 
 def add_server_routes(server: ProductServer) -> None:
     """What the server says of itself, and the page."""
-    app, settings, board, key = server.app, server.settings, server.worker_status, security(server.settings)
+    app, settings, worker_status, key = server.app, server.settings, server.worker_status, security(server.settings)
 
     @app.get("/live", summary="The API process runs")
     async def live() -> dict[str, bool]:
@@ -203,12 +203,12 @@ def add_server_routes(server: ProductServer) -> None:
 
     @app.get("/ready", responses={503: {"description": "No"}}, summary="A worker holds a loaded champion")
     async def ready() -> JSONResponse:
-        is_ready = board.status().state == READY
+        is_ready = worker_status.status().state == READY
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
     @app.get("/info", dependencies=key, summary="The champion: version, members, weights, metrics, labels; problems")
     async def info() -> dict[str, Any]:
-        status = board.status()
+        status = worker_status.status()
         return {
             "state": status.state,
             "problem": status.problem,

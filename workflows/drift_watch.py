@@ -40,7 +40,7 @@ def watch_drift(
     hours: float = 6.0,
     rest_hours: float = 72.0,
 ) -> DriftCheck:
-    """Compare what the champion has answered lately with what it saw in validation, and act on it.
+    """Compare what the champion has answered lately with its held-out rows, and act on it.
 
     Args:
         kickoff: end of the window, UTC.

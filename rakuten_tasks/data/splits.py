@@ -37,7 +37,7 @@ class Ledger:
     """Title hash -> split. Never changes: `extended` and `merged` return a new one that keeps every entry."""
 
     def __init__(self, splits: Mapping[str, int]) -> None:
-        """splits: by title hash, a position in SIDES."""
+        """splits: by title hash, a position in SPLITS."""
         self._splits = dict(splits)
 
     @classmethod
@@ -65,7 +65,7 @@ class Ledger:
         return len(self._splits)
 
     def lookup(self, titles: Iterable[str]) -> NDArray[np.uint8]:
-        """The split of each title, a position in SIDES. (N,). Raises KeyError for a title that was never placed."""
+        """The split of each title, a position in SPLITS. (N,). Raises KeyError for a title that was never placed."""
         titles = list(titles)
         found = [self._splits.get(title_hash(title)) for title in titles]
         if unseen := [title for title, split in zip(titles, found, strict=True) if split is None]:
@@ -106,7 +106,7 @@ class Ledger:
 
 
 def require_every_split(splits: NDArray[np.uint8], codes: Sequence[int]) -> None:
-    """Raises ValueError unless each split has a row and training has two classes. (N,) positions in SIDES, (N,)"""
+    """Raises ValueError unless each split has a row and training has two classes. (N,) positions in SPLITS, (N,)"""
     empty = [name for split, name in enumerate(SPLITS) if split not in splits]
     trained_on = len({code for code, split in zip(codes, splits, strict=True) if split == TRAIN})
     if empty or trained_on < 2:

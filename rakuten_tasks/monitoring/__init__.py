@@ -1,1 +1,1 @@
-"""Flyte-free: what serving notes of every request, and how it is read back."""
+"""The prediction log, drift tests and the drift decision. Flyte-free."""

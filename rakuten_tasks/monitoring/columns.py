@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 PREDICTION, REJECTED, FEEDBACK = "prediction", "rejected", "feedback"
-PROJECTED = 16  # numbers that stand for a product's embedding: as many for each branch
+PROJECTED = 16  # numbers that stand for a product's embedding: as many for each modality
 EMBEDDING = [f"embedding_{i:02}" for i in range(PROJECTED)]
 TEXT_COLUMNS = [
     "designation_length",

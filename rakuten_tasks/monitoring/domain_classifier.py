@@ -45,7 +45,7 @@ def numeric_auc(reference: NDArray, window: NDArray, least: int) -> DomainAUC | 
 
 
 def text_auc(reference: Sequence[str], window: Sequence[str], least: int) -> DomainAUC | str:
-    """As separate_numbers, by their words."""
+    """As numeric_auc, by their words."""
     if few := _sample_rows([len(reference), len(window)], least):
         return few
     first, second = (_draw(np.array(side, dtype=object), seed) for seed, side in enumerate((reference, window)))
@@ -65,7 +65,7 @@ def _sample_rows(sizes: Sequence[int], least: int) -> str:
 
 
 def _draw(rows: NDArray, seed: int) -> NDArray:
-    """At most MOST of them, in an order of chance: the first half is trained on."""
+    """At most MAX_ROWS of them, in an order of chance: the first half is trained on."""
     return rows[np.random.default_rng(seed).permutation(len(rows))[:MAX_ROWS]]
 
 

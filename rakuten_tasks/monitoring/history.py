@@ -15,7 +15,7 @@ NAME = "%Y%m%dT%H%M%S"
 
 @dataclass(frozen=True)
 class DriftCheck(Strict):
-    """What one window came to. start, end: UTC, ISO 8601. action: what was done about it, of watching.Action."""
+    """What one window came to. start, end: UTC, ISO 8601. action: what was done about it, of policy.Action."""
 
     model: str
     version: int

@@ -79,7 +79,7 @@ def _featurize(rows: pd.DataFrame, predictor: Predictor | None) -> pd.DataFrame:
 
 
 def _table(address: str) -> pd.DataFrame:
-    """At most MOST_LINES rows, drawn by chance, read some at a time."""
+    """At most MAX_ROWS rows, drawn by chance, read some at a time."""
     if address.endswith(".parquet"):
         with fsspec.open(address, "rb") as file:
             try:

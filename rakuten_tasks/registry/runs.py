@@ -30,7 +30,7 @@ from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
 EXECUTION = "execution"  # tag of a parent: the Flyte execution, or the local process, that it belongs to
 LOCAL = "local"
 REPRODUCES = "reproduces"  # tag of a parent: the version that it trains again
-FINGERPRINT = "fingerprint"  # tag of a parent: what its catalogue held, of catalogue/fingerprint.py
+FINGERPRINT = "fingerprint"  # tag of a parent: what its catalogue held, of data/fingerprint.py
 ERROR = "error"
 INTERRUPTED = "broken off"
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"

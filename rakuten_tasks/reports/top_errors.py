@@ -48,7 +48,7 @@ def top_errors(scores: Scores, labels: NDArray, k: int = MISTAKES) -> NDArray:
 def describe_errors(rows: pd.DataFrame, scores: Scores, labels: NDArray, k: int = MISTAKES) -> list[Mistake]:
     """rows: row, designation, description, photo (bytes or null), as scores and labels (class indices) are ordered.
 
-    Only the photos at `surest_mistakes` are looked at: `with_photos` brings them to rows that were scored without.
+    Only the photos at `top_errors` are looked at: `with_photos` brings them to rows that were scored without.
     """
     return [_mistake(rows.iloc[at], scores, at, labels[at]) for at in top_errors(scores, labels, k)]
 

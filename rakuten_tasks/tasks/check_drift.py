@@ -105,7 +105,7 @@ def _trained_on(client: MlflowClient, bundle: Path) -> str:
 
 
 def _show(report: DriftReport, seen: list[DriftCheck], page: str) -> None:
-    current_context().decks.clear()  # see console.show
+    current_context().decks.clear()  # see show_deck
     Deck("Drift", decision_page(report, seen, page))
 
 

@@ -72,7 +72,7 @@ class Splits:
     """Which split each title is on, for ever, and what became of this catalogue's labelled rows."""
 
     ledger: FlyteFile  # Parquet: title_hash, split
-    assignments: FlyteFile  # Parquet: row, prdtypecode, split (position in ledger.SIDES), fold, has_photo
+    assignments: FlyteFile  # Parquet: row, prdtypecode, split (position in splits.SPLITS), fold, has_photo
     sha256: str  # of both
 
 

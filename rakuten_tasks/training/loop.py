@@ -119,7 +119,7 @@ def fit(
     """Train `model` in place and leave it with the weights of its best epoch, by validation loss, or of its last one.
 
     The learning rate of each of the optimizer's groups is its peak.
-    Same seed, rows, machine type and number of processes (see ranks.py): same weights, bit for bit, however often it
+    Same seed, rows, machine type and number of processes: same weights, bit for bit, however often it
     went on from `checkpoints`. Then on_epoch is told of the former epochs too.
     Raises ValueError if the loss is never a number.
     """
@@ -196,7 +196,7 @@ def _step(state: TrainingState, examples: Dataset, batch: NDArray, label_smoothi
     def gradients(rows: int) -> Tensor:
         return _gradients(state, state.forward, examples, batch, rows, label_smoothing)
 
-    # of several, the others would wait for ever for one that starts again: `_rehearse` has found what fits
+    # of several, the others would wait for ever for one that starts again: `_probe_microbatch_size` has found what fits
     alone = world_size() == 1
     loss = state.size.halving(gradients, len(batch), state.snapshot()) if alone else gradients(state.size.rows)
     with state.spent("compute"):

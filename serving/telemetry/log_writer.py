@@ -33,7 +33,7 @@ class PredictionLogWriter:
         self._waiting: deque[tuple[Record | Callable[[], Record], int]] = deque()
         self._held, self._room = 0, threading.Condition()
         self._stop, self._wake = False, threading.Event()
-        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._swept = 0.0
 
     def start(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from rakuten_tasks.monitoring.columns import REJECTED
 from serving.web.middleware import RequestRecord
 
-FLUSH = 0.7  # seconds: with the recorder's own pause, SIGKILL loses at most the last second
+FLUSH = 0.7  # seconds: with the log writer's own pause, SIGKILL loses at most the last second
 REASONS = 50  # rows at once at most: what a client sends must not decide how large the log grows
 VARIOUS = "various"
 

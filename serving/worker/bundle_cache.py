@@ -11,7 +11,7 @@ from pathlib import Path
 from rakuten_tasks.models.bundle import bundle_hash
 
 LAST_GOOD = "last_good.json"
-DIGEST = 64  # hexadecimal digits; versions from before they told theirs have a shorter run id
+DIGEST = 64  # hexadecimal digits; the content of a version without the tag bundle_hash is its run id
 DRAFT = ".draft"
 
 

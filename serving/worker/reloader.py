@@ -45,13 +45,13 @@ class ModelReloader:
     def __init__(
         self,
         registry: ModelSource,
-        shelf: BundleCache,
-        board: StatusWriter,
+        cache: BundleCache,
+        status: StatusWriter,
         load: Callable[[Path], Predictor] = Predictor.load,
     ) -> None:
         self.current: LoadedModel | None = None
         self.first_poll_done = threading.Event()  # set once it is known whether there is a champion
-        self._registry, self._cache, self._status, self._load = registry, shelf, board, load
+        self._registry, self._cache, self._status, self._load = registry, cache, status, load
         self._refused: dict[Champion, float] = {}  # -> when it was tried
         self._unreachable = ""
 

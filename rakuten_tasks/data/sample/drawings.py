@@ -101,7 +101,7 @@ class Pen:
         ]
 
     def draw(self, steps: Sequence[Sequence[Any]]) -> None:
-        """Each step is [shape, colour, numbers...], as sample_drawings.yaml explains."""
+        """Each step is [shape, colour, numbers...], as drawings.yaml explains."""
         for shape, colour, *numbers in steps:
             fill = self._inks[colour] if colour in self._inks else ImageColor.getrgb(colour)
             if shape == "line":

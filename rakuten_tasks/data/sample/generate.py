@@ -17,7 +17,7 @@ from rakuten_tasks.data.sample.texts import Text, class_names, class_sizes, writ
 
 SAMPLE = "sample"  # what commands call this catalogue in place of a folder
 
-FLOOR = 4  # labelled products of every class: one title for each side
+FLOOR = 4  # labelled products of every class: one title for each split
 DUPLICATED_TITLES = 0.03  # the challenge: 2,651 titles of 84,916 stand there more than once
 WRONG_LABELS = 0.025
 JPEG_QUALITY = 80
@@ -79,7 +79,7 @@ def make_products(products: int, unlabelled: int, seed: int) -> list[Product]:
     if products < FLOOR * len(sizes):
         raise ValueError(
             f"products={products}: each of the {len(sizes)} classes needs {FLOOR}, "
-            f"one for every side of the split: ask for {FLOOR * len(sizes)} or more"
+            f"one for every split: ask for {FLOOR * len(sizes)} or more"
         )
     if unlabelled < 0:
         raise ValueError(f"unlabelled={unlabelled}: 0 or more")

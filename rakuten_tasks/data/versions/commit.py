@@ -64,7 +64,7 @@ def publish(
     """Make the next version of the catalogue at `destination`, or none where it would hold what the current one holds.
 
     add: the current version's products stay, and those of the source join them; else the source's stand alone.
-    work: a local folder. Raises CatalogueError as require_sound does, and then nothing is published.
+    work: a local folder. Raises CatalogueError as validate_staged does, and then nothing is published.
     """
     destination = destination.rstrip("/")
     _require_place(destination)

@@ -57,7 +57,7 @@ class Manifest(Strict):
     issues: dict[str, dict[str, int]]
     names: dict[str, str]
     synthetic: bool
-    products: str  # Parquet, without photos: see publication.products
+    products: str  # Parquet, without photos: see StagedVersion.products
     ledger: str
     answers: str  # CSV with the codes of the rows to predict, where they are known; else empty
     read: dict[str, Counts]  # of `source`, by part

@@ -29,7 +29,7 @@ PRODUCT_COLUMNS = ["row", "productid", "prdtypecode", "designation", "photo_stat
 
 @dataclass(frozen=True)
 class StagedVersion:
-    """shards: by part, those that are published already and those that are new. products: of both parts, see `listed`.
+    """shards: by part, those published already and the new ones. products: of both parts, see `list_products`.
 
     read, quarantine: of the source; kept + quarantined = read.
     """
@@ -75,7 +75,7 @@ class StagedVersion:
 
 
 def list_products(ingested: IngestResult) -> pd.DataFrame:
-    """Every product that was read, without its photo: part, TOLD, and a digest of all but its row number."""
+    """Every product that was read, without its photo: part, PRODUCT_COLUMNS, and a digest of all but its row number."""
     parts = [
         rows[PRODUCT_COLUMNS].assign(part=part, digest=[_digest(row) for row in rows.to_dict("records")])
         for part, shards in ((LABELLED, ingested.labelled), (UNLABELLED, ingested.unlabelled))
@@ -98,7 +98,7 @@ def stage_version(
     add: bool,
     work: Path,
 ) -> StagedVersion:
-    """The version that comes after `before`. read: of `listed`. add: see publication.publish. work: a local folder.
+    """The version that comes after `before`. read: of `list_products`. add: see commit.publish. work: a local folder.
 
     Added products are numbered on from the last row; those to predict take the place of the earlier ones, if there are
     any. The ledger of the version before is extended and never changed, in either case.

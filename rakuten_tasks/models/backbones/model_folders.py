@@ -121,7 +121,7 @@ def _preparation(folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...
     said: Mapping[str, Any] = json.loads((folder / name).read_text()) if name else {}
     said = said.get("image_processor", said)
     crop = said.get("crop_size") if said.get("do_center_crop", True) else None
-    image_size = _side(crop or said.get("size"))
+    image_size = _image_size(crop or said.get("size"))
     if not image_size:
         raise ValueError(f"{folder} does not say which photos its model reads: put the model's {PREPARATION} there")
     scale = said.get("rescale_factor", BYTE) / BYTE if said.get("do_rescale", True) else 1 / BYTE
@@ -132,7 +132,7 @@ def _preparation(folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...
     return image_size, tuple(value / scale for value in mean), tuple(value / scale for value in deviation)
 
 
-def _side(size: Any) -> int:
+def _image_size(size: Any) -> int:
     """As transformers' versions write it: 224, {"shortest_edge": 224} or {"height": 224, "width": 224}."""
     if isinstance(size, Mapping):
         size = size.get("height") or size.get("shortest_edge")

@@ -31,7 +31,7 @@ def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
     published = _published(config.backbone)
     if config.weights is Weights.AUTO:
         config = replace(config, weights=Weights.IMAGENET)
-    config = replace(config, image_size=config.image_size or _side(published))
+    config = replace(config, image_size=config.image_size or _image_size(published))
     _size(config)
     weights = _pretrained(config, published)
     _tensors(config, published)  # what the file holds is known before any photo is looked at
@@ -43,7 +43,7 @@ def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
 def load(config: PhotoConfig, device: torch.device) -> FrozenBackbone:
     """See `backbones.load_backbone`."""
     published = _published(config.backbone)
-    config = replace(config, image_size=config.image_size or _side(published))
+    config = replace(config, image_size=config.image_size or _image_size(published))
     weights = _pretrained(config, published)
     description = Description(config.backbone, _size(config), config.image_size, weights)
     return restore(description, _tensors(config, published), device)
@@ -70,7 +70,7 @@ def _published(backbone: str) -> WeightsEnum:
     return get_model_weights(name).DEFAULT
 
 
-def _side(published: WeightsEnum) -> int:
+def _image_size(published: WeightsEnum) -> int:
     return published.transforms().crop_size[0]
 
 

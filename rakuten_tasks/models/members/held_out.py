@@ -34,8 +34,8 @@ class Phase:
 class HeldOutFit(ABC):
     """Trains, stops early by validation A, scores both validations, then trains as many epochs on all of these rows.
 
-    Same seed, rows, machine type and number of processes (see ranks.py): same weights, bit for bit; an interrupted fit
-    goes on from context.store. Several processes each train on their share of every batch.
+    Same seed, rows, machine type and number of processes: same weights, bit for bit; an interrupted fit goes
+    on from context.store. Several processes each train on their share of every batch.
     """
 
     def __init__(self, settings: Strict, data: TrainingData, context: FitContext, extractor: str) -> None:

@@ -59,7 +59,7 @@ class Member(Protocol):
 class TrainingData:
     """Features of labelled rows, with labels, splits and folds; row i of each is the same product.
 
-    labels: (N,) class indices; splits: (N,) positions in ledger.SIDES; folds: (N,) 0 to FOLDS - 1, by title.
+    labels: (N,) class indices; splits: (N,) positions in splits.SPLITS; folds: (N,) 0 to FOLDS - 1, by title.
     folders: where the extractors were saved, by name.
     """
 
@@ -75,7 +75,7 @@ class TrainingData:
     def load(
         cls, shards: Mapping[str, Sequence[Path]], assignments: pd.DataFrame, classes: int, folders: Mapping[str, Path]
     ) -> Self:
-        """shards: by extractor. assignments: row, label, split, fold of every labelled row (see split.py)."""
+        """shards: by extractor. assignments: row, label, split, fold of every labelled row."""
         arrays = {name: ShardArrays(paths) for name, paths in shards.items()}
         rows = next(iter(arrays.values())).column("row")
         for name, others in arrays.items():

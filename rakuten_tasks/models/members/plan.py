@@ -35,7 +35,7 @@ Texts = Callable[[], Iterable[tuple[str, str]]]
 
 
 def enough_photos(splits: NDArray) -> bool:
-    """Whether photo members can be fitted: (P,) splits of the rows with a photo, positions in ledger.SIDES."""
+    """Whether photo members can be fitted: (P,) splits of the rows with a photo, positions in splits.SPLITS."""
     counts = np.bincount(splits, minlength=TEST + 1)
     return bool(counts[TRAIN] >= FEWEST_PHOTOS and counts[VALIDATION_A] and counts[VALIDATION_B])
 
@@ -43,8 +43,8 @@ def enough_photos(splits: NDArray) -> bool:
 def active_members(config: TrainingConfig, photos: bool = True) -> list[str]:
     """The members that are trained: those of config.members that it gives something to do.
 
-    config: as resolved, see opening.py. photos: whether the catalogue has enough of them. Raises ValueError if none is
-    left.
+    config: as resolved by tasks/start_run.py. photos: whether the catalogue has enough of them. Raises ValueError if
+    none is left.
     """
     random, tuned = config.photo.weights is Weights.RANDOM, config.photo.fine_tune_epochs > 0
     idle = {

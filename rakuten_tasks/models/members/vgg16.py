@@ -45,7 +45,7 @@ MAX_SHIFT_DIVISOR = 8  # a training photo moves by up to an eighth of its image_
 
 @dataclass(frozen=True)
 class Shape:
-    """whole: all of the network is the member's, else block 5 and the head. The rest as PhotoShape."""
+    """whole: all of the network is the member's, else block 5 and the head. The rest as VGG16Config."""
 
     whole: bool
     batch_norm: bool
@@ -54,10 +54,10 @@ class Shape:
 
     def network(self) -> VGG16Network | TrainableTop:
         """Untrained."""
-        branch = VGG16Network(
+        network = VGG16Network(
             VGG16Config(self.batch_norm, self.image_size, self.classes), empty_convolutions(self.batch_norm)
         )
-        return branch if self.whole else branch.upper
+        return network if self.whole else network.upper
 
 
 class VGG16:

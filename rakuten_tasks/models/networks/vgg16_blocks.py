@@ -1,7 +1,7 @@
 """torchvision's VGG16 without its 4096-wide head, pooled after every block.
 
-The convolutions are cut after their fourth block: `Lower` is what fine-tuning leaves as it is, `Fifth` is what it
-moves. Outside training both round what they hand on to fp16, as frozen features are kept, so a live photo meets the
+The convolutions are cut after their fourth block: `FrozenBlocks` is what fine-tuning leaves as it is,
+`TrainableBlock` is what it moves. Outside training both round what they hand on to fp16, as frozen features are kept, so a live photo meets the
 same numbers as a cached one.
 """
 
@@ -140,7 +140,7 @@ class Convolutions(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         if mode and self.frozen:
-            raise RuntimeError("a frozen photo branch is not trained: answers would not follow its weights")
+            raise RuntimeError("a frozen VGG16 is not trained: answers would not follow its weights")
         return super().train(mode)
 
 

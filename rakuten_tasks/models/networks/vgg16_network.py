@@ -90,19 +90,19 @@ class VGG16Network(Convolutions):
     def load(cls, folder: Path, device: torch.device) -> Self:
         """What `save` wrote, ready to predict."""
         shape = VGG16Config(**json.loads((folder / SHAPE).read_text()))
-        branch = cls(shape, empty_convolutions(shape.batch_norm))
-        branch.load_state_dict(load_file(folder / WEIGHTS))
-        return branch.to(device).freeze()
+        network = cls(shape, empty_convolutions(shape.batch_norm))
+        network.load_state_dict(load_file(folder / WEIGHTS))
+        return network.to(device).freeze()
 
 
 @torch.inference_mode()
-def photo_logits(branch: VGG16Network, pixels: NDArray) -> NDArray:
+def photo_logits(network: VGG16Network, pixels: NDArray) -> NDArray:
     """(N, S, S, 3) prepared photos -> (N, K) fp32"""
-    branch.eval()
-    device = next(branch.parameters()).device
+    network.eval()
+    device = next(network.parameters()).device
 
     def part(start: int, end: int) -> Tensor:
         with autocast(device):
-            return branch(torch.from_numpy(pixels[start:end]).to(device)).float().cpu()
+            return network(torch.from_numpy(pixels[start:end]).to(device)).float().cpu()
 
     return torch.cat(list(MicrobatchSize(batch_size(device), "photos").parts(len(pixels), part))).numpy()

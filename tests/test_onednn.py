@@ -49,5 +49,5 @@ def test_a_frozen_branch_answers_as_before_and_saves_what_it_held(tmp_path):
 
 
 def test_what_is_frozen_is_not_trained():
-    with pytest.raises(RuntimeError, match="a frozen photo branch is not trained"):
+    with pytest.raises(RuntimeError, match="a frozen VGG16 is not trained"):
         branch().freeze().train()

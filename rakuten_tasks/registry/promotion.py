@@ -45,8 +45,8 @@ def alias_for(verdict: GateDecision) -> str:
 def finalize(client: MlflowClient, model: str, version: int, verdict: GateDecision) -> str:
     """Put the verdict on the version and move the alias that it earned. -> "champion" or "challenger"
 
-    The first verdict on a version stands, as long as `existing_decision` gives it. Each step may be repeated, so a retry
-    completes what was cut short; what is given up goes back, by cleanup.delete_unfinalized.
+    The first verdict on a version stands, as long as `existing_decision` gives it. Each step may be repeated, so
+    a retry completes what was cut short; what is given up goes back, by cleanup.delete_unfinalized.
     """
     stands = existing_decision(client, model, version)
     verdict = stands or verdict

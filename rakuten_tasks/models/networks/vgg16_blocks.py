@@ -1,8 +1,8 @@
 """torchvision's VGG16 without its 4096-wide head, pooled after every block.
 
 The convolutions are cut after their fourth block: `FrozenBlocks` is what fine-tuning leaves as it is,
-`TrainableBlock` is what it moves. Outside training both round what they hand on to fp16, as frozen features are kept, so a live photo meets the
-same numbers as a cached one.
+`TrainableBlock` is what it moves. Outside training both round what they hand on to fp16, as frozen features are kept,
+so a live photo meets the same numbers as a cached one.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, make_products
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.drift_tests import decide
-from rakuten_tasks.monitoring.reference import observed
+from rakuten_tasks.monitoring.reference import observe_rows
 
 BRIGHTNESS, MISSING, REPLACED, POINTS = 0.7, 0.2, 0.2, 0.1
 FREQUENT = 2583  # the challenge's most frequent class
@@ -56,15 +56,15 @@ def make_pool(predictor: Predictor, count: int, seed: int) -> Pool:
     gone = np.array([random.random() < MISSING for _ in made])
     bare = rows.assign(photo=rows["photo"].where(~gone, None), photo_status=np.where(gone, "none", "ok"))
     worded = rows.assign(**{name: [_reworded(text, random) for text in rows[name]] for name in rows.columns[:2]})
-    plain = _observed(predictor, rows)
+    plain = _featurize_rows(predictor, rows)
     spoilt = {DARKER: dark, WITHOUT_PHOTOS: bare, NEW_WORDS: worded}
-    seen = {name: _observed(predictor, frame) for name, frame in spoilt.items()}
+    seen = {name: _featurize_rows(predictor, frame) for name, frame in spoilt.items()}
     return Pool(np.array([product.code for product in made]), plain, seen)
 
 
-def _observed(predictor: Predictor, rows: pd.DataFrame) -> pd.DataFrame:
+def _featurize_rows(predictor: Predictor, rows: pd.DataFrame) -> pd.DataFrame:
     starts = range(0, len(rows), SLICE)
-    parts = [observed(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in tqdm(starts)]
+    parts = [observe_rows(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in tqdm(starts)]
     return pd.concat(parts, ignore_index=True)
 
 

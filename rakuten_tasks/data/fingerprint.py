@@ -48,8 +48,8 @@ def fingerprint(source: str) -> Fingerprint:
     if (published := find_version(source)) is not None:  # versions never change
         digest = _digest(["published", published.manifest.content])
         return Fingerprint(digest, digest)
-    filesystem, found = _listed(source)
-    listing = {name: [info["size"], _changed(info)] for name, info in found.items()}
+    filesystem, found = _list_files(source)
+    listing = {name: [info["size"], _file_version(info)] for name, info in found.items()}
     if isinstance(filesystem, LocalFileSystem):
         content: dict[str, Any] = dict(
             zip(found, _hashes(filesystem, [info["name"] for info in found.values()]), strict=True)
@@ -63,10 +63,10 @@ def listing(source: str) -> str:
     """`fingerprint(source).listing`, without reading any file."""
     if source == SAMPLE or find_version(source) is not None:
         return fingerprint(source).listing
-    return _digest({name: [info["size"], _changed(info)] for name, info in _listed(source)[1].items()})
+    return _digest({name: [info["size"], _file_version(info)] for name, info in _list_files(source)[1].items()})
 
 
-def _listed(source: str) -> tuple[AbstractFileSystem, dict[str, dict[str, Any]]]:
+def _list_files(source: str) -> tuple[AbstractFileSystem, dict[str, dict[str, Any]]]:
     """What the file system knows of each file, by name below the catalogue's folder."""
     layout = find_layout(source)
     layout.filesystem.invalidate_cache()  # s3fs keeps listings for as long as the process lives
@@ -91,10 +91,10 @@ def _hashes(filesystem: AbstractFileSystem, paths: list[str]) -> list[str]:
 def _remote(info: dict[str, Any]) -> list[Any]:
     """Size and etag; where the store gives no etag, the time of change."""
     etag = next((info[name] for name in ETAGS if info.get(name)), None)
-    return [info["size"], etag or _changed(info)]
+    return [info["size"], etag or _file_version(info)]
 
 
-def _changed(info: dict[str, Any]) -> str:
+def _file_version(info: dict[str, Any]) -> str:
     names = ("mtime", "LastModified", "last_modified", "updated", "created")
     return str(next((info[name] for name in names if info.get(name)), ""))
 

@@ -52,23 +52,23 @@ def find_layout(source: str) -> Layout:
         files = sorted(filesystem.ls(root, detail=False))
     except (FileNotFoundError, NotADirectoryError):
         files = []
-    train_rows, test_rows = _one(files, TRAIN_ROWS), _one(files, TEST_ROWS)
+    train_rows, test_rows = _find_one(files, TRAIN_ROWS), _find_one(files, TEST_ROWS)
     if train_rows is None and test_rows is None:
         raise FileNotFoundError(
             f"no catalogue in {source}: looked for {TRAIN_ROWS[0]} and {TEST_ROWS[0]} (or one {TRAIN_ROWS[1]}, one "
-            f"{TEST_ROWS[1]}) and found {_found(files)}: give the folder that holds the challenge's CSV files"
+            f"{TEST_ROWS[1]}) and found {_format_names(files)}: give the folder that holds the challenge's CSV files"
         )
     return Layout(
         filesystem=filesystem,
         root=root,
         train_rows=train_rows,
-        train_labels=_one(files, TRAIN_LABELS),
+        train_labels=_find_one(files, TRAIN_LABELS),
         test_rows=test_rows,
-        test_labels=_one(files, TEST_LABELS),
-        classes=_one(files, CLASSES),
+        test_labels=_find_one(files, TEST_LABELS),
+        classes=_find_one(files, CLASSES),
         train_photos=_photo_folders(filesystem, root, "image_train"),
         test_photos=_photo_folders(filesystem, root, "image_test"),
-        synthetic=_one(files, SYNTHETIC) is not None,
+        synthetic=_find_one(files, SYNTHETIC) is not None,
     )
 
 
@@ -93,17 +93,17 @@ def photo_name(imageid: int, productid: int) -> str:
     return f"image_{imageid}_product_{productid}.jpg"
 
 
-def _one(files: list[str], names: tuple[str, str]) -> str | None:
+def _find_one(files: list[str], names: tuple[str, str]) -> str | None:
     exact, pattern = names
     if match := [file for file in files if PurePosixPath(file).name == exact]:
         return match[0]
     matches = [file for file in files if fnmatch(PurePosixPath(file).name, pattern)]
     if len(matches) > 1:
-        raise FileNotFoundError(f"{_found(matches)} all fit {pattern}: keep one of them, or name it {exact}")
+        raise FileNotFoundError(f"{_format_names(matches)} all fit {pattern}: keep one of them, or name it {exact}")
     return matches[0] if matches else None
 
 
-def _found(files: list[str]) -> str:
+def _format_names(files: list[str]) -> str:
     names = [PurePosixPath(file).name for file in files]
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") if names else "nothing"
 

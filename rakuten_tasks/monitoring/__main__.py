@@ -95,7 +95,7 @@ def show(report: DriftReport, page: str) -> None:
             table.add_row(found.group, found.column, found.test, p, effect, f"{found.minimum}", mark)
         console.print(table)
     for name, accuracy in (("reference", report.reference_accuracy), ("window", report.window_accuracy)):
-        console.print(f"accuracy, {name}: {_told(accuracy)}")
+        console.print(f"accuracy, {name}: {_format_accuracy(accuracy)}")
     console.print(f"written to {page} and drift_report.json beside it")
 
 
@@ -103,7 +103,7 @@ def _groups(decision: Decision) -> str:
     return f" in {', '.join(decision.groups)}" if decision.groups else ""
 
 
-def _told(accuracy: Accuracy) -> str:
+def _format_accuracy(accuracy: Accuracy) -> str:
     estimated = "unknown" if accuracy.estimated is None else f"{accuracy.estimated:.3f}"
     if accuracy.real is None:
         return f"estimated {estimated}; no labels yet"

@@ -22,7 +22,7 @@ from rakuten_tasks.data.schema import PRODUCTS
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, find_version
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PHOTO_COLUMNS
-from rakuten_tasks.monitoring.reference import catalogue_features, observed
+from rakuten_tasks.monitoring.reference import catalogue_features, observe_rows
 
 MAX_PRODUCTS = 3_000  # products of a catalogue that are looked at, drawn by chance: each is predicted, photo and all
 MAX_ROWS = 100_000  # of a CSV that holds drift columns already
@@ -75,7 +75,7 @@ def file_frame(address: str, predictor: Predictor | None) -> pd.DataFrame:
 
 
 def _featurize(rows: pd.DataFrame, predictor: Predictor | None) -> pd.DataFrame:
-    return observed(rows, predictor) if predictor else catalogue_features(rows, None)
+    return observe_rows(rows, predictor) if predictor else catalogue_features(rows, None)
 
 
 def _table(address: str) -> pd.DataFrame:

@@ -41,7 +41,7 @@ def catalogue_features(rows: pd.DataFrame, tfidf: Tfidf | None) -> pd.DataFrame:
     return traits.assign(photo_unreadable=unreadable, photo_missing=traits["photo_missing"] & ~unreadable)
 
 
-def observed(rows: pd.DataFrame, predictor: Predictor) -> pd.DataFrame:
+def observe_rows(rows: pd.DataFrame, predictor: Predictor) -> pd.DataFrame:
     """DRIFT_COLUMNS of catalogue rows with their photos, as the predictor sees them."""
     traits = catalogue_features(rows, tfidf_of(predictor.members))
     answered = answers(*predictor.score_with_embeddings(products_of(rows)))

@@ -22,10 +22,10 @@ def delete_unfinalized(client: MlflowClient, run_id: str) -> list[int]:
     Aliases that such a version had already moved go back. -> the numbers of the versions
     """
     gone = []
-    if any(not _settled(found) for found in _versions(client, run_id)):
+    if any(not _is_version_finalized(found) for found in _versions(client, run_id)):
         with registry_lock():  # nobody judges what is about to go
             for found in _versions(client, run_id):
-                if not _settled(found):
+                if not _is_version_finalized(found):
                     restore_aliases(client, found)
                     _delete(client, found)
                     gone.append(int(found.version))
@@ -35,14 +35,14 @@ def delete_unfinalized(client: MlflowClient, run_id: str) -> list[int]:
 
 def is_finalized(client: MlflowClient, run_id: str) -> bool:
     """Whether this training's version is settled: what came after that is only the report."""
-    return any(_settled(found) for found in _versions(client, run_id))
+    return any(_is_version_finalized(found) for found in _versions(client, run_id))
 
 
 def _versions(client: MlflowClient, run_id: str) -> list[ModelVersion]:
     return list(client.search_model_versions(f"run_id='{run_id}'"))
 
 
-def _settled(version: ModelVersion) -> bool:
+def _is_version_finalized(version: ModelVersion) -> bool:
     return SETTLED in version.tags
 
 

@@ -54,19 +54,19 @@ def describe_errors(rows: pd.DataFrame, scores: Scores, labels: NDArray, k: int 
 
 
 def _mistake(row: pd.Series, scores: Scores, at: int, label: int) -> Mistake:
-    said = {name: _said(of, scores.codes, at) for name, of in scores.by_member.items()}
+    said = {name: _member_prediction(of, scores.codes, at) for name, of in scores.by_member.items()}
     return Mistake(
         row=int(row["row"]),
         designation=row["designation"],
         description=row["description"],
         photo=row["photo"] if isinstance(row["photo"], bytes) else None,
         code=int(scores.codes[label]),
-        pool=_said(scores.probabilities, scores.codes, at),
+        pool=_member_prediction(scores.probabilities, scores.codes, at),
         members={name: answer if scores.available[name][at] else None for name, answer in said.items()},
     )
 
 
-def _said(probabilities: NDArray, codes: NDArray, at: int) -> MemberPrediction:
+def _member_prediction(probabilities: NDArray, codes: NDArray, at: int) -> MemberPrediction:
     best = probabilities[at].argmax()
     return MemberPrediction(int(codes[best]), float(probabilities[at, best]))
 

@@ -41,7 +41,7 @@ def cluster() -> None:
 def register(file: str, image: str, version: str, profile: str, dry_run: bool) -> None:
     """Register all workflows and launch plans; only as a dry run where no cluster answers."""
     address = cluster_address(file)
-    if not dry_run and not reached(address):
+    if not dry_run and not is_reachable(address):
         click.echo(f"no Flyte cluster answers at {address} (see {file}): this is only a dry run", err=True)
         dry_run = True
     _require_tracking_server(only_warn=dry_run)
@@ -82,7 +82,7 @@ def activate(file: str, version: str) -> None:
 
 
 @cluster.command("version")
-def say_version() -> None:
+def print_version() -> None:
     """The version that is registered unless another is named; the tag of its image."""
     click.echo(git_version())
 
@@ -128,7 +128,7 @@ def cluster_address(file: str) -> str:
     return f"{host}:{port or (80 if insecure else 443)}"
 
 
-def reached(address: str, seconds: float = 3.0) -> bool:
+def is_reachable(address: str, seconds: float = 3.0) -> bool:
     """Whether somebody listens there."""
     host, _, port = address.rpartition(":")
     try:
@@ -139,7 +139,7 @@ def reached(address: str, seconds: float = 3.0) -> bool:
 
 
 def _require_cluster(file: str) -> None:
-    if not reached(address := cluster_address(file)):
+    if not is_reachable(address := cluster_address(file)):
         raise click.ClickException(
             f"no Flyte cluster answers at {address}: `flytectl demo start` starts one here, {file} names another"
         )

@@ -73,7 +73,7 @@ def publish(
         before = find_version(destination)
         draft = stage_version(ingested, read, before, config, add, work / str(attempt))
         validate_staged(draft, before, config)
-        if before and draft.content(_answers(draft, origin, before)) == before.manifest.content:
+        if before and draft.content(_test_labels(draft, origin, before)) == before.manifest.content:
             return PublishResult(before, False, 0, draft.left_out)
         manifest = _write_files(draft, origin, before, destination)
         if _commit_manifest(destination, manifest):
@@ -104,7 +104,7 @@ def _require_place(destination: str) -> None:
     )
 
 
-def _answers(draft: StagedVersion, origin: SourceInfo, before: CatalogueVersion | None) -> pd.Series | None:
+def _test_labels(draft: StagedVersion, origin: SourceInfo, before: CatalogueVersion | None) -> pd.Series | None:
     """Of the rows to predict, which are the source's or the version before's."""
     return before.answers() if before and draft.keeps_unlabelled else origin.answers
 
@@ -114,7 +114,7 @@ def _write_files(
 ) -> Manifest:
     """Put what the draft holds below files/. Without its manifest it is nothing yet. -> the manifest"""
     filesystem, root = fsspec.url_to_fs(destination)
-    answers = _answers(draft, origin, before)
+    answers = _test_labels(draft, origin, before)
 
     def table(kind: str, rows: pd.DataFrame) -> str:
         buffer = BytesIO()

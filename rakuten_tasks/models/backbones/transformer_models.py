@@ -51,7 +51,7 @@ def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
         image_size=config.image_size or folder.image_size,
     )
     model, pooled = _read(folder)
-    _size(settled, _facts(folder, model, pooled))
+    _size(settled, _describe_model(folder, model, pooled))
     return settled, folder.weights()
 
 
@@ -60,7 +60,7 @@ def load(config: PhotoConfig, device: torch.device) -> FrozenBackbone:
     folder = find_folder(config.backbone.removeprefix(PREFIX), config.revision)
     config = replace(config, image_size=config.image_size or folder.image_size)
     model, pooled = _read(folder)
-    facts = _facts(folder, model, pooled)
+    facts = _describe_model(folder, model, pooled)
     description = Description(config.backbone, _size(config, facts), config.image_size, folder.weights(), facts)
     network = Normalised(ImageModel(model, pooled), folder.mean, folder.deviation)
     return FrozenBackbone(network.to(device), description, photos_at_once(device))
@@ -73,7 +73,7 @@ def restore(description: Description, tensors: Mapping[str, Tensor], device: tor
     return FrozenBackbone(network.to(device), description, photos_at_once(device))
 
 
-def _facts(folder: ModelFolder, model: PreTrainedModel, pooled: bool) -> dict[str, Any]:
+def _describe_model(folder: ModelFolder, model: PreTrainedModel, pooled: bool) -> dict[str, Any]:
     return {
         "config": model.config.to_dict(),
         "pooled": pooled,

@@ -135,14 +135,14 @@ def _by_length(tokens: list[list[int]]) -> Iterator[NDArray]:
 def resolve(config: TextConfig) -> PretrainedWeights:
     """Raises FileNotFoundError if the model cannot be had, ValueError if it cannot be used."""
     folder = find(config.encoder, config.revision)
-    _settled(config, folder)
+    _resolve_encoder(config, folder)
     return folder.pretrained()
 
 
 def load(config: TextConfig, device: torch.device) -> TransformerEncoder:
     """As configured. Raises what `resolve` raises."""
     folder = find(config.encoder, config.revision)
-    saved = replace(_settled(config, folder), weights=folder.pretrained())
+    saved = replace(_resolve_encoder(config, folder), weights=folder.pretrained())
     return TransformerEncoder(folder, saved, config.batch_size, device)
 
 
@@ -157,7 +157,7 @@ def load_saved(folder: Path, saved: SavedEncoder, device: torch.device) -> Trans
     return TransformerEncoder(found, saved, TextConfig().batch_size, device)
 
 
-def _settled(config: TextConfig, folder: ModelFolder) -> SavedEncoder:
+def _resolve_encoder(config: TextConfig, folder: ModelFolder) -> SavedEncoder:
     """Nothing left to be chosen, and seen to fit into memory; without the weights' hash, which takes seconds."""
     pooling.pooling_modes(folder.path)
     architecture = read_architecture(folder)

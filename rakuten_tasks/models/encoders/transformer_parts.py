@@ -32,7 +32,7 @@ def read_architecture(folder: ModelFolder) -> PretrainedConfig:
     """Raises ValueError if transformers does not know it, or if it is no encoder of text."""
     from transformers import AutoConfig
 
-    with _explained(folder, "configuration"):
+    with _with_clear_errors(folder, "configuration"):
         config = AutoConfig.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
     if config.is_encoder_decoder or getattr(config, "hidden_size", None) is None:
         raise ValueError(
@@ -46,7 +46,7 @@ def count_parameters(folder: ModelFolder, architecture: PretrainedConfig) -> int
     """Without memory for them. Raises ValueError if transformers cannot build the network."""
     from transformers import AutoModel
 
-    with _explained(folder, "network"), torch.device("meta"):
+    with _with_clear_errors(folder, "network"), torch.device("meta"):
         model = AutoModel.from_config(architecture, trust_remote_code=False)
     if model.main_input_name != "input_ids":
         raise ValueError(f"text.encoder={folder.name!r} reads {model.main_input_name}, not text: choose a text encoder")
@@ -57,7 +57,7 @@ def read_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
     """Pads at the end, whatever the model's own way. Raises ValueError if transformers cannot read it."""
     from transformers import AutoTokenizer
 
-    with _explained(folder, "tokenizer"):
+    with _with_clear_errors(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     if tokenizer.pad_token is None:  # of models that were made to write; masked, any token will do
@@ -69,7 +69,7 @@ def read_model(folder: ModelFolder) -> PreTrainedModel:
     """In fp32, safetensors alone. Raises ValueError if transformers cannot read it, or if weights are missing."""
     from transformers import AutoModel
 
-    with _explained(folder, "network"):
+    with _with_clear_errors(folder, "network"):
         model, found = AutoModel.from_pretrained(
             folder.path,
             use_safetensors=True,
@@ -96,7 +96,7 @@ def settle_max_tokens(
     most, least = min(positions, tokenizer.model_max_length), tokenizer.num_special_tokens_to_add() + 1
     if config.max_tokens and not least <= config.max_tokens <= most:
         raise ValueError(f"text.max_tokens={config.max_tokens}: {folder.name} takes from {least} to {most} tokens")
-    said = _said(folder, LENGTHS).get("max_seq_length")
+    said = _read_json(folder, LENGTHS).get("max_seq_length")
     return config.max_tokens or min(said or most, most, MAX_TOKENS)
 
 
@@ -104,7 +104,7 @@ def settle_prefix(config: TextConfig, folder: ModelFolder) -> str:
     """As configured; else the model's own prompt for classification, its default one, or the one for queries."""
     if config.prefix:
         return config.prefix
-    said = _said(folder, PROMPTS)
+    said = _read_json(folder, PROMPTS)
     prompts = said.get("prompts") or {}
     for name in (*PROMPT_NAMES[:2], said.get("default_prompt_name"), PROMPT_NAMES[2]):
         if prompts.get(name):
@@ -113,13 +113,13 @@ def settle_prefix(config: TextConfig, folder: ModelFolder) -> str:
     return "query: " if E5.search(name) and "instruct" not in name else ""
 
 
-def _said(folder: ModelFolder, name: str) -> dict[str, Any]:
+def _read_json(folder: ModelFolder, name: str) -> dict[str, Any]:
     path = folder.path / name
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @contextmanager
-def _explained(folder: ModelFolder, what: str) -> Iterator[None]:
+def _with_clear_errors(folder: ModelFolder, what: str) -> Iterator[None]:
     """One ValueError for whatever transformers raises; no report of weights that are not used, no random numbers."""
     import transformers
     from transformers.utils import logging

@@ -10,7 +10,7 @@ from flytekit import LaunchPlan
 from flytekit.models.concurrency import ConcurrencyLimitBehavior
 
 from rakuten_tasks.config import Mode
-from rakuten_tasks.schedules import SCHEDULES
+from rakuten_tasks.runtime.schedules import SCHEDULES
 from workflows.launch_plans import drift_watch, nightly_training, smoke, weekly_etl
 
 PLANS = {plan.name: plan for plan in (nightly_training, drift_watch, weekly_etl, smoke)}

@@ -12,8 +12,8 @@ from flyteidl.core.tasks_pb2 import Resources, TaskTemplate
 from flyteidl.core.workflow_pb2 import Node
 
 from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.schedules import SCHEDULES
 from rakuten_tasks.runtime.stage import code_version
-from rakuten_tasks.schedules import SCHEDULES
 from tests.pods.image import write_image
 from tests.pods.package import IMAGE, Package, function, package
 from tests.test_pods import NETWORKS, NEVER_CACHED, short

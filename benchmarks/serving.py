@@ -31,7 +31,7 @@ from rich.table import Table
 from benchmarks.server_process import Process, free_port
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.preprocessing.product import Product
-from tests.bundles import ENCODED, TEXTS, register, write_bundle
+from tests.support.bundles import ENCODED, TEXTS, register, write_bundle
 
 SIDE, PRODUCTS, CLIENTS, BATCHES = 224, 32, (1, 8, 32), (1, 8, 16, 32)
 MODEL = "benchmark"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.pods.services import s3_bucket
+from tests.support.pods.services import s3_bucket
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,0 +1,197 @@
+"""What a cluster would be given, read from the protobufs that `pyflyte package` writes, for both profiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgpack
+import pytest
+from flyteidl.admin.launch_plan_pb2 import ConcurrencyLimitBehavior, LaunchPlan
+from flyteidl.core.literals_pb2 import Literal
+from flyteidl.core.tasks_pb2 import Resources, TaskTemplate
+from flyteidl.core.workflow_pb2 import Node
+
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.schedules import SCHEDULES
+from rakuten_tasks.runtime.stage import code_version
+from tests.support.pods.image import write_image
+from tests.support.pods.package import IMAGE, Package, function, package
+from tests.unit.runtime.test_pods import NETWORKS, NEVER_CACHED, short
+
+pytestmark = pytest.mark.timeout(600)  # a process of its own for each profile
+
+STORE, SOURCE, MLFLOW = "s3://shop/rakuten", "s3://shop/catalogue", "http://mlflow.example:5001"
+ETL = "workflows.etl.publish_catalogue"  # binds config.ingest: it may read a catalogue again that it has read
+GIBIBYTES = {"Mi": 1 / 1024, "Gi": 1.0}
+
+
+@pytest.fixture(scope="module", params=["cpu", "gpu"])
+def profile(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def packaged(profile: str, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    folder = tmp_path_factory.mktemp(profile)
+    environment = {"RAKUTEN_STORE": STORE, "RAKUTEN_SOURCE": SOURCE, "MLFLOW_TRACKING_URI": MLFLOW}
+    # of the machine that registers, and nothing to a pod
+    environment |= {"AWS_ENDPOINT_URL": "http://localhost:9000", "RAKUTEN_VAR": str(folder)}
+    code = write_image(folder / "image")
+    return package(code, folder, RAKUTEN_POD_PROFILE=profile, RAKUTEN_CHECKPOINT_SECONDS="15", **environment)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Of a container, as strings; what is not asked for is missing."""
+
+    requests: dict[str, str]
+    limits: dict[str, str]
+
+    @classmethod
+    def by(cls, task: TaskTemplate) -> Asked:
+        sides = (task.container.resources.requests, task.container.resources.limits)
+        return cls(*({Resources.ResourceName.Name(entry.name): entry.value for entry in side} for side in sides))
+
+
+def name(task: TaskTemplate) -> str:
+    return short(function(task))
+
+
+def test_every_task_names_our_image_and_gets_the_addresses_that_pods_reach_and_no_other(packaged, profile):
+    for task in packaged.tasks.values():
+        assert task.container.image == IMAGE, task.id.name
+        told = {pair.key: pair.value for pair in task.container.env}
+        assert told.pop("FLYTE_INTERNAL_IMAGE") == IMAGE, task.id.name
+        told.pop("_F_SS_C", None)  # flytekit's own, for a dynamic task: how it is to register what it plans
+        settings = {"RAKUTEN_CHECKPOINT_SECONDS": "15", "RAKUTEN_POD_PROFILE": profile}
+        assert told == {"MLFLOW_TRACKING_URI": MLFLOW, **settings}, task.id.name
+
+
+def test_only_what_runs_networks_asks_for_a_gpu_and_nothing_does_on_the_cpu_profile(packaged, profile):
+    for task in packaged.tasks.values():
+        asked = Asked.by(task)
+        assert asked.requests == asked.limits, task.id.name
+        gpu = "1" if profile == "gpu" and name(task) in NETWORKS else None
+        assert asked.limits.get("GPU") == gpu, task.id.name
+
+
+def test_every_task_asks_for_memory_and_a_training_for_as_much_as_it_needs(packaged):
+    for task in packaged.tasks.values():
+        memory = Asked.by(task).limits["MEMORY"]
+        enough = 16 if name(task) in NETWORKS else 2
+        assert float(memory[:-2]) * GIBIBYTES[memory[-2:]] >= enough, task.id.name
+        shared = task.extended_resources.shared_memory
+        assert shared.size_limit == ("2Gi" if name(task) in NETWORKS else ""), task.id.name
+        if shared.size_limit:
+            assert shared.mount_path == "/dev/shm"
+
+
+def test_every_task_is_tried_three_times_within_hours_and_networks_may_be_interrupted(packaged):
+    hours = {name(task): task.metadata.timeout.seconds / 3600 for task in packaged.tasks.values()}
+    assert {task: limit for task, limit in hours.items() if task in NETWORKS} == dict.fromkeys(NETWORKS, 12.0)
+    assert set(hours.values()) == {1.0, 4.0, 12.0}
+    for task in packaged.tasks.values():
+        assert task.metadata.retries.retries == 2, task.id.name
+        assert task.metadata.interruptible == (name(task) in NETWORKS), task.id.name
+
+
+def test_what_is_cached_has_the_version_of_the_code_and_leaves_the_run_out_of_its_key(packaged):
+    for task in packaged.tasks.values():
+        cached = name(task) not in NEVER_CACHED
+        assert task.metadata.discoverable == task.metadata.cache_serializable == cached, task.id.name
+        assert task.metadata.discovery_version == (code_version() if cached else ""), task.id.name
+        # what a planned task was given has lost its hash: these are cached by the input `key`
+        planned = "key" in task.interface.inputs.variables
+        others = {"shard", "shards", "splits", "catalogue", "config"} if planned else set()
+        ignored = ({"run"} | others) & set(task.interface.inputs.variables) if cached else set()
+        assert set(task.metadata.cache_ignore_input_vars) == ignored, task.id.name
+
+
+def test_no_part_of_a_dataclass_is_bound_into_what_is_cached(packaged):
+    """Flyte writes the keys of such a part in another order each time, and so the cache is missed for nothing."""
+    found = {name: workflow.nodes for name, workflow in packaged.workflows.items() if name != ETL}
+    parts = {
+        (workflow.rpartition(".")[2], node.task_node.reference_id.name.rpartition(".")[2], bound.var)
+        for workflow, nodes in found.items()
+        for node in nodes
+        for bound in node.inputs
+        if bound.binding.promise.attr_path and not never_cached(packaged, node)
+    }
+    assert parts == set()
+
+
+def never_cached(packaged: Package, node: Node) -> bool:
+    """Whether it is a task that always runs; a workflow in a workflow may hand on to any task."""
+    task = packaged.tasks.get(node.task_node.reference_id.name)
+    return task is not None and not task.metadata.discoverable
+
+
+def test_map_tasks_work_on_so_many_shards_at_once(packaged):
+    nodes = [node for workflow in packaged.workflows.values() for node in workflow.nodes]
+    mapped = [node.array_node for node in nodes if node.WhichOneof("target") == "array_node"]
+    assert len(mapped) == 1  # of predictions; those of a training are planned when it runs
+    assert {(node.parallelism, node.min_success_ratio) for node in mapped} == {(pods.CONCURRENCY, 1.0)}
+
+
+def plans(packaged: Package) -> dict[str, LaunchPlan]:
+    """Those with names of their own; every workflow has one named like itself too."""
+    return {name: plan for name, plan in packaged.plans.items() if name not in packaged.workflows}
+
+
+def plain(literal: Literal) -> object:
+    scalar = literal.scalar
+    if scalar.WhichOneof("value") == "binary":
+        return msgpack.loads(scalar.binary.value)
+    return getattr(scalar.primitive, scalar.primitive.WhichOneof("value"))
+
+
+def inputs(plan: LaunchPlan) -> tuple[dict, dict]:
+    """Values that may be replaced, and fixed ones."""
+    parameters = plan.spec.default_inputs.parameters
+    replaceable = {name: plain(given.default) for name, given in parameters.items() if given.HasField("default")}
+    return replaceable, {name: plain(literal) for name, literal in plan.spec.fixed_inputs.literals.items()}
+
+
+def test_every_launch_plan_has_its_schedule_and_runs_once_at_a_time(packaged):
+    when = {name: plan.spec.entity_metadata.schedule for name, plan in plans(packaged).items()}
+    crons = {name: schedule.cron_schedule.schedule for name, schedule in when.items()}
+    assert crons == SCHEDULES
+    assert (crons["nightly_training"], crons["drift_watch"], crons["smoke"]) == (
+        "0 2 * * *",
+        "10 */6 * * *",
+        "0 1 * * 1",
+    )
+    assert {name for name, schedule in when.items() if schedule.kickoff_time_input_arg} == {"drift_watch"}
+    for name, plan in plans(packaged).items():
+        assert plan.spec.concurrency_policy.max == 1, name
+        assert plan.spec.concurrency_policy.behavior == ConcurrencyLimitBehavior.CONCURRENCY_LIMIT_BEHAVIOR_SKIP, name
+        assert plan.spec.labels.values["project"] == "rakuten", name
+
+
+def test_every_launch_plan_lacks_no_input_and_names_only_the_store_and_source_it_was_registered_with(packaged):
+    for name, plan in plans(packaged).items():
+        replaceable, fixed = inputs(plan)
+        kickoff = {plan.spec.entity_metadata.schedule.kickoff_time_input_arg} - {""}
+        workflow = packaged.workflows[plan.spec.workflow_id.name]
+        assert set(workflow.interface.inputs.variables) == {*replaceable, *fixed, *kickoff}, name
+    given = {name: inputs(plan) for name, plan in plans(packaged).items()}
+    assert given["nightly_training"][0]["source"] == given["drift_watch"][0]["source"] == SOURCE
+    assert given["nightly_training"][1] == {"report": f"{STORE}/reports/nightly.json"}
+    assert given["drift_watch"][1] == {
+        "hours": 6.0,
+        "places": {
+            "log": f"{STORE}/prediction_log",
+            "history": f"{STORE}/drift/history",
+            "reports": f"{STORE}/drift/reports",
+            "open_hours": "",
+        },
+    }
+    assert given["smoke"][1] == {"source": "sample", "model": "rakuten-classifier-smoke", "report": ""}
+
+
+def test_no_default_of_a_workflow_is_a_folder(packaged):
+    for name, plan in packaged.plans.items():
+        for variable, value in {**inputs(plan)[0], **inputs(plan)[1]}.items():
+            if isinstance(value, str):
+                address = value.startswith("s3://")
+                assert address or value in ("", "sample") or "/" not in value, f"{name}: {variable}={value}"

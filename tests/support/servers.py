@@ -1,0 +1,147 @@
+"""A real server in a process of its own, and clients that ask it much at once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from tests.support.catalogues import photo_bytes
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running app. log: what it prints. began: seconds since 1970."""
+
+    process: subprocess.Popen
+    url: str
+    var: Path
+    log: Path
+    began: float = field(default_factory=time.time)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=60, **options)
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        headers = {"Content-Type": "application/json", **options.pop("headers", {})}
+        # httpx refuses to encode what a hostile client may send
+        return httpx.post(self.url + path, content=json.dumps(body), headers=headers, timeout=60, **options)
+
+    def predict(self, body: Any, **options: Any) -> httpx.Response:
+        return self.post("/predict", body, **options)
+
+    def at_once(self, bodies: list[Any], clients: int = 16) -> list[httpx.Response]:
+        """The answers to all, in order, asked by so many clients."""
+        limits = httpx.Limits(max_connections=clients)
+        with httpx.Client(timeout=60, limits=limits) as client, ThreadPoolExecutor(clients) as pool:
+            return list(pool.map(lambda body: client.post(self.url + "/predict", json=body), bodies))
+
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 10.0) -> float:
+        """-> how long it took. Fails after `seconds`, with what the server printed."""
+        started = time.monotonic()
+        while time.monotonic() - started < seconds:
+            try:
+                if happened():
+                    return time.monotonic() - started
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"did not happen within {seconds} s; the server printed:\n{self.log.read_text()}")
+
+    def is_ready(self) -> bool:
+        return self.get("/ready").status_code == 200
+
+    def serves(self, version: int) -> bool:
+        return self.get("/info").json()["model_version"] == str(version)
+
+    def run(self, store: MlflowClient) -> Run:
+        """This server's one run in MLflow: other servers may open theirs in the same store meanwhile."""
+        experiment = store.get_experiment_by_name("rakuten-classifier").experiment_id
+        name = f"serving on {socket.gethostname()}:{self.url.rpartition(':')[2]}"
+        # a port may have been another server's before
+        mine_alone = f"attributes.run_name = '{name}' AND attributes.start_time >= {round(1000 * self.began)}"
+        (mine,) = store.search_runs([experiment], f"tags.kind = 'serving' AND {mine_alone}")
+        return mine
+
+    def stop(self) -> int:
+        """SIGTERM to the main process. -> exit status"""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def processes(self) -> list[int]:
+        """The main process and all below it."""
+        return family(self.process.pid)
+
+
+@contextmanager
+def serving(var: Path, wait: bool | None = True, **settings: str) -> Iterator[Server]:
+    """A server of this environment with these settings, stopped at the end.
+
+    wait: until it is ready; False: until it is alive; None: not at all.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    var.mkdir(parents=True, exist_ok=True)
+    log = var / f"server-{port}.log"
+    environment = {
+        **os.environ,
+        "RAKUTEN_VAR": str(var),
+        "SERVE_PORT": str(port),
+        "SERVE_POLL_SECONDS": "1",
+        **settings,
+    }
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "-m", "serving"], env=environment, stdout=output, stderr=output)
+    server = Server(process, f"http://127.0.0.1:{port}", var, log)
+    everyone: list[int] = []
+    try:
+        if wait is not None:
+            server.wait_until(server.is_ready if wait else lambda: server.get("/live").status_code == 200, 90)
+            everyone = server.processes()
+        yield server
+    finally:
+        if process.poll() is None:
+            server.stop()
+        for pid in everyone:  # only what a failed test has left
+            if Path(f"/proc/{pid}").exists() and pid != process.pid:
+                os.kill(pid, signal.SIGKILL)
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(found for child in children for found in family(int(child)))]
+
+
+def base64_photo(number: int = 0, side: int = 64) -> str:
+    return base64.b64encode(photo_bytes(number, side)).decode()
+
+
+def memory(pids: list[int]) -> int:
+    """Resident bytes of these processes together."""
+    pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """Processor time of these processes together."""
+    fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")

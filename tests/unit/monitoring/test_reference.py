@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rakuten_tasks.models.bundle import REFERENCE
+from rakuten_tasks.models.members.linear import tfidf_of
+from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.models.scoring import products_of
+from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, EMBEDDING
+from rakuten_tasks.monitoring.decision import Outcome
+from rakuten_tasks.monitoring.drift_tests import decide
+from rakuten_tasks.monitoring.features import drift_features, project
+from rakuten_tasks.monitoring.reference import load_reference, reference_rows
+from tests.support.bundles import write_bundle
+from tests.support.catalogues import photo_bytes
+from tests.unit.monitoring.test_drift import rows as drift_rows
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.load(write_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+def rows() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "row": [3, 5, 8],
+            "designation": ["Roman policier", "Drone", "Piscine ronde"],
+            "description": ["Un livre", "", "avec pompe"],
+            "photo": [photo_bytes(1), None, None],
+            "photo_status": ["ok", "none", "truncated"],
+        }
+    )
+
+
+def test_the_reference_holds_what_serving_logs_of_the_same_products(predictor):
+    whole = rows()
+    products = products_of(whole)
+    scores, embeddings = predictor.score_with_embeddings(products)
+    parts = [whole[:2], whole[2:2], whole[2:]]
+    found = reference_rows(parts, tfidf_of(predictor.members), scores, embeddings)
+    projected = project(embeddings, len(products))
+    logged = pd.DataFrame([drift_features(predictor, p, scores, i, projected[i]) for i, p in enumerate(products)])
+    numbers = ["designation_length", "unknown_word_share", "brightness", *ANSWER_COLUMNS, *EMBEDDING]
+    np.testing.assert_allclose(found[numbers].astype(float), logged[numbers].astype(float), equal_nan=True)
+    assert found["language"].tolist() == logged["language"].tolist()
+    assert found["row"].tolist() == [3, 5, 8]
+
+
+def test_a_photo_that_could_not_be_read_is_told_from_one_that_is_not_there(predictor):
+    whole = rows()
+    scores, embeddings = predictor.score_with_embeddings(products_of(whole))
+    found = reference_rows([whole], tfidf_of(predictor.members), scores, embeddings)
+    assert found["photo_missing"].tolist() == [False, True, False]
+    assert found["photo_unreadable"].tolist() == [False, False, True]
+
+
+def test_of_a_champion_from_before_a_column_that_column_is_skipped_with_the_reason(tmp_path: Path):
+    seen = drift_rows(seed=1)
+    seen.drop(columns="contrast").to_parquet(tmp_path / REFERENCE)
+    decision = decide(load_reference(tmp_path), drift_rows(seed=2))
+    assert decision.outcome is Outcome.NO_DRIFT
+    assert [skipped.column for skipped in decision.skipped] == ["contrast"]

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rakuten_tasks.runtime import pod_sizes
+
+ASK = """
+import json
+from rakuten_tasks.runtime import pods
+from rakuten_tasks.tasks.train_members import train_network_on_gpus
+from tests.support.as_pod import SETTINGS
+from flytekit.tools.translator import get_serializable
+from collections import OrderedDict
+spec = get_serializable(OrderedDict(), SETTINGS, train_network_on_gpus).template
+limits = {e.name: e.value for e in spec.container.resources.limits}
+print(json.dumps({
+    "type": spec.type,
+    "custom": spec.custom,
+    "limits": limits,
+    "same": spec.container.resources.limits == spec.container.resources.requests,
+    "environment": spec.container.env,
+    "small": pods.SMALL["limits"].mem,
+    "gpu": [pods.GPU["limits"].cpu, pods.GPU["limits"].gpu],
+    "concurrency": pods.CONCURRENCY,
+}))
+"""
+CPU, GPU, MEMORY = 1, 2, 3  # flyteidl's numbers of what a pod asks for
+
+
+def registered(**settings: str) -> dict:
+    """What a process with these settings in its environment would register."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAKUTEN_")}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], env=environment | settings, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def limits(found: dict) -> dict[int, str]:
+    return {int(name): value for name, value in found["limits"].items()}
+
+
+def test_without_settings_one_pod_trains_on_one_gpu() -> None:
+    found = registered()
+    assert found["type"] == "python-task"
+    assert limits(found) == {CPU: "4", GPU: "1", MEMORY: "16Gi"}
+    assert (found["small"], found["gpu"], found["concurrency"]) == ("2Gi", ["4", "1"], 16)
+    assert found["same"]
+
+
+def test_one_gpus_pod_is_as_large_as_the_others_unless_it_is_told_otherwise() -> None:
+    found = registered(RAKUTEN_GPU_MEMORY="8Gi", RAKUTEN_PHOTO_CORES="6")
+    assert limits(found) == {CPU: "6", GPU: "1", MEMORY: "8Gi"}
+
+
+def test_on_several_nodes_each_gets_its_gpus_and_every_pod_knows_how_many_there_are() -> None:
+    found = registered(RAKUTEN_PHOTO_GPUS="4", RAKUTEN_PHOTO_NODES="2", RAKUTEN_PHOTO_MEMORY="128Gi")
+    assert found["type"] == "pytorch"
+    assert found["custom"]["elasticConfig"] == {
+        "rdzvBackend": "c10d", "minReplicas": 2, "maxReplicas": 2, "nprocPerNode": 4
+    }  # fmt: skip
+    assert found["custom"]["workerReplicas"]["replicas"] == 2
+    assert limits(found) == {CPU: "16", GPU: "4", MEMORY: "128Gi"}
+    assert found["environment"]["RAKUTEN_PHOTO_GPUS"] == "4"
+    assert found["environment"]["RAKUTEN_PHOTO_NODES"] == "2"
+    assert found["gpu"] == ["4", "1"]
+
+
+def test_several_gpus_of_one_node_need_no_training_operator() -> None:
+    found = registered(RAKUTEN_PHOTO_GPUS="2")
+    assert (found["type"], limits(found)[GPU]) == ("python-task", "2")
+
+
+def test_without_gpus_as_many_processes_ask_for_processors_alone() -> None:
+    found = registered(RAKUTEN_POD_PROFILE="cpu", RAKUTEN_PHOTO_GPUS="2")
+    assert limits(found) == {CPU: "8", MEMORY: "32Gi"}
+
+
+def test_sizes_and_concurrency_are_what_the_registering_environment_says() -> None:
+    settings = {"GPU_MEMORY": "64Gi", "GPU_CORES": "7500m", "SMALL_MEMORY": "512Mi", "CONCURRENCY": "200"}
+    found = registered(**{f"RAKUTEN_{name}": value for name, value in settings.items()})
+    assert limits(found) == {CPU: "7500m", GPU: "1", MEMORY: "64Gi"}
+    assert (found["small"], found["gpu"], found["concurrency"]) == ("512Mi", ["7500m", "1"], 200)
+
+
+@pytest.mark.parametrize("value", ["16", "16GB", "-1Gi", "0Gi", "lots"])
+def test_an_amount_of_memory_that_kubernetes_would_refuse_is_refused_at_once(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAKUTEN_GPU_MEMORY", value)
+    with pytest.raises(ValueError, match=rf"RAKUTEN_GPU_MEMORY='{value}': set it to an amount such as 16Gi .*for 1Gi"):
+        pod_sizes.memory("GPU", "1Gi")
+
+
+@pytest.mark.parametrize("value", ["0", "1.5", "two", "-2"])
+def test_numbers_that_make_no_sense_are_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAKUTEN_PHOTO_GPUS", value)
+    monkeypatch.setenv("RAKUTEN_CPU_CORES", value)
+    with pytest.raises(ValueError, match=f"RAKUTEN_PHOTO_GPUS='{value}': set it to a whole number from 1, or unset"):
+        pod_sizes.whole("RAKUTEN_PHOTO_GPUS", 1)
+    with pytest.raises(ValueError, match=f"RAKUTEN_CPU_CORES='{value}': set it to a whole number such as 4"):
+        pod_sizes.cores("CPU", "2")
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "nan", "1e3"])
+def test_seconds_are_a_number_from_0(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAKUTEN_CHECKPOINT_SECONDS", value)
+    with pytest.raises(ValueError, match=f"RAKUTEN_CHECKPOINT_SECONDS='{value}': set it to a number of seconds, 0 or"):
+        pod_sizes.seconds("RAKUTEN_CHECKPOINT_SECONDS", "30")
+    monkeypatch.setenv("RAKUTEN_CHECKPOINT_SECONDS", "0.5")
+    assert pod_sizes.seconds("RAKUTEN_CHECKPOINT_SECONDS", "30") == 0.5
+
+
+def test_yes_is_1_and_nothing_else_passes_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAKUTEN_ACTIVATE", raising=False)
+    assert not pod_sizes.yes_or_no("RAKUTEN_ACTIVATE")
+    monkeypatch.setenv("RAKUTEN_ACTIVATE", "1")
+    assert pod_sizes.yes_or_no("RAKUTEN_ACTIVATE")
+    monkeypatch.setenv("RAKUTEN_ACTIVATE", "true")
+    with pytest.raises(ValueError, match="RAKUTEN_ACTIVATE='true': set it to 1 for yes, or unset it for 0"):
+        pod_sizes.yes_or_no("RAKUTEN_ACTIVATE")

@@ -1,0 +1,184 @@
+"""Batches that do not fit are halved, in training and in prediction."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rakuten_tasks.models.networks import vgg16_network
+from rakuten_tasks.models.networks.vgg16_network import VGG16Config, VGG16Network
+from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
+from rakuten_tasks.training import loop
+from rakuten_tasks.training.checkpoint import Checkpoints
+from rakuten_tasks.training.loop import Schedule, fit, predict_logits
+from rakuten_tasks.training.oom import MicrobatchSize, out_of_memory
+from tests.unit.training.test_checkpoint import Kept
+from tests.unit.training.test_loop import Points
+from tests.unit.training.test_resume import Cutting, PowerCut
+
+CPU = torch.device("cpu")
+CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+
+
+@pytest.fixture(autouse=True)
+def fp32(monkeypatch):
+    """bf16, where this processor has it, rounds more coarsely than what is compared here."""
+    monkeypatch.setattr(loop, "half_precision", lambda device: False)
+
+
+class Cramped(nn.Module):
+    """A linear model with room for `limit` rows; each batch that came is in `seen`."""
+
+    def __init__(self, limit, error=RuntimeError(CPU_SAYS)):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 2)
+        self.limit, self.error, self.seen = limit, error, []
+
+    def forward(self, points):
+        self.seen.append(len(points))
+        if len(points) > self.limit:
+            raise self.error
+        return self.linear(points)
+
+
+class Moving(Points):
+    """Points that are moved at random while training."""
+
+    def batch(self, rows, augment):
+        (points,) = super().batch(rows, augment)
+        return (points + torch.tensor([augment() for _ in rows])[:, None] if augment else points,)
+
+
+def train(model, seed=0, epochs=2, checkpoints=None):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    schedule = Schedule(epochs, batch_size=16, patience=9, label_smoothing=0.1)
+    return fit(
+        model,
+        Moving(),
+        np.arange(39),
+        np.arange(40, 64),
+        schedule,
+        optimizer,
+        seed,
+        name="LSTM",
+        checkpoints=checkpoints,
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(CPU_SAYS), torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()]
+)
+def test_a_training_batch_that_does_not_fit_is_halved_with_the_same_gradient_and_says_so(error, caplog):
+    roomy, cramped = Cramped(99), Cramped(5, error)
+    train(roomy)
+    epochs = train(cramped)
+    for ours, theirs in zip(cramped.parameters(), roomy.parameters(), strict=True):
+        assert (ours - theirs).abs().max() < 1e-6
+    assert cramped.seen[:6] == [16, 8, 4, 4, 4, 4]  # what fitted is remembered
+    assert cramped.seen.count(8) == 1 + len(epochs)  # validation finds out for itself, from 16 on
+    assert [r.getMessage() for r in caplog.records[:2]] == [
+        "LSTM: a batch of 16 does not fit into memory: on with 8 at once",
+        "LSTM: a batch of 8 does not fit into memory: on with 4 at once",
+    ]
+
+
+def test_the_size_that_fitted_is_remembered_in_the_checkpoint():
+    store = Cutting(None, 2)
+    with pytest.raises(PowerCut):  # after two of three batches
+        train(Cramped(5), checkpoints=Checkpoints(store, interval=0))
+    model = Cramped(5)
+    train(model, checkpoints=Checkpoints(Kept(store.blob), interval=0))
+    assert model.seen[:4] == [4, 3, 16, 8]  # the last seven rows of the epoch, then validation
+
+
+def test_a_halved_batch_leaves_no_part_of_one_row():
+    model = Cramped(3)
+    train(model)
+    assert 1 not in model.seen[: model.seen.index(16, 1)]  # until validation, where batch norm learns nothing
+    assert {2, 3} <= set(model.seen)
+
+
+def test_a_failed_attempt_leaves_no_trace_in_batch_norm_or_random_numbers():
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5))
+    before = torch.get_rng_state()
+
+    class Tail(Cramped):
+        def forward(self, points):
+            tracked = layers[0].num_batches_tracked.item()
+            self.starts.append((tracked, torch.get_rng_state()))
+            return super().forward(layers(points))
+
+    model = Tail(8)
+    model.layers, model.starts = layers, []
+    torch.set_rng_state(before)
+    train(model, epochs=1)
+    (first, random), (again, random_again) = model.starts[:2]
+    assert model.seen[:3] == [16, 8, 8]
+    assert (first, again) == (0, 0)
+    assert torch.equal(random, random_again)
+
+
+def test_where_not_even_the_smallest_batch_fits_the_error_says_what_to_do():
+    with pytest.raises(
+        MemoryError, match=r"LSTM: not even a batch of 2 fits into memory: choose a smaller photo.image_size"
+    ):
+        train(Cramped(1))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    model = Cramped(5, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        train(model)
+    assert model.seen == [16]
+    assert not out_of_memory(KeyError("out of memory"))
+
+
+def test_predictions_come_in_halves_with_the_same_logits(caplog):
+    examples, rows = Points(), np.arange(50)
+    halved = predict_logits(Cramped(7), examples, rows, 32, CPU)
+    np.testing.assert_allclose(halved, predict_logits(Cramped(99), examples, rows, 32, CPU), atol=1e-6)
+    assert "prediction: a batch of 32 does not fit into memory: on with 16 at once" in caplog.messages
+
+
+def test_each_row_is_answered_once_and_in_order():
+    def answer(start, end):
+        if end - start > 3:
+            raise MemoryError
+        return list(range(start, end))
+
+    assert [row for part in MicrobatchSize(64, "photos").parts(20, answer) for row in part] == list(range(20))
+
+
+def test_photos_come_in_halves(monkeypatch, caplog):
+    torch.manual_seed(0)
+    branch = VGG16Network(VGG16Config(True, 32, 2), random_convolutions())
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
+    monkeypatch.setattr(vgg16_network, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
+    logits = vgg16_network.photo_logits(branch, pixels)
+    lower = branch.lower.forward
+
+    def cramped(batch):
+        if len(batch) > 4:
+            raise MemoryError
+        return lower(batch)
+
+    monkeypatch.setattr(branch.lower, "forward", cramped)
+    np.testing.assert_allclose(vgg16_network.photo_logits(branch, pixels), logits, atol=1e-4)
+    assert "photos: a batch of 11 does not fit into memory: on with 5 at once" in caplog.messages
+
+
+def test_what_torch_says_when_this_machine_has_no_more_memory_is_understood():
+    code = (
+        "import resource, torch; from rakuten_tasks.training.oom import MicrobatchSize\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
+        "print(MicrobatchSize(1 << 34, 'zeros').halving(lambda rows: len(torch.empty(rows)), 1 << 34))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1 << 20 < int(done.stdout) < 1 << 31

@@ -1,4 +1,4 @@
-"""Write docs/reference/ from the code, as `make docs` does. tests/unit/test_docs.py fails where a page is out of date."""
+"""Write docs/reference/ from the code (`make docs`); tests/unit/test_docs.py fails where a page is out of date."""
 
 from __future__ import annotations
 

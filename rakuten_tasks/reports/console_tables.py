@@ -30,7 +30,7 @@ def score_against_labels(predictions: Mapping[str, pd.Series], labels: pd.Series
 
     The number of predicted rows stands behind a system's name, if it is not all.
     """
-    table = _table("against the catalogue's own answers", caption=f"{len(labels)} answers")
+    table = _table("against the catalogue's own labels", caption=f"{len(labels)} labels")
     for heading in ("weighted F1", "macro F1", "accuracy"):
         table.add_column(heading)
     for name, predicted in predictions.items():

@@ -30,7 +30,7 @@ class Baseline(Protocol):
     """A fitted baseline."""
 
     def probabilities(self, titles: Sequence[str], descriptions: Sequence[str]) -> NDArray:
-        """(N,) titles, (N,) descriptions -> (N, K) fp64; each row sums to 1."""
+        """Predict (N,) titles, (N,) descriptions -> (N, K) fp64; each row sums to 1."""
         ...
 
 
@@ -41,7 +41,7 @@ class MostFrequent:
     shares: NDArray
 
     def probabilities(self, titles: Sequence[str], descriptions: Sequence[str]) -> NDArray:
-        """(N,) titles, (N,) descriptions -> (N, K) fp64, all rows the same."""
+        """Predict (N,) titles, (N,) descriptions -> (N, K) fp64, all rows the same."""
         return np.tile(self.shares, (len(titles), 1))
 
 
@@ -65,7 +65,7 @@ class TfidfSVM:
     scale: float
 
     def probabilities(self, titles: Sequence[str], descriptions: Sequence[str]) -> NDArray:
-        """(N,) titles, (N,) descriptions -> (N, K) fp64; each row sums to 1."""
+        """Predict (N,) titles, (N,) descriptions -> (N, K) fp64; each row sums to 1."""
         features = self.features.transform(_texts(titles, descriptions))
         return softmax(self.scale * _scores(self.classifier, features, self.n_classes), axis=1)
 
@@ -120,7 +120,7 @@ def _fit_svm(features: sparse.csr_matrix, labels: NDArray, seed: int) -> LinearS
 
 
 def _scores(classifier: LinearSVC, features: sparse.csr_matrix, n_classes: int) -> NDArray:
-    """(N, K); for two classes scikit-learn gives the scores of the second one only."""
+    """Compute scores (N, K); for two classes scikit-learn gives the scores of the second one only."""
     scores = classifier.decision_function(features)
     result = np.full((features.shape[0], n_classes), ABSENT)
     result[:, classifier.classes_] = scores if scores.ndim == 2 else np.stack([-scores, scores], 1)

@@ -37,18 +37,18 @@ class MetricCI(Strict):
 
 
 def log_losses(probabilities: NDArray, labels: NDArray) -> NDArray:
-    """Negative log of the label's probability. (N, K), (N,) class indices -> (N,), nats"""
+    """Compute the negative log of the label's probability. (N, K), (N,) class indices -> (N,), nats"""
     return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], MIN_POSITIVE))
 
 
 def weighted_f1(labels: NDArray, predicted: NDArray) -> float:
-    """(N,), (N,) class indices, N above 0."""
+    """Compute it for (N,), (N,) class indices, N above 0."""
     cells, counts = np.unique(np.stack([labels, predicted], 1), axis=0, return_counts=True)
     return float(_scores(counts[None], cells[:, 0], cells[:, 1], int(cells.max()) + 1)["weighted_f1"][0])
 
 
 def hard_intervals(labels: NDArray, predicted: NDArray, classes: int, seed: int) -> dict[str, MetricCI]:
-    """weighted_f1, macro_f1 and accuracy of (N,) predicted class indices."""
+    """Compute weighted_f1, macro_f1 and accuracy of (N,) predicted class indices."""
     cells, counts, resampled = _resample(np.stack([labels, predicted], 1), seed, RESAMPLES)
     values = _scores(counts[None], cells[:, 0], cells[:, 1], classes)
     samples = _scores(resampled, cells[:, 0], cells[:, 1], classes)
@@ -58,7 +58,7 @@ def hard_intervals(labels: NDArray, predicted: NDArray, classes: int, seed: int)
 
 
 def mean_intervals(values: Mapping[str, NDArray], seed: int) -> dict[str, MetricCI]:
-    """The mean of (N,) values by system, all on the same resamples of the rows."""
+    """Compute the mean of (N,) values by system, all on the same resamples of the rows."""
     stacked = np.stack(list(values.values()), 1)  # (N, S)
     random, n = np.random.default_rng(seed), len(stacked)
     means = [np.bincount(random.integers(n, size=n), minlength=n) @ stacked / n for _ in range(RESAMPLES)]
@@ -67,14 +67,14 @@ def mean_intervals(values: Mapping[str, NDArray], seed: int) -> dict[str, Metric
 
 
 def paired_interval(labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, seed: int) -> MetricCI:
-    """The new predictions' weighted F1 minus that of the old, with its interval by joint resampling."""
+    """Compute the new predictions' weighted F1 minus that of the old, with its interval by joint resampling."""
     value = weighted_f1(labels, predicted_new) - weighted_f1(labels, predicted_old)
     differences = paired_differences(labels, predicted_new, predicted_old, seed, RESAMPLES)
     return MetricCI(value, *map(float, np.quantile(differences, INTERVAL)))
 
 
 def _resample(rows: NDArray, seed: int, resamples: int) -> tuple[NDArray, NDArray, NDArray]:
-    """Bootstrap of rows (N, m) with few distinct values, called cells, at the cost of the cells, not the rows.
+    """Bootstrap rows (N, m) with few distinct values, called cells, at the cost of the cells, not the rows.
 
     -> cells (C, m), rows of each (C,), and of each in every resample (R, C): N draws with replacement are a multinomial
     draw.
@@ -85,7 +85,7 @@ def _resample(rows: NDArray, seed: int, resamples: int) -> tuple[NDArray, NDArra
 
 
 def _scores(counts: NDArray, labels: NDArray, predicted: NDArray, classes: int) -> dict[str, NDArray]:
-    """(R, C) rows in each cell, (C,), (C,) class indices of the cells -> each metric (R,)."""
+    """Compute (R, C) rows in each cell, (C,), (C,) class indices of the cells -> each metric (R,)."""
     true = _by_class(counts, labels, classes)  # (R, K)
     positive = _by_class(counts, predicted, classes)  # (R, K)
     correct = labels == predicted
@@ -108,7 +108,7 @@ def _by_class(counts: NDArray, index: NDArray, classes: int) -> NDArray:
 def paired_differences(
     labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, seed: int, resamples: int = 2000
 ) -> NDArray:
-    """The new predictions' weighted F1 minus that of the old, in each resample. (resamples,)
+    """Compute the new predictions' weighted F1 minus that of the old, in each resample. (resamples,)
 
     (N,) each, N above 0: codes or class indices of the same rows, which are resampled jointly.
     """
@@ -122,7 +122,7 @@ def paired_differences(
 def paired_bootstrap(
     labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, margin: float, seed: int, resamples: int = 2000
 ) -> float:
-    """The probability that the new predictions' weighted F1 is at most `margin` below that of the old.
+    """Estimate the probability that the new predictions' weighted F1 is at most `margin` below that of the old.
 
     Rows as of paired_differences.
     """

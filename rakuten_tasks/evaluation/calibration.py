@@ -34,7 +34,7 @@ def fit_weights(scores: NDArray, labels: NDArray) -> NDArray:
 
 
 def fit_scale(scores: NDArray, labels: NDArray) -> float:
-    """The weight at which one system's scores are calibrated; 1 if they are constant or there are none. (N, K), (N,)
+    """Fit the weight that calibrates one system's scores; 1 if they are constant or there are none. (N, K), (N,)
 
     Scores are scaled to unit deviation first, so that the fit's prior rows have the same effect for every system.
     """

@@ -112,7 +112,7 @@ class Evaluation(Strict):
         return self.systems[POOL].reliability.ece
 
     def summary(self) -> dict[str, float]:
-        """Metrics by name, for MLflow."""
+        """List metrics by name, for MLflow."""
         values = {f"{n}_{m}": getattr(s, m).value for n, s in self.systems.items() for m in self.METRICS}
         return {**values, "pool_ece": self.ece, "test_rows": self.n}
 
@@ -163,7 +163,7 @@ def _classes(labels: NDArray, predicted: NDArray, codes: Sequence[int]) -> list[
 
 
 def reliability(probabilities: NDArray, labels: NDArray) -> Reliability:
-    """(N, K), (N,) class indices -> BINS bins of equal width by confidence, and the ECE."""
+    """Compute (N, K), (N,) class indices -> BINS bins of equal width by confidence, and the ECE."""
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == labels
     index = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -176,7 +176,7 @@ def reliability(probabilities: NDArray, labels: NDArray) -> Reliability:
 
 
 def photo_gain(text_pool: NDArray, pool: NDArray, labels: NDArray) -> list[PhotoGain]:
-    """(N, K) without photos, (N, K) with them, (N,) labels -> quarters of the rows by the text's confidence."""
+    """Compare (N, K) without photos, (N, K) with them, (N,) labels -> quarters of the rows by the text's confidence."""
     confidence = text_pool.max(1)
     text, both = text_pool.argmax(1), pool.argmax(1)
     parts = np.array_split(np.argsort(confidence, kind="stable"), QUARTILES)

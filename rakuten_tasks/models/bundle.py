@@ -84,5 +84,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def bundle_hash(folder: Path) -> str:
-    """SHA-256 of the names and contents of a bundle's files, which a registered version has as a tag."""
+    """Hash the names and contents of a bundle's files; a registered version has the hash as a tag."""
     return hash_folder(folder, leave_out=MLFLOW_METADATA)

@@ -55,20 +55,20 @@ def within(seconds: float, call: Callable[[], Result], discard: Callable[[Result
 
 
 def innermost(error: BaseException) -> str:
-    """The message of the first error, without those that HTTP clients wrap around it."""
+    """Return the message of the first error, without those that HTTP clients wrap around it."""
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     return first_line(error)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the message: torch and transformers write paragraphs."""
+    """Return the first line of the message: torch and transformers write paragraphs."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".: ") if lines else type(error).__name__
 
 
 def hub_file(url: str) -> Path:
-    """The file of torchvision's address in torch hub's cache folder, downloaded if it is not there.
+    """Return the file of torchvision's address in torch hub's cache folder, after a download if necessary.
 
     Raises FileNotFoundError, within ten seconds where there is no network, naming the file and where to put it.
     """
@@ -87,7 +87,7 @@ def hub_file(url: str) -> Path:
 
 
 def hash_in_name(path: Path) -> str:
-    """The first hex digits of its sha256, which end the name of each of torchvision's files."""
+    """Return the first hex digits of the sha256, with which torchvision ends the names of its files."""
     return path.stem.rpartition("-")[2]
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from rakuten_tasks.models.backbones.frozen import LARGEST, FrozenBackbone
 from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
+from rakuten_tasks.models.extractors import PhotoExtractor
 from rakuten_tasks.models.members import Member
 from rakuten_tasks.models.members.linear import LinearMember
 from rakuten_tasks.models.members.vgg16 import VGG16
@@ -39,7 +40,7 @@ class HeatMap:
 
 
 def member_shares(logits: Logits, pool: Pool, probabilities: NDArray) -> dict[str, NDArray]:
-    """Each member's share in the predicted class. (N,) each
+    """Compute each member's share in the predicted class. (N,) each
 
     A member contributes to the pool's log-odds its weight times its logit of that class above the mean of the others';
     negative contributions count as 0. probabilities: (N, K), the pool's. The shares of a product sum to 1, or are all 0
@@ -61,7 +62,7 @@ def member_shares(logits: Logits, pool: Pool, probabilities: NDArray) -> dict[st
 
 
 def word_importance(predictor: Predictor, product: Product, code: int) -> list[tuple[str, float]]:
-    """Words by how much the pool's log-probability of the code falls without them, in nats, largest first.
+    """Rank words by how much the pool's log-probability of the code falls without them, in nats.
 
     All occurrences of a word are left out; of long texts the beginning is explained. Only words that raise the
     probability, each as in its first occurrence. Raises photos.PhotoError on bytes that are no photo.
@@ -85,7 +86,7 @@ def _leave_out(text: str, word: str) -> str:
 
 
 def _logits_with_photo(predictor: Predictor, texts: Sequence[Product], photo: bytes | None) -> Logits:
-    """Logits of N texts, each with the same photo, which is scored once."""
+    """Predict N texts, each with the same photo, which is scored once."""
     of_photo, _ = predictor.logits([Product(photo=photo)])
     parts = [predictor.logits(texts[start : start + BATCH])[0] for start in range(0, len(texts), BATCH)]
 
@@ -98,7 +99,7 @@ def _logits_with_photo(predictor: Predictor, texts: Sequence[Product], photo: by
 
 
 def heat_map(predictor: Predictor, photo: bytes, code: int) -> HeatMap | None:
-    """Grad-CAM of the code's logit, by the photo member of the largest weight. Source: arXiv 1610.02391.
+    """Compute Grad-CAM of the code's logit, by the photo member of the largest weight. Source: arXiv 1610.02391.
 
     None if there is no photo member, or if its network has no feature maps of at least MIN_MAP_SIZE.
     Raises photos.PhotoError on bytes that are no photo.
@@ -134,12 +135,13 @@ class GradCAMTarget:
 
 def _grad_cam_target(predictor: Predictor, member: Member) -> GradCAMTarget | None:
     if isinstance(member, VGG16) and isinstance(member.network, VGG16Network):
-        network = member.network
-        layer = _vgg16_layer([*network.lower.blocks, network.upper.block], network.image_size)
-        return GradCAMTarget(network, network.image_size, network, layer)
-    backbone = getattr(predictor.extractors[member.extractors[0]], "backbone", None)
-    if not isinstance(backbone, FrozenBackbone):
+        vgg16 = member.network
+        layer = _vgg16_layer([*vgg16.lower.blocks, vgg16.upper.block], vgg16.image_size)
+        return GradCAMTarget(vgg16, vgg16.image_size, vgg16, layer)
+    extractor = predictor.extractors[member.extractors[0]]
+    if not isinstance(extractor, PhotoExtractor):
         return None
+    backbone = extractor.backbone
     if isinstance(member, VGG16) and isinstance(member.network, TrainableTop) and isinstance(backbone, VGG16Backbone):
         upper, lower = member.network, backbone.network.lower
         layer = _vgg16_layer([*lower.blocks, upper.block], backbone.image_size)
@@ -147,8 +149,8 @@ def _grad_cam_target(predictor: Predictor, member: Member) -> GradCAMTarget | No
     last = _last_layer(backbone)
     if last is None or not isinstance(member, LinearMember):
         return None
-    whole: nn.Module = backbone.network
-    return GradCAMTarget(lambda pixels: _linear_logits(member, whole(pixels)), backbone.image_size, whole, last)
+    network = backbone.network
+    return GradCAMTarget(lambda pixels: _linear_logits(member, network(pixels)), backbone.image_size, network, last)
 
 
 def _last_layer(backbone: FrozenBackbone) -> nn.Module | None:
@@ -159,12 +161,12 @@ def _last_layer(backbone: FrozenBackbone) -> nn.Module | None:
 
 
 def _vgg16_layer(blocks: Sequence[nn.Module], image_size: int) -> nn.Module:
-    """The last of VGG16's five blocks, each of which halves the image size, with large enough maps."""
+    """Return the last of VGG16's five blocks, each of which halves the image size, with large enough maps."""
     return [block for i, block in enumerate(blocks) if image_size >> i >= MIN_MAP_SIZE][-1]
 
 
 def _last_convolutional_layer(backbone: FrozenBackbone) -> nn.Module | None:
-    """The last layer with large enough maps; None of a network that convolves pixels once, as ViT."""
+    """Find the last layer with large enough maps; None of a network that convolves pixels once, as ViT."""
     outputs: list[tuple[nn.Module, torch.Size]] = []
 
     def append_shape(module: nn.Module, _: object, output: object) -> None:
@@ -187,7 +189,7 @@ def _last_convolutional_layer(backbone: FrozenBackbone) -> nn.Module | None:
 
 
 def _linear_logits(member: LinearMember, features: Tensor) -> Tensor:
-    """The logits of LinearMember on Backbone.features, with a gradient. (1, D) -> (1, K)"""
+    """Compute the logits of LinearMember on FrozenBackbone.features, with a gradient. (1, D) -> (1, K)"""
     features = features.float().clamp(-LARGEST, LARGEST)
     if member.scaler:
         mean, deviation = (torch.from_numpy(a).to(features) for a in (member.scaler.mean, member.scaler.deviation))
@@ -198,7 +200,7 @@ def _linear_logits(member: LinearMember, features: Tensor) -> Tensor:
 
 
 def grad_cam(target: GradCAMTarget, pixels: Tensor, column: int) -> NDArray:
-    """(1, S, S, 3) uint8 -> (h, w) from 0 to 1: how much each place of the maps raises the logit."""
+    """Compute (1, S, S, 3) uint8 -> (h, w) from 0 to 1: how much each place of the maps raises the logit."""
     maps: list[Tensor] = []
 
     def cut_gradient(_: nn.Module, __: object, output: Tensor) -> Tensor:

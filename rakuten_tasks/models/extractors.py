@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from rakuten_tasks.models.backbones import Backbone, load_saved_backbone
+from rakuten_tasks.models.backbones import load_saved_backbone
+from rakuten_tasks.models.backbones.frozen import FrozenBackbone
 from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
 from rakuten_tasks.models.encoders import TextEncoder, load_saved_encoder
 from rakuten_tasks.models.encoders.transformer_encoder import EncoderTokenizer, TransformerEncoder
@@ -41,12 +42,12 @@ class Extractor(ABC):
     training_only: ClassVar[tuple[str, ...]] = ()
 
     def available(self, product: Product) -> bool:
-        """Whether the product has what the extractor reads."""
+        """Tell whether the product has the text or photo that the extractor reads."""
         return product.photo is not None if self.modality == "photo" else product.has_text
 
     @abstractmethod
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
-        """(N,) products, all of them available -> arrays of N rows; a ragged one has its offsets beside it.
+        """Extract (N,) products, all of them available -> arrays of N rows; a ragged one has its offsets beside it.
 
         A product gets the same bits alone and among others. Raises photos.PhotoError on bytes that are no photo.
         """
@@ -113,7 +114,7 @@ class TokenExtractor(Extractor):
 
 
 def truncate_pair(first: int, second: int, total: int) -> tuple[int, int]:
-    """Tokens of a title and of a description, truncated to a total: the longer is cut first, then both to halves.
+    """Truncate tokens of a title and a description to a total: the longer first, then both to halves.
 
     As the tokenizer's own `longest_first`.
     """
@@ -183,7 +184,7 @@ class PhotoExtractor(Extractor):
     modality: ClassVar[str] = "photo"
     network: ClassVar[bool] = True
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: FrozenBackbone) -> None:
         self.backbone = backbone
 
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:

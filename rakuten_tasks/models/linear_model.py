@@ -55,7 +55,7 @@ class LinearClassifier:
     bias: Tensor
 
     def scores(self, features: Features) -> NDArray:
-        """(N, K) fp32. A row gets the same bits alone and in a batch."""
+        """Compute scores (N, K) fp32. A row gets the same bits alone and in a batch."""
         total = self.bias.expand(len(features), -1)
         if features.sparse is not None:
             total = total + _product(operand(features.sparse, self.table.device), self.table)
@@ -102,7 +102,7 @@ class _Sparse:
 def _fit(
     matrix: _Sparse | None, dense: Tensor | None, targets: Tensor, cost: float, loss: Loss
 ) -> tuple[Tensor, Tensor]:
-    """(N, C) targets of some of the classes -> (used + E, C) weights, (C,) biases."""
+    """Fit (N, C) targets of some of the classes -> (used + E, C) weights, (C,) biases."""
     rows, used = len(targets), 0 if matrix is None else len(matrix.used)
     width = used + (0 if dense is None else dense.shape[1])
     weight = torch.zeros(width, targets.shape[1], device=targets.device, requires_grad=True)
@@ -129,26 +129,26 @@ def _fit(
 
 
 def _hinge(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C), (N, C) of 0 and 1 -> the mean over rows of the squared hinge, and its slope by the scores (N, C)."""
+    """Compute (N, C), (N, C) of 0 and 1 -> the mean squared hinge of the rows, and its gradient (N, C)."""
     signs = 2 * targets - 1
     gaps = (1 - signs * scores).clamp_min(0)
     return gaps.square().sum() / len(scores), -2 * gaps * signs / len(scores)
 
 
 def _softmax(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, K), (N, K) of 0 and 1 -> the mean over rows of the cross-entropy, and its slope by the scores (N, K)."""
+    """Compute (N, K), (N, K) of 0 and 1 -> the mean cross-entropy of the rows, and its gradient (N, K)."""
     logs = functional.log_softmax(scores, 1)
     return -(logs * targets).sum() / len(scores), (logs.exp() - targets) / len(scores)
 
 
 def _product(matrix: Operand, weight: Tensor) -> Tensor:
-    """(N, D) sparse @ (D, C) -> (N, C)"""
+    """Multiply (N, D) sparse @ (D, C) -> (N, C)"""
     indices, values, starts = matrix
     return functional.embedding_bag(indices, weight, starts, mode="sum", per_sample_weights=values)
 
 
 def dense_product(dense: Tensor, weight: Tensor) -> Tensor:
-    """(N, E) @ (E, K) -> (N, K) fp32. A row gets the same bits alone and in a batch.
+    """Multiply (N, E) @ (E, K) -> (N, K) fp32. A row gets the same bits alone and in a batch.
 
     In fp64, rounding is below fp32's last bit, whichever kernel is chosen for the number of rows.
     """
@@ -156,6 +156,6 @@ def dense_product(dense: Tensor, weight: Tensor) -> Tensor:
 
 
 def operand(matrix: sparse.csr_array, device: torch.device) -> Operand:
-    """A sparse matrix as `_product` needs it; on a CPU without a copy."""
+    """Convert a sparse matrix for `_product`; on a CPU without a copy."""
     indices, weights, starts = map(torch.from_numpy, (matrix.indices, matrix.data, matrix.indptr[:-1]))
     return indices.to(device), weights.to(device), starts.to(device)

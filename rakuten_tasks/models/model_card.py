@@ -21,7 +21,7 @@ METRICS = {
 
 
 def model_card(manifest: Manifest, evaluation: Evaluation) -> str:
-    """Markdown."""
+    """Write the card in Markdown."""
     parts = [*_head(manifest), *_members(manifest), *_metrics(manifest, evaluation), *_origin(manifest)]
     return "\n\n".join(parts) + "\n"
 

@@ -57,19 +57,19 @@ class ModelFolder:
     commit: str = ""
 
     def files(self) -> list[Path]:
-        """All files on which a feature depends."""
+        """List all files on which a feature depends."""
         small = [path for pattern in self.kind.files for path in sorted(self.path.glob(pattern)) if path.is_file()]
         return [*small, *self.weight_files()]
 
     def weight_files(self) -> list[Path]:
-        """The safetensors, and their index if there are several; empty if one of them is missing."""
+        """List the safetensors, and their index if there are several; empty if one of them is missing."""
         paths = [self.path / WEIGHTS]
         if not paths[0].is_file() and (index := self.path / INDEX).is_file():
             paths = [index, *(self.path / name for name in sorted(set(self.read_json(INDEX)["weight_map"].values())))]
         return paths if all(path.is_file() for path in paths) else []
 
     def missing_file(self) -> str:
-        """The name of a file that a complete model needs; empty if there are all."""
+        """Return the name of a file without which the model is incomplete, or ""."""
         if not (self.path / CONFIG).is_file():
             return CONFIG
         if not self.weight_files():
@@ -219,7 +219,7 @@ def _cached_model(kind: ModelKind, repository: str, revision: str) -> ModelFolde
 
 
 def _download_model(kind: ModelKind, repository: str, revision: str, local: bool = False) -> ModelFolder:
-    """local: look only into the hub's cache."""
+    """Download the model, or only find it in the hub's cache if local."""
     from huggingface_hub import snapshot_download
 
     snapshot = snapshot_download(

@@ -49,7 +49,7 @@ class Pool(Strict):
     prior: list[float]
 
     def probabilities(self, logits: Logits) -> NDArray:
-        """Class probabilities of N products; each row sums to 1. (N, K) fp64"""
+        """Compute class probabilities of N products; each row sums to 1. (N, K) fp64"""
         scored = np.zeros(len(next(iter(logits.available.values()))), dtype=bool)
         total = np.zeros((len(scored), len(self.prior)))
         for key, weights in self.weights.items():
@@ -62,26 +62,26 @@ class Pool(Strict):
         return result
 
     def alone(self, logits: Logits, name: str) -> NDArray:
-        """Calibrated probabilities of one member; the prior where it is not available. (N, K) fp64"""
+        """Compute calibrated probabilities of one member; the prior where it is not available. (N, K) fp64"""
         result = softmax(self.scales[name] * logits.by_member[name].astype(np.float64), axis=1)
         result[~logits.available[name]] = self.prior
         return result
 
     def text_only(self, logits: Logits) -> NDArray | None:
-        """Probabilities without the photos; None unless there are members of both modalities. (N, K) fp64"""
+        """Compute probabilities without the photos; None unless there are members of both modalities. (N, K) fp64"""
         if set(self.modality.values()) != set(MODALITIES):
             return None
         masks = {name: mask & (self.modality[name] == "text") for name, mask in logits.available.items()}
         return self.probabilities(Logits(logits.by_member, masks))
 
     def rows_with(self, logits: Logits, modalities: Sequence[str]) -> NDArray:
-        """Products that have exactly these modalities, among those of the members. (N,) bool"""
+        """Select products that have exactly these modalities, among those of the members. (N,) bool"""
         return np.logical_and.reduce(
             [self.has(logits, modality) == (modality in modalities) for modality in set(self.modality.values())]
         )
 
     def has(self, logits: Logits, modality: str) -> NDArray:
-        """Whether a member of this modality is available for each product. (N,) bool"""
+        """Tell whether a member of this modality is available for each product. (N,) bool"""
         return np.logical_or.reduce(
             [mask for name, mask in logits.available.items() if self.modality[name] == modality]
         )

@@ -58,14 +58,14 @@ class PoolReport(Strict):
         return min(compared, key=lambda name: compared[name], default=None)
 
     def adds(self, name: str) -> tuple[float, float] | None:
-        """Improvement by a member: the fall of the log loss in nats, and the rise of the weighted F1."""
+        """Return the improvement by a member: the fall of the log loss in nats, and the rise of the weighted F1."""
         without = self.members[name].without
         if self.pool is None or without is None:
             return None
         return without.log_loss - self.pool.log_loss, self.pool.weighted_f1 - without.weighted_f1
 
     def summary(self) -> dict[str, float]:
-        """Metrics by name, for MLflow; without those of the systems if no row was compared."""
+        """List metrics by name, for MLflow; without those of the systems if no row was compared."""
         systems = {"pool": self.pool, **{name: member.alone for name, member in self.members.items()}}
         values = {f"unseen_{n}_{metric}": v for n, q in systems.items() if q for metric, v in q.to_dict().items()}
         weights = {
@@ -115,7 +115,7 @@ def _quality(probabilities: NDArray, labels: NDArray) -> Quality:
 
 
 def relative_weights(pool: Pool) -> dict[str, dict[str, float]]:
-    """The pool's weights, relative to those at which members are calibrated alone: 1 means as confident as alone.
+    """Divide the pool's weights by those that calibrate members alone: 1 means as confident as alone.
 
     A member whose scores contain no information has scale 0, and weight 0 too.
     """

@@ -50,12 +50,12 @@ class Scores:
         return self.probabilities.max(1)
 
     def top(self, k: int) -> tuple[NDArray, NDArray]:
-        """The k most probable codes and their probabilities, best first. (N, k) each; k is cut to K."""
+        """Return the k most probable codes and their probabilities, best first. (N, k) each; at most K."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return self.codes[order], np.take_along_axis(self.probabilities, order, axis=1)
 
     def modalities(self, row: int) -> list[str]:
-        """Which of text and photo the product has, for its members."""
+        """List which of text and photo the product has."""
         available = {self.modality[name] for name, mask in self.available.items() if mask[row]}
         return [modality for modality in MODALITIES if modality in available]
 
@@ -110,16 +110,16 @@ class Predictor:
         return cls(codes, pool, loaded, fitted)
 
     def score(self, products: Sequence[Product]) -> Scores:
-        """(N,) products -> scores. Raises photos.PhotoError on bytes that are no photo."""
+        """Score (N,) products. Raises photos.PhotoError on bytes that are no photo."""
         return self.score_with_embeddings(products)[0]
 
     def score_with_embeddings(self, products: Sequence[Product]) -> tuple[Scores, dict[str, NDArray]]:
-        """`score`, and the embeddings it was computed from, by modality: (N, E) fp32, NaN where not available."""
+        """Return also the embeddings, by modality: (N, E) fp32, NaN where not available."""
         logits, embeddings = self.logits(products)
         return pool_logits(logits, self.pool, self.codes), embeddings
 
     def logits(self, products: Sequence[Product]) -> tuple[Logits, dict[str, NDArray]]:
-        """(N,) products -> (N, K) for each member, and the embeddings."""
+        """Compute (N,) products -> (N, K) for each member, and the embeddings."""
         masks = {
             name: np.array([extractor.available(product) for product in products], dtype=bool)
             for name, extractor in self.extractors.items()
@@ -138,7 +138,7 @@ def member_logits(
     extract: Callable[[Sequence[str], NDArray], Mapping[str, NDArray]],
     classes: int,
 ) -> tuple[Logits, dict[str, NDArray]]:
-    """Members' logits of N products, and the embeddings by modality, NaN where not available.
+    """Compute members' logits of N products, and the embeddings by modality, NaN where not available.
 
     masks: (N,) bool by extractor, whether it has features of the product; extract: gives the features of some rows by
     some extractors, see Extractor.extract. It is called once for all members of a modality.

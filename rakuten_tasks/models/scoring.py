@@ -19,7 +19,7 @@ from rakuten_tasks.preprocessing.product import Product
 
 
 def products_of(rows: pd.DataFrame) -> list[Product]:
-    """Catalogue rows -> products; a null photo is None."""
+    """Convert catalogue rows to products; a null photo becomes None."""
     photos = [photo if isinstance(photo, bytes) else None for photo in rows["photo"]]
     return [Product(*fields) for fields in zip(rows["designation"], rows["description"], photos, strict=True)]
 
@@ -39,7 +39,7 @@ def rows_on(
 def score_features(
     members: Mapping[str, Member], features: Mapping[str, Sequence[Path]], rows: NDArray, classes: int
 ) -> tuple[Logits, dict[str, NDArray]]:
-    """Members' logits and embeddings from feature shards, with the same bits as Predictor.logits of the products.
+    """Compute members' logits and embeddings from feature shards, with the bits of Predictor.logits.
 
     features: shards by extractor; rows: (N,) row numbers of the catalogue.
     """

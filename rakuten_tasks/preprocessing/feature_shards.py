@@ -63,14 +63,14 @@ class ShardArrays:
         return [array[int(start) : int(end)] for array, (start, end) in zip(values, bounds, strict=True)]
 
     def _slices(self, name: str, rows: NDArray) -> list[tuple]:
-        """The array of the shard that contains each row, and the row's number in it."""
+        """Find the array of the shard that contains each row, and the row's number in it."""
         shards = np.searchsorted(self._starts, rows, side="right") - 1
         slices = {int(shard): self._shards[shard].get_slice(name) for shard in np.unique(shards)}
         return [(slices[int(shard)], int(row - self._starts[shard])) for shard, row in zip(shards, rows, strict=True)]
 
 
 def class_index(codes: Iterable, classes: Sequence[int]) -> NDArray:
-    """Codes (N,) or nulls -> positions in `classes` (ascending), or -1. int64 (N,)"""
+    """Convert codes (N,) or nulls to positions in `classes` (ascending), or -1. int64 (N,)"""
     positions = {code: i for i, code in enumerate(classes)}
     return np.array([positions.get(code, -1) for code in codes], dtype=np.int64)
 
@@ -83,7 +83,7 @@ class FeatureTable:
         self._positions = {int(row): position for position, row in enumerate(self._arrays.column("row"))}
 
     def has(self, rows: NDArray) -> NDArray:
-        """Whether there are features of each row. (N,) -> (N,) bool"""
+        """Tell whether there are features of each row. (N,) -> (N,) bool"""
         return np.array([int(row) in self._positions for row in rows], dtype=bool)
 
     def take(self, rows: NDArray) -> dict[str, NDArray]:

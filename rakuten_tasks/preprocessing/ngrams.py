@@ -66,7 +66,7 @@ class Tfidf:
         return cls(idf.astype(np.float32))
 
     def transform(self, counts: sparse.csr_array) -> sparse.csr_array:
-        """Counts (N, BLOCKS * 2**bits) -> (N, 2**bits) fp32; logarithmic term frequencies."""
+        """Transform counts (N, BLOCKS * 2**bits) -> (N, 2**bits) fp32; logarithmic term frequencies."""
         # some rows at a time: temporary arrays take five times the memory of the result
         parts = [self._transform(counts[start : start + ROWS]) for start in range(0, max(1, counts.shape[0]), ROWS)]
         return sparse.csr_array(sparse.vstack(parts)) if len(parts) != 1 else parts[0]
@@ -88,7 +88,7 @@ class Tfidf:
         return matrix
 
     def knows(self, words: Sequence[str]) -> NDArray:
-        """Whether each word was in a fitted row. (N,) bool"""
+        """Tell whether each word was in a fitted row. (N,) bool"""
         block = word_counts(words, self.bits, 1).indices + (WHOLE_WORDS << self.bits)
         return self.idf[block] > 0
 

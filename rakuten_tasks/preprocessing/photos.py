@@ -39,10 +39,14 @@ def prepare_photo(data: bytes, image_size: int) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            _refuse_large(image.width * image.height)
+            if (pixels := image.width * image.height) > MAX_PIXELS:
+                raise PhotoError(
+                    f"the photo has {pixels:,} pixels, over the limit of {MAX_PIXELS:,}: send a smaller one"
+                )
             # a JPEG is decoded at half, a quarter or an eighth of its size, but at least four times the image_size
             image.draft("RGB", (4 * image_size, 4 * image_size))
-            return np.asarray(_fit(_cropped(image), image_size))
+            flat = on_white(_upright(image))
+            return np.asarray(_fit(flat.crop(kept_box(flat)), image_size))
     except PhotoError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -54,7 +58,7 @@ def prepare_photo(data: bytes, image_size: int) -> NDArray[np.uint8]:
 
 
 def square_on_photo(data: bytes, image_size: int) -> tuple[float, float, float, float]:
-    """The place of `prepare_photo`'s square on the upright photo: left, upper, right, lower, as shares of its sides.
+    """Locate `prepare_photo`'s square on the upright photo: left, upper, right, lower, as shares of its sides.
 
     Below 0 or above 1 where the square is padded with white.
     """
@@ -77,11 +81,6 @@ def prepare_photos(photos: Sequence[bytes], image_size: int) -> NDArray[np.uint8
     return pixels
 
 
-def _refuse_large(pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        raise PhotoError(f"the photo has {pixels:,} pixels, over the limit of {MAX_PIXELS:,}: send a smaller one")
-
-
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
@@ -101,7 +100,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def kept_box(image: Image.Image) -> tuple[int, int, int, int]:
-    """The box within the white border, with a small margin: left, upper, right, lower, in pixels.
+    """Find the box within the white border, with a small margin: left, upper, right, lower, in pixels.
 
     Of an all-white photo it is the whole photo.
     """
@@ -114,11 +113,6 @@ def kept_box(image: Image.Image) -> tuple[int, int, int, int]:
     margin = round(MARGIN * max(right - left, lower - upper))
     width, height = image.size
     return max(0, left - margin), max(0, upper - margin), min(width, right + margin), min(height, lower + margin)
-
-
-def _cropped(image: Image.Image) -> Image.Image:
-    flat = on_white(_upright(image))
-    return flat.crop(kept_box(flat))
 
 
 def _fit(image: Image.Image, image_size: int) -> Image.Image:

@@ -53,5 +53,5 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
 
 
 def vocabulary_size(words: int) -> int:
-    """The number of tokens for training rows of this many words, by Heaps' law."""
+    """Estimate the number of tokens for training rows of this many words, by Heaps' law."""
     return min(max(int(20 * words**0.5), 1000), 32000)

@@ -8,38 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 import torch
-from numpy.typing import NDArray
 
 from rakuten_tasks.config import PhotoConfig
-from rakuten_tasks.models.backbones.frozen import read_saved
+from rakuten_tasks.models.backbones.frozen import FrozenBackbone, read_saved
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
 # by the beginning of photo.backbone
 MODULES = {"vgg16": "frozen_vgg16", "torchvision:": "torchvision_models", "hf:": "transformer_models"}
-
-
-class Backbone(Protocol):
-    """A frozen network. size: numbers of a photo's features. image_size: of a prepared photo, in pixels."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def image_size(self) -> int: ...
-
-    @property
-    def weights(self) -> PretrainedWeights: ...
-
-    def features(self, pixels: NDArray) -> NDArray:
-        """(N, S, S, 3) uint8 prepared photos -> (N, size) fp16; on a CPU the same alone and in any batch."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write everything that `load_saved_backbone` needs: tensors as safetensors, the rest as JSON."""
-        ...
 
 
 def resolve_weights(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
@@ -53,12 +30,12 @@ def resolve_weights(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights
     return _module(config.backbone).resolve(config)
 
 
-def load_backbone(config: PhotoConfig, device: torch.device) -> Backbone:
+def load_backbone(config: PhotoConfig, device: torch.device) -> FrozenBackbone:
     """Load a resolved configuration's backbone. Raises as `resolve_weights`, and ValueError for random weights."""
     return _module(config.backbone).load(config, device)
 
 
-def load_saved_backbone(folder: Path, device: torch.device) -> Backbone:
+def load_saved_backbone(folder: Path, device: torch.device) -> FrozenBackbone:
     """Load a saved backbone. Raises FileNotFoundError if a file is missing."""
     description, tensors = read_saved(folder)
     return _module(description.name).restore(description, tensors, device)

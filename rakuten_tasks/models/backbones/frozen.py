@@ -57,13 +57,13 @@ class FrozenBackbone:
         return self.description.weights
 
     def features(self, pixels: NDArray) -> NDArray:
-        """(N, S, S, 3) uint8 prepared photos -> (N, size) fp16; on a CPU the same alone and in any batch."""
+        """Compute (N, S, S, 3) uint8 prepared photos -> (N, size) fp16; on a CPU the same alone and in any batch."""
         (features,) = self.run_in_batches(pixels, lambda photos: (self.network(photos),))
         return features
 
     @torch.inference_mode()
     def run_in_batches(self, pixels: NDArray, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> list[NDArray]:
-        """(N, S, S, 3) uint8 prepared photos -> each of the outputs of `forward`, N rows, fp16."""
+        """Run (N, S, S, 3) uint8 prepared photos -> each of the outputs of `forward`, N rows, fp16."""
         shape = (self.image_size, self.image_size, 3)
         if pixels.shape[1:] != shape or pixels.dtype != np.uint8:
             raise ValueError(
@@ -111,7 +111,7 @@ class Normalised(nn.Module):
 
 
 def feature_size(network: nn.Module, name: str, image_size: int) -> int:
-    """Numbers that a network gives of a photo of that image_size, by shapes alone, on the meta device.
+    """Count the features of a photo of that image_size, by shapes alone, on the meta device.
 
     Raises ValueError if it cannot read such a photo.
     """
@@ -127,7 +127,7 @@ def feature_size(network: nn.Module, name: str, image_size: int) -> int:
 
 
 def photos_at_once(device: torch.device) -> int:
-    """1 on a CPU: some kernels round otherwise at another batch size; 8 would take 0.7 to 0.9 of the time a photo."""
+    """Return 1 on a CPU: kernels round otherwise at other batch sizes; 8 would take 0.7 to 0.9 of the time a photo."""
     return 128 if device.type == "cuda" else 1
 
 

@@ -35,7 +35,7 @@ class VGG16Backbone(FrozenBackbone):
         return self.description.architecture["batch_norm"]
 
     def features_and_maps(self, pixels: NDArray) -> tuple[NDArray, NDArray]:
-        """`features`, and the input of block 5, for training it: (N, 512, image_size // 16, image_size // 16) fp16."""
+        """Compute `features`, and the input of block 5, to train it on: (N, 512, S // 16, S // 16) fp16."""
         features, maps = self.run_in_batches(pixels, self.network.see)
         return features, maps
 

@@ -50,7 +50,7 @@ def restore(description: Description, tensors: Mapping[str, Tensor], device: tor
 
 
 def _read(config: PhotoConfig) -> tuple[PhotoConfig, Description, dict[str, Tensor]]:
-    """The resolved configuration, the backbone's description, and the state dict of `_network`.
+    """Return the resolved configuration, the backbone's description, and the state dict of `_network`.
 
     Raises ValueError if the model cannot read photos of that image_size, or if the file is not of this model.
     """
@@ -76,7 +76,7 @@ def _read(config: PhotoConfig) -> tuple[PhotoConfig, Description, dict[str, Tens
 
 
 def _published(backbone: str) -> WeightsEnum:
-    """torchvision's best ImageNet weights for the model. Raises ValueError, naming similar models, if there is none."""
+    """Find torchvision's best ImageNet weights. Raises ValueError, naming similar models, if there is no such model."""
     name, names = backbone.removeprefix(PREFIX), list_models(module=torchvision.models)
     if name not in names:
         near = get_close_matches(name, names, n=3) or names[:3]
@@ -88,7 +88,7 @@ def _published(backbone: str) -> WeightsEnum:
 
 
 def _network(backbone: str) -> Normalised:
-    """The model without its last layer, on the meta device: shapes and no weights yet."""
+    """Build the model without its last layer, on the meta device: shapes and no weights yet."""
     name = backbone.removeprefix(PREFIX)
     transforms, arguments = _published(backbone).transforms(), dict(ARGUMENTS.get(name, {}))
     if name.startswith("vit_"):

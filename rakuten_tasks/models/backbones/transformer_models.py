@@ -60,7 +60,7 @@ def restore(description: Description, tensors: Mapping[str, Tensor], device: tor
 
 
 def _read(config: PhotoConfig) -> tuple[PhotoConfig, Description, Normalised]:
-    """The resolved configuration, the backbone's description, and its network.
+    """Return the resolved configuration, the backbone's description, and its network.
 
     Raises ValueError if transformers cannot read the model, if weights are missing, if it reads no photos, or none of
     that image_size.
@@ -82,7 +82,7 @@ def _read(config: PhotoConfig) -> tuple[PhotoConfig, Description, Normalised]:
 
 
 def _network(architecture: Mapping[str, Any]) -> Normalised:
-    """The network with random weights."""
+    """Build the network with random weights."""
     from transformers import AutoConfig, AutoModel
 
     with quiet_transformers():
@@ -91,7 +91,7 @@ def _network(architecture: Mapping[str, Any]) -> Normalised:
 
 
 def _read_processor(folder: ModelFolder) -> tuple[int, list[float], list[float]]:
-    """Image size in pixels, mean and deviation of red, green and blue from 0 to 1, for which the model was made.
+    """Read image size in pixels, mean and deviation of red, green and blue from 0 to 1.
 
     Raises ValueError if the folder does not contain them.
     """

@@ -82,7 +82,7 @@ def weights_of_url(name: str, published: WeightsEnum) -> PretrainedWeights:
 
 
 def _local_file(path: str) -> Path:
-    """The file itself, or a copy of a remote one in a temporary folder of this process."""
+    """Return the file itself, or a copy of a remote one in a temporary folder of this process."""
     if not path.endswith((".pth", ".safetensors")):
         raise ValueError(f"photo.weights_file {path}: name a .pth or a .safetensors file")
     missing = FileNotFoundError(

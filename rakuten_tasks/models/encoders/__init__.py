@@ -30,7 +30,7 @@ class TextEncoder(Protocol):
     weights: PretrainedWeights
 
     def encode(self, texts: Sequence[str]) -> NDArray:
-        """(N,) texts, cleaned by text.clean -> (N, size) fp32, rows of unit length; zeros for an empty text."""
+        """Encode (N,) texts, cleaned by text.clean -> (N, size) fp32, rows of unit length; zeros for an empty text."""
         ...
 
     def save(self, folder: Path) -> None:

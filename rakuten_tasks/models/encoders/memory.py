@@ -20,7 +20,7 @@ MEMINFO = "/proc/meminfo"
 
 
 def available_memory() -> float:
-    """Bytes of memory that this process can still allocate; infinite where the system does not say."""
+    """Estimate the bytes that this process can still allocate; infinite if the system gives no limit."""
     free = [1024 * _read_number(MEMINFO, "MemAvailable:", default=float("inf"))]
     for limit, usage, statistics in LIMITS:
         if Path(limit).is_file() and (maximum := Path(limit).read_text().strip()).isdigit():

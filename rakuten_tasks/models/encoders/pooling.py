@@ -39,12 +39,12 @@ MODES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def pool(hidden: Tensor, mask: Tensor, modes: Sequence[str]) -> Tensor:
-    """(B, T, H) states, (B, T) 1 for each token and 0 for the padding at the end -> (B, H * len(modes)) fp32"""
+    """Pool (B, T, H) states, (B, T) 1 for tokens and 0 for the padding at the end -> (B, H * len(modes)) fp32"""
     return torch.cat([MODES[mode](hidden.float(), mask) for mode in modes], dim=1)
 
 
 def pooling_modes(folder: Path) -> tuple[str, ...]:
-    """Names in MODES; the mean if the folder does not configure pooling.
+    """Read names in MODES; the mean if the folder does not configure pooling.
 
     Raises ValueError if the model has a module or a pooling mode that is not supported here.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import cast
 
 import numpy as np
 import torch
@@ -53,12 +52,9 @@ class SentenceNetwork(nn.Module):
     def _register(self, name: str, array: NDArray) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
 
-    def _weight(self, name: str) -> Tensor:
-        return cast(Tensor, getattr(self, name))
-
     def forward(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Token ids of N texts, none empty -> (N, 512). Memory: 20 kB a token."""
-        device = self._weight("table").device
+        """Encode token ids of N texts, none empty -> (N, 512). Memory: 20 kB a token."""
+        device = self.get_buffer("table").device
         lengths = np.array([len(ids) for ids in texts])
         tokens = int(lengths.sum())
         padding = -tokens % MULTIPLE
@@ -72,11 +68,13 @@ class SentenceNetwork(nn.Module):
         """(T,) token ids, (T, 5) rows of their neighbours -> (T, 512 + 3 * 256)"""
         part = ids % QUANTISED
         features = torch.empty(len(ids), SIZE + len(WINDOWS) * WIDTH, device=ids.device)
-        embedded = self._weight("table")[ids].float()  # (T, 512)
-        embedded.mul_(self._weight("scale")[part, None]).add_(self._weight("lo")[part, None])
+        embedded = self.get_buffer("table")[ids].float()  # (T, 512)
+        embedded.mul_(self.get_buffer("scale")[part, None]).add_(self.get_buffer("lo")[part, None])
         features[:, :SIZE] = embedded
-        x = torch.addmm(self._weight("projection_bias"), embedded, self._weight("projection"))
-        x = functional.layer_norm(x, x.shape[1:], self._weight("gain"), self._weight("shift"), self.epsilon)  # (T, 768)
+        x = torch.addmm(self.get_buffer("projection_bias"), embedded, self.get_buffer("projection"))
+        x = functional.layer_norm(
+            x, x.shape[1:], self.get_buffer("gain"), self.get_buffer("shift"), self.epsilon
+        )  # (T, 768)
         states = torch.zeros(
             len(ids) + 1, WIDTH, device=ids.device
         )  # the last row, zeros, stands for what is outside a text
@@ -86,10 +84,10 @@ class SentenceNetwork(nn.Module):
             for layer in (1, 2):
                 states[:-1] = y
                 neighbours = states.index_select(0, rows).view(len(ids), n * WIDTH)
-                weight, bias = self._weight(f"convolution{layer}_{n}"), self._weight(f"bias{layer}_{n}")
+                weight, bias = self.get_buffer(f"convolution{layer}_{n}"), self.get_buffer(f"bias{layer}_{n}")
                 y = torch.addmm(bias, neighbours, weight).relu_().add_(y)
             features[:, SIZE + branch * WIDTH : SIZE + (branch + 1) * WIDTH] = y
-        gain, shift = self._weight("ln_g"), self._weight("ln_b")
+        gain, shift = self.get_buffer("ln_g"), self.get_buffer("ln_b")
         return functional.layer_norm(features, features.shape[1:], gain, shift, self.epsilon)
 
     def _head(self, sums: Tensor, lengths: Tensor) -> Tensor:
@@ -97,16 +95,16 @@ class SentenceNetwork(nn.Module):
         texts = len(sums)
         sums = functional.pad(sums, (0, 0, 0, -texts % MULTIPLE))
         lengths = functional.pad(lengths, (0, 0, 0, -texts % MULTIPLE), value=1)
-        x = (sums @ self._weight("cnn_W") + lengths * self._weight("cnn_b")) / lengths.sqrt()  # (N, 512)
-        y0 = (x @ self._weight("d0")).relu_()
-        y1 = (x @ self._weight("p1") + y0 @ self._weight("d1")).relu_()
-        y2 = (y1 @ self._weight("d2")).relu_()
-        z = torch.tanh(y1 @ self._weight("p3") + y2 @ self._weight("d3"))
+        x = (sums @ self.get_buffer("cnn_W") + lengths * self.get_buffer("cnn_b")) / lengths.sqrt()  # (N, 512)
+        y0 = (x @ self.get_buffer("d0")).relu_()
+        y1 = (x @ self.get_buffer("p1") + y0 @ self.get_buffer("d1")).relu_()
+        y2 = (y1 @ self.get_buffer("d2")).relu_()
+        z = torch.tanh(y1 @ self.get_buffer("p3") + y2 @ self.get_buffer("d3"))
         return functional.normalize(z, dim=1)[:texts]
 
 
 def windows(lengths: Tensor) -> Tensor:
-    """(N,) tokens of each text -> (T, 5) rows that each token's window covers; T for what is outside its text."""
+    """Compute (N,) tokens of each text -> (T, 5) rows in each token's window; T outside of its text."""
     ends = lengths.cumsum(0)
     total = int(ends[-1])
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)  # (T,)

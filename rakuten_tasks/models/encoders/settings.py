@@ -28,7 +28,7 @@ class EncoderSettings(Strict):
     precision: Precision = Precision.AUTO
 
     def truncate(self, texts: Sequence[str]) -> list[str]:
-        """The prefix and the first characters of each text; an empty text stays empty."""
+        """Return the prefix and the first characters of each text; an empty text stays empty."""
         # half of a surrogate pair, which JSON can contain, is not Unicode: tokenizers refuse it
         beginnings = [text[: self.max_characters].encode("utf-8", "replace").decode("utf-8") for text in texts]
         return [self.prefix + text if text else "" for text in beginnings]

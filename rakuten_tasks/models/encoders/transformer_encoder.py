@@ -38,7 +38,7 @@ class EncoderTokenizer:
     settings: EncoderSettings
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """(N,) clean texts -> each one's ids, prefixed and truncated as the encoder reads it."""
+        """Tokenize (N,) clean texts -> each one's ids, with the prefix, truncated to max_tokens."""
         truncated = self.settings.truncate(texts)
         return self.tokenizer(truncated, truncation=True, max_length=self.settings.max_tokens)["input_ids"]
 
@@ -64,7 +64,7 @@ class TransformerEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> NDArray:
-        """(N,) clean texts -> (N, size) fp32 of unit length; zeros for an empty text.
+        """Encode (N,) clean texts -> (N, size) fp32 of unit length; zeros for an empty text.
 
         A batch that does not fit into memory is halved. Raises MemoryError if one text does not fit.
         """
@@ -73,17 +73,17 @@ class TransformerEncoder:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             rows = np.array([row for row in range(start, min(start + TEXTS_AT_ONCE, len(texts))) if texts[row]], int)
             if len(rows):
-                tokens = self._tokens([texts[row] for row in rows])
+                tokens = self.token_ids([texts[row] for row in rows])
                 for group in _group_by_length(tokens):
                     vectors[rows[group]] = self._forward([tokens[row] for row in group])
         return vectors
 
     def _forward(self, tokens: list[list[int]]) -> NDArray:
-        """Texts of the same padded length -> (len(tokens), size)"""
+        """Encode texts of the same padded length -> (len(tokens), size)"""
         device = next(self.model.parameters()).device
 
         def encode_part(start: int, end: int) -> NDArray:
-            inputs = {name: tensor.to(device) for name, tensor in self._pad(tokens[start:end]).items()}
+            inputs = {name: tensor.to(device) for name, tensor in self.pad(tokens[start:end]).items()}
             with self.autocast(device):
                 hidden = self.model(**inputs).last_hidden_state  # (B, T, H)
             return self.pool(hidden, inputs["attention_mask"]).cpu().numpy()
@@ -91,19 +91,17 @@ class TransformerEncoder:
         return np.concatenate(list(self.batch_size.parts(len(tokens), encode_part)))
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The configured precision."""
+        """Return the context of the configured precision."""
         if self.config.precision is Precision.AUTO:
             return autocast(device)
         return torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision is Precision.BFLOAT16)
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """(N,) clean texts -> input_ids and attention_mask, (N, T) int64 each, on the CPU; prefixed and truncated."""
-        return self._pad(self._tokens(texts))
-
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize (N,) clean texts, see `EncoderTokenizer.ids`."""
         return EncoderTokenizer(self.tokenizer, self.config).ids(texts)
 
-    def _pad(self, tokens: list[list[int]]) -> dict[str, Tensor]:
+    def pad(self, tokens: list[list[int]]) -> dict[str, Tensor]:
+        """Pad the ids of N texts -> input_ids and attention_mask, (N, T) int64 each, on the CPU."""
         longest = max(len(ids) for ids in tokens)
         length = min(-(-longest // MULTIPLE) * MULTIPLE, max(self.config.max_tokens, longest))
         ids = np.full((len(tokens), length), self.tokenizer.pad_token_id or 0, dtype=np.int64)
@@ -113,7 +111,7 @@ class TransformerEncoder:
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, H) last states, (B, T) 1 for tokens and 0 for padding -> (B, size) fp32 of unit length"""
+        """Pool (B, T, H) last states, (B, T) 1 for tokens and 0 for padding -> (B, size) fp32 of unit length"""
         return functional.normalize(pooling.pool(hidden, mask, self.modes), dim=1)
 
     def save(self, folder: Path) -> None:
@@ -133,7 +131,7 @@ class TransformerEncoder:
 
 
 def _group_by_length(tokens: list[list[int]]) -> Iterator[NDArray]:
-    """Rows of texts with the same padded length, longest first, so that too little memory is noticed at once."""
+    """Yield rows of texts with the same padded length, longest first, so that a lack of memory shows at once."""
     lengths = np.array([-(-len(ids) // MULTIPLE) for ids in tokens])
     for length in np.unique(lengths)[::-1]:
         yield np.flatnonzero(lengths == length)

@@ -94,7 +94,7 @@ def _count_parameters(folder: ModelFolder, architecture: PretrainedConfig) -> in
 
 
 def _max_tokens(config: TextConfig, folder: ModelFolder, architecture: PretrainedConfig) -> int:
-    """As configured, or what the model was trained with. Raises ValueError if the model has fewer positions."""
+    """Return the configured or the model's own number. Raises ValueError if the model has fewer positions."""
     tokenizer = read_tokenizer(folder)
     positions = getattr(architecture, "max_position_embeddings", None) or tokenizer.model_max_length
     if architecture.model_type in LATE_POSITIONS:
@@ -107,7 +107,7 @@ def _max_tokens(config: TextConfig, folder: ModelFolder, architecture: Pretraine
 
 
 def _prefix(config: TextConfig, folder: ModelFolder) -> str:
-    """As configured; else the model's own prompt for classification, its default one, or the one for queries."""
+    """Return the configured one, or the model's prompt for classification, by default, or for queries."""
     if config.prefix:
         return config.prefix
     settings = folder.read_json(PROMPTS)

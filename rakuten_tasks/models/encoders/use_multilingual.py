@@ -53,7 +53,7 @@ class UseMultilingual:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> NDArray:
-        """(N,) clean texts -> (N, 512) fp32 of unit length; zeros for a text without tokens."""
+        """Encode (N,) clean texts -> (N, 512) fp32 of unit length; zeros for a text without tokens."""
         vectors = np.zeros((len(texts), SIZE), dtype=np.float32)
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             tokens = self.tokenize(texts[start : start + TEXTS_AT_ONCE])
@@ -62,7 +62,7 @@ class UseMultilingual:
         return vectors
 
     def _batches(self, tokens: list[list[int]]) -> Iterator[NDArray]:
-        """Rows of texts with tokens, as many as fit into a batch; a longer text is a batch of its own."""
+        """Yield rows of texts with tokens, as many as fit into a batch; a longer text is a batch of its own."""
         limit = TOKENS_AT_ONCE.get(self.network.get_buffer("table").device.type, TOKENS_AT_ONCE["cpu"])
         rows: list[int] = []
         size = 0
@@ -77,7 +77,7 @@ class UseMultilingual:
             yield np.array(rows)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text's tokens between those of its beginning and end; empty for a text without tokens."""
+        """Return ids of each text's tokens between those of its beginning and end; empty without tokens."""
         truncated = self.config.truncate(texts)
         threads = torch.get_num_threads()  # the default is one for each core of the machine, whatever the pod may use
         tokens = self.processor.encode(truncated, out_type=int, add_bos=True, add_eos=True, num_threads=threads)
@@ -88,7 +88,7 @@ class UseMultilingual:
         return [ids if len(ids) > 2 else [] for ids in tokens]
 
     def _split_unknown(self, text: str, ids: list[int]) -> list[int]:
-        """One unknown token for each unknown character, as in the wheel: sentencepiece makes one of several."""
+        """Make one unknown token for each unknown character, as the wheel does: sentencepiece merges them."""
         pieces = self.processor.encode(text, out_type=str)
         unknown = self.processor.unk_id()
         inner = [

@@ -1,7 +1,4 @@
-"""Products -> features, which members are fitted on and predict from, in training, evaluation and serving.
-
-An extractor is saved as a folder of its own in the bundle, and read by every member that names it.
-"""
+"""Products -> features, which members are fitted on and predict from, in training, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -31,9 +28,9 @@ SETTINGS = "settings.json"
 
 
 class Extractor(ABC):
-    """Products -> arrays. modality: text or photo. network: whether a GPU makes it faster.
+    """Products -> arrays. A folder of the bundle, which several members may read.
 
-    training_only: files that a bundle does not need.
+    modality: text or photo. network: whether a GPU makes it faster. training_only: files that a bundle does not need.
     """
 
     name: ClassVar[str]

@@ -41,20 +41,9 @@ class FrozenBackbone:
     def __init__(self, network: nn.Module, description: Description, batch: int) -> None:
         """batch: photos at once, if they fit into memory."""
         self.network = network.eval().requires_grad_(False)
+        self.size, self.image_size, self.weights = description.size, description.image_size, description.weights
         self.description = description
         self.batch = MicrobatchSize(batch, "photo features")
-
-    @property
-    def size(self) -> int:
-        return self.description.size
-
-    @property
-    def image_size(self) -> int:
-        return self.description.image_size
-
-    @property
-    def weights(self) -> PretrainedWeights:
-        return self.description.weights
 
     def features(self, pixels: NDArray) -> NDArray:
         """Compute (N, S, S, 3) uint8 prepared photos -> (N, size) fp16; on a CPU the same alone and in any batch."""

@@ -18,8 +18,6 @@ from rakuten_tasks.config import TextConfig
 from rakuten_tasks.models.encoders.settings import EncoderSettings
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
-__all__ = ["TextEncoder", "load_encoder", "load_saved_encoder", "resolve_encoder"]
-
 MODULES = {"use-multilingual": "use_multilingual", "hf:": "transformer_encoder"}  # by the beginning of text.encoder
 
 

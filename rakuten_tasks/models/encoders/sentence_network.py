@@ -72,12 +72,9 @@ class SentenceNetwork(nn.Module):
         embedded.mul_(self.get_buffer("scale")[part, None]).add_(self.get_buffer("lo")[part, None])
         features[:, :SIZE] = embedded
         x = torch.addmm(self.get_buffer("projection_bias"), embedded, self.get_buffer("projection"))
-        x = functional.layer_norm(
-            x, x.shape[1:], self.get_buffer("gain"), self.get_buffer("shift"), self.epsilon
-        )  # (T, 768)
-        states = torch.zeros(
-            len(ids) + 1, WIDTH, device=ids.device
-        )  # the last row, zeros, stands for what is outside a text
+        gain, shift = self.get_buffer("gain"), self.get_buffer("shift")
+        x = functional.layer_norm(x, x.shape[1:], gain, shift, self.epsilon)  # (T, 768)
+        states = torch.zeros(len(ids) + 1, WIDTH, device=ids.device)  # the last row stands for places outside a text
         for branch, (n, before) in enumerate(WINDOWS):
             y = x[:, branch * WIDTH : (branch + 1) * WIDTH]
             rows = window[:, BEFORE - before : BEFORE - before + n].reshape(-1)
@@ -108,8 +105,7 @@ def windows(lengths: Tensor) -> Tensor:
     ends = lengths.cumsum(0)
     total = int(ends[-1])
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)  # (T,)
-    rows = torch.arange(total, device=lengths.device)[:, None] + torch.arange(
-        -BEFORE, AFTER + 1, device=lengths.device
-    )  # (T, 5)
+    offsets = torch.arange(-BEFORE, AFTER + 1, device=lengths.device)
+    rows = torch.arange(total, device=lengths.device)[:, None] + offsets  # (T, 5)
     inside = (rows >= (ends - lengths)[owner, None]) & (rows < ends[owner, None])
     return torch.where(inside, rows, total)

@@ -163,6 +163,18 @@ def test_vgg16_gives_what_block_5_reads_beside_its_features(vgg16_file: Path) ->
     ]
 
 
+@pytest.mark.parametrize(("name", "batch_norm"), [("vgg16", False), ("vgg16_bn", True)])
+def test_torchvisions_undocumented_cfgs_and_make_layers_give_the_layers_of_its_public_models(
+    name: str, batch_norm: bool
+) -> None:
+    with torch.device("meta"):
+        layers, features = empty_convolutions(batch_norm), get_model(name, init_weights=False).features
+    assert str(layers) == str(features)
+    assert {key: t.shape for key, t in layers.state_dict().items()} == {
+        key: t.shape for key, t in features.state_dict().items()
+    }
+
+
 def test_gradients_reach_the_maps_of_every_block_of_frozen_vgg16(vgg16_file: Path) -> None:
     network = loaded(of_file(vgg16_file)).network
     for block, width in zip([*network.lower.blocks, network.upper.block], [64, 128, 256, 512, 512], strict=True):

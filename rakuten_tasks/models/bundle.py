@@ -13,7 +13,7 @@ README.md           the model card
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rakuten_tasks.config import Strict, TrainingConfig
@@ -59,7 +59,7 @@ class Manifest(Strict):
     pool: Pool
     config: TrainingConfig
     lineage: Lineage
-    schema_version: int = field(default=SCHEMA_VERSION)
+    schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: Path) -> None:
         """Write bundle.json, which makes the folder a bundle: after all other files."""
@@ -67,10 +67,7 @@ class Manifest(Strict):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read bundle.json.
-
-    Raises FileNotFoundError if the folder is no bundle, ValueError if its schema version is not this code's.
-    """
+    """Read bundle.json. Raises FileNotFoundError if it is missing, ValueError if its schema version is another."""
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {MANIFEST}: it is not a bundle of this package, train one")

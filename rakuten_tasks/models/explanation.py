@@ -146,18 +146,15 @@ def _grad_cam_target(predictor: Predictor, member: Member) -> GradCAMTarget | No
         upper, lower = member.network, backbone.network.lower
         layer = _vgg16_layer([*lower.blocks, upper.block], backbone.image_size)
         return GradCAMTarget(lambda pixels: upper(*lower(pixels)), backbone.image_size, lower, layer)
-    last = _last_layer(backbone)
+    if isinstance(backbone, VGG16Backbone):
+        blocks = [*backbone.network.lower.blocks, backbone.network.upper.block]
+        last: nn.Module | None = _vgg16_layer(blocks, backbone.image_size)
+    else:
+        last = _last_convolutional_layer(backbone)
     if last is None or not isinstance(member, LinearMember):
         return None
-    network = backbone.network
+    network: nn.Module = backbone.network
     return GradCAMTarget(lambda pixels: _linear_logits(member, network(pixels)), backbone.image_size, network, last)
-
-
-def _last_layer(backbone: FrozenBackbone) -> nn.Module | None:
-    if isinstance(backbone, VGG16Backbone):
-        network = backbone.network
-        return _vgg16_layer([*network.lower.blocks, network.upper.block], backbone.image_size)
-    return _last_convolutional_layer(backbone)
 
 
 def _vgg16_layer(blocks: Sequence[nn.Module], image_size: int) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.timing import seconds
 from rakuten_tasks.models.backbones.frozen import Description
-from rakuten_tasks.models.backbones.frozen_vgg16 import SIDE, VGG16Backbone
+from rakuten_tasks.models.backbones.frozen_vgg16 import IMAGE_SIZE, VGG16Backbone
 from rakuten_tasks.models.networks.onednn import is_supported, prepack
 from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions, batch_size
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
@@ -26,8 +26,8 @@ REPEATS, LIMIT = 4, 0.95
 def backbone(device: torch.device) -> VGG16Backbone:
     """VGG16 with random weights, as a bundle would load it."""
     weights = PretrainedWeights("vgg16", "random numbers", "NONE", "random")
-    description = Description("vgg16", BACKBONE_FEATURES + TOP_FEATURES, SIDE, weights, {"batch_norm": False})
-    return VGG16Backbone(Convolutions(random_convolutions(batch_norm=False), SIDE), description, device)
+    description = Description("vgg16", BACKBONE_FEATURES + TOP_FEATURES, IMAGE_SIZE, weights, {"batch_norm": False})
+    return VGG16Backbone(Convolutions(random_convolutions(batch_norm=False), IMAGE_SIZE), description, device)
 
 
 @torch.inference_mode()
@@ -47,8 +47,8 @@ def main() -> None:
     layers = random_convolutions(batch_norm=False)[:-1].to(device).to(memory_format=torch.channels_last).eval()
     bare_layers = prepack(layers) if is_supported(device) else layers  # the fastest pass there is of the same bits
     frozen = backbone(device)
-    batch = torch.randn(size, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
-    photos = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    batch = torch.randn(size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device).to(memory_format=torch.channels_last)
+    photos = np.random.default_rng(0).integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     bare_pass(bare_layers, batch, size)
     # in turn, so that whatever else the machine does slows both
     pairs = [
@@ -57,7 +57,7 @@ def main() -> None:
     ]
     bare, features = (count / min(times) for times in zip(*pairs, strict=True))
     dtype = "bf16" if half_precision(device) else "fp32"
-    print(f"{count} photos of {SIDE} pixels in batches of {size} on {device} in {dtype}, best of {REPEATS} runs")
+    print(f"{count} photos of {IMAGE_SIZE} pixels in batches of {size} on {device} in {dtype}, best of {REPEATS} runs")
     print(f"bare forward pass {bare:.2f} photos/s, features {features:.2f} photos/s")
     print(f"features / bare: {features / bare:.3f} (limit {LIMIT})")
 

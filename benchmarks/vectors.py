@@ -79,7 +79,7 @@ def main(products: int, encoder: str, one: bool) -> None:
         click.echo(json.dumps(measure(encoder, products)))
         return
     try:
-        weights = resolve_encoder(TextConfig(encoder=encoder))
+        _, weights = resolve_encoder(TextConfig(encoder=encoder))
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{weights.name} on {choose_device()}, {torch.get_num_threads()} threads, shards of {SHARD} products")

@@ -1,4 +1,4 @@
-"""Baselines, fitted on the same rows as the members: class frequencies, and TF-IDF with a linear SVM."""
+"""Baselines, fitted on the members' rows: class frequencies, and TF-IDF with a linear SVM."""
 
 from __future__ import annotations
 
@@ -17,45 +17,44 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import FeatureUnion, make_union
 from sklearn.svm import LinearSVC
 
-from rakuten_tasks.evaluation.calibration import fit_weights
+from rakuten_tasks.evaluation.calibration import fit_scale
 from rakuten_tasks.evaluation.metrics import MOST_FREQUENT, TFIDF_SVM
 from rakuten_tasks.preprocessing.text import clean
 
-# The most frequent of each kind; bounds memory and time on a full catalogue.
-MAX_FEATURES = 50_000
+MAX_FEATURES = 50_000  # the most frequent n-grams of each kind; bounds memory and time on a full catalogue
 FOLDS = 3
-ABSENT = -1.0  # the score of a class without rows: what the hinge asks of every row that is not of a class
+ABSENT = -1.0  # the score of a class without rows: the hinge loss' target for rows of other classes
 
 
 class Baseline(Protocol):
     """A fitted baseline."""
 
     def probabilities(self, titles: Sequence[str], descriptions: Sequence[str]) -> NDArray:
-        """(N,) titles, (N,) descriptions -> (N, K) fp64; each row sums to 1."""
+        """Predict (N,) titles, (N,) descriptions -> (N, K) fp64; each row sums to 1."""
         ...
 
 
 @dataclass(frozen=True)
 class MostFrequent:
-    """Answers every product with the classes' shares of the fitted rows. shares: (K,)"""
+    """The classes' shares of the fitted rows, for every product. shares: (K,)"""
 
     shares: NDArray
 
     def probabilities(self, titles: Sequence[str], descriptions: Sequence[str]) -> NDArray:
-        """(N,) titles, (N,) descriptions -> (N, K) fp64, all rows the same."""
+        """Predict (N,) titles, (N,) descriptions -> (N, K) fp64, all rows the same."""
         return np.tile(self.shares, (len(titles), 1))
 
 
 def fit_most_frequent(
     titles: Sequence[str], descriptions: Sequence[str], labels: NDArray, n_classes: int, seed: int
 ) -> MostFrequent:
-    """labels: (N,) class indices, N above 0; nothing else is looked at."""
+    """Fit on (N,) class indices, N above 0; the other arguments are ignored."""
     return MostFrequent(np.bincount(labels, minlength=n_classes) / len(labels))
 
 
 @dataclass(frozen=True)
 class TfidfSVM:
-    """TF-IDF of words and letters, and a linear classifier for each class against the rest.
+    """TF-IDF of words and characters, and a linear classifier of each class against the rest.
 
     scale: softmax(scale * scores) are probabilities.
     """
@@ -66,7 +65,7 @@ class TfidfSVM:
     scale: float
 
     def probabilities(self, titles: Sequence[str], descriptions: Sequence[str]) -> NDArray:
-        """(N,) titles, (N,) descriptions -> (N, K) fp64; each row sums to 1."""
+        """Predict (N,) titles, (N,) descriptions -> (N, K) fp64; each row sums to 1."""
         features = self.features.transform(_texts(titles, descriptions))
         return softmax(self.scale * _scores(self.classifier, features, self.n_classes), axis=1)
 
@@ -76,7 +75,7 @@ def fit_tfidf_svm(
 ) -> TfidfSVM:
     """Fit on (N,) titles, (N,) descriptions, (N,) class indices of at least two classes.
 
-    Words of 1-2 and letters of 2-5 within words, each block of unit length, at most MAX_FEATURES n-grams each.
+    N-grams of 1-2 words and of 2-5 characters within words, each block of unit length, at most MAX_FEATURES each.
     """
     union: FeatureUnion = make_union(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=MAX_FEATURES, dtype=np.float32),
@@ -94,10 +93,10 @@ BASELINES: dict[str, Fit] = {MOST_FREQUENT: fit_most_frequent, TFIDF_SVM: fit_tf
 
 
 def _scale(features: sparse.csr_matrix, titles: Sequence[str], labels: NDArray, n_classes: int, seed: int) -> float:
-    """By the likelihood of scores out of fold; 1 where there are too few titles for folds.
+    """Calibrate by maximum likelihood of out-of-fold scores; 1 if there are too few titles for folds.
 
-    Rows of one title are in one fold, or the scores would seem surer than they are. A row whose class the other folds
-    do not have tells nothing.
+    Rows of one title are in one fold, or the scores would be overconfident. Rows whose class is missing from the other
+    folds are ignored.
     """
     groups = np.unique(np.asarray(titles, dtype=str), return_inverse=True)[1]
     if groups.max() + 1 < FOLDS:
@@ -110,23 +109,21 @@ def _scale(features: sparse.csr_matrix, titles: Sequence[str], labels: NDArray, 
             classifier = _fit_svm(features[others], labels[others], seed)
             scores.append(_scores(classifier, features[held_out], n_classes))
             truth.append(labels[held_out])
-    every = np.concatenate(scores)
-    spread = float(every.std()) if len(every) else 0.0
-    return float(fit_weights(every[None] / spread, np.concatenate(truth))[0]) / spread if spread else 1.0
+    return fit_scale(np.concatenate(scores), np.concatenate(truth))
 
 
 def _fit_svm(features: sparse.csr_matrix, labels: NDArray, seed: int) -> LinearSVC:
     with warnings.catch_warnings():
-        # what is left after 1,000 iterations is not worth the minutes
+        # the gain after 1,000 iterations is not worth the minutes
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LinearSVC(C=1.0, random_state=seed).fit(features, labels)
 
 
 def _scores(classifier: LinearSVC, features: sparse.csr_matrix, n_classes: int) -> NDArray:
-    """(N, K); of two classes scikit-learn gives the second one's alone."""
-    found = classifier.decision_function(features)
+    """Compute scores (N, K); for two classes scikit-learn gives the scores of the second one only."""
+    scores = classifier.decision_function(features)
     result = np.full((features.shape[0], n_classes), ABSENT)
-    result[:, classifier.classes_] = found if found.ndim == 2 else np.stack([-found, found], 1)
+    result[:, classifier.classes_] = scores if scores.ndim == 2 else np.stack([-scores, scores], 1)
     return result
 
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of one system's metrics, and of the paired difference between two.
+"""Bootstrap intervals of a system's metrics, and of the paired difference between two systems.
 
 Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, percentile intervals.
 """
@@ -16,7 +16,7 @@ from rakuten_tasks.config import Strict
 
 RESAMPLES = 1000
 INTERVAL = (0.025, 0.975)  # quantiles
-MIN_POSITIVE = float(np.finfo(np.float64).eps)  # a label's probability, as scikit-learn's log_loss bounds it: 36 nats
+MIN_POSITIVE = float(np.finfo(np.float64).eps)  # lower bound of probabilities, as in scikit-learn's log_loss: 36 nats
 
 
 @dataclass(frozen=True)
@@ -31,32 +31,34 @@ class MetricCI(Strict):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def signed(self) -> str:
-        """For a difference."""
+        """Format a difference."""
         value, low, high = (round(number, 3) + 0.0 for number in (self.value, self.low, self.high))  # never -0.000
         return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def log_losses(probabilities: NDArray, labels: NDArray) -> NDArray:
-    """Minus the log of the label's probability. (N, K), (N,) class indices -> (N,), nats"""
+    """Compute the negative log of the label's probability. (N, K), (N,) class indices -> (N,), nats"""
     return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], MIN_POSITIVE))
 
 
 def weighted_f1(labels: NDArray, predicted: NDArray) -> float:
-    """(N,), (N,) class indices, N above 0."""
+    """Compute it for (N,), (N,) class indices, N above 0."""
     cells, counts = np.unique(np.stack([labels, predicted], 1), axis=0, return_counts=True)
     return float(_scores(counts[None], cells[:, 0], cells[:, 1], int(cells.max()) + 1)["weighted_f1"][0])
 
 
 def hard_intervals(labels: NDArray, predicted: NDArray, classes: int, seed: int) -> dict[str, MetricCI]:
-    """weighted_f1, macro_f1 and accuracy of (N,) predicted class indices."""
+    """Compute weighted_f1, macro_f1 and accuracy of (N,) predicted class indices."""
     cells, counts, resampled = _resample(np.stack([labels, predicted], 1), seed, RESAMPLES)
-    once = _scores(counts[None], cells[:, 0], cells[:, 1], classes)
-    many = _scores(resampled, cells[:, 0], cells[:, 1], classes)
-    return {name: MetricCI(float(once[name][0]), *map(float, np.quantile(many[name], INTERVAL))) for name in once}
+    values = _scores(counts[None], cells[:, 0], cells[:, 1], classes)
+    samples = _scores(resampled, cells[:, 0], cells[:, 1], classes)
+    return {
+        name: MetricCI(float(values[name][0]), *map(float, np.quantile(samples[name], INTERVAL))) for name in values
+    }
 
 
 def mean_intervals(values: Mapping[str, NDArray], seed: int) -> dict[str, MetricCI]:
-    """The mean of (N,) values by system, all on the same resamples of the rows."""
+    """Compute the mean of (N,) values by system, all on the same resamples of the rows."""
     stacked = np.stack(list(values.values()), 1)  # (N, S)
     random, n = np.random.default_rng(seed), len(stacked)
     means = [np.bincount(random.integers(n, size=n), minlength=n) @ stacked / n for _ in range(RESAMPLES)]
@@ -65,16 +67,17 @@ def mean_intervals(values: Mapping[str, NDArray], seed: int) -> dict[str, Metric
 
 
 def paired_interval(labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, seed: int) -> MetricCI:
-    """How much the new predictions' weighted F1 is above that of the old, with its interval by joint resampling."""
+    """Compute the new predictions' weighted F1 minus that of the old, with its interval by joint resampling."""
     value = weighted_f1(labels, predicted_new) - weighted_f1(labels, predicted_old)
     differences = paired_differences(labels, predicted_new, predicted_old, seed, RESAMPLES)
     return MetricCI(value, *map(float, np.quantile(differences, INTERVAL)))
 
 
 def _resample(rows: NDArray, seed: int, resamples: int) -> tuple[NDArray, NDArray, NDArray]:
-    """Bootstrap of rows (N, m) that differ in few ways only, called cells, at the cost of the cells, not the rows.
+    """Bootstrap rows (N, m) with few distinct values, called cells, at the cost of the cells, not the rows.
 
-    -> cells (C, m), rows in each (C,), and in each resample (R, C): N draws with replacement are a multinomial draw.
+    -> cells (C, m), rows of each (C,), and of each in every resample (R, C): N draws with replacement are a multinomial
+    draw.
     """
     cells, counts = np.unique(rows, axis=0, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(len(rows), counts / len(rows), size=resamples)
@@ -82,22 +85,22 @@ def _resample(rows: NDArray, seed: int, resamples: int) -> tuple[NDArray, NDArra
 
 
 def _scores(counts: NDArray, labels: NDArray, predicted: NDArray, classes: int) -> dict[str, NDArray]:
-    """(R, C) rows in each cell, (C,), (C,) class indices of the cells -> each metric (R,)."""
+    """Compute (R, C) rows in each cell, (C,), (C,) class indices of the cells -> each metric (R,)."""
     true = _by_class(counts, labels, classes)  # (R, K)
-    claimed = _by_class(counts, predicted, classes)  # (R, K)
-    right = labels == predicted
-    hit = _by_class(counts[:, right], labels[right], classes)  # (R, K)
-    f1 = 2 * hit / np.maximum(true + claimed, 1)  # (R, K)
+    positive = _by_class(counts, predicted, classes)  # (R, K)
+    correct = labels == predicted
+    true_positive = _by_class(counts[:, correct], labels[correct], classes)  # (R, K)
+    f1 = 2 * true_positive / np.maximum(true + positive, 1)  # (R, K)
     rows = true.sum(1)  # (R,)
     return {
         "weighted_f1": (f1 * true).sum(1) / rows,
         "macro_f1": (f1 * (true > 0)).sum(1) / (true > 0).sum(1),
-        "accuracy": hit.sum(1) / rows,
+        "accuracy": true_positive.sum(1) / rows,
     }
 
 
 def _by_class(counts: NDArray, index: NDArray, classes: int) -> NDArray:
-    """Counts (R, C) added up over the cells of each class, (C,) -> (R, K)."""
+    """Sum counts (R, C) over the cells of each class, (C,) -> (R, K)."""
     one_hot = sparse.csr_array((np.ones(len(index)), (np.arange(len(index)), index)), shape=(len(index), classes))
     return counts @ one_hot
 
@@ -105,7 +108,7 @@ def _by_class(counts: NDArray, index: NDArray, classes: int) -> NDArray:
 def paired_differences(
     labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, seed: int, resamples: int = 2000
 ) -> NDArray:
-    """How much the new predictions' weighted F1 is above that of the old, in each resample. (resamples,)
+    """Compute the new predictions' weighted F1 minus that of the old, in each resample. (resamples,)
 
     (N,) each, N above 0: codes or class indices of the same rows, which are resampled jointly.
     """
@@ -119,8 +122,8 @@ def paired_differences(
 def paired_bootstrap(
     labels: NDArray, predicted_new: NDArray, predicted_old: NDArray, margin: float, seed: int, resamples: int = 2000
 ) -> float:
-    """The probability that the new predictions' weighted F1 is no more than `margin` below that of the old.
+    """Estimate the probability that the new predictions' weighted F1 is at most `margin` below that of the old.
 
-    Rows as for paired_differences.
+    Rows as of paired_differences.
     """
     return float(np.mean(paired_differences(labels, predicted_new, predicted_old, seed, resamples) >= -margin))

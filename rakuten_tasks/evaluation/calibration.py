@@ -1,4 +1,4 @@
-"""Weights of scores by maximum likelihood: of one system, its calibration; of several, their log-linear pool."""
+"""Weights of scores by maximum likelihood: the calibration of one system, the log-linear pool of several."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-# A fit is held near members of equal weight, each calibrated alone, as if by this many more rows.
-PRIOR_ROWS = 10
-LARGEST_WEIGHT = 100.0  # a member that is always right ends there, not at infinity
+PRIOR_ROWS = 10  # additional rows of a prior at equal weights
+LARGEST_WEIGHT = 100.0  # of a member that is always right, whose optimum is infinite
 
 
 def fit_weights(scores: NDArray, labels: NDArray) -> NDArray:
-    """Weights of M calibrated members that give N rows' labels the highest likelihood. (M, N, K), (N,) -> (M,)
+    """Maximise the likelihood of N rows' labels over the weights of M calibrated members. (M, N, K), (N,) -> (M,)
 
-    All are 1 / M where there are no rows. Convex, so the same optimum from wherever it starts.
+    All weights are 1 / M if there are no rows. The problem is convex and has one optimum.
     """
     members = len(scores)
     equal = np.full(members, 1 / members)
@@ -32,3 +31,12 @@ def fit_weights(scores: NDArray, labels: NDArray) -> NDArray:
 
     bounds = [(0.0, LARGEST_WEIGHT)] * members
     return minimize(loss, equal, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12}).x
+
+
+def fit_scale(scores: NDArray, labels: NDArray) -> float:
+    """Fit the weight that calibrates one system's scores; 1 if they are constant or there are none. (N, K), (N,)
+
+    Scores are scaled to unit deviation first, so that the fit's prior rows have the same effect for every system.
+    """
+    spread = float(scores.std()) if len(labels) else 0.0
+    return float(fit_weights(scores[None].astype(np.float64) / spread, labels)[0]) / spread if spread else 1.0

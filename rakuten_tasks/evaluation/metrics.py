@@ -1,4 +1,4 @@
-"""Metrics with bootstrap intervals, per class, confusion, reliability, and what photos add."""
+"""Metrics with bootstrap intervals, per class, confusion, reliability, and the gain by photos."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from rich import box
-from rich.table import Table
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from rakuten_tasks.config import Strict
@@ -21,31 +18,19 @@ from rakuten_tasks.evaluation.bootstrap import (
     hard_intervals,
     log_losses,
     mean_intervals,
-    paired_differences,
     paired_interval,
     weighted_f1,
-)
-
-__all__ = [
-    "Evaluation",
-    "MetricCI",
-    "evaluate",
-    "paired_differences",
-    "photo_gain",
-    "reliability",
-    "score_against_labels",
-    "table",
-]
+)  # fmt: skip
 
 POOL = "pool"
 MOST_FREQUENT, TFIDF_SVM = "most_frequent", "tfidf_svm"  # baselines
 BINS = 15
-PARTS = 4  # quartiles of the text's confidence
+QUARTILES = 4  # of the text's confidence
 
 
 @dataclass(frozen=True)
 class ClassScore(Strict):
-    """One class. support: test rows that are of it; a ratio without rows is 0."""
+    """Metrics of one class. support: its test rows; a ratio without rows is 0."""
 
     code: int
     f1: float
@@ -56,7 +41,7 @@ class ClassScore(Strict):
 
 @dataclass(frozen=True)
 class Bin(Strict):
-    """Rows of similar confidence: its mean, how many of them were right (a share), how many they are."""
+    """Rows of similar confidence: the mean of it, the share of correct predictions, the number of rows."""
 
     confidence: float
     accuracy: float
@@ -65,18 +50,18 @@ class Bin(Strict):
 
 @dataclass(frozen=True)
 class Reliability(Strict):
-    """Does a confidence of 0.8 mean right in 80 %? ece: the mean gap, weighted by rows (arXiv 1706.04599)."""
+    """Reliability diagram. ece: mean gap between confidence and accuracy, weighted by rows (arXiv 1706.04599)."""
 
-    bins: list[Bin]  # ascending; those without rows are left out
+    bins: list[Bin]  # ascending; without empty ones
     ece: float
 
 
 @dataclass(frozen=True)
 class SystemMetrics(Strict):
-    """One system on the test rows. Macro F1 is over the classes present in the labels, log loss in nats.
+    """Metrics of one system on the test rows. Macro F1 is over the classes present in the labels, log loss in nats.
 
-    lead: weighted F1 above the baseline tfidf_svm's on the same resampled rows; None of that baseline itself, and
-    where it was not scored.
+    lead: weighted F1 minus the baseline tfidf_svm's on the same resampled rows; None of that baseline itself, and if it
+    was not scored.
     """
 
     weighted_f1: MetricCI
@@ -95,9 +80,9 @@ class SystemMetrics(Strict):
 
 @dataclass(frozen=True)
 class PhotoGain(Strict):
-    """Test rows of which the text alone is about as sure: from `low` to `high`, its confidence.
+    """Test rows for which the pool without photos has a confidence from `low` to `high`.
 
-    Accuracy and weighted F1 of the pool with photos masked, and of the pool as it is.
+    Accuracy and weighted F1 of the pool without photos (text_), and with them.
     """
 
     rows: int
@@ -111,7 +96,7 @@ class PhotoGain(Strict):
 
 @dataclass(frozen=True)
 class Evaluation(Strict):
-    """What the test rows showed."""
+    """All metrics on the test rows."""
 
     METRICS: ClassVar = ("weighted_f1", "macro_f1", "accuracy", "log_loss")
 
@@ -119,7 +104,7 @@ class Evaluation(Strict):
     codes: list[int]
     systems: dict[str, SystemMetrics]  # members, the pool, baselines
     confusion: list[list[int]]  # (K, K) of the pool: rows true, columns predicted
-    photo_gain: list[PhotoGain] = field(default_factory=list)  # least sure text first; empty: no text, or no photos
+    photo_gain: list[PhotoGain] = field(default_factory=list)  # by confidence; empty without text or photos
 
     @property
     def ece(self) -> float:
@@ -127,13 +112,13 @@ class Evaluation(Strict):
         return self.systems[POOL].reliability.ece
 
     def summary(self) -> dict[str, float]:
-        """One number a metric, by system: what MLflow shows."""
+        """List metrics by name, for MLflow."""
         values = {f"{n}_{m}": getattr(s, m).value for n, s in self.systems.items() for m in self.METRICS}
         return {**values, "pool_ece": self.ece, "test_rows": self.n}
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The JSON that `to_dict` was written as."""
+        """Read the JSON of `to_dict`."""
         return cls.from_dict(json.loads(path.read_text()))
 
 
@@ -147,7 +132,7 @@ def evaluate(
     """Score each system, one of them named "pool", on the same rows.
 
     probabilities: (N, K) by system; labels: (N,) class indices; codes: the K codes in the order of the columns.
-    text_pool: (N, K) of the pool with photos masked; None where there is no text member, or no photo member.
+    text_pool: (N, K) of the pool without photos; None if there is no text member, or no photo member.
     Raises ValueError if N is 0, KeyError if no system is named "pool".
     """
     if not len(labels):
@@ -156,11 +141,11 @@ def evaluate(
     losses = mean_intervals({name: log_losses(scores, labels) for name, scores in probabilities.items()}, seed)
     systems = {}
     for name, scores in probabilities.items():
-        rival = predicted.get(TFIDF_SVM) if name != TFIDF_SVM else None
+        baseline = predicted.get(TFIDF_SVM) if name != TFIDF_SVM else None
         systems[name] = SystemMetrics(
             **hard_intervals(labels, predicted[name], len(codes), seed),
             log_loss=losses[name],
-            lead=None if rival is None else paired_interval(labels, predicted[name], rival, seed),
+            lead=None if baseline is None else paired_interval(labels, predicted[name], baseline, seed),
             classes=_classes(labels, predicted[name], codes),
             reliability=reliability(scores, labels),
         )
@@ -178,23 +163,23 @@ def _classes(labels: NDArray, predicted: NDArray, codes: Sequence[int]) -> list[
 
 
 def reliability(probabilities: NDArray, labels: NDArray) -> Reliability:
-    """(N, K), (N,) class indices -> BINS bins of equal width by confidence, and their mean gap."""
+    """Compute (N, K), (N,) class indices -> BINS bins of equal width by confidence, and the ECE."""
     confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == labels
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    counts = np.bincount(place, minlength=BINS)
+    correct = probabilities.argmax(1) == labels
+    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(index, minlength=BINS)
     used = counts > 0
-    mean = np.bincount(place, confidence, BINS)[used] / counts[used]
-    accuracy = np.bincount(place, right, BINS)[used] / counts[used]
+    mean = np.bincount(index, confidence, BINS)[used] / counts[used]
+    accuracy = np.bincount(index, correct, BINS)[used] / counts[used]
     bins = [Bin(float(m), float(a), int(c)) for m, a, c in zip(mean, accuracy, counts[used], strict=True)]
     return Reliability(bins, float(np.average(np.abs(mean - accuracy), weights=counts[used])))
 
 
 def photo_gain(text_pool: NDArray, pool: NDArray, labels: NDArray) -> list[PhotoGain]:
-    """(N, K) with photos masked, (N, K) as they are, (N,) -> quarters of the rows by the text's confidence."""
+    """Compare (N, K) without photos, (N, K) with them, (N,) labels -> quarters of the rows by the text's confidence."""
     confidence = text_pool.max(1)
     text, both = text_pool.argmax(1), pool.argmax(1)
-    parts = np.array_split(np.argsort(confidence, kind="stable"), PARTS)
+    parts = np.array_split(np.argsort(confidence, kind="stable"), QUARTILES)
     return [
         PhotoGain(
             rows=len(rows),
@@ -208,40 +193,3 @@ def photo_gain(text_pool: NDArray, pool: NDArray, labels: NDArray) -> list[Photo
         for rows in parts
         if len(rows)
     ]
-
-
-def table(evaluation: Evaluation, title: str = "Test rows, with 95 % bootstrap intervals") -> Table:
-    """The one table of a training: a row a system, a column a metric; its macro F1, accuracy and log loss are bare."""
-    result = _table(title, f"{evaluation.n} rows; log loss in nats; last column: on the same resamples of the rows")
-    for heading in ("weighted F1", "macro F1", "accuracy", "log loss", "ECE", f"weighted F1 - {TFIDF_SVM}'s"):
-        result.add_column(heading, no_wrap="F1" not in heading or heading == "macro F1")
-    for name, system in evaluation.systems.items():
-        first, *others = system.metrics
-        bare = [f"{value:.3f}" for value in (*(metric.value for metric in others), system.reliability.ece)]
-        result.add_row(name, str(first), *bare, system.lead.signed() if system.lead else "")
-    return result
-
-
-def _table(title: str, caption: str) -> Table:
-    # without a frame, or the intervals wrap
-    result = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    result.add_column("", no_wrap=True)
-    return result
-
-
-def score_against_labels(answered: Mapping[str, pd.Series], answers: pd.Series) -> Table:
-    """Codes by row, of each system, against the catalogue's own answers (code by row) where there are both.
-
-    A number behind a name: how many rows it answered, where that is not all.
-    """
-    result = _table("against the catalogue's own answers", caption=f"{len(answers)} answers")
-    for heading in ("weighted F1", "macro F1", "accuracy"):
-        result.add_column(heading)
-    for name, predicted in answered.items():
-        both = predicted.dropna().index.intersection(answers.index)
-        codes, indices = np.unique([answers[both], predicted[both]], return_inverse=True)
-        labels, guesses = indices.reshape(2, -1)
-        metrics = hard_intervals(labels, guesses, len(codes), seed=0)
-        rows = "" if len(both) == len(answers) else f" ({len(both)})"
-        result.add_row(f"{name}{rows}", *map(str, metrics.values()))
-    return result

@@ -1,10 +1,10 @@
-"""The bundle: one folder that holds everything a prediction needs, and what it was made of.
+"""The bundle: one folder with everything that a prediction needs, and with its lineage.
 
 bundle.json         schema version, label order, names, members, pool, configuration, lineage
-extractors/NAME     what turns products into features: tokenizer, pretrained backbone, settings
-members/NAME        what turns features into logits: safetensors, JSON
-ledger.parquet      title hash -> split, of every product this model and its ancestors were split on
-reference.parquet   validation and test rows with the columns of monitoring/columns.py: what drift is measured against
+extractors/NAME     products -> features: tokenizer, pretrained backbone, settings
+members/NAME        features -> logits: safetensors, JSON
+ledger.parquet      title hash -> split, of every product in the splits of this model and its ancestors
+reference.parquet   validation and test rows with the columns of monitoring/columns.py, with which drift checks compare
 test.parquet        predictions on the test rows
 evaluation.json     metrics on the test rows
 README.md           the model card
@@ -12,12 +12,12 @@ README.md           the model card
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rakuten_tasks.config import Strict, TrainingConfig
+from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models.pool import Pool
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
@@ -30,7 +30,7 @@ EVALUATION = "evaluation.json"
 CARD = "README.md"
 EXTRACTORS_FOLDER = "extractors"
 MEMBERS_FOLDER = "members"
-MLFLOWS = "registered_model_meta"  # MLflow's own note, in what it downloads
+MLFLOW_METADATA = "registered_model_meta"  # a file that MLflow adds to the folders that it downloads
 
 
 @dataclass(frozen=True)
@@ -44,50 +44,42 @@ class Lineage(Strict):
     image: str
     execution: str
     run_id: str
-    machine: str  # that members' bits depend on
+    machine: str  # on which members' bits depend
     code: str  # hash of the package's files and its libraries' versions: two -dirty commits may differ
-    pretrained: list[PretrainedWeights]  # what networks began with
+    pretrained: list[PretrainedWeights]
 
 
 @dataclass(frozen=True)
 class Manifest(Strict):
-    """What bundle.json says."""
+    """The content of bundle.json."""
 
-    codes: list[int]  # ascending; a class index is a position in it
-    names: dict[str, str]  # code -> name for people
+    codes: list[int]  # ascending; a class index is a position in this list
+    names: dict[str, str]  # code -> display name
     members: dict[str, list[str]]  # member -> the extractors it reads
     pool: Pool
     config: TrainingConfig
     lineage: Lineage
-    schema_version: int = field(default=SCHEMA_VERSION)
+    schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: Path) -> None:
-        """Write bundle.json, which makes the folder a bundle: last, when all else is there."""
+        """Write bundle.json, which makes the folder a bundle: after all other files."""
         (folder / MANIFEST).write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What the bundle says of itself.
-
-    Raises FileNotFoundError if the folder is no bundle, ValueError if its schema version is not this code's.
-    """
+    """Read bundle.json. Raises FileNotFoundError if it is missing, ValueError if its schema version is another."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {MANIFEST}: it is not a bundle of this package, train one anew")
+        raise FileNotFoundError(f"{folder} holds no {MANIFEST}: it is not a bundle of this package, train one")
     manifest = json.loads(path.read_text())
-    if (found := manifest.get("schema_version")) != SCHEMA_VERSION:
+    if (version := manifest.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(
-            f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}: "
-            "use the package version that wrote it, or train anew"
+            f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: "
+            "use the package version that wrote it, or train again"
         )
     return Manifest.from_dict(manifest)
 
 
 def bundle_hash(folder: Path) -> str:
-    """SHA-256 of the names and contents of a bundle's files: a registered version tells its own, in a tag."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MLFLOWS):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{content} {path.relative_to(folder).as_posix()}\n".encode())
-    return digest.hexdigest()
+    """Hash the names and contents of a bundle's files; a registered version has the hash as a tag."""
+    return hash_folder(folder, leave_out=MLFLOW_METADATA)

@@ -1,25 +1,23 @@
-"""Products -> features: what members are fitted on and answer from. Training, evaluation and serving run this code.
-
-An extractor is saved as a folder of its own in the bundle, and read by every member that names it.
-"""
+"""Products -> features, which members are fitted on and predict from, in training, evaluation and serving."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from rakuten_tasks.models.backbones import Backbone, load_saved_backbone
+from rakuten_tasks.models.backbones import load_saved_backbone
+from rakuten_tasks.models.backbones.frozen import FrozenBackbone
 from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
 from rakuten_tasks.models.encoders import TextEncoder, load_saved_encoder
-from rakuten_tasks.models.encoders.tokenized import TokenizedText
-from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
+from rakuten_tasks.models.encoders.transformer_encoder import EncoderTokenizer, TransformerEncoder
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ragged
 from rakuten_tasks.preprocessing.ngrams import count_ngrams
 from rakuten_tasks.preprocessing.photos import prepare_photos
@@ -29,48 +27,39 @@ from rakuten_tasks.preprocessing.text import clean
 SETTINGS = "settings.json"
 
 
-class Extractor(Protocol):
-    """Turns products into arrays. `available` tells which products have what it needs."""
+class Extractor(ABC):
+    """Products -> arrays. A folder of the bundle, which several members may read.
+
+    modality: text or photo. network: whether a GPU makes it faster. training_only: files that a bundle does not need.
+    """
 
     name: ClassVar[str]
-    modality: ClassVar[str]  # text or photo
-    network: ClassVar[bool]  # whether it is worth a GPU
-    training_only: ClassVar[tuple[str, ...]]  # files that a bundle does not need
-
-    def available(self, product: Product) -> bool: ...
-
-    def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
-        """(N,) products, all of them available -> arrays of N rows; a ragged one has its offsets beside it.
-
-        A product gets the same bits alone and among others. Raises photos.PhotoError on bytes that are no photo.
-        """
-        ...
-
-    def save(self, folder: Path) -> None: ...
-
-    @classmethod
-    def load(cls, folder: Path, device: torch.device) -> Self: ...
-
-
-class _Text:
     modality: ClassVar[str] = "text"
     network: ClassVar[bool] = False
     training_only: ClassVar[tuple[str, ...]] = ()
 
     def available(self, product: Product) -> bool:
-        return product.has_text
+        """Tell whether the product has the text or photo that the extractor reads."""
+        return product.photo is not None if self.modality == "photo" else product.has_text
+
+    @abstractmethod
+    def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
+        """Extract (N,) products, all of them available -> arrays of N rows; a ragged one has its offsets beside it.
+
+        A product gets the same bits alone and among others. Raises photos.PhotoError on bytes that are no photo.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write everything that `load` needs."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, device: torch.device) -> Self:
+        """Read the files of `save`."""
 
 
-class _Photo:
-    modality: ClassVar[str] = "photo"
-    network: ClassVar[bool] = False
-    training_only: ClassVar[tuple[str, ...]] = ()
-
-    def available(self, product: Product) -> bool:
-        return product.photo is not None
-
-
-class NgramExtractor(_Text):
+class NgramExtractor(Extractor):
     """`ngrams` (int32 columns of ngrams.count_ngrams) and `counts` (fp32), ragged."""
 
     name: ClassVar[str] = "ngrams"
@@ -80,23 +69,18 @@ class NgramExtractor(_Text):
 
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
         counts = count_ngrams([p.designation for p in products], [p.description for p in products], self.bits)
-        ends = counts.indptr.astype(np.int64)
-        return {
-            "ngrams": counts.indices.astype(np.int32),
-            "ngrams" + OFFSETS: ends,
-            "counts": counts.data,
-            "counts" + OFFSETS: ends,
-        }
+        ngrams, offsets = counts.indices.astype(np.int32), counts.indptr.astype(np.int64)
+        return {"ngrams": ngrams, "ngrams" + OFFSETS: offsets, "counts": counts.data, "counts" + OFFSETS: offsets}
 
     def save(self, folder: Path) -> None:
-        _write(folder, {"bits": self.bits})
+        _write_settings(folder, {"bits": self.bits})
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
-        return cls(**_read(folder))
+        return cls(**_read_settings(folder))
 
 
-class TokenExtractor(_Text):
+class TokenExtractor(Extractor):
     """`tokens` (int32, ragged): subwords of the title, a separator, subwords of the description."""
 
     name: ClassVar[str] = "tokens"
@@ -106,38 +90,38 @@ class TokenExtractor(_Text):
 
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
         titles, descriptions = ([clean(getattr(p, name)) for p in products] for name in ("designation", "description"))
-        # alone, then put together: of a pair the tokenizer also makes all combinations of what it cuts off, which took
-        # 3.3 s for a title and a description of 10,000 words each
-        alone = self.tokenizer([*titles, *descriptions])["input_ids"]
-        separator, room = self.tokenizer.sep_token_id, self.max_tokens - 1
+        # not as pairs, of which the tokenizer makes all combinations of the tokens that it cuts off: 3.3 s for a title
+        # and a description of 10,000 words each
+        ids = self.tokenizer([*titles, *descriptions])["input_ids"]
+        separator, max_tokens = self.tokenizer.sep_token_id, self.max_tokens - 1
         rows = []
-        for title, description in zip(alone[: len(titles)], alone[len(titles) :], strict=True):
-            first, second = truncate_pair(len(title), len(description), room)
+        for title, description in zip(ids[: len(titles)], ids[len(titles) :], strict=True):
+            first, second = truncate_pair(len(title), len(description), max_tokens)
             rows.append(np.array([*title[:first], separator, *description[:second]], dtype=np.int32))
         tokens, offsets = ragged(rows)
         return {"tokens": tokens, "tokens" + OFFSETS: offsets}
 
     def save(self, folder: Path) -> None:
-        _write(folder, {"max_tokens": self.max_tokens})
+        _write_settings(folder, {"max_tokens": self.max_tokens})
         self.tokenizer.save_pretrained(folder)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
-        return cls(PreTrainedTokenizerFast.from_pretrained(folder), **_read(folder))
+        return cls(PreTrainedTokenizerFast.from_pretrained(folder), **_read_settings(folder))
 
 
-def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of a title and of a description are kept: the longer is cut first, then both to halves.
+def truncate_pair(first: int, second: int, total: int) -> tuple[int, int]:
+    """Truncate tokens of a title and a description to a total: the longer first, then both to halves.
 
     As the tokenizer's own `longest_first`.
     """
-    if first + second <= room:
+    if first + second <= total:
         return first, second
-    shorter = min(first, second, room // 2)
-    return (shorter, room - shorter) if first <= second else (room - shorter, shorter)
+    shorter = min(first, second, total // 2)
+    return (shorter, total - shorter) if first <= second else (total - shorter, shorter)
 
 
-class VectorExtractor(_Text):
+class VectorExtractor(Extractor):
     """`vectors` (N, 2E) fp16: a pretrained encoder's vectors of the title, and of title and description together."""
 
     name: ClassVar[str] = "vectors"
@@ -147,13 +131,11 @@ class VectorExtractor(_Text):
         self.encoder = encoder
 
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
-        titles = [clean(product.designation) for product in products]
-        whole = [clean(f"{product.designation} {product.description}") for product in products]
-        # a third of the titles stands alone: its two texts are one, and so are repeated ones
-        texts = list(dict.fromkeys([*titles, *whole]))
-        places = {text: place for place, text in enumerate(texts)}
-        vectors = self.encoder.encode(texts).astype(np.float16)
-        pair = [vectors[[places[text] for text in column]] for column in (titles, whole)]
+        titles, texts = [clean(product.designation) for product in products], _full_texts(products)
+        # a third of the products has no description, so title and text are equal: each is encoded once
+        distinct = {text: row for row, text in enumerate(dict.fromkeys([*titles, *texts]))}
+        vectors = self.encoder.encode(list(distinct)).astype(np.float16)
+        pair = [vectors[[distinct[text] for text in column]] for column in (titles, texts)]
         return {"vectors": np.concatenate(pair, axis=1)}
 
     def save(self, folder: Path) -> None:
@@ -164,42 +146,42 @@ class VectorExtractor(_Text):
         return cls(load_saved_encoder(folder, device))
 
 
-class EncoderTokenExtractor(_Text):
-    """`ids` (int32, ragged): title and description, cut by a pretrained encoder's own tokenizer, to train it on."""
+class EncoderTokenExtractor(Extractor):
+    """`ids` (int32, ragged): title and description by a pretrained encoder's own tokenizer, to train the encoder on."""
 
     name: ClassVar[str] = "encoder_tokens"
-    training_only: ClassVar[tuple[str, ...]] = ("*.safetensors",)  # the encoder, which the member's own replaces
+    training_only: ClassVar[tuple[str, ...]] = ("*.safetensors",)  # the encoder, which the fine-tuned member replaces
 
-    def __init__(self, encoder: TransformerEncoder | None, tokenizer: TokenizedText) -> None:
+    def __init__(self, encoder: TransformerEncoder | None, tokenizer: EncoderTokenizer) -> None:
         self.encoder, self.tokenizer = encoder, tokenizer
 
     @classmethod
     def of(cls, encoder: TransformerEncoder) -> Self:
-        """Of an encoder that is about to be trained."""
-        return cls(encoder, TokenizedText(encoder.tokenizer, encoder.config))
+        """Make an extractor for an encoder that will be fine-tuned."""
+        return cls(encoder, EncoderTokenizer(encoder.tokenizer, encoder.config))
 
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
-        texts = [clean(f"{product.designation} {product.description}") for product in products]
-        ids, offsets = ragged([np.array(row, dtype=np.int32) for row in self.tokenizer.ids(texts)])
+        ids, offsets = ragged([np.array(row, dtype=np.int32) for row in self.tokenizer.ids(_full_texts(products))])
         return {"ids": ids, "ids" + OFFSETS: offsets}
 
     def save(self, folder: Path) -> None:
         if self.encoder is None:
-            raise ValueError("read from a bundle, which lacks the encoder: save the one that was trained")
+            raise ValueError("an extractor loaded from a bundle has no encoder: save the one that was fine-tuned")
         self.encoder.save(folder)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
-        return cls(None, TokenizedText.load(folder))
+        return cls(None, EncoderTokenizer.load(folder))
 
 
-class PhotoExtractor(_Photo):
-    """`photo` (N, D) fp16: what a frozen pretrained backbone sees in a prepared photo."""
+class PhotoExtractor(Extractor):
+    """`photo` (N, D) fp16: features of a frozen pretrained backbone."""
 
     name: ClassVar[str] = "photo_features"
+    modality: ClassVar[str] = "photo"
     network: ClassVar[bool] = True
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: FrozenBackbone) -> None:
         self.backbone = backbone
 
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
@@ -213,10 +195,11 @@ class PhotoExtractor(_Photo):
         return cls(load_saved_backbone(folder, device))
 
 
-class PixelExtractor(_Photo):
-    """`pixels` (N, S, S, 3) uint8: prepared photos, for a network that is trained on them."""
+class PixelExtractor(Extractor):
+    """`pixels` (N, S, S, 3) uint8: prepared photos, to train a network on."""
 
     name: ClassVar[str] = "pixels"
+    modality: ClassVar[str] = "photo"
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
@@ -225,15 +208,15 @@ class PixelExtractor(_Photo):
         return {"pixels": _pixels(products, self.image_size)}
 
     def save(self, folder: Path) -> None:
-        _write(folder, {"image_size": self.image_size})
+        _write_settings(folder, {"image_size": self.image_size})
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
-        return cls(**_read(folder))
+        return cls(**_read_settings(folder))
 
 
 class MapExtractor(PhotoExtractor):
-    """`photo` as above, and `maps` (N, 512, S/16, S/16) fp16: what VGG16's block 5 reads, for training it."""
+    """`photo` as above, and `maps` (N, 512, S/16, S/16) fp16: the input of VGG16's block 5, to train it on."""
 
     name: ClassVar[str] = "maps"
 
@@ -243,28 +226,23 @@ class MapExtractor(PhotoExtractor):
         return {"photo": photo, "maps": maps}
 
 
-EXTRACTORS: dict[str, type[Extractor]] = {
-    kind.name: kind
-    for kind in (
-        NgramExtractor,
-        TokenExtractor,
-        VectorExtractor,
-        EncoderTokenExtractor,
-        PhotoExtractor,
-        PixelExtractor,
-        MapExtractor,
-    )
-}
+_TEXT = (NgramExtractor, TokenExtractor, VectorExtractor, EncoderTokenExtractor)
+_PHOTO = (PhotoExtractor, PixelExtractor, MapExtractor)
+EXTRACTORS: dict[str, type[Extractor]] = {extractor.name: extractor for extractor in (*_TEXT, *_PHOTO)}
+
+
+def _full_texts(products: Sequence[Product]) -> list[str]:
+    return [clean(f"{product.designation} {product.description}") for product in products]
 
 
 def _pixels(products: Sequence[Product], image_size: int) -> NDArray:
     return prepare_photos([product.photo for product in products if product.photo is not None], image_size)
 
 
-def _write(folder: Path, settings: Mapping[str, int]) -> None:
+def _write_settings(folder: Path, settings: Mapping[str, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS).write_text(json.dumps(settings))
 
 
-def _read(folder: Path) -> dict[str, int]:
+def _read_settings(folder: Path) -> dict[str, int]:
     return json.loads((folder / SETTINGS).read_text())

@@ -12,14 +12,14 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
-ITERATIONS = 100  # on 11,000 descriptions 40 lose 0.011 weighted F1, and 200 gain 0.0004 in twice the time
-MAX_WEIGHTS_PER_FIT = 2**23  # fitted together: with L-BFGS's history 1.6 GB, however many classes there are
+ITERATIONS = 100  # on 11,000 descriptions 40 lose 0.011 weighted F1; 200 gain 0.0004 in twice the time
+MAX_WEIGHTS_PER_FIT = 2**23  # fitted together: with L-BFGS's history 1.6 GB, for any number of classes
 
 Operand = tuple[Tensor, Tensor, Tensor]  # indices, weights, starts: a sparse matrix, row after row
 
 
 class Loss(Enum):
-    """HINGE: squared, each class against the rest, as scikit-learn's LinearSVC. SOFTMAX: cross-entropy."""
+    """Loss functions. HINGE: squared, one class against the rest, as sklearn.svm.LinearSVC. SOFTMAX: cross-entropy."""
 
     HINGE = "hinge"
     SOFTMAX = "softmax"
@@ -36,7 +36,7 @@ class Features:
         return (self.dense if self.sparse is None else self.sparse).shape[0]  # type: ignore[union-attr]
 
     def take(self, rows: NDArray) -> Features:
-        """The rows at these places, in this order."""
+        """Select rows, in this order."""
         return Features(
             None if self.sparse is None else sparse.csr_array(self.sparse[rows]),
             None if self.dense is None else self.dense[rows],
@@ -45,14 +45,17 @@ class Features:
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """scores = sparse @ table + dense @ weight + bias. table: (D, K), weight: (E, K), bias: (K,), all fp32."""
+    """A fitted classifier: scores = sparse @ table + dense @ weight + bias.
+
+    table: (D, K), weight: (E, K), bias: (K,), all fp32.
+    """
 
     table: Tensor
     weight: Tensor
     bias: Tensor
 
     def scores(self, features: Features) -> NDArray:
-        """(N, K) fp32. A row gets the same bits alone and in a batch."""
+        """Compute scores (N, K) fp32. A row gets the same bits alone and in a batch."""
         total = self.bias.expand(len(features), -1)
         if features.sparse is not None:
             total = total + _product(operand(features.sparse, self.table.device), self.table)
@@ -65,17 +68,17 @@ class LinearClassifier:
 def fit_linear(
     features: Features, labels: NDArray, classes: int, cost: float, loss: Loss, device: torch.device
 ) -> LinearClassifier:
-    """Least loss of N rows with labels (N,), by L-BFGS.
+    """Minimise the loss of N rows with labels (N,), by L-BFGS.
 
     cost: scikit-learn's C, of the sum of losses against half the sum of squared weights; the bias is not penalised.
-    A step is two products over all rows, on a GPU where there is one. The sparse part is held twice.
+    A step is two products over all rows, on the device. The sparse part is in memory twice.
     """
     targets = functional.one_hot(torch.from_numpy(labels), classes).float().to(device)  # (N, K)
     matrix = None if features.sparse is None else _Sparse(features.sparse, device)
     dense = None if features.dense is None else torch.from_numpy(features.dense.astype(np.float32)).to(device)
     used = 0 if matrix is None else len(matrix.used)
     width = used + (0 if dense is None else dense.shape[1])
-    # classes do not depend on each other under the hinge, so they are fitted some at a time where memory is short
+    # under the hinge, classes are independent of each other, and can be fitted in parts to bound the memory
     step = classes if loss is Loss.SOFTMAX else max(1, MAX_WEIGHTS_PER_FIT // max(1, width))
     parts = [_fit(matrix, dense, part, cost, loss) for part in targets.split(step, dim=1)]
     weight, bias = torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts])
@@ -86,7 +89,7 @@ def fit_linear(
 
 
 class _Sparse:
-    """A sparse matrix to multiply with from both sides; columns that no row uses are left out."""
+    """A sparse matrix and its transpose, without empty columns."""
 
     def __init__(self, rows: sparse.csr_array, device: torch.device) -> None:
         columns = np.unique(rows.indices)
@@ -99,7 +102,7 @@ class _Sparse:
 def _fit(
     matrix: _Sparse | None, dense: Tensor | None, targets: Tensor, cost: float, loss: Loss
 ) -> tuple[Tensor, Tensor]:
-    """(N, C) targets of some of the classes -> (used + E, C) weights, (C,) biases."""
+    """Fit (N, C) targets of some of the classes -> (used + E, C) weights, (C,) biases."""
     rows, used = len(targets), 0 if matrix is None else len(matrix.used)
     width = used + (0 if dense is None else dense.shape[1])
     weight = torch.zeros(width, targets.shape[1], device=targets.device, requires_grad=True)
@@ -126,33 +129,33 @@ def _fit(
 
 
 def _hinge(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C), (N, C) of 0 and 1 -> the mean over rows of the squared hinge, and its slope by the scores (N, C)."""
+    """Compute (N, C), (N, C) of 0 and 1 -> the mean squared hinge of the rows, and its gradient (N, C)."""
     signs = 2 * targets - 1
     gaps = (1 - signs * scores).clamp_min(0)
     return gaps.square().sum() / len(scores), -2 * gaps * signs / len(scores)
 
 
 def _softmax(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, K), (N, K) of 0 and 1 -> the mean over rows of the cross-entropy, and its slope by the scores (N, K)."""
+    """Compute (N, K), (N, K) of 0 and 1 -> the mean cross-entropy of the rows, and its gradient (N, K)."""
     logs = functional.log_softmax(scores, 1)
     return -(logs * targets).sum() / len(scores), (logs.exp() - targets) / len(scores)
 
 
 def _product(matrix: Operand, weight: Tensor) -> Tensor:
-    """(N, D) sparse @ (D, C) -> (N, C)"""
+    """Multiply (N, D) sparse @ (D, C) -> (N, C)"""
     indices, values, starts = matrix
     return functional.embedding_bag(indices, weight, starts, mode="sum", per_sample_weights=values)
 
 
 def dense_product(dense: Tensor, weight: Tensor) -> Tensor:
-    """(N, E) @ (E, K) -> (N, K) fp32. A row gets the same bits alone and in a batch.
+    """Multiply (N, E) @ (E, K) -> (N, K) fp32. A row gets the same bits alone and in a batch.
 
-    In fp64, rounding is below fp32's last bit whatever kernel the number of rows chooses.
+    In fp64, rounding is below fp32's last bit, whichever kernel is chosen for the number of rows.
     """
     return (dense.double() @ weight.double()).float()
 
 
 def operand(matrix: sparse.csr_array, device: torch.device) -> Operand:
-    """A sparse matrix as `_product` multiplies with it; on a CPU nothing is copied."""
+    """Convert a sparse matrix for `_product`; on a CPU without a copy."""
     indices, weights, starts = map(torch.from_numpy, (matrix.indices, matrix.data, matrix.indptr[:-1]))
     return indices.to(device), weights.to(device), starts.to(device)

@@ -11,18 +11,18 @@ from rakuten_tasks.models.bundle import Manifest
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.pool_report import relative_weights
 
-SYNTHETIC = "**Trained on the built-in synthetic sample: its figures say nothing about real products.**"
-FIGURES = {
-    Refit.NONE: "They are of this very model; networks were fitted on training rows alone, and on no validation row.",
-    Refit.EXCEPT_TEST: "They are of this very model, which was fitted on every labelled row but these test rows.",
-    Refit.EVERYTHING: "They are of the model before the test rows were added: this one was then fitted once more, on "
-    "every labelled row, with what had been chosen without them.",
+SYNTHETIC = "**Trained on the built-in synthetic sample: its metrics say nothing about real products.**"
+METRICS = {
+    Refit.NONE: "Of this model, whose networks were fitted on training rows only, without validation rows.",
+    Refit.EXCEPT_TEST: "Of this model, which was fitted on all labelled rows except these test rows.",
+    Refit.EVERYTHING: "Of the model before the final fit: this model was then fitted again, on all labelled rows, with "
+    "the settings that were chosen without the test rows.",
 }
 
 
 def model_card(manifest: Manifest, evaluation: Evaluation) -> str:
-    """Markdown."""
-    parts = [*_head(manifest), *_members(manifest), *_figures(manifest, evaluation), *_origin(manifest)]
+    """Write the card in Markdown."""
+    parts = [*_head(manifest), *_members(manifest), *_metrics(manifest, evaluation), *_origin(manifest)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -30,8 +30,8 @@ def _head(manifest: Manifest) -> Iterator[str]:
     synthetic = manifest.lineage.synthetic
     yield "# Product classifier" + (", synthetic sample" if synthetic else "")
     yield (
-        f"Sorts e-commerce products (French title and description, a photo) into {len(manifest.codes)} type codes. "
-        "Several members score a product; their scores, each times its weight, are added up and become probabilities."
+        f"Classifies e-commerce products (French title and description, photo) into {len(manifest.codes)} type codes. "
+        "Several members score a product; the weighted sum of their scores gives the probabilities."
     )
     if synthetic:
         yield SYNTHETIC
@@ -44,27 +44,27 @@ def _members(manifest: Manifest) -> Iterator[str]:
     yield "## Members"
     modality = manifest.pool.modality
     yield _table(
-        ["member", "of", "what it is"],
-        [(f"`{name}`", modality[name], _what_it_is(name)) for name in manifest.members],
+        ["member", "modality", "description"],
+        [(f"`{name}`", modality[name], _description(name)) for name in manifest.members],
     )
     yield (
-        "Weights of the pool, by what a product has. 1 means: as sure as the member is when it answers alone. With "
-        "neither text nor photo the answer is the classes' shares of the labelled rows."
+        "Weights of the pool, by the modalities that a product has. 1 means: as confident as the member is alone. "
+        "Without text and photo the probabilities are the classes' shares of the labelled rows."
     )
     weights = relative_weights(manifest.pool)
     yield _table(
         ["weight", *weights],
-        [(f"`{n}`", *(f"{of[n]:.3f}" if n in of else "" for of in weights.values())) for n in manifest.members],
+        [(f"`{n}`", *(f"{w[n]:.3f}" if n in w else "" for w in weights.values())) for n in manifest.members],
     )
 
 
-def _what_it_is(name: str) -> str:
+def _description(name: str) -> str:
     return (inspect.getdoc(MEMBERS[name]) or "").partition("\n")[0] if name in MEMBERS else ""
 
 
-def _figures(manifest: Manifest, evaluation: Evaluation) -> Iterator[str]:
-    yield f"## Figures on {evaluation.n} test rows"
-    yield FIGURES[manifest.config.refit]
+def _metrics(manifest: Manifest, evaluation: Evaluation) -> Iterator[str]:
+    yield f"## Metrics on {evaluation.n} test rows"
+    yield METRICS[manifest.config.refit]
     columns = ["weighted F1", "macro F1", "accuracy", "log loss", "ECE", f"weighted F1 - {TFIDF_SVM}'s"]
     rows = [
         (
@@ -77,7 +77,7 @@ def _figures(manifest: Manifest, evaluation: Evaluation) -> Iterator[str]:
     ]
     yield _table(["system", *columns], rows)
     yield (
-        "With 95 % bootstrap intervals; log loss in nats. ECE is the expected calibration error: under 1,000 rows it "
+        "With 95 % bootstrap intervals; log loss in nats. ECE is the expected calibration error: below 1,000 rows it "
         f"is mostly noise. `{TFIDF_SVM}` and `most_frequent` are baselines fitted on the same rows."
     )
 
@@ -94,8 +94,7 @@ def _origin(manifest: Manifest) -> Iterator[str]:
     yield (
         f"- Trained on `{lineage.catalogue}`, content hash `{lineage.catalogue_hash}`, seed {manifest.config.seed}, "
         f"code `{lineage.git_commit}`.\n"
-        "- Not meant for other languages, other photo styles or other codes than those it was trained on; watch it for "
-        "drift."
+        "- Not meant for other languages, photo styles or codes than those it was trained on; run drift checks."
     )
 
 

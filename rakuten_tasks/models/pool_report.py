@@ -16,7 +16,7 @@ from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 
 @dataclass(frozen=True)
 class Quality(Strict):
-    """How good some probabilities are. log_loss: mean, in nats; ece: expected calibration error."""
+    """Metrics of probabilities. log_loss: mean, in nats; ece: expected calibration error."""
 
     weighted_f1: float
     log_loss: float
@@ -27,8 +27,9 @@ class Quality(Strict):
 class MemberReport(Strict):
     """One member of the pool.
 
-    scored: rows that it has scored without having seen them. alone: by itself, calibrated. without: the pool of the
-    others, its weights fitted again; None of a pool's only member. Both are None where no row was compared.
+    scored: rows that it scored without being trained on them. alone: of its calibrated probabilities. without: of the
+    pool of the other members, its weights fitted again; None of a pool's only member. Both are None if no row was
+    compared.
     """
 
     modality: str
@@ -39,11 +40,10 @@ class MemberReport(Strict):
 
 @dataclass(frozen=True)
 class PoolReport(Strict):
-    """All of it on the same rows: those that every member has scored without having seen them.
+    """Metrics of the pool and its members on the rows that every member scored without being trained on them.
 
-    Members that have scored no row at all are left out of that, and have no figures. The pool's weights were fitted
-    on these rows too. weights: by the modalities that a product has -> member -> its weight relative to the one at
-    which it is calibrated alone, so 1 means: as sure as alone.
+    Members without such rows are ignored, and have no metrics. The pool's weights were fitted on these rows too.
+    weights: see `relative_weights`.
     """
 
     rows: int
@@ -58,16 +58,16 @@ class PoolReport(Strict):
         return min(compared, key=lambda name: compared[name], default=None)
 
     def adds(self, name: str) -> tuple[float, float] | None:
-        """What a member adds to the others: log loss less (nats, positive is good), weighted F1 more."""
+        """Return the improvement by a member: the fall of the log loss in nats, and the rise of the weighted F1."""
         without = self.members[name].without
         if self.pool is None or without is None:
             return None
         return without.log_loss - self.pool.log_loss, self.pool.weighted_f1 - without.weighted_f1
 
     def summary(self) -> dict[str, float]:
-        """Numbers by name, for MLflow; none where no row was compared."""
-        measured = {"pool": self.pool, **{name: member.alone for name, member in self.members.items()}}
-        values = {f"unseen_{n}_{metric}": v for n, q in measured.items() if q for metric, v in q.to_dict().items()}
+        """List metrics by name, for MLflow; without those of the systems if no row was compared."""
+        systems = {"pool": self.pool, **{name: member.alone for name, member in self.members.items()}}
+        values = {f"unseen_{n}_{metric}": v for n, q in systems.items() if q for metric, v in q.to_dict().items()}
         weights = {
             f"weight_{name}_{kinds.replace('+', '_')}": weight
             for kinds, by_member in self.weights.items()
@@ -77,12 +77,12 @@ class PoolReport(Strict):
 
 
 def report_pool(pool: Pool, logits: Logits, labels: NDArray) -> PoolReport:
-    """logits: of N rows, available where a member has scored the row unseen, as fit_pool got them; labels: (N,)."""
+    """Compare the pool with each member, and with the pool of the others. Arguments as of `fit_pool`."""
     names = list(logits.by_member)
     scored = {name: int(logits.available[name].sum()) for name in names}
     masks = [logits.available[name] for name in names if scored[name]]
     rows = np.flatnonzero(np.logical_and.reduce(masks)) if masks else np.zeros(0, int)
-    shared, truth = logits.take(rows), labels[rows]
+    common, truth = logits.take(rows), labels[rows]
     members = {}
     for name in names:
         others = [other for other in names if other != name]
@@ -90,18 +90,20 @@ def report_pool(pool: Pool, logits: Logits, labels: NDArray) -> PoolReport:
         members[name] = MemberReport(
             modality=pool.modality[name],
             scored=scored[name],
-            alone=_quality(pool.alone(shared, name), truth) if compared else None,
-            without=_without(others, pool, logits, labels, rows) if compared and others else None,
+            alone=_quality(pool.alone(common, name), truth) if compared else None,
+            without=_fit_others(others, pool, logits, labels, rows) if compared and others else None,
         )
-    whole = _quality(pool.probabilities(shared), truth) if len(rows) else None
-    return PoolReport(len(rows), whole, members, relative_weights(pool))
+    quality = _quality(pool.probabilities(common), truth) if len(rows) else None
+    return PoolReport(len(rows), quality, members, relative_weights(pool))
 
 
-def _without(others: Collection[str], pool: Pool, logits: Logits, labels: NDArray, rows: NDArray) -> Quality:
-    left = Logits({name: logits.by_member[name] for name in others}, {name: logits.available[name] for name in others})
+def _fit_others(others: Collection[str], pool: Pool, logits: Logits, labels: NDArray, rows: NDArray) -> Quality:
+    subset = Logits(
+        {name: logits.by_member[name] for name in others}, {name: logits.available[name] for name in others}
+    )
     modality = {name: pool.modality[name] for name in others}
-    smaller = fit_pool(left, labels, modality, np.array(pool.prior))
-    return _quality(smaller.probabilities(left.take(rows)), labels[rows])
+    smaller = fit_pool(subset, labels, modality, np.array(pool.prior))
+    return _quality(smaller.probabilities(subset.take(rows)), labels[rows])
 
 
 def _quality(probabilities: NDArray, labels: NDArray) -> Quality:
@@ -113,9 +115,9 @@ def _quality(probabilities: NDArray, labels: NDArray) -> Quality:
 
 
 def relative_weights(pool: Pool) -> dict[str, dict[str, float]]:
-    """The pool's weights, each as a multiple of the one at which its member is calibrated alone: 1 is as sure as alone.
+    """Divide the pool's weights by those that calibrate members alone: 1 means as confident as alone.
 
-    A member whose scores tell nothing has scale 0, and weight 0 too.
+    A member whose scores contain no information has scale 0, and weight 0 too.
     """
     return {
         kinds: {name: weight / pool.scales[name] if pool.scales[name] else 0.0 for name, weight in weights.items()}

@@ -1,4 +1,4 @@
-"""The Predictor: evaluation, batch prediction and serving all use it, with the bundle's settings."""
+"""The Predictor, which evaluation, batch prediction and serving use, with the bundle's settings."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from rakuten_tasks.models.pool import MODALITIES, Logits, Pool
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.training.loop import choose_device
 
-# One batch size wherever products are scored, so that a product meets the same kernels everywhere.
+# One batch size wherever products are scored, so that the same kernels compute a product's scores everywhere.
 BATCH = 64
-# By modality the array that tells products apart before any label does: drift is measured on it. Without a pretrained
-# network it is what a trained one's head reads.
+# By modality the features on which drift is measured: a pretrained network's, which no label has changed. Without one
+# they are the input of a trained network's head.
 EMBEDDINGS = {"text": "vectors", "photo": "photo"}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Answers for N products.
+    """Predictions for N products.
 
     probabilities: (N, K), calibrated and pooled. by_member: (N, K) for each member alone, the class prior where it is
-    not available. available: (N,) bool for each member; where all are False the answer is the class prior's.
+    not available. available: (N,) bool for each member; where all are False the prediction is the class prior.
     """
 
     codes: NDArray  # (K,)
@@ -50,26 +50,26 @@ class Scores:
         return self.probabilities.max(1)
 
     def top(self, k: int) -> tuple[NDArray, NDArray]:
-        """The k most probable codes and their probabilities, best first. (N, k) each; k is cut to K."""
+        """Return the k most probable codes and their probabilities, best first. (N, k) each; at most K."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return self.codes[order], np.take_along_axis(self.probabilities, order, axis=1)
 
     def modalities(self, row: int) -> list[str]:
-        """What the product has, of what members look at: text, photo."""
-        found = {self.modality[name] for name, mask in self.available.items() if mask[row]}
-        return [modality for modality in MODALITIES if modality in found]
+        """List which of text and photo the product has."""
+        available = {self.modality[name] for name, mask in self.available.items() if mask[row]}
+        return [modality for modality in MODALITIES if modality in available]
 
 
 def pool_logits(logits: Logits, pool: Pool, codes: Sequence[int]) -> Scores:
-    """What members said -> the answer."""
+    """Combine members' logits into scores."""
     alone = {name: pool.alone(logits, name) for name in logits.by_member}
     return Scores(np.asarray(codes), pool.probabilities(logits), alone, logits.available, pool.modality)
 
 
 class Predictor:
-    """Products -> scores. The same label for a product alone, in a batch, and after saving and loading."""
+    """Extractors, members and their pool: the same scores for a product alone, in a batch, and after loading."""
 
-    manifest: Manifest  # of one that was loaded from a bundle
+    manifest: Manifest  # only of one that was loaded from a bundle
 
     def __init__(
         self, codes: Sequence[int], pool: Pool, extractors: Mapping[str, Extractor], members: Mapping[str, Member]
@@ -78,7 +78,7 @@ class Predictor:
 
     @classmethod
     def load(cls, bundle: Path, device: torch.device | None = None) -> Self:
-        """Raises FileNotFoundError or ValueError where the folder is no bundle that this code reads."""
+        """Load a bundle. Raises FileNotFoundError or ValueError if the folder is no bundle that this code reads."""
         manifest, device = read_manifest(bundle), device or choose_device()
         folders = {name: bundle / MEMBERS_FOLDER / name for name in manifest.members}
         predictor = cls.assemble(
@@ -97,70 +97,69 @@ class Predictor:
         folders: Mapping[str, Path],
         device: torch.device,
     ) -> Self:
-        """members: the extractors that each reads; extractors: a folder with one for each; folders: of the members."""
-        names = dict.fromkeys(name for read in members.values() for name in read)
+        """Load the parts from their folders.
+
+        members: the extractors that each reads; extractors: the folder of the extractors' folders; folders: of members.
+        """
+        names = dict.fromkeys(name for extractor_names in members.values() for name in extractor_names)
         loaded = {name: EXTRACTORS[name].load(extractors / name, device) for name in names}
         fitted: dict[str, Member] = {}
-        for name, read in members.items():
+        for name, extractor_names in members.items():
             fitted[name] = MEMBERS[name].load(folders[name], device)
-            fitted[name].extractors = tuple(read)
+            fitted[name].extractors = tuple(extractor_names)
         return cls(codes, pool, loaded, fitted)
 
     def score(self, products: Sequence[Product]) -> Scores:
-        """(N,) products -> scores. Raises photos.PhotoError on bytes that are no photo."""
+        """Score (N,) products. Raises photos.PhotoError on bytes that are no photo."""
         return self.score_with_embeddings(products)[0]
 
     def score_with_embeddings(self, products: Sequence[Product]) -> tuple[Scores, dict[str, NDArray]]:
-        """`score`, and the embeddings it was computed from, by modality: (N, E) fp32, NaN where not available."""
+        """Return also the embeddings, by modality: (N, E) fp32, NaN where not available."""
         logits, embeddings = self.logits(products)
         return pool_logits(logits, self.pool, self.codes), embeddings
 
     def logits(self, products: Sequence[Product]) -> tuple[Logits, dict[str, NDArray]]:
-        """(N,) products -> (N, K) for each member, and the embeddings."""
+        """Compute (N,) products -> (N, K) for each member, and the embeddings."""
         masks = {
             name: np.array([extractor.available(product) for product in products], dtype=bool)
             for name, extractor in self.extractors.items()
         }
 
-        def arrays(names: Sequence[str], rows: NDArray) -> dict[str, NDArray]:
-            chosen = [products[row] for row in rows]
-            return {key: value for name in names for key, value in self.extractors[name].extract(chosen).items()}
+        def extract(names: Sequence[str], rows: NDArray) -> dict[str, NDArray]:
+            batch = [products[row] for row in rows]
+            return {key: value for name in names for key, value in self.extractors[name].extract(batch).items()}
 
-        return member_logits(self.members, masks, arrays, len(self.codes))
+        return member_logits(self.members, masks, extract, len(self.codes))
 
 
 def member_logits(
     members: Mapping[str, Member],
     masks: Mapping[str, NDArray],
-    arrays: Callable[[Sequence[str], NDArray], Mapping[str, NDArray]],
+    extract: Callable[[Sequence[str], NDArray], Mapping[str, NDArray]],
     classes: int,
 ) -> tuple[Logits, dict[str, NDArray]]:
-    """What members say of N products, and the embeddings they say it from, NaN where not available.
+    """Compute members' logits of N products, and the embeddings by modality, NaN where not available.
 
-    masks: (N,) bool by extractor, whether it has features of the product; arrays: gives the features of some of these
-    rows by some extractors, see Extractor.extract. Features are asked for once for all members of a modality.
+    masks: (N,) bool by extractor, whether it has features of the product; extract: gives the features of some rows by
+    some extractors, see Extractor.extract. It is called once for all members of a modality.
     """
     total = len(next(iter(masks.values())))
     by_member = {name: np.zeros((total, classes), dtype=np.float32) for name in members}
     available = {name: masks[member.extractors[0]] for name, member in members.items()}
     embeddings: dict[str, NDArray] = {}
     for modality in dict.fromkeys(member.modality for member in members.values()):
-        asked = {name: member for name, member in members.items() if member.modality == modality}
-        extractors = list(dict.fromkeys(name for member in asked.values() for name in member.extractors))
+        of_modality = {name: member for name, member in members.items() if member.modality == modality}
+        extractors = list(dict.fromkeys(name for member in of_modality.values() for name in member.extractors))
         rows = np.flatnonzero(masks[extractors[0]])
         for start in range(0, len(rows), BATCH):
-            at = rows[start : start + BATCH]
-            features = arrays(extractors, at)
-            found = features.get(EMBEDDINGS[modality])
-            for name, member in asked.items():
-                by_member[name][at], embedding = member.logits_and_embedding(features)
-                found = embedding if found is None else found
-            if found is not None:
-                _put(embeddings, modality, found, at, total)
+            batch = rows[start : start + BATCH]
+            features = extract(extractors, batch)
+            embedding = features.get(EMBEDDINGS[modality])
+            for name, member in of_modality.items():
+                by_member[name][batch], head_input = member.logits_and_embedding(features)
+                embedding = head_input if embedding is None else embedding
+            if embedding is not None:
+                if modality not in embeddings:
+                    embeddings[modality] = np.full((total, embedding.shape[1]), np.nan, dtype=np.float32)
+                embeddings[modality][batch] = embedding
     return Logits(by_member, available), embeddings
-
-
-def _put(embeddings: dict[str, NDArray], name: str, values: NDArray, at: NDArray, total: int) -> None:
-    if name not in embeddings:
-        embeddings[name] = np.full((total, values.shape[1]), np.nan, dtype=np.float32)
-    embeddings[name][at] = values

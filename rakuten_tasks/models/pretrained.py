@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from rakuten_tasks.config import Strict
 
+UNKNOWN = "unknown"  # licence
+
 
 @dataclass(frozen=True)
 class PretrainedWeights(Strict):
-    """The weights that a network begins with, as bundle, model card, MLflow and cache keys tell them.
+    """The weights that a network begins with, as bundle, model card, MLflow and cache keys describe them.
 
     name: as configured, "use-multilingual", "vgg16" or "hf:NAME". source: the package and version, the address, or the
-    file they were read from. licence: an SPDX name, or "unknown". sha256: of what was read; "random" where nothing was.
-    warning: empty, or why they are not those that were asked for, with the line that mends it.
+    path of the file. licence: an SPDX name, or UNKNOWN. sha256: of the files; "random" for random weights. warning:
+    empty, or why these are not the weights that were configured, and how to get those.
     """
 
     name: str

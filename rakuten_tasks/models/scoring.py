@@ -19,7 +19,7 @@ from rakuten_tasks.preprocessing.product import Product
 
 
 def products_of(rows: pd.DataFrame) -> list[Product]:
-    """Catalogue rows -> products; a null photo is None."""
+    """Convert catalogue rows to products; a null photo becomes None."""
     photos = [photo if isinstance(photo, bytes) else None for photo in rows["photo"]]
     return [Product(*fields) for fields in zip(rows["designation"], rows["description"], photos, strict=True)]
 
@@ -27,25 +27,25 @@ def products_of(rows: pd.DataFrame) -> list[Product]:
 def rows_on(
     shards: Sequence[Path], ledger: Ledger, splits: Collection[int], skip_empty: bool = False
 ) -> Iterator[pd.DataFrame]:
-    """The rows of these splits, a shard at a time, with their split. skip_empty: not the shards that have none."""
+    """Yield the rows of these splits, a shard at a time, with their split. skip_empty: omit shards without any."""
     for path in shards:
         rows = read_shard(path)
         rows["split"] = ledger.lookup(rows["designation"])
-        found = rows[np.isin(rows["split"], list(splits))]
-        if len(found) or not skip_empty:
-            yield found
+        selected = rows[np.isin(rows["split"], list(splits))]
+        if len(selected) or not skip_empty:
+            yield selected
 
 
 def score_features(
     members: Mapping[str, Member], features: Mapping[str, Sequence[Path]], rows: NDArray, classes: int
 ) -> tuple[Logits, dict[str, NDArray]]:
-    """What members say of rows whose features lie in shards, and their embeddings: as Predictor.logits of the products.
+    """Compute members' logits and embeddings from feature shards, with the bits of Predictor.logits.
 
     features: shards by extractor; rows: (N,) row numbers of the catalogue.
     """
     tables = {name: FeatureTable(paths) for name, paths in features.items()}
 
-    def arrays(names: Sequence[str], places: NDArray) -> dict[str, NDArray]:
-        return {key: value for name in names for key, value in tables[name].take(rows[places]).items()}
+    def extract(names: Sequence[str], positions: NDArray) -> dict[str, NDArray]:
+        return {key: value for name in names for key, value in tables[name].take(rows[positions]).items()}
 
-    return member_logits(members, {name: table.has(rows) for name, table in tables.items()}, arrays, classes)
+    return member_logits(members, {name: table.has(rows) for name, table in tables.items()}, extract, classes)

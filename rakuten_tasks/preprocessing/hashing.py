@@ -1,4 +1,4 @@
-"""Words and characters of texts counted into hashed buckets; a word is hashed once a batch, however frequent."""
+"""Hashed counts of words and characters; each distinct word of a batch is hashed once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
 
 
 class Words:
-    """The words of a batch of texts, given as one list for each text.
+    """The words of a batch of texts, each text a list of words.
 
-    text: (W,) the text that each word stands in, ascending; word: (W,) which distinct word it is.
-    characters: (C,) code points of the distinct words, each between two spaces; owner: (C,) whose they are.
+    text: (W,) index of each word's text, ascending; word: (W,) index of each word among the distinct ones.
+    characters: (C,) code points of the distinct words, each between two spaces; owner: (C,) index of their word.
     """
 
     def __init__(self, texts: Sequence[Sequence[str]]) -> None:
@@ -35,22 +35,22 @@ class Words:
 
 
 def word_counts(texts: Sequence[str], bits: int, field: int) -> sparse.csr_array:
-    """Words and pairs of neighbouring words in each text, whatever stands between them. (N, 2**bits)"""
+    """Count words and pairs of neighbouring words, ignoring punctuation between them. (N, 2**bits)"""
     words = Words([WORD.findall(text.lower()) for text in texts])
     starts = np.cumsum(words.lengths) - words.lengths
-    place = (np.arange(len(words.owner)) - starts[words.owner]).astype(np.uint64)
+    position = (np.arange(len(words.owner)) - starts[words.owner]).astype(np.uint64)  # in its word
     hashes = np.zeros(words.distinct, dtype=np.uint64)
-    np.add.at(hashes, words.owner, _mix(words.characters + place * MIX))
+    np.add.at(hashes, words.owner, _mix(words.characters + position * MIX))
     single = hashes[words.word]
     neighbours = words.text[1:] == words.text[:-1]
     pairs = _mix(single[:-1] * STEP + single[1:])[neighbours]
-    places = np.concatenate((words.text, words.text[1:][neighbours]))
-    return _count(places, _bucket(np.concatenate((single, pairs)), bits, 2 * field), (words.texts, 2**bits))
+    texts_of = np.concatenate((words.text, words.text[1:][neighbours]))
+    return _count(texts_of, _bucket(np.concatenate((single, pairs)), bits, 2 * field), (words.texts, 2**bits))
 
 
 def character_counts(texts: Sequence[str], bits: int, field: int) -> sparse.csr_array:
-    """Character n-grams in each text, within what stands between two spaces. (N, 2**bits)"""
-    # punctuation stays: on short captions n-grams without it lost up to 1.7 points of weighted F1
+    """Count character n-grams, which include punctuation but no space within them. (N, 2**bits)"""
+    # on short captions n-grams without it lost up to 1.7 points of weighted F1
     words = Words([text.lower().split() for text in texts])
     owners, hashes = [], []
     rolling = words.characters
@@ -71,11 +71,11 @@ def _mix(values: NDArray) -> NDArray:
 
 
 def _bucket(hashes: NDArray, bits: int, block: int) -> NDArray:
-    salt = np.full(1, block, dtype=np.uint64) * STEP  # arrays wrap around in silence, scalars warn
+    salt = np.full(1, block, dtype=np.uint64) * STEP  # an array, as overflow of scalars warns
     return _mix(_mix(hashes + salt)) >> np.uint64(64 - bits)
 
 
 def _count(rows: NDArray, columns: NDArray, shape: tuple[int, int]) -> sparse.csr_array:
-    places = (rows.astype(np.int32), columns.astype(np.int32))
-    # what meets in one place is summed
-    return sparse.coo_array((np.ones(len(rows), dtype=np.float32), places), shape=shape).tocsr()
+    indices = (rows.astype(np.int32), columns.astype(np.int32))
+    # duplicates are summed
+    return sparse.coo_array((np.ones(len(rows), dtype=np.float32), indices), shape=shape).tocsr()

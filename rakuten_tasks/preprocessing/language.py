@@ -1,4 +1,4 @@
-"""Language of a product's text, among those that French sellers write in."""
+"""Language of a product's text, among those in which French sellers write."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from functools import cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-# py3langid knows 140 languages and takes short titles for rare ones.
+# py3langid has 140 languages, and mistakes short titles for rare ones.
 LANGUAGES = ("fr", "en", "de", "es", "it", "nl", "pt")
 UNDETERMINED = "und"
 MIN_CONFIDENCE = 0.5
 
 
 def language(text: str) -> str:
-    """One of LANGUAGES, by ISO 639, or UNDETERMINED: names and numbers alone have none. text: cleaned."""
+    """Detect one of LANGUAGES (ISO 639), or UNDETERMINED, as for names and numbers alone. text: cleaned."""
     return _identifier().classify(text)[0]
 
 

@@ -1,4 +1,4 @@
-"""Decoding and cropping of a photo: the one function that training, batch prediction and serving share."""
+"""Decoding and cropping of a photo, shared by training, batch prediction and serving."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import ExifTags, Image, ImageChops
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000  # 200 MB decoded
 WHITE = 240  # JPEG leaves noise of up to 15 levels in a white border
-MARGIN = 0.02  # of the longer image_size of what is kept: an object that touches the edge looks cut off
+MARGIN = 0.02  # of the cropped photo's longer side: an object that touches the edge looks cut off
 
-UPRIGHT = {  # EXIF orientation -> what undoes it
+UPRIGHT = {  # EXIF orientation -> its inverse
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -28,7 +28,7 @@ UPRIGHT = {  # EXIF orientation -> what undoes it
 
 
 class PhotoError(ValueError):
-    """Bytes that are no usable photo. The message says what is wrong and never repeats the input."""
+    """Bytes that are no usable photo. The message never repeats the input."""
 
 
 def prepare_photo(data: bytes, image_size: int) -> NDArray[np.uint8]:
@@ -39,10 +39,14 @@ def prepare_photo(data: bytes, image_size: int) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            _refuse_large(image.width * image.height)
-            # A JPEG is decoded at half, a quarter or an eighth of its size while that leaves four times the image_size.
+            if (pixels := image.width * image.height) > MAX_PIXELS:
+                raise PhotoError(
+                    f"the photo has {pixels:,} pixels, over the limit of {MAX_PIXELS:,}: send a smaller one"
+                )
+            # a JPEG is decoded at half, a quarter or an eighth of its size, but at least four times the image_size
             image.draft("RGB", (4 * image_size, 4 * image_size))
-            return np.asarray(_fit(_cropped(image), image_size))
+            flat = on_white(_upright(image))
+            return np.asarray(_fit(flat.crop(kept_box(flat)), image_size))
     except PhotoError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -54,9 +58,9 @@ def prepare_photo(data: bytes, image_size: int) -> NDArray[np.uint8]:
 
 
 def square_on_photo(data: bytes, image_size: int) -> tuple[float, float, float, float]:
-    """Where `prepare_photo`'s square lies on the upright photo: left, upper, right, lower, as shares of its sides.
+    """Locate `prepare_photo`'s square on the upright photo: left, upper, right, lower, as shares of its sides.
 
-    Under 0 and over 1 where the square is filled up with white.
+    Below 0 or above 1 where the square is padded with white.
     """
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         image.draft("RGB", (4 * image_size, 4 * image_size))
@@ -69,29 +73,24 @@ def square_on_photo(data: bytes, image_size: int) -> tuple[float, float, float, 
 
 
 def prepare_photos(photos: Sequence[bytes], image_size: int) -> NDArray[np.uint8]:
-    """`prepare_photo` of each, several at once, in order. (n, image_size, image_size, 3)"""
+    """Call `prepare_photo` for each, several at once, in order. (n, image_size, image_size, 3)"""
     pixels = np.empty((len(photos), image_size, image_size, 3), dtype=np.uint8)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter lock
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # Pillow releases the interpreter lock
         for i, photo in enumerate(pool.map(lambda data: prepare_photo(data, image_size), photos)):
             pixels[i] = photo
     return pixels
 
 
-def _refuse_large(pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        raise PhotoError(f"the photo has {pixels:,} pixels, over the limit of {MAX_PIXELS:,}: send a smaller one")
-
-
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # an unreadable EXIF block spoils no photo
+    except Exception:  # a photo with an unreadable EXIF block is usable
         return image
     return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB. Without this, transparent pixels would show whatever colour hides in them."""
+    """Convert any mode to RGB. Without this, transparent pixels would show their hidden colour."""
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
@@ -101,9 +100,9 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def kept_box(image: Image.Image) -> tuple[int, int, int, int]:
-    """What is left without the white border, but for a small margin: left, upper, right, lower, in pixels.
+    """Find the box within the white border, with a small margin: left, upper, right, lower, in pixels.
 
-    An all-white photo is left as it is.
+    Of an all-white photo it is the whole photo.
     """
     red, green, blue = image.split()
     darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
@@ -116,13 +115,8 @@ def kept_box(image: Image.Image) -> tuple[int, int, int, int]:
     return max(0, left - margin), max(0, upper - margin), min(width, right + margin), min(height, lower + margin)
 
 
-def _cropped(image: Image.Image) -> Image.Image:
-    flat = on_white(_upright(image))
-    return flat.crop(kept_box(flat))
-
-
 def _fit(image: Image.Image, image_size: int) -> Image.Image:
-    """Scaled, with antialiasing, to fit into a white square of this image_size, in its middle."""
+    """Scale, with antialiasing, to fit into the middle of a white square."""
     scale = image_size / max(image.size)
     width, height = (max(1, round(length * scale)) for length in image.size)
     square = Image.new("RGB", (image_size, image_size), "white")

@@ -1,4 +1,4 @@
-"""A product as it arrives."""
+"""A product: the input of a prediction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rakuten_tasks.preprocessing.text import clean
 
 @dataclass(frozen=True)
 class Product:
-    """Text as written, the photo file's bytes or None."""
+    """The raw text, and the photo file's bytes or None."""
 
     designation: str = ""
     description: str = ""
@@ -17,5 +17,5 @@ class Product:
 
     @property
     def has_text(self) -> bool:
-        """Whether anything is left of the text once it is cleaned."""
+        """Whether the cleaned text is not empty."""
         return bool(clean(self.designation) or clean(self.description))

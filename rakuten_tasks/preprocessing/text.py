@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerFast
 
 TAG = re.compile(r"<[^<>]*>")
 SPACE = re.compile(r"\s+")
-# What has no space for so long is no word. Merging takes the square of a word's length: 10 s for 100,000 letters.
-ENDLESS = re.compile(r"\S{1000}")
+# Longer words are split: BPE takes the square of a word's length, 10 s for 100,000 letters.
+LONG_WORD = re.compile(r"\S{1000}")
 PAD, SEPARATOR = "[PAD]", "[SEP]"  # ids 0 and 1
 
 
 def clean(text: str) -> str:
-    """Plain text: entities unescaped twice, tags and broken characters removed, NFKC, single spaces."""
+    """Convert to plain text: entities unescaped twice, tags and broken characters removed, NFKC, single spaces."""
     if "&" in text:
         # sellers' tools escape twice: &amp;nbsp; is in 47 % of the challenge's descriptions
         text = html.unescape(html.unescape(text))
@@ -29,11 +29,11 @@ def clean(text: str) -> str:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of lower-cased text without accents, trained in one pass over clean `texts`.
+    """Train a byte-level BPE of lower-cased text without accents, in one pass over clean `texts`.
 
-    A pair (title, description) becomes title [SEP] description. Same texts in the same order: same tokenizer.
+    A pair (title, description) becomes title [SEP] description. Deterministic for the same texts in the same order.
     """
-    # WordPiece would not do: its trainer numbers the continuing pieces in the order of a randomly seeded hash map
+    # not WordPiece, whose trainer numbers the continuing pieces in the order of a randomly seeded hash map
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
@@ -45,7 +45,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((ENDLESS.sub(r"\g<0> ", text) for text in texts), trainer)
+    tokenizer.train_from_iterator((LONG_WORD.sub(r"\g<0> ", text) for text in texts), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A", pair=f"$A {SEPARATOR} $B", special_tokens=[(SEPARATOR, 1)]
     )
@@ -53,5 +53,5 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
 
 
 def vocabulary_size(words: int) -> int:
-    """Tokens for training rows of this many running words: Heaps' law, as the number of frequent words grows."""
+    """Estimate the number of tokens for training rows of this many words, by Heaps' law."""
     return min(max(int(20 * words**0.5), 1000), 32000)

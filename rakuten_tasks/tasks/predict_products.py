@@ -13,10 +13,11 @@ from rich.console import Console
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.read_catalogue import is_synthetic, read_shard
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
-from rakuten_tasks.evaluation.metrics import POOL, score_against_labels
+from rakuten_tasks.evaluation.metrics import POOL
 from rakuten_tasks.models.predictor import Predictor, Scores
 from rakuten_tasks.models.scoring import products_of
 from rakuten_tasks.registry import tracking, versions
+from rakuten_tasks.reports.console_tables import score_against_labels
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.pod_env import require_remote

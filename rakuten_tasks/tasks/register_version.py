@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.config import GateConfig, Refit, TrainingConfig
 from rakuten_tasks.data.splits import TEST, Ledger
-from rakuten_tasks.evaluation.metrics import Evaluation, paired_differences
+from rakuten_tasks.evaluation.bootstrap import paired_differences
+from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.extractors import EXTRACTORS
 from rakuten_tasks.models.model_card import model_card

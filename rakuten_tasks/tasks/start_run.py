@@ -73,8 +73,10 @@ def resolve(config: TrainingConfig) -> ResolvedConfig:
     """The configuration with its weights settled: `auto` becomes what there is. Raises what the resolvers raise."""
     config = from_anywhere(config)
     encoded = {"encoder", "bag_encoder", "transformer"} & set(config.members) and config.text.encoder != "none"
-    text = resolve_encoder(config.text) if encoded else None
-    photo = None
+    text = photo = None
+    if encoded:
+        resolved_text, text = resolve_encoder(config.text)
+        config = replace(config, text=resolved_text)
     if {"photo", "vgg16"} & set(config.members):
         settled, photo = resolve_weights(config.photo)
         config = replace(config, photo=settled)

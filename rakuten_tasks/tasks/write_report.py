@@ -8,8 +8,9 @@ import sys
 import fsspec
 from rich.console import Console
 
-from rakuten_tasks.evaluation.metrics import Evaluation, table
+from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.registry import runs, tracking
+from rakuten_tasks.reports.console_tables import evaluation_table
 from rakuten_tasks.reports.index import page_order, write_pages
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local
@@ -28,7 +29,7 @@ def report_training(
     evaluation = Evaluation.load(local(evaluated.evaluation))
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     kind = "SYNTHETIC sample" if catalogue.synthetic else source.address
-    console.print(table(evaluation, title=f"{kind}: test rows, with 95 % bootstrap intervals"))
+    console.print(evaluation_table(evaluation, title=f"{kind}: test rows, with 95 % bootstrap intervals"))
     console.print(
         f"registered [bold]{registered.model}[/] version {registered.version}, alias [bold]{registered.alias}[/]: "
         f"{registered.reason}\nMLflow run {registered.run_id} in {tracking.tracking_uri()}; `make mlflow` shows it"

@@ -100,7 +100,7 @@ def write_bundle(
     scores = {metric: {"value": 0.5, "low": 0.4, "high": 0.6} for metric in ("weighted_f1", "macro_f1", "accuracy")}
     (folder / EVALUATION).write_text(json.dumps({"systems": {"pool": scores}}))
     pretrained = [PretrainedWeights(**{**RANDOM.to_dict(), "warning": warning})]
-    pretrained += [resolve_encoder(config.text)] if "encoder" in members else []
+    pretrained += [resolve_encoder(config.text)[1]] if "encoder" in members else []
     lineage = Lineage("tests", "0", True, "0", "none", "none", "none", "none", "0", pretrained)
     Manifest(
         sorted(names),

@@ -1,6 +1,6 @@
 """Photo backbones: pretrained networks that turn prepared photos into features and are never trained.
 
-The one place where they are chosen. A new one is a module with `resolve`, `load` and `restore`, and its prefix below.
+A new one is a module with `resolve`, `load` and `restore`, and its prefix in MODULES.
 """
 
 from __future__ import annotations
@@ -8,65 +8,42 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 import torch
-from numpy.typing import NDArray
 
 from rakuten_tasks.config import PhotoConfig
-from rakuten_tasks.models.backbones.frozen import read_saved
+from rakuten_tasks.models.backbones.frozen import FrozenBackbone, read_saved
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
 # by the beginning of photo.backbone
 MODULES = {"vgg16": "frozen_vgg16", "torchvision:": "torchvision_models", "hf:": "transformer_models"}
 
 
-class Backbone(Protocol):
-    """Frozen. size: numbers of a photo's features. image_size: of a prepared photo, in pixels."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def image_size(self) -> int: ...
-
-    @property
-    def weights(self) -> PretrainedWeights: ...
-
-    def features(self, pixels: NDArray) -> NDArray:
-        """(N, S, S, 3) uint8 prepared photos -> (N, size) fp16; on a CPU the same alone and in any batch."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write all that `load_saved_backbone` needs: tensors as safetensors, the rest as JSON."""
-        ...
-
-
 def resolve_weights(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
-    """What auto stands for here, with image_size filled in, and the weights' source; read once, as a check.
+    """Resolve auto, image_size and an hf: backbone's revision, and check that the weights can be loaded.
 
-    Of vgg16 alone, auto is random weights where ImageNet's cannot be had, and the warning says what mends it. An hf:
-    backbone keeps auto, and has its revision filled in.
-    Raises FileNotFoundError if the weights cannot be had, within ten seconds where there is no network, and ValueError
-    if the backbone is unknown, cannot see photos of that image_size, or the file holds something else.
+    Of vgg16 alone, auto falls back on random weights where ImageNet's cannot be downloaded, with a warning that says
+    how to mend it. An hf: backbone keeps auto.
+    Raises FileNotFoundError if the weights cannot be found or downloaded, within ten seconds where there is no network,
+    and ValueError if the backbone is unknown, cannot read photos of that image_size, or the file holds something else.
     """
     return _module(config.backbone).resolve(config)
 
 
-def load_backbone(config: PhotoConfig, device: torch.device) -> Backbone:
-    """config: as `resolve_weights` gave it. Raises as that, and ValueError for random weights."""
+def load_backbone(config: PhotoConfig, device: torch.device) -> FrozenBackbone:
+    """Load a resolved configuration's backbone. Raises as `resolve_weights`, and ValueError for random weights."""
     return _module(config.backbone).load(config, device)
 
 
-def load_saved_backbone(folder: Path, device: torch.device) -> Backbone:
-    """What `save` wrote. Raises FileNotFoundError if nothing did."""
+def load_saved_backbone(folder: Path, device: torch.device) -> FrozenBackbone:
+    """Load a saved backbone. Raises FileNotFoundError if a file is missing."""
     description, tensors = read_saved(folder)
     return _module(description.name).restore(description, tensors, device)
 
 
 def _module(backbone: str) -> ModuleType:
-    # imported when asked for: transformers takes seconds, and vgg16_network needs this package for its downloads
-    for beginning, module in MODULES.items():
-        if backbone.startswith(beginning):
+    # imported only when needed: transformers takes seconds, and vgg16_network imports this package
+    for prefix, module in MODULES.items():
+        if backbone.startswith(prefix):
             return import_module(f"{__name__}.{module}")
     raise ValueError(f"backbone={backbone!r}: vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER")

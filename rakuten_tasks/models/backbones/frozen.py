@@ -1,4 +1,4 @@
-"""Shared by all backbones: batched inference of a frozen network, saved as two files."""
+"""Batched inference of a frozen network, saved as two files: what all backbones share."""
 
 from __future__ import annotations
 
@@ -26,60 +26,49 @@ LARGEST = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class Description(Strict):
-    """name: as configured. facts: what else the backbone's module makes its network of."""
+    """A backbone without its tensors. name: as configured. architecture: what else its network is made from."""
 
     name: str
     size: int
     image_size: int
     weights: PretrainedWeights
-    facts: dict[str, Any] = field(default_factory=dict)
+    architecture: dict[str, Any] = field(default_factory=dict)
 
 
 class FrozenBackbone:
-    """A network (B, S, S, 3) uint8 -> (B, size), in evaluation mode, that no gradient changes."""
+    """A network (B, S, S, 3) uint8 -> (B, size), in evaluation mode, without gradients."""
 
     def __init__(self, network: nn.Module, description: Description, batch: int) -> None:
         """batch: photos at once, if they fit into memory."""
         self.network = network.eval().requires_grad_(False)
+        self.size, self.image_size, self.weights = description.size, description.image_size, description.weights
         self.description = description
         self.batch = MicrobatchSize(batch, "photo features")
 
-    @property
-    def size(self) -> int:
-        return self.description.size
-
-    @property
-    def image_size(self) -> int:
-        return self.description.image_size
-
-    @property
-    def weights(self) -> PretrainedWeights:
-        return self.description.weights
-
     def features(self, pixels: NDArray) -> NDArray:
-        """(N, S, S, 3) uint8 prepared photos -> (N, size) fp16; on a CPU the same alone and in any batch."""
-        (features,) = self.answers(pixels, lambda photos: (self.network(photos),))
+        """Compute (N, S, S, 3) uint8 prepared photos -> (N, size) fp16; on a CPU the same alone and in any batch."""
+        (features,) = self.run_in_batches(pixels, lambda photos: (self.network(photos),))
         return features
 
     @torch.inference_mode()
-    def answers(self, pixels: NDArray, see: Callable[[Tensor], tuple[Tensor, ...]]) -> list[NDArray]:
-        """What `see` makes of a batch of photos, for all of them: arrays of N rows, fp16."""
-        wanted = (self.image_size, self.image_size, 3)
-        if pixels.shape[1:] != wanted or pixels.dtype != np.uint8:
+    def run_in_batches(self, pixels: NDArray, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> list[NDArray]:
+        """Run (N, S, S, 3) uint8 prepared photos -> each of the outputs of `forward`, N rows, fp16."""
+        shape = (self.image_size, self.image_size, 3)
+        if pixels.shape[1:] != shape or pixels.dtype != np.uint8:
             raise ValueError(
                 f"photos of shape {pixels.shape[1:]} and type {pixels.dtype} for {self.description.name}, which reads "
-                f"{wanted} in uint8: prepare them with prepare_photos(photos, image_size={self.image_size})"
+                f"{shape} in uint8: prepare them with prepare_photos(photos, image_size={self.image_size})"
             )
-        photos = pixels if len(pixels) else np.zeros((1, *wanted), np.uint8)  # seen once for the shapes
+        photos = pixels if len(pixels) else np.zeros((1, *shape), np.uint8)  # one photo for the shapes
         device = next(self.network.parameters()).device
 
-        def part(start: int, end: int) -> list[Tensor]:
+        def run_part(start: int, end: int) -> list[Tensor]:
             with autocast(device):
-                seen = see(torch.from_numpy(photos[start:end].copy()).to(device))
-            return [tensor.float().clamp(-LARGEST, LARGEST).half() for tensor in seen]
+                outputs = forward(torch.from_numpy(photos[start:end].copy()).to(device))
+            return [tensor.float().clamp(-LARGEST, LARGEST).half() for tensor in outputs]
 
-        # kept on the device until the end: copying each batch back would make a GPU wait
-        parts = self.batch.parts(len(photos), part)
+        # copied from the device at the end: copying each batch would make a GPU wait
+        parts = self.batch.parts(len(photos), run_part)
         return [torch.cat(tensors).cpu().numpy()[: len(pixels)] for tensors in zip(*parts, strict=True)]
 
     def save(self, folder: Path) -> None:
@@ -91,7 +80,7 @@ class FrozenBackbone:
 
 
 class Normalised(nn.Module):
-    """Prepared photos -> what a network that was made for normalised ones gives."""
+    """A network that was made for normalised photos, applied to prepared ones."""
 
     mean: Tensor
     deviation: Tensor
@@ -106,36 +95,33 @@ class Normalised(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, size)"""
-        photos = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last as it lies in memory
+        photos = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last
         return self.network((photos - self.mean) / self.deviation).flatten(1)
 
 
-def seen_size(network: nn.Module, name: str, image_size: int) -> int:
-    """Numbers that a network gives of a photo of that image_size, found by shapes alone, on the meta device.
+def feature_size(network: nn.Module, name: str, image_size: int) -> int:
+    """Count the features of a photo of that image_size, by shapes alone, on the meta device.
 
-    Raises ValueError if it cannot see such a photo.
+    Raises ValueError if it cannot read such a photo.
     """
+    photo = torch.empty(1, image_size, image_size, 3, dtype=torch.uint8, device="meta")
     try:
         with torch.inference_mode():
-            return (
-                network.to("meta")
-                .eval()(torch.empty(1, image_size, image_size, 3, dtype=torch.uint8, device="meta"))
-                .shape[1]
-            )
-    except Exception as error:  # networks name no closed set of errors for other sides
+            return network.to("meta").eval()(photo).shape[1]
+    except Exception as error:  # networks name no closed set of errors for other image sizes
         raise ValueError(
-            f"photo.image_size={image_size}: {name} cannot see photos of {image_size} pixels ({error}): "
+            f"photo.image_size={image_size}: {name} cannot read photos of {image_size} pixels ({error}): "
             "leave photo.image_size out"
         ) from error
 
 
 def photos_at_once(device: torch.device) -> int:
-    """One on a CPU: some kernels round otherwise at another batch size; eight took 0.7 to 0.9 of the time a photo."""
+    """Return 1 on a CPU: kernels round otherwise at other batch sizes; 8 would take 0.7 to 0.9 of the time a photo."""
     return 128 if device.type == "cuda" else 1
 
 
 def read_saved(folder: Path) -> tuple[Description, dict[str, Tensor]]:
-    """What `FrozenBackbone.save` wrote. Raises FileNotFoundError if nothing did."""
+    """Read the files of `FrozenBackbone.save`. Raises FileNotFoundError if one is missing."""
     try:
         return Description.from_json((folder / DESCRIPTION).read_text()), load_file(folder / TENSORS)
     except FileNotFoundError as error:

@@ -17,8 +17,8 @@ from rakuten_tasks.models.pretrained import PretrainedWeights
 
 log = logging.getLogger(__name__)
 
-SIDE = 224  # pixels: what ImageNet's weights were trained on
-SCRATCH_SIDE = 32  # pixels: what a processor can train all of VGG16 on in minutes
+IMAGE_SIZE = 224  # pixels: of ImageNet's photos in training
+RANDOM_IMAGE_SIZE = 32  # pixels: a CPU can train all of VGG16 on them in minutes
 
 
 class VGG16Backbone(FrozenBackbone):
@@ -32,32 +32,33 @@ class VGG16Backbone(FrozenBackbone):
     @property
     def batch_norm(self) -> bool:
         """vgg16_bn, else vgg16."""
-        return self.description.facts["batch_norm"]
+        return self.description.architecture["batch_norm"]
 
     def features_and_maps(self, pixels: NDArray) -> tuple[NDArray, NDArray]:
-        """As `features`, and (N, 512, image_size // 16, image_size // 16) fp16: what block 5 reads, for training it."""
-        features, maps = self.answers(pixels, self.network.see)
+        """Compute `features`, and the input of block 5, to train it on: (N, 512, S // 16, S // 16) fp16."""
+        features, maps = self.run_in_batches(pixels, self.network.see)
         return features, maps
 
 
 def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
     """See `backbones.resolve_weights`."""
     if config.weights is not Weights.AUTO:
-        return _concrete(config)
+        return _resolve_weights(config)
     try:
-        return _concrete(replace(config, weights=Weights.IMAGENET))
+        return _resolve_weights(replace(config, weights=Weights.IMAGENET))
     except FileNotFoundError as error:
-        scratch, weights = _concrete(replace(config, weights=Weights.RANDOM, fine_tune_epochs=0))
-        warning = f"VGG16 is trained from random weights, which see far less than ImageNet's: {error}"
+        config, weights = _resolve_weights(replace(config, weights=Weights.RANDOM, fine_tune_epochs=0))
+        warning = f"VGG16 is trained from random weights, whose features are far worse than ImageNet's: {error}"
         log.warning("%s", warning)
-        return scratch, replace(weights, warning=warning)
+        return config, replace(weights, warning=warning)
 
 
-def _concrete(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
-    image_size = config.image_size or (SCRATCH_SIDE if config.weights is Weights.RANDOM else SIDE)
+def _resolve_weights(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
+    """config.weights: not AUTO."""
+    image_size = config.image_size or (RANDOM_IMAGE_SIZE if config.weights is Weights.RANDOM else IMAGE_SIZE)
     weights = pretrained(config)
     if config.weights is not Weights.RANDOM:
-        convolutions(config)  # what the file holds is known before any photo is looked at
+        convolutions(config)  # fails if the file holds something else
     if weights.warning:
         log.warning("%s", weights.warning)
     return replace(config, image_size=image_size), weights
@@ -67,16 +68,17 @@ def load(config: PhotoConfig, device: torch.device) -> VGG16Backbone:
     """See `backbones.load_backbone`."""
     if config.weights is Weights.RANDOM:
         raise ValueError(
-            "photo.weights: random is no backbone: name the member vgg16, which trains it, in place of photo"
+            "photo.weights: random is no backbone: name the member vgg16, which trains it, instead of photo"
         )
-    layers, image_size = convolutions(config), config.image_size or SIDE
-    facts = {"batch_norm": isinstance(layers[1], nn.BatchNorm2d)}
-    description = Description(config.backbone, BACKBONE_FEATURES + TOP_FEATURES, image_size, pretrained(config), facts)
+    layers, image_size = convolutions(config), config.image_size or IMAGE_SIZE
+    architecture = {"batch_norm": isinstance(layers[1], nn.BatchNorm2d)}
+    size, weights = BACKBONE_FEATURES + TOP_FEATURES, pretrained(config)
+    description = Description(config.backbone, size, image_size, weights, architecture)
     return VGG16Backbone(Convolutions(layers, image_size), description, device)
 
 
 def restore(description: Description, tensors: dict[str, Tensor], device: torch.device) -> VGG16Backbone:
     """See `backbones.load_saved_backbone`."""
-    network = Convolutions(empty_convolutions(description.facts["batch_norm"]), description.image_size)
+    network = Convolutions(empty_convolutions(description.architecture["batch_norm"]), description.image_size)
     network.load_state_dict(tensors)
     return VGG16Backbone(network, description, device)

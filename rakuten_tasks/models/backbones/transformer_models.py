@@ -1,26 +1,25 @@
-"""Backbones `hf:NAME_OR_FOLDER`: image models of transformers, from a folder or a hub, safetensors alone.
+"""Backbones `hf:NAME_OR_FOLDER`: image models of transformers, from a folder or a hub.
 
-Features are the model's pooled output, or the mean of its last hidden state where it has none that was trained.
+Features are the model's pooled output, or the mean of its last hidden state if its pooling was not trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rakuten_tasks.config import PhotoConfig
-from rakuten_tasks.models.backbones.downloads import first_line
-from rakuten_tasks.models.backbones.frozen import Description, FrozenBackbone, Normalised, photos_at_once, seen_size
-from rakuten_tasks.models.backbones.model_folders import PREFIX, ModelFolder, find_folder
+from rakuten_tasks.models.backbones.frozen import Description, FrozenBackbone, Normalised, feature_size, photos_at_once
+from rakuten_tasks.models.model_folder import CONFIG, ModelFolder, ModelKind, find_model, quiet_transformers
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+PHOTO_BACKBONE = ModelKind("photo.backbone", (CONFIG, *PROCESSORS), "image_processor", PROCESSORS)
+BYTE = 1 / 255
 
 
 class ImageModel(nn.Module):
@@ -33,110 +32,81 @@ class ImageModel(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, size)"""
-        seen = self.model(pixel_values=photos)
-        pooled = seen.get("pooler_output") if self.pooled else None
+        output = self.model(pixel_values=photos)
+        pooled = output.get("pooler_output") if self.pooled else None
         if pooled is not None:
-            return pooled.flatten(1)  # convolutional models leave (B, C, 1, 1)
-        states = seen["last_hidden_state"]  # (B, T, C), or (B, C, h, w)
+            return pooled.flatten(1)  # (B, C, 1, 1) of convolutional models
+        states = output["last_hidden_state"]  # (B, T, C), or (B, C, h, w)
         return states.mean(1) if states.ndim == 3 else states.mean((2, 3))
 
 
 def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
     """See `backbones.resolve_weights`."""
-    folder = find_folder(config.backbone.removeprefix(PREFIX), config.revision)
-    settled = replace(
-        config,
-        backbone=PREFIX + folder.name,
-        revision=folder.revision,
-        image_size=config.image_size or folder.image_size,
-    )
-    model, pooled = _read(folder)
-    _size(settled, _describe_model(folder, model, pooled))
-    return settled, folder.weights()
+    config, description, _ = _read(config)
+    return config, description.weights
 
 
 def load(config: PhotoConfig, device: torch.device) -> FrozenBackbone:
     """See `backbones.load_backbone`."""
-    folder = find_folder(config.backbone.removeprefix(PREFIX), config.revision)
-    config = replace(config, image_size=config.image_size or folder.image_size)
-    model, pooled = _read(folder)
-    facts = _describe_model(folder, model, pooled)
-    description = Description(config.backbone, _size(config, facts), config.image_size, folder.weights(), facts)
-    network = Normalised(ImageModel(model, pooled), folder.mean, folder.deviation)
+    _, description, network = _read(config)
     return FrozenBackbone(network.to(device), description, photos_at_once(device))
 
 
 def restore(description: Description, tensors: Mapping[str, Tensor], device: torch.device) -> FrozenBackbone:
     """See `backbones.load_saved_backbone`."""
-    network = _network(description.facts)
+    network = _network(description.architecture)
     network.load_state_dict(tensors)
     return FrozenBackbone(network.to(device), description, photos_at_once(device))
 
 
-def _describe_model(folder: ModelFolder, model: PreTrainedModel, pooled: bool) -> dict[str, Any]:
-    return {
-        "config": model.config.to_dict(),
-        "pooled": pooled,
-        "mean": list(folder.mean),
-        "deviation": list(folder.deviation),
-    }
+def _read(config: PhotoConfig) -> tuple[PhotoConfig, Description, Normalised]:
+    """Return the resolved configuration, the backbone's description, and its network.
+
+    Raises ValueError if transformers cannot read the model, if weights are missing, if it reads no photos, or none of
+    that image_size.
+    """
+    folder = find_model(PHOTO_BACKBONE, config.backbone, config.revision)
+    image_size, mean, deviation = _read_processor(folder)
+    config = replace(config, backbone=folder.name, revision=folder.commit, image_size=config.image_size or image_size)
+    model, pooled = folder.read_network()
+    model = getattr(model, "vision_model", model)  # of CLIP and similar pairs
+    if model.main_input_name != "pixel_values":
+        raise ValueError(
+            f"{folder.path} reads {model.main_input_name}, not photos: name an image model as photo.backbone"
+        )
+    architecture = {"config": model.config.to_dict(), "pooled": pooled, "mean": mean, "deviation": deviation}
+    with torch.device("meta"):  # a large model's random weights would take seconds
+        size = feature_size(_network(architecture), config.backbone, config.image_size)
+    description = Description(config.backbone, size, config.image_size, folder.pretrained(), architecture)
+    return config, description, Normalised(ImageModel(model, pooled), mean, deviation)
 
 
-def _network(facts: Mapping[str, Any]) -> Normalised:
-    """Weights to be filled in."""
+def _network(architecture: Mapping[str, Any]) -> Normalised:
+    """Build the network with random weights."""
     from transformers import AutoConfig, AutoModel
 
-    with torch.random.fork_rng(devices=[]), _quietly():
-        model = AutoModel.from_config(AutoConfig.for_model(**facts["config"]), trust_remote_code=False)
-    return Normalised(ImageModel(model, facts["pooled"]), facts["mean"], facts["deviation"])
+    with quiet_transformers():
+        model = AutoModel.from_config(AutoConfig.for_model(**architecture["config"]), trust_remote_code=False)
+    return Normalised(ImageModel(model, architecture["pooled"]), architecture["mean"], architecture["deviation"])
 
 
-def _size(config: PhotoConfig, facts: Mapping[str, Any]) -> int:
-    """Numbers of a photo's features. Raises ValueError if the model cannot see photos of that image_size."""
-    with torch.device("meta"):  # a large model's random weights would take seconds and be thrown away
-        network = _network(facts)
-    return seen_size(network, config.backbone, config.image_size)
+def _read_processor(folder: ModelFolder) -> tuple[int, list[float], list[float]]:
+    """Read image size in pixels, mean and deviation of red, green and blue from 0 to 1.
 
-
-def _read(folder: ModelFolder) -> tuple[PreTrainedModel, bool]:
-    """The model that sees, of two joined ones the one for photos, and whether its pooling was trained.
-
-    Raises ValueError if transformers cannot read it, if weights are missing, or if it reads no photos.
+    Raises ValueError if the folder does not contain them.
     """
-    from transformers import AutoModel
-
-    where = folder.path
-    try:
-        with torch.random.fork_rng(devices=[]), _quietly():
-            model, found = AutoModel.from_pretrained(
-                where,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
-    except Exception as error:  # transformers names no closed set of errors for other folders
-        raise ValueError(
-            f"{where} is no model that transformers can read without code of its own: {first_line(error)}"
-        ) from error
-    model = getattr(model, "vision_model", model)  # of CLIP and its kind
-    if model.main_input_name != "pixel_values":
-        raise ValueError(f"{where} reads {model.main_input_name}, not photos: name an image model as photo.backbone")
-    missing = [*found["missing_keys"], *found["mismatched_keys"]]
-    if other := sorted(str(key) for key in missing if "pooler" not in str(key)):
-        raise ValueError(f"{where} lacks weights of its model, {other[0]} and {len(other) - 1} more: save it once more")
-    return model, not missing
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' report of pooling weights that are missing: they are not used."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
+    name = next(name for name in PROCESSORS if (folder.path / name).is_file())
+    config = folder.read_json(name)
+    config = config.get("image_processor", config)
+    crop = config.get("crop_size") if config.get("do_center_crop", True) else None
+    size = crop or config.get("size")  # 224, {"shortest_edge": 224} or {"height": 224, "width": 224}
+    image_size = size.get("height") or size.get("shortest_edge") if isinstance(size, Mapping) else size
+    if not isinstance(image_size, int):
+        raise ValueError(f"{folder.path / name} has no image size: take the file from the model's page")
+    scale = config.get("rescale_factor", BYTE) / BYTE if config.get("do_rescale", True) else 1 / BYTE
+    mean, deviation = [0.0] * 3, [1.0] * 3
+    if config.get("do_normalize", True):
+        mean, deviation = config.get("image_mean"), config.get("image_std")
+    if not (mean and deviation):
+        raise ValueError(f"{folder.path / name} has no image_mean and image_std: take them from the model's page")
+    return image_size, [value / scale for value in mean], [value / scale for value in deviation]

@@ -1,98 +1,107 @@
-"""A file of weights, local or remote: what it holds, and where it is from."""
+"""A file of weights, local or remote: its state dict, and its source, licence and hash."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import torch
-from safetensors.torch import load as load_safetensors
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
-from rakuten_tasks.models.backbones.downloads import first_line, hash_in_name, hub_file
-from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.local_files import hash_file
+from rakuten_tasks.models.downloads import first_line, hash_in_name, hub_file
+from rakuten_tasks.models.pretrained import UNKNOWN, PretrainedWeights
 
-UNKNOWN = "unknown"
 # torchvision's README: pretrained models may have terms of their own, derived from the dataset they were trained on
 TORCHVISION = "BSD-3-Clause (torchvision), ImageNet terms"
 LICENCES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "CC-BY-NC-4.0"}
-HEADER = 2**20  # bytes of safetensors' header that are looked at for a licence, at most
 
 
 def read_state(path: str) -> Mapping[str, Tensor]:
-    """The state dict of a .pth or .safetensors. Raises FileNotFoundError, or ValueError if it is none."""
-    _require_known(path)
-    with _opened(path) as file:
-        try:
-            if path.endswith(".safetensors"):
-                return load_safetensors(file.read())
-            held = torch.load(file, map_location="cpu", weights_only=True)
-        except OSError:  # of the store, not of what the file holds
-            raise
-        except Exception as error:  # the readers name no closed set of errors for other files
-            raise ValueError(
-                f"photo.weights_file {path} is not a {Path(path).suffix} state dict ({first_line(error)}): get it anew"
-            ) from error
-    if not (isinstance(held, Mapping) and all(isinstance(tensor, Tensor) for tensor in held.values())):
+    """Read the state dict of a .pth or .safetensors.
+
+    Raises FileNotFoundError, or ValueError if the file holds anything else.
+    """
+    file = _local_file(path)
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:  # of the disk, not of the content
+        raise
+    except Exception as error:  # the readers name no closed set of errors for other files
+        raise ValueError(
+            f"photo.weights_file {path} is not a {file.suffix} state dict ({first_line(error)}): get it anew"
+        ) from error
+    if not (isinstance(state, Mapping) and all(isinstance(tensor, Tensor) for tensor in state.values())):
         raise ValueError(f"photo.weights_file {path} holds more than a state dict: save model.state_dict() alone")
-    return held
+    return state
+
+
+def require_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], path: str, model: str) -> None:
+    """Raise ValueError if a tensor of the model is missing from the state dict, or has another shape there."""
+    for name, shape in shapes.items():
+        if name not in state or state[name].shape != shape:
+            problem = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
+            raise ValueError(
+                f"{path} holds no weights of torchvision's {model}: {name} {problem}, wanted {tuple(shape)}: "
+                "name a file with this model's state dict"
+            )
 
 
 def weights_of_file(name: str, path: str) -> PretrainedWeights:
-    """name: the backbone's. The licence is what the metadata of a .safetensors says. Raises as `read_state`."""
-    _require_known(path)
-    with _opened(path) as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        licence = _licence(file) if path.endswith(".safetensors") else UNKNOWN
-    return PretrainedWeights(name, path, licence, sha256)
+    """Describe the file. name: the backbone's. The licence is in the metadata of a .safetensors.
+
+    Raises FileNotFoundError, or ValueError if the file's name ends otherwise.
+    """
+    file = _local_file(path)
+    licence = _licence(file) if file.suffix == ".safetensors" else UNKNOWN
+    return PretrainedWeights(name, path, licence, hash_file(file))
 
 
 def weights_of_url(name: str, published: WeightsEnum) -> PretrainedWeights:
-    """Of torchvision's file, downloaded if need be. Raises FileNotFoundError if it cannot be had.
+    """Describe torchvision's file, downloaded if necessary. Raises FileNotFoundError if it cannot be downloaded.
 
-    A file under that name in the cache folder whose sha256 is another is used, as torch.hub does, and said to be.
+    A file of that name in the cache folder with another sha256 is used, as torch.hub does, with a warning.
     """
     path = hub_file(published.url)
-    held = weights_of_file(name, str(path))
-    wanted = hash_in_name(path)
-    if held.sha256.startswith(wanted):
+    weights = weights_of_file(name, str(path))
+    expected = hash_in_name(path)
+    if weights.sha256.startswith(expected):
         licence = LICENCES.get(published.meta.get("license", ""), TORCHVISION)
-        return PretrainedWeights(name, published.url, licence, held.sha256)
+        return PretrainedWeights(name, published.url, licence, weights.sha256)
     warning = (
-        f"{path} is not the file that torchvision publishes: its sha256 begins with {held.sha256[:8]}, not {wanted}: "
-        f"delete it for a download of {published.url}"
+        f"{path} is not the file that torchvision publishes: its sha256 begins with {weights.sha256[:8]}, not "
+        f"{expected}: delete it for a download of {published.url}"
     )
-    return PretrainedWeights(name, held.source, held.licence, held.sha256, warning)
+    return PretrainedWeights(name, weights.source, weights.licence, weights.sha256, warning)
 
 
-def _require_known(path: str) -> None:
+def _local_file(path: str) -> Path:
+    """Return the file itself, or a copy of a remote one in a temporary folder of this process."""
     if not path.endswith((".pth", ".safetensors")):
         raise ValueError(f"photo.weights_file {path}: name a .pth or a .safetensors file")
+    missing = FileNotFoundError(
+        f"photo.weights_file {path} does not exist: name a .pth or .safetensors of the backbone"
+    )
+    if "://" in path:
+        try:
+            return Path(fsspec.open_local(f"simplecache::{path}", simplecache={"same_names": True}))
+        except FileNotFoundError as error:
+            raise missing from error
+    if not Path(path).is_file():
+        raise missing
+    return Path(path)
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[Any]:
+def _licence(file: Path) -> str:
     try:
-        with fsspec.open(path, "rb") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"photo.weights_file {path} does not exist: name a .pth or .safetensors of the backbone"
-        ) from error
-
-
-def _licence(file: Any) -> str:
-    """What a .safetensors says in its header: eight bytes of length, then JSON."""
-    length = int.from_bytes(file.read(8), "little")
-    try:
-        metadata = json.loads(file.read(length))["__metadata__"] if length <= HEADER else {}
-        return str(metadata.get("licence") or metadata.get("license") or UNKNOWN)
-    except (ValueError, KeyError, AttributeError):  # no header, or none with metadata: `read_state` tells which
+        with safe_open(file, framework="pt") as tensors:
+            metadata = tensors.metadata() or {}
+    except SafetensorError:  # `read_state` describes it
         return UNKNOWN
+    return metadata.get("licence") or metadata.get("license") or UNKNOWN

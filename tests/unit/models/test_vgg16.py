@@ -165,7 +165,7 @@ def test_imagenet_without_a_network_says_which_file_goes_where(monkeypatch: pyte
         raise OSError("no route")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("rakuten_tasks.models.backbones.downloads.download", no_network)
+    monkeypatch.setattr("rakuten_tasks.models.downloads.download", no_network)
     with pytest.raises(FileNotFoundError) as error:
         convolutions(PhotoConfig(weights=Weights.IMAGENET))
     assert f"vgg16-397923af.pth is not in {tmp_path}/checkpoints and was not downloaded" in str(error.value)

@@ -29,7 +29,7 @@ from rakuten_tasks.reports.catalogue_deck import ingest_deck
 from rakuten_tasks.reports.evaluation_deck import evaluation_deck
 from rakuten_tasks.reports.pool_deck import pool_deck
 from rakuten_tasks.reports.registration_deck import registration_deck
-from rakuten_tasks.reports.top_errors import Mistake, describe_errors
+from rakuten_tasks.reports.top_errors import Misclassification, describe_errors
 from rakuten_tasks.reports.training_deck import training_deck
 from rakuten_tasks.training.state import EpochMetrics
 from tests.catalogues import photo_bytes
@@ -195,7 +195,7 @@ class Answers:
         )
 
     @property
-    def mistakes(self) -> list[Mistake]:
+    def errors(self) -> list[Misclassification]:
         return describe_errors(self.rows, self.scores, self.labels)
 
 
@@ -244,7 +244,7 @@ def realistic_decks(folder: Path) -> dict[str, str]:
         "ingest": ingest_deck(write_ingested(folder, products=2500, classes=27, quarantine=40)),
         "fit_lstm": training_deck("Member lstm", [*epochs_of(12), *refitted(8)], facts),
         "pool": pool_deck(answers.report),
-        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.mistakes),
+        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.errors),
         "registration": registration_of(answers),
     }
 
@@ -257,6 +257,6 @@ def extreme_decks(folder: Path) -> dict[str, str]:
         "ingest": ingest_deck(ingested),
         "fit_lstm": training_deck(HOSTILE[0], epochs_of(2000), dict.fromkeys(HOSTILE, HOSTILE[1] * 100)),
         "pool": pool_deck(answers.report),
-        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.mistakes),
+        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.errors),
         "registration": registration_of(answers, GateConfig(min_class_rows=1)),
     }

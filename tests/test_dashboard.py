@@ -11,8 +11,7 @@ from mlflow.entities import Metric
 
 from rakuten_tasks.dashboard.__main__ import main, sparkline
 from rakuten_tasks.dashboard.queries import next_runs
-from rakuten_tasks.monitoring.comparison import Accuracy
-from rakuten_tasks.monitoring.decision import Decision, Evidence, Outcome
+from rakuten_tasks.monitoring.decision import Accuracy, Decision, Evidence, Outcome
 from rakuten_tasks.monitoring.history import DriftCheck, save_check
 from rakuten_tasks.registry import runs
 from rakuten_tasks.registry.versions import experiment_id
@@ -70,7 +69,7 @@ def test_every_part_that_exists_is_on_the_page(var, mlflow_store: MlflowClient, 
     assert "the disk is full" in shown
     assert "▁█" in shown
     assert "2026-01-02T06:00: drift;" in shown
-    assert "55 in all, 3 refused or failed" in shown
+    assert "55 in total, 3 refused or failed" in shown
     assert "p95 48 ms" in shown
     assert "3 in the open hour" in shown
 

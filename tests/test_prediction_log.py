@@ -10,16 +10,10 @@ import pytest
 
 from rakuten_tasks.monitoring import prediction_log
 from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, REJECTED, SCHEMA
-from rakuten_tasks.monitoring.prediction_log import (
-    LogSegment,
-    accuracy,
-    compact_segments,
-    expire,
-    predictions,
-    read_log,
-)
+from rakuten_tasks.monitoring.prediction_log import LogSegment, compact_segments, expire
 from serving.telemetry import log_writer as recording
 from serving.telemetry.log_writer import PredictionLogWriter
+from tests.servers import accuracy, predictions, read_log
 
 HOUR = timedelta(hours=1)
 
@@ -54,7 +48,7 @@ def test_a_torn_file_is_read_up_to_the_tear(tmp_path, torn, caplog):
     path.write_text(path.read_text() + torn)
     with caplog.at_level(logging.WARNING):
         assert len(read_log(str(tmp_path / "log"), tmp_path / "open")) == 3
-    assert "is torn: read up to there" in caplog.text
+    assert "has an incomplete line: read up to that line" in caplog.text
 
 
 def test_closed_hours_become_parquet_and_the_open_one_stays(tmp_path):

@@ -10,7 +10,7 @@ from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.models.scoring import products_of
-from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, EMBEDDING
+from rakuten_tasks.monitoring.columns import EMBEDDING, PREDICTION_COLUMNS
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.drift_tests import decide
 from rakuten_tasks.monitoring.features import drift_features, project
@@ -45,7 +45,7 @@ def test_the_reference_holds_what_serving_logs_of_the_same_products(predictor):
     found = reference_rows(parts, tfidf_of(predictor.members), scores, embeddings)
     projected = project(embeddings, len(products))
     logged = pd.DataFrame([drift_features(predictor, p, scores, i, projected[i]) for i, p in enumerate(products)])
-    numbers = ["designation_length", "unknown_word_share", "brightness", *ANSWER_COLUMNS, *EMBEDDING]
+    numbers = ["designation_length", "unknown_word_share", "brightness", *PREDICTION_COLUMNS, *EMBEDDING]
     np.testing.assert_allclose(found[numbers].astype(float), logged[numbers].astype(float), equal_nan=True)
     assert found["language"].tolist() == logged["language"].tolist()
     assert found["row"].tolist() == [3, 5, 8]

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, REJECTED
-from rakuten_tasks.monitoring.comparison import Accuracy
-from rakuten_tasks.monitoring.decision import Decision, Outcome
+from rakuten_tasks.monitoring.decision import Accuracy, Decision, Outcome
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks, save_check
 from rakuten_tasks.monitoring.prediction_log import compact_segments
 from rakuten_tasks.monitoring.window import TimeWindow, read_window
@@ -51,7 +50,7 @@ def test_of_a_larger_log_rows_are_drawn_by_chance_from_the_whole_span(tmp_path):
     for back in (1, 2, 3, 4):
         traffic(tmp_path / "open", NOW - back * HOUR, 1000)
     compact_segments(tmp_path / "open", str(tmp_path / "log"), NOW)
-    window = read_window(str(tmp_path / "log"), SPAN, most=400)
+    window = read_window(str(tmp_path / "log"), SPAN, max_rows=400)
     assert len(window) == 400
     assert window["time"].is_monotonic_increasing
     by_hour = window.groupby(window["time"].dt.hour).size()

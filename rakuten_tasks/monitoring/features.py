@@ -104,13 +104,13 @@ def project(embeddings: Mapping[str, NDArray], rows: int) -> NDArray:
 
     (rows, E) by modality -> (rows, PROJECTED). The same embedding gives the same numbers in every process.
     """
-    shares = [len(part) for part in np.array_split(np.arange(PROJECTED), len(MODALITIES))]
+    widths = [len(part) for part in np.array_split(np.arange(PROJECTED), len(MODALITIES))]
     parts = []
-    for number, (share, modality) in enumerate(zip(shares, MODALITIES, strict=True)):
+    for seed, (width, modality) in enumerate(zip(widths, MODALITIES, strict=True)):
         if modality not in embeddings:
-            parts.append(np.full((rows, share), np.nan))
+            parts.append(np.full((rows, width), np.nan))
             continue
         size = embeddings[modality].shape[1]
-        directions = np.random.default_rng(number).standard_normal((size, share)) / math.sqrt(size)
-        parts.append(embeddings[modality] @ directions)  # (N, E) @ (E, share) -> (N, share)
+        directions = np.random.default_rng(seed).standard_normal((size, width)) / math.sqrt(size)
+        parts.append(embeddings[modality] @ directions)  # (N, E) @ (E, width) -> (N, width)
     return np.concatenate(parts, 1)

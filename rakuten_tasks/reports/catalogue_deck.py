@@ -97,8 +97,8 @@ def _summarize_lengths(lengths: NDArray) -> list[object]:
     present = lengths[lengths > 0]
     missing = len(lengths) - len(present)
     median, high = np.quantile(present, (0.5, 0.95)) if len(present) else (0, 0)
-    share = f"{missing / max(1, len(lengths)):.1%}"
-    return [len(lengths), missing, share, int(median), int(high), int(present.max(initial=0))]
+    missing_share = f"{missing / max(1, len(lengths)):.1%}"
+    return [len(lengths), missing, missing_share, int(median), int(high), int(present.max(initial=0))]
 
 
 def _share_plots(ingested: IngestResult, statistics: Profile) -> list[go.Figure]:

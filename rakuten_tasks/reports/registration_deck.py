@@ -89,9 +89,9 @@ def paired_histogram(differences: Mapping[str, NDArray], margin: float) -> go.Fi
     edges = np.linspace(low, high if high > low else low + 0.01, BINS + 1)
     figure = go.Figure()
     for rival, leads in differences.items():
-        share = np.histogram(leads, edges)[0] / len(leads)
+        heights = np.histogram(leads, edges)[0] / len(leads)
         figure.add_bar(
-            x=edges[:-1], y=share, width=np.diff(edges), offset=0, name=escape(rival, quote=False), opacity=0.6
+            x=edges[:-1], y=heights, width=np.diff(edges), offset=0, name=escape(rival, quote=False), opacity=0.6
         )
     figure.add_vline(-margin, line_dash="dash", annotation_text=f"{0 - margin:g}", annotation_position="top")
     figure.update_xaxes(title="weighted F1 of the new version minus the rival's")

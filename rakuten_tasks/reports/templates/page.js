@@ -1,5 +1,5 @@
-// Runs inside a deck, whatever page that deck was put into. Figures are drawn once they have a width: Flyte shows one tab
-// and hides the others, and plotly takes a hidden figure for 700 px wide.
+// Runs inside a deck, in any page. Figures are drawn once they have a width: Flyte shows one tab
+// and hides the others, and plotly assumes a width of 700 px for a hidden figure.
 (() => {
   const deck = document.currentScript.closest(".rakuten-deck");
 
@@ -15,7 +15,7 @@
 
   async function draw(figure) {
     const { data, layout } = JSON.parse(figure.querySelector(".rk-json").textContent);
-    const Plotly = await (window.rakutenPlotly ??= inflate()); // one copy, however many decks a page has
+    const Plotly = await (window.rakutenPlotly ??= inflate()); // one copy for all decks of a page
     const plot = document.createElement("div");
     plot.style.height = figure.style.height;
     figure.querySelector(".rk-missing").replaceWith(plot);

@@ -76,8 +76,8 @@ def test_every_block_shows_hostile_text_as_text(text):
     body = "{{ key_values({text: text}) }}{{ table([text], [[text]], text) }}{{ tiles([tile]) }}{{ text }}"
     fragment = deck_of(body, text=text, tile=page.Tile(None, [text, text], placeholder=text))
     assert len(re.findall("<script|<img|<a |<b>|</style", fragment)) == 1  # the end of its own style
-    whole = html.unescape(page.standalone(text, fragment))
-    assert whole.count(text) == 2 + 9
+    document = html.unescape(page.standalone(text, fragment))
+    assert document.count(text) == 2 + 9
 
 
 def test_a_template_that_lacks_a_value_raises():
@@ -117,7 +117,7 @@ def test_a_deck_without_figures_carries_no_plotly():
     assert len(deck_of("y")) < 10_000
 
 
-def test_numbers_are_told_apart_and_aligned():
+def test_numbers_are_formatted_and_aligned():
     assert [page.format_number(value) for value in (1234567, 0.123456, True, "x")] == [
         "1,234,567",
         "0.1235",
@@ -133,10 +133,10 @@ def test_text_is_cut_on_one_line_and_cannot_turn_what_follows():
 
 
 def test_a_standalone_page_is_one_document():
-    whole = page.standalone("<T>", str(Markup("<p>{}</p>").format("é")))
-    assert whole.startswith("<!doctype html>")
-    assert "<title>&lt;T&gt;</title>" in whole
-    assert "<body>\n<p>é</p>\n</body>" in whole
+    document = page.standalone("<T>", str(Markup("<p>{}</p>").format("é")))
+    assert document.startswith("<!doctype html>")
+    assert "<title>&lt;T&gt;</title>" in document
+    assert "<body>\n<p>é</p>\n</body>" in document
 
 
 def test_the_index_links_a_page_for_each_deck(tmp_path):
@@ -216,15 +216,15 @@ def test_the_same_catalogue_gives_the_same_deck(spoilt):
 
 def test_a_profile_measures_all_texts_and_a_sample_of_photos(tmp_path):
     ingested = write_ingested(tmp_path, products=1200, classes=4)
-    found = profile([*ingested.labelled, *ingested.unlabelled], seed=0, sample=100, pictures=5)
-    assert len(found.title_lengths) == len(found.description_lengths) == 1320
-    assert (found.description_lengths == 0).sum() == 1320 / 5
-    assert sum(found.languages.values()) == found.sampled == 100
-    assert 90 < len(found.photos) <= 100
-    assert {photo.width for photo in found.photos} <= set(range(40, 100))
-    assert len(found.pictured) == 5
+    statistics = profile([*ingested.labelled, *ingested.unlabelled], seed=0, sample=100, pictures=5)
+    assert len(statistics.title_lengths) == len(statistics.description_lengths) == 1320
+    assert (statistics.description_lengths == 0).sum() == 1320 / 5
+    assert sum(statistics.languages.values()) == statistics.sampled == 100
+    assert 90 < len(statistics.photos) <= 100
+    assert {photo.width for photo in statistics.photos} <= set(range(40, 100))
+    assert len(statistics.pictured) == 5
     other = profile([*ingested.labelled, *ingested.unlabelled], seed=1, sample=100, pictures=5)
-    assert [one.title for one in other.pictured] != [one.title for one in found.pictured]
+    assert [one.title for one in other.pictured] != [one.title for one in statistics.pictured]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_profile_measures_all_texts_and_a_sample_of_photos(tmp_path):
         ("PS4", "und"),
     ],
 )
-def test_languages_are_told_where_there_are_words(tmp_path, title, language):
+def test_the_language_is_detected_if_there_are_words(tmp_path, title, language):
     catalogue = write_catalogue(tmp_path / "in", labelled=3, unlabelled=0)
     for row in range(3):
         set_cell(catalogue / "X_train_update.csv", row, "designation", title)
@@ -285,7 +285,7 @@ def test_a_few_rows_of_each_reason_are_shown(tmp_path):
 # training
 
 
-def test_the_training_deck_tells_the_best_epoch_and_where_time_went():
+def test_the_training_deck_shows_the_best_epoch_and_the_time_by_step():
     epochs = [
         EpochMetrics(1, 2.0, 2.5, 0.3, 1e-3, 10.0, 2.0, 5.0, 1.0, 0.5),
         EpochMetrics(2, 1.0, 1.5, 0.6, 5e-4, 90.0),
@@ -309,7 +309,7 @@ def test_the_training_deck_tells_the_best_epoch_and_where_time_went():
     }
 
 
-def test_several_trainings_in_a_row_are_told_apart():
+def test_several_trainings_in_a_row_are_separated():
     epochs = [*epochs_of(3), *refitted(2)]
     deck = training_deck("Member lstm", epochs, {})
     text = text_of(deck)
@@ -330,10 +330,10 @@ def test_a_training_without_validation_has_no_best_epoch():
     assert "epochs 2 time" in text_of(training_deck("T", refitted(2), {}))
 
 
-def test_a_member_fitted_without_epochs_shows_its_facts():
-    deck = training_deck("Member bag", [], {"ngram_bits": 18, "rows scored unseen": 5000})
-    told = "setting value ngram_bits 18 rows scored unseen 5,000"
-    assert text_of(deck) == f"Member bag Fitted to convergence, without epochs. {told}"
+def test_a_member_fitted_without_epochs_shows_its_settings():
+    deck = training_deck("Member bag", [], {"ngram_bits": 18, "held-out rows scored": 5000})
+    settings = "setting value ngram_bits 18 held-out rows scored 5,000"
+    assert text_of(deck) == f"Member bag Fitted to convergence, without epochs. {settings}"
     assert figures_of(deck) == []
 
 
@@ -345,7 +345,7 @@ def test_thousands_of_epochs_are_thinned_out():
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.21, "4.2 s"), (185, "3 min 05 s"), (3720, "1 h 02 min")])
-def test_durations_are_told_as_people_do(seconds, text):
+def test_durations_are_formatted_for_people(seconds, text):
     assert format_duration(seconds) == text
 
 
@@ -357,7 +357,7 @@ def test_a_page_without_a_title_here_comes_last():
 # pool
 
 
-def test_the_pool_deck_tells_the_weights_and_every_member(answers):
+def test_the_pool_deck_shows_the_weights_and_every_member(answers):
     deck, report = pool_deck(answers.report), answers.report
     text = text_of(deck)
     assert f"rows compared {report.rows} members 3" in text
@@ -387,7 +387,7 @@ def test_a_pool_of_which_no_row_was_scored_by_all_says_so():
     assert len(figures_of(deck)) == 1
 
 
-def test_members_without_a_say_and_few_rows_are_told():
+def test_the_pool_deck_warns_of_members_without_weight_and_of_few_rows():
     quality = Quality(0.8, 0.5, 0.1)
     members = {name: MemberReport("text", 40, quality, quality) for name in ("bag", "lstm")}
     text = text_of(pool_deck(PoolReport(40, quality, members, {"text": {"bag": 1.0, "lstm": 0.001}})))
@@ -416,7 +416,7 @@ def test_the_evaluation_deck_has_the_table_and_every_figure(answers):
     assert [panel.split(":")[0] for panel in panels] == ["pool", "bag", "lstm", "photo", "tfidf_svm"]
 
 
-def test_the_photos_gain_is_told_by_how_sure_the_text_is(answers):
+def test_the_photos_gain_is_shown_by_the_confidence_of_the_text(answers):
     first = answers.evaluation.photo_gain[0]
     figures = f"{first.text_accuracy:.3f} {first.accuracy:.3f} {first.text_weighted_f1:.3f} {first.weighted_f1:.3f}"
     text = text_of(evaluation_deck(answers.evaluation, {}, []))
@@ -425,11 +425,11 @@ def test_the_photos_gain_is_told_by_how_sure_the_text_is(answers):
     assert "What the photo adds" not in text_of(evaluation_deck(without, {}, []))
 
 
-def test_no_mistake_is_told(answers):
+def test_an_evaluation_without_errors_says_so(answers):
     assert text_of(evaluation_deck(answers.evaluation, {}, [])).endswith("No test row was predicted wrongly.")
 
 
-def test_the_most_frequent_confusion_is_told(answers):
+def test_the_most_frequent_confusions_are_listed(answers):
     confusion = np.array([[5, 0, 0], [4, 1, 1], [0, 2, 8]])
     codes = [10, 17, 24]
     systems = {
@@ -441,29 +441,29 @@ def test_the_most_frequent_confusion_is_told(answers):
     assert "of the class 17 balls 10 4 67% 24 17 balls 2 20% 17 balls 24 1 17%" in text
 
 
-def said(*rows):
+def probabilities(*rows):
     return np.array(rows, dtype=float)
 
 
 @pytest.fixture
 def scored():
     """Four products of classes 10, 40: rows 0 and 2 are answered wrongly, row 2 the more surely."""
-    pool = said([0.6, 0.4], [0.9, 0.1], [0.05, 0.95], [0.3, 0.7])
-    photo = said([0.2, 0.8], [0.5, 0.5], [0.1, 0.9], [0.5, 0.5])
+    pool = probabilities([0.6, 0.4], [0.9, 0.1], [0.05, 0.95], [0.3, 0.7])
+    photo = probabilities([0.2, 0.8], [0.5, 0.5], [0.1, 0.9], [0.5, 0.5])
     available = {"bag": np.array([True, True, False, True]), "photo": np.array([True, False, True, True])}
     members = {"bag": pool, "photo": photo}
     scores = Scores(np.array([10, 40]), pool, members, available, {"bag": "text", "photo": "photo"})
     return scores, np.array([1, 0, 0, 1])
 
 
-def test_the_surest_mistakes_come_first(scored):
+def test_the_most_confident_errors_come_first(scored):
     scores, labels = scored
     assert top_errors(scores, labels).tolist() == [2, 0]
     assert top_errors(scores, labels, k=1).tolist() == [2]
     assert top_errors(scores, np.array([0, 0, 1, 1])).tolist() == []
 
 
-def test_a_mistake_tells_what_each_member_said(scored):
+def test_an_error_has_the_prediction_of_each_member(scored):
     scores, labels = scored
     rows = pd.DataFrame(
         {"row": [5, 6, 7, 8], "designation": list("abcd"), "description": "", "photo": [None, None, b"x", None]}
@@ -476,7 +476,7 @@ def test_a_mistake_tells_what_each_member_said(scored):
     assert second.photo is None
 
 
-def test_mistakes_without_photo_or_text_say_so(scored, answers):
+def test_errors_without_photo_or_text_say_so(scored, answers):
     scores, labels = scored
     rows = pd.DataFrame({"row": [5, 6, 7, 8], "designation": "", "description": "", "photo": [None, None, b"x", None]})
     deck = evaluation_deck(answers.evaluation, {"40": "games"}, describe_errors(rows, scores, labels))
@@ -485,7 +485,7 @@ def test_mistakes_without_photo_or_text_say_so(scored, answers):
     assert "no photo is 40 games pool: 10, 0.60 bag: 10, 0.60 photo: 40 games, 0.80 row 5: no text" in text
 
 
-def test_only_the_photos_asked_for_are_fetched(spoilt):
+def test_only_the_requested_photos_are_read(spoilt):
     rows = pd.DataFrame({"row": [0, 1, 7, 2]})
     paths = [shard.path for shard in spoilt.labelled]
     photos = with_photos(rows, np.array([3, 2, 0]), paths)["photo"].tolist()
@@ -504,7 +504,7 @@ def test_the_extreme_evaluation_stays_small():
 # registration
 
 
-def test_the_registration_deck_shows_the_verdict_and_its_bootstrap(answers):
+def test_the_registration_deck_shows_the_decision_and_its_bootstrap(answers):
     deck = registration_of(answers)
     text = text_of(deck)
     assert "model rakuten-classifier version 4" in text
@@ -515,10 +515,10 @@ def test_the_registration_deck_shows_the_verdict_and_its_bootstrap(answers):
 
 
 def test_a_probability_in_the_table_is_the_share_above_the_margin():
-    verdict = GateDecision(False, "refused: because", 0.8, 0.81, None, 0.75)
+    decision = GateDecision(False, "refused: because", 0.8, 0.81, None, 0.75)
     differences = {"champion, version 1": np.array([-0.02, 0.0, 0.01, -0.002])}
     losses = {10: 0.2, 40: -0.1}
-    deck = registration_deck("m", 2, "challenger", verdict, differences, GateConfig(), losses, {"10": "books"})
+    deck = registration_deck("m", 2, "challenger", decision, differences, GateConfig(), losses, {"10": "books"})
     text = text_of(deck)
     assert "gate refused refused: because" in text
     assert "this version 0.8000 +0.0000 champion 0.8100 -0.0100" in text
@@ -527,7 +527,7 @@ def test_a_probability_in_the_table_is_the_share_above_the_margin():
 
 
 @pytest.mark.parametrize(
-    ("verdict", "text"),
+    ("decision", "text"),
     [
         (GateDecision(True, "first version: weighted F1 0.8", 0.8), "No bootstrap: there is no champion yet."),
         (
@@ -537,16 +537,16 @@ def test_a_probability_in_the_table_is_the_share_above_the_margin():
         (GateDecision(True, "passed", 0.8, 0.7, 0.7, 1.0), "the decision is from an earlier attempt and still holds."),
     ],
 )
-def test_a_verdict_without_a_comparison_says_why(verdict, text):
-    deck = registration_deck("m", 1, "champion", verdict, {}, GateConfig())
+def test_a_decision_without_a_comparison_says_why(decision, text):
+    deck = registration_deck("m", 1, "champion", decision, {}, GateConfig())
     assert text in text_of(deck)
     assert figures_of(deck) == []
 
 
-def test_versions_that_answer_alike_have_a_histogram_too():
-    verdict = GateDecision(True, "passed", 0.8, 0.8, 0.8, 1.0)
+def test_versions_with_the_same_predictions_have_a_histogram_too():
+    decision = GateDecision(True, "passed", 0.8, 0.8, 0.8, 1.0)
     config = GateConfig(max_f1_loss=0)
-    (histogram,) = figures_of(registration_deck("m", 2, "champion", verdict, {"champion": np.zeros(9)}, config))
+    (histogram,) = figures_of(registration_deck("m", 2, "champion", decision, {"champion": np.zeros(9)}, config))
     assert sum(histogram["data"][0]["y"]) == 1
 
 

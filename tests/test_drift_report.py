@@ -55,7 +55,7 @@ def test_a_category_is_text_and_never_a_script(tmp_path):
         rows(500)[["designation"]].assign(designation=""),
         pd.DataFrame({"brightness": ["x"] * 400}),
     ],
-    ids=["empty", "one row", "nothing known", "wrong type"],
+    ids=["empty", "one row", "no usable column", "wrong type"],
 )
 def test_bad_windows_give_a_page_that_says_why(tmp_path, window):
     report = written(rows(seed=1), window, tmp_path)
@@ -65,9 +65,9 @@ def test_bad_windows_give_a_page_that_says_why(tmp_path, window):
 
 def test_estimated_accuracy_stands_beside_the_real_one():
     answered = pd.DataFrame({"predicted": [10, 10, 40, 50], "confidence": [0.9, 0.8, 0.7, np.nan]})
-    found = measure_accuracy(answered.assign(true_code=[10.0, 40.0, 40.0, np.nan]))
-    assert (found.estimated, found.real, found.labelled) == (pytest.approx(0.8), pytest.approx(2 / 3), 3)
-    assert 0 < found.low < found.real < found.high < 1
+    accuracy = measure_accuracy(answered.assign(true_code=[10.0, 40.0, 40.0, np.nan]))
+    assert (accuracy.estimated, accuracy.real, accuracy.labelled) == (pytest.approx(0.8), pytest.approx(2 / 3), 3)
+    assert 0 < accuracy.low < accuracy.real < accuracy.high < 1
     assert measure_accuracy(answered).real is None
     assert measure_accuracy(pd.DataFrame()).estimated is None
     assert measure_accuracy(pd.DataFrame({"confidence": ["x", np.inf, 7.0]})).estimated is None

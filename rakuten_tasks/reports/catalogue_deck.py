@@ -6,8 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from rakuten_tasks.data.ingested import IngestResult
 from rakuten_tasks.data.profile import Profile, profile, quarantined
-from rakuten_tasks.data.read_catalogue import IngestResult
 from rakuten_tasks.preprocessing.language import UNDETERMINED
 from rakuten_tasks.reports import catalogue_plots
 from rakuten_tasks.reports.display_text import class_label, truncate

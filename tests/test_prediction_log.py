@@ -184,18 +184,18 @@ def test_hours_close_and_are_read_by_two_threads_without_loss(tmp_path):
 def test_photos_that_wait_for_the_log_are_bounded_in_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "HELD", 1000)
     recorder = PredictionLogWriter(tmp_path / "open", "worker")
-    pending, most = 0, 0
+    held, most = 0, 0
 
-    def make_record(i: int) -> dict:
-        nonlocal pending, most
-        most = max(most, pending)
-        pending -= 400
+    def made(i: int) -> dict:
+        nonlocal held, most
+        most = max(most, held)
+        held -= 400
         return record(i, datetime.now(UTC))
 
     recorder.start()
     for i in range(20):
-        recorder.add(lambda i=i: make_record(i), 400)
-        pending += 400
+        recorder.add(lambda i=i: made(i), 400)
+        held += 400
     recorder.add(record(20, datetime.now(UTC)), 5000)  # larger than all that may wait: it waits alone
     recorder.close()
     assert most <= 1200  # the two that fit, and the one that was just let in

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.ingested import IngestResult
-from rakuten_tasks.data.profile import Profile, profile, quarantined
+from rakuten_tasks.data.profile import PhotoExample, Profile, profile, quarantined
 from rakuten_tasks.preprocessing.language import UNDETERMINED
 from rakuten_tasks.reports import catalogue_plots
 from rakuten_tasks.reports.display_text import class_label, truncate
@@ -52,13 +52,7 @@ def ingest_deck(ingested: IngestResult) -> str:
         ingested=ingested,
         profile=statistics,
         seed=SEED,
-        summary={
-            "rows read": sum(part.read for part in parts.values()),
-            "kept": sum(part.kept for part in parts.values()),
-            "quarantined": sum(part.quarantined for part in parts.values()),
-            "classes": len(ingested.class_counts),
-            "content hash": ingested.content_hash[:12],
-        },
+        summary=_summary(ingested),
         parts=[
             [name, part.read, part.kept, part.quarantined, _join_counts(part.issues)] for name, part in parts.items()
         ],
@@ -71,21 +65,28 @@ def ingest_deck(ingested: IngestResult) -> str:
         shares=_share_plots(ingested, statistics),
         photo_statuses=_photo_statuses(ingested),
         photo_plots=[plot(statistics.photos) for plot in photo_plots] if statistics.photos else [],
-        pictures=[
-            Tile(
-                thumbnail(example.photo),
-                [
-                    "to predict" if example.code is None else class_label(example.code, names),
-                    truncate(example.title, 60),
-                ],
-            )
-            for example in statistics.pictured
-        ],
+        pictures=[_tile(example, names) for example in statistics.pictured],
         reasons=[[name, reason, n] for name, part in parts.items() for reason, n in part.reasons.items()][:MAX_REASONS],
         quarantine_columns=QUARANTINE_COLUMNS,
         quarantine=[[truncate(str(cell), 80) for cell in row] for row in rows[QUARANTINE_COLUMNS].to_numpy()],
         examples=EXAMPLES,
     )
+
+
+def _summary(ingested: IngestResult) -> dict[str, object]:
+    parts = ingested.counts.values()
+    return {
+        "rows read": sum(part.read for part in parts),
+        "kept": sum(part.kept for part in parts),
+        "quarantined": sum(part.quarantined for part in parts),
+        "classes": len(ingested.class_counts),
+        "content hash": ingested.content_hash[:12],
+    }
+
+
+def _tile(example: PhotoExample, names: dict[str, str]) -> Tile:
+    label = "to predict" if example.code is None else class_label(example.code, names)
+    return Tile(thumbnail(example.photo), [label, truncate(example.title, 60)])
 
 
 def _join_counts(counts: dict[str, int]) -> str:

@@ -60,10 +60,7 @@ def registration_deck(
         ],
         resamples=max((len(values) for values in differences.values()), default=0),
         histogram=paired_histogram(differences, config.max_f1_loss) if differences else None,
-        losses=[
-            [class_label(code, names or {}), f"{loss:+.3f}", _rate_loss(loss, config)]
-            for code, loss in worst[:MAX_LOSSES]
-        ],
+        losses=_losses(worst[:MAX_LOSSES], names or {}, config),
         losses_caption=(
             f"F1 lost against the champion, classes with {config.min_class_rows} test rows or more{omitted}"
         ),
@@ -75,8 +72,16 @@ def _signed(difference: float) -> str:
     return f"{round(difference, 4) + 0.0:+.4f}"  # never -0.0000
 
 
-def _rate_loss(loss: float, config: GateConfig) -> str:
-    return "too much" if loss > config.max_class_loss else "allowed" if loss > 0 else ""
+def _losses(worst: list[tuple[int, float]], names: Mapping[str, str], config: GateConfig) -> list[list[object]]:
+    """Table rows of (code, F1 lost)."""
+    return [
+        [
+            class_label(code, names),
+            f"{loss:+.3f}",
+            "too much" if loss > config.max_class_loss else "allowed" if loss > 0 else "",
+        ]
+        for code, loss in worst
+    ]
 
 
 def paired_histogram(differences: Mapping[str, NDArray], margin: float) -> go.Figure:

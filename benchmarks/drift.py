@@ -32,12 +32,12 @@ SEED = 20_261  # of no catalogue that anything is trained on
 @click.option("--model", default="", help="registered model; empty for the sample's")
 def main(products: int, reference: int, model: str) -> None:
     """Print the table. Exits with 1 where a limit is not kept."""
-    client = tracking.connect()
-    name, _ = versions.resolve_model(client, model, synthetic=True)
-    version = versions.aliases(client, name)[versions.CHAMPION]
+    champion = versions.fetch_champion(tracking.connect(), model, synthetic=True)
     started = time.perf_counter()
-    pool = make_pool(Predictor.load(versions.fetch(client, name, str(version))), products, SEED)
-    table = Table("window", "rows", "windows", "called drift", "limit", title=f"seen by {name} version {version}")
+    pool = make_pool(Predictor.load(champion.folder), products, SEED)
+    table = Table(
+        "window", "rows", "windows", "called drift", "limit", title=f"{champion.model} version {champion.version}"
+    )
     missed = []
     for kind, size, times, limit in CASES:
         share = called_drift(pool, kind, size, reference, times)

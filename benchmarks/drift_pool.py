@@ -18,7 +18,7 @@ from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, make_products
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.drift_tests import decide
-from rakuten_tasks.monitoring.reference import observe_rows
+from rakuten_tasks.monitoring.reference import featurize_rows
 
 BRIGHTNESS, MISSING, REPLACED, POINTS = 0.7, 0.2, 0.2, 0.1
 FREQUENT = 2583  # the challenge's most frequent class
@@ -64,7 +64,7 @@ def make_pool(predictor: Predictor, count: int, seed: int) -> Pool:
 
 def _featurize_rows(predictor: Predictor, rows: pd.DataFrame) -> pd.DataFrame:
     starts = range(0, len(rows), SLICE)
-    parts = [observe_rows(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in tqdm(starts)]
+    parts = [featurize_rows(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in tqdm(starts)]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -21,16 +21,17 @@ import pandas as pd
 import psutil
 
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PREDICTION
-from rakuten_tasks.monitoring.compare import DriftInput, Model, compare_inputs, logged_window
+from rakuten_tasks.monitoring.comparison import DriftInput, compare_inputs, logged_window
 from rakuten_tasks.monitoring.values import CATEGORIES, YES_NO
 from rakuten_tasks.monitoring.window import TimeWindow
+from rakuten_tasks.registry.versions import ChampionBundle
 from rakuten_tasks.reports.drift_report import write_report
 
 ROWS, FILES = 100_000, 100
 RATIO, MEMORY = 2.0, 2 * 2**30
 END = datetime(2026, 1, 10, tzinfo=UTC)
 SPAN = TimeWindow(END - timedelta(days=9), END)
-MODEL = Model("benchmark", 1, Path())
+MODEL = ChampionBundle("benchmark", 1, Path())
 
 
 def made_up(rows: int, seed: int) -> pd.DataFrame:

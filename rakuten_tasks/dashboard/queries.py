@@ -1,4 +1,4 @@
-"""Queries behind the dashboard. Each part fails alone, so that the others are still shown."""
+"""Queries behind the dashboard."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 from croniter import croniter
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from rakuten_tasks.registry.runs import ERROR, EXECUTION
 from rakuten_tasks.registry.tracking import experiment_id
 from rakuten_tasks.runtime.schedules import SCHEDULES
 
-RUNS = 5
+MAX_RUNS = 5
 MINUTES = 30
 
 
@@ -37,7 +36,7 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Traffic:
-    """The last minutes of one server, oldest first."""
+    """The last minutes of one server. requests: one number a minute, oldest first."""
 
     requests: list[float]
     errors: float
@@ -49,7 +48,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class LogSize:
-    """Closed hours of the prediction log, and the lines that are still open."""
+    """Size of the prediction log: closed hours, and lines of the open hour. size: in bytes."""
 
     files: int
     rows: int
@@ -58,67 +57,72 @@ class LogSize:
 
 
 def last_runs(client: MlflowClient) -> list[TrainingRun]:
-    """The latest trainings, newest first."""
-    found = client.search_runs(
-        [experiment_id(client)], f"tags.{EXECUTION} LIKE '%'", order_by=["attributes.start_time DESC"], max_results=RUNS
+    """Return the latest trainings, newest first."""
+    runs = client.search_runs(
+        [experiment_id(client)],
+        f"tags.{EXECUTION} LIKE '%'",
+        order_by=["attributes.start_time DESC"],
+        max_results=MAX_RUNS,
     )
     return [
         TrainingRun(
-            run.data.tags.get(MLFLOW_RUN_NAME, run.info.run_id),
+            run.info.run_name or run.info.run_id,
             run.info.status,
             datetime.fromtimestamp(run.info.start_time / 1000, UTC),
             (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None,
             run.data.metrics.get("pool_weighted_f1"),
             run.data.tags.get(ERROR, ""),
         )
-        for run in found
+        for run in runs
     ]
 
 
 def traffic(client: MlflowClient) -> Traffic | None:
-    """Of the server that was started last; None where none has answered yet."""
+    """Return the traffic of the server that was started last; None if no server has served a request."""
     servers = client.search_runs(
         [experiment_id(client)], "tags.kind = 'serving'", order_by=["attributes.start_time DESC"], max_results=1
     )
     if not servers:
         return None
-    run = servers[0].info.run_id
-    requests = _minutes(client, run, "requests")
+    run_id = servers[0].info.run_id
+    requests = _metric_history(client, run_id, "requests")
     if not requests:
         return None
-    last = {name: _minutes(client, run, name)[-1:] for name in ("latency_ms_p50", "latency_ms_p95", "mean_confidence")}
-    value = {name: found[0].value if found else None for name, found in last.items()}
+    last: dict[str, float | None] = {}
+    for name in ("latency_ms_p50", "latency_ms_p95", "mean_confidence"):
+        history = _metric_history(client, run_id, name)
+        last[name] = history[-1].value if history else None
     return Traffic(
         [metric.value for metric in requests],
-        sum(metric.value for metric in _minutes(client, run, "errors")),
-        value["latency_ms_p50"] or 0.0,
-        value["latency_ms_p95"] or 0.0,
-        value["mean_confidence"],
+        sum(metric.value for metric in _metric_history(client, run_id, "errors")),
+        last["latency_ms_p50"] or 0.0,
+        last["latency_ms_p95"] or 0.0,
+        last["mean_confidence"],
         datetime.fromtimestamp(requests[-1].timestamp / 1000, UTC),
     )
 
 
-def _minutes(client: MlflowClient, run: str, name: str) -> Sequence[Metric]:
-    return sorted(client.get_metric_history(run, name), key=lambda metric: metric.step)[-MINUTES:]
+def _metric_history(client: MlflowClient, run_id: str, name: str) -> Sequence[Metric]:
+    """Return the last MINUTES values of a metric, oldest first."""
+    return sorted(client.get_metric_history(run_id, name), key=lambda metric: metric.step)[-MINUTES:]
 
 
 def log_size(address: str, open_folder: Path) -> LogSize:
-    """Rows are counted from the files' footers."""
+    """Measure a prediction log; rows are counted from the footers of the Parquet files."""
     filesystem, root = fsspec.core.url_to_fs(address)
     filesystem.invalidate_cache()
     files = filesystem.glob(f"{root.rstrip('/')}/*-*-*/*.parquet", detail=True)
-    rows = 0
+    rows = lines = 0
     for path in files:
-        with suppress(FileNotFoundError), filesystem.open(path, "rb") as file:  # hours age out of the log meanwhile
+        with suppress(FileNotFoundError), filesystem.open(path, "rb") as file:  # the hour may expire meanwhile
             rows += pq.ParquetFile(file).metadata.num_rows
-    lines = 0
-    for hour in open_folder.glob("*.jsonl"):
-        with suppress(FileNotFoundError), hour.open("rb") as opened:  # and are closed
-            lines += sum(1 for _ in opened)
+    for path in open_folder.glob("*.jsonl"):
+        with suppress(FileNotFoundError), path.open("rb") as file:  # the hour may be closed meanwhile
+            lines += sum(1 for _ in file)
     return LogSize(len(files), rows, sum(info["size"] for info in files.values()), lines)
 
 
 def next_runs(now: datetime) -> dict[str, datetime]:
-    """By launch plan, soonest first; they run only where they are activated."""
-    moments = {name: croniter(cron, now).get_next(datetime) for name, cron in SCHEDULES.items()}
-    return dict(sorted(moments.items(), key=lambda item: item[1]))
+    """Return the next run of each launch plan, soonest first. Only activated launch plans run."""
+    runs = {name: croniter(cron, now).get_next(datetime) for name, cron in SCHEDULES.items()}
+    return dict(sorted(runs.items(), key=lambda item: item[1]))

@@ -1,11 +1,11 @@
-"""Columns of the prediction log; drift is measured on the same ones."""
+"""Columns of the prediction log, which are also the columns that drift checks compare."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
 PREDICTION, REJECTED, FEEDBACK = "prediction", "rejected", "feedback"
-PROJECTED = 16  # numbers that stand for a product's embedding: as many for each modality
+PROJECTED = 16  # numbers that a product's embedding is projected to, half of them for each modality
 EMBEDDING = [f"embedding_{i:02}" for i in range(PROJECTED)]
 TEXT_COLUMNS = [
     "designation_length",
@@ -17,18 +17,18 @@ TEXT_COLUMNS = [
     "unknown_word_share",
 ]
 PHOTO_COLUMNS = ["photo_missing", "photo_unreadable", "brightness", "contrast", "border_share", "photo_bytes"]
-SURENESS = ["confidence", "entropy", "disagreement"]
-ANSWER_COLUMNS = ["predicted", *SURENESS]
-DRIFT_COLUMNS = [*TEXT_COLUMNS, *PHOTO_COLUMNS, *ANSWER_COLUMNS, *EMBEDDING]
+UNCERTAINTY_COLUMNS = ["confidence", "entropy", "disagreement"]
+PREDICTION_COLUMNS = ["predicted", *UNCERTAINTY_COLUMNS]
+DRIFT_COLUMNS = [*TEXT_COLUMNS, *PHOTO_COLUMNS, *PREDICTION_COLUMNS, *EMBEDDING]
 
 SCHEMA = pa.schema(
     [
         ("time", pa.timestamp("us", tz="UTC")),
         ("kind", pa.string()),  # PREDICTION, REJECTED or FEEDBACK
         ("request_id", pa.string()),
-        ("status", pa.int32()),  # of the HTTP answer
+        ("status", pa.int32()),  # of the HTTP response
         ("reason", pa.string()),  # why it was rejected, without the input
-        ("requests", pa.int64()),  # rejected ones that the row stands for, all within a second; null is one
+        ("requests", pa.int64()),  # rejected requests that the row counts, all within one second; null is one
         ("model", pa.string()),
         ("version", pa.string()),
         # the text: lengths in characters and words, shares from 0 to 1 of the title's characters
@@ -38,25 +38,28 @@ SCHEMA = pa.schema(
         ("capital_share", pa.float64()),
         ("description_empty", pa.bool_()),
         ("language", pa.string()),  # of preprocessing/language.py
-        ("unknown_word_share", pa.float64()),  # of words that no training row holds; null without words
-        # the photo: null where there is none
+        ("unknown_word_share", pa.float64()),  # of words that no training row contains; null without words
+        # the photo: null if there is none
         ("photo_missing", pa.bool_()),
         ("photo_unreadable", pa.bool_()),
         ("brightness", pa.float64()),  # mean grey, 0 to 1
         ("contrast", pa.float64()),  # standard deviation of grey, 0 to 0.5
-        ("border_share", pa.float64()),  # of the area that is cropped off as white border
+        ("border_share", pa.float64()),  # of the area that is cropped as white border
         ("photo_bytes", pa.int64()),
-        # the answer
+        # the prediction
         ("predicted", pa.int64()),
         ("confidence", pa.float64()),  # calibrated, of the pool
         ("entropy", pa.float64()),  # in nats
-        ("disagreement", pa.float64()),  # total variation between text and photo, 0 to 1; null unless both were seen
+        (
+            "disagreement",
+            pa.float64(),
+        ),  # total variation between members, 0 to 1; null unless two members scored the product
         ("used", pa.string()),  # text+photo, text, photo
         ("abstained", pa.bool_()),
         ("top_codes", pa.list_(pa.int64())),
         ("top_probabilities", pa.list_(pa.float64())),
         *[(name, pa.float64()) for name in EMBEDDING],
-        # only where SERVE_LOG_TEXT says so
+        # only if SERVE_LOG_TEXT is set
         ("designation", pa.string()),
         ("description", pa.string()),
         ("true_code", pa.int64()),  # of feedback

@@ -1,4 +1,4 @@
-"""The drift decision: a small record, the same in JSON, in Flyte and on the terminal."""
+"""Drift decision and drift report as data, the same in JSON, in Flyte and on the terminal."""
 
 from __future__ import annotations
 
@@ -6,28 +6,40 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from rakuten_tasks.config import Strict
-from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, PHOTO_COLUMNS, TEXT_COLUMNS
+from rakuten_tasks.monitoring.columns import PHOTO_COLUMNS, PREDICTION_COLUMNS, TEXT_COLUMNS
 
-EMBEDDED, RAW_TEXT = "embedding", "raw_text"  # tests of many columns at once
+EMBEDDED, RAW_TEXT = "embedding", "raw_text"  # tests of several columns at once
 GROUPS = {
     "text": [*TEXT_COLUMNS, RAW_TEXT],
     "photo": PHOTO_COLUMNS,
-    "prediction": ANSWER_COLUMNS,
+    "prediction": PREDICTION_COLUMNS,
     "embedding": [EMBEDDED],
 }
+GROUP_OF = {column: group for group, columns in GROUPS.items() for column in columns}
+EVIDENCE_COLUMNS = ["group", "column", "test", "adjusted p", "effect", "minimum", ""]
+ACCURACY_COLUMNS = ["", "estimated from confidence", "real, with 95 % interval", "labelled rows"]
 
 
 class Outcome(Enum):
-    """The three answers there are."""
+    """Result of a drift check."""
 
     NO_DRIFT = "no_drift"
     DRIFT = "drift"
     NOT_ENOUGH_DATA = "not_enough_data"
 
+    @property
+    def label(self) -> str:
+        """The value in words."""
+        return self.value.replace("_", " ")
+
 
 @dataclass(frozen=True)
 class Evidence(Strict):
-    """One test. p_adjusted: by Holm over all tests. effect: in the test's own unit, see Rule; it must reach minimum."""
+    """Result of one test.
+
+    p_adjusted: by Holm over all tests. effect: in the test's own unit, see Rule. minimum: the smallest effect that
+    counts as drift.
+    """
 
     column: str
     group: str
@@ -40,6 +52,11 @@ class Evidence(Strict):
     def __str__(self) -> str:
         return f"{self.column} ({self.test}): effect {self.effect:.3f} of {self.minimum}, p {self.p_adjusted:.2g}"
 
+    def cells(self) -> list[str]:
+        """Return a table row for EVIDENCE_COLUMNS."""
+        figures = [f"{self.p_adjusted:.2g}", f"{self.effect:.3f}", f"{self.minimum}"]
+        return [self.group, self.column, self.test, *figures, "drift" if self.drifted else ""]
+
 
 @dataclass(frozen=True)
 class Skipped(Strict):
@@ -51,7 +68,7 @@ class Skipped(Strict):
 
 @dataclass(frozen=True)
 class Decision(Strict):
-    """reason: a sentence for people. groups: of GROUPS, those in which something drifted. evidence: strongest first."""
+    """Outcome with its evidence, strongest first. reason: a sentence. groups: those of GROUPS that drifted."""
 
     outcome: Outcome
     reason: str
@@ -65,3 +82,44 @@ class Decision(Strict):
     def drift(self) -> bool:
         """Whether drift was found; not enough data is not drift."""
         return self.outcome is Outcome.DRIFT
+
+
+@dataclass(frozen=True)
+class Accuracy(Strict):
+    """Estimated and real accuracy.
+
+    estimated: the mean calibrated confidence (CBPE). real: share of correct predictions among the `labelled` rows, with
+    its 95 % interval; None if no row is labelled.
+    """
+
+    estimated: float | None
+    real: float | None
+    low: float | None
+    high: float | None
+    labelled: int
+
+
+@dataclass(frozen=True)
+class DriftReport(Strict):
+    """Content of drift_report.json. reference, window: descriptions of what was compared."""
+
+    reference: str
+    window: str
+    written: str  # UTC, ISO 8601
+    decision: Decision
+    reference_accuracy: Accuracy
+    window_accuracy: Accuracy
+
+    def accuracy_rows(self) -> list[list[str]]:
+        """Return table rows for ACCURACY_COLUMNS."""
+        return [
+            [
+                name,
+                "unknown" if accuracy.estimated is None else f"{accuracy.estimated:.3f}",
+                "no labels"
+                if accuracy.real is None
+                else f"{accuracy.real:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]",
+                f"{accuracy.labelled:,}",
+            ]
+            for name, accuracy in (("reference", self.reference_accuracy), ("window", self.window_accuracy))
+        ]

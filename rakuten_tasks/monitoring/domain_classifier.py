@@ -1,9 +1,11 @@
-"""Domain classifier: the AUC of a model that tells reference from window on rows it was not trained on."""
+"""Domain classifier: the AUC of a model that separates reference from window on rows it was not trained on.
+
+The AUC is 0.5 if the two cannot be told apart. Its p-value is one-sided: the chance of an AUC at least as large.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,69 +16,50 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-MAX_ROWS = 5_000  # rows of a side: more would take longer and change little
-MAX_VALUE = 1e9  # its square is a number still
+from rakuten_tasks.monitoring.values import UntestableColumnError, require_values
+
+MAX_ROWS = 5_000  # rows of each domain: more take longer and change little
+MAX_VALUE = 1e9  # its square does not overflow
 
 
-@dataclass(frozen=True)
-class DomainAUC:
-    """auc: 0.5 where reference and window cannot be told apart. p: of an AUC as large by chance, one-sided."""
-
-    auc: float
-    p: float
-
-
-def numeric_auc(reference: NDArray, window: NDArray, least: int) -> DomainAUC | str:
-    """(N, E) and (M, E), NaN where not known -> separation, or why there is none. least: known rows on each side."""
-    # of the columns that most rows have (text alone where photos are rare) only whole rows: how many products lack a
-    # photo is another column's affair
-    known = np.all([np.isfinite(side).mean(0) >= 0.5 for side in (reference, window) if len(side)], 0)
-    whole = [
-        side[np.isfinite(side[:, known]).all(1)][:, known] if known.any() else side[:0] for side in (reference, window)
-    ]
-    if few := _sample_rows([len(side) for side in whole], least):
-        return few
-    first, second = (_draw(side.clip(-MAX_VALUE, MAX_VALUE), seed) for seed, side in enumerate(whole))
-    middle = first.mean(0)
-    # squares too, so that a change of spread shows and not only one of place
-    features = [np.concatenate([side, (side - middle) ** 2], 1) for side in (first, second)]  # (N, 2E)
+def numeric_auc(reference: NDArray, window: NDArray, least: int) -> tuple[float, float]:
+    """Return AUC and p-value of (N, E) and (M, E) values, NaN if unknown. Raises as `require_values` for `least`."""
+    domains = (reference, window)
+    # Only rows that are complete in the columns that most rows have (text alone if photos are rare): the share of
+    # products without a photo is tested as a column of its own
+    common = np.all([np.isfinite(rows).mean(0) >= 0.5 for rows in domains if len(rows)], 0)
+    complete = [rows[np.isfinite(rows[:, common]).all(1)][:, common] if common.any() else rows[:0] for rows in domains]
+    require_values(complete[0], complete[1], least)
+    samples = [_shuffle(rows.clip(-MAX_VALUE, MAX_VALUE), seed) for seed, rows in enumerate(complete)]
+    centre = samples[0].mean(0)
+    # squares too, so that a change of variance is found and not only a shift
+    features = [np.concatenate([rows, (rows - centre) ** 2], 1) for rows in samples]  # (N, 2E), (M, 2E)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200))
-    return _separation(features[0], features[1], model)
+    return _held_out_auc(features[0], features[1], model)
 
 
-def text_auc(reference: Sequence[str], window: Sequence[str], least: int) -> DomainAUC | str:
-    """As numeric_auc, by their words."""
-    if few := _sample_rows([len(reference), len(window)], least):
-        return few
-    first, second = (_draw(np.array(side, dtype=object), seed) for seed, side in enumerate((reference, window)))
+def text_auc(reference: Sequence[str], window: Sequence[str], least: int) -> tuple[float, float]:
+    """Return AUC and p-value by the words of texts. Raises UntestableColumnError if texts or words are too few."""
+    require_values(reference, window, least)
+    samples = [_shuffle(np.array(texts, dtype=object), seed) for seed, texts in enumerate((reference, window))]
     words = TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True)
-    return _separation(first, second, make_pipeline(words, LogisticRegression(class_weight="balanced")))
+    return _held_out_auc(samples[0], samples[1], make_pipeline(words, LogisticRegression(class_weight="balanced")))
 
 
-def _sample_rows(sizes: Sequence[int], least: int) -> str:
-    return next(
-        (
-            f"the {side} has {size} usable values, and needs {least}"
-            for side, size in zip(("reference", "window"), sizes, strict=True)
-            if size < least
-        ),
-        "",
-    )
-
-
-def _draw(rows: NDArray, seed: int) -> NDArray:
-    """At most MAX_ROWS of them, in an order of chance: the first half is trained on."""
+def _shuffle(rows: NDArray, seed: int) -> NDArray:
+    """Draw at most MAX_ROWS rows in random order: the first half is for training."""
     return rows[np.random.default_rng(seed).permutation(len(rows))[:MAX_ROWS]]
 
 
-def _separation(reference: NDArray, window: NDArray, model: Any) -> DomainAUC | str:
-    halves = [(side[: len(side) // 2], side[len(side) // 2 :]) for side in (reference, window)]
+def _held_out_auc(reference: NDArray, window: NDArray, model: Any) -> tuple[float, float]:
+    """Train on the first half of each, and score the second."""
+    halves = [(rows[: len(rows) // 2], rows[len(rows) // 2 :]) for rows in (reference, window)]
     train = np.concatenate([half for half, _ in halves])
     labels = np.repeat([0, 1], [len(half) for half, _ in halves])
     try:
         model.fit(train, labels)
-    except ValueError:  # texts without any word
-        return "there is no word in it"
-    judged = [model.decision_function(half) for _, half in halves]
-    found = mannwhitneyu(judged[1], judged[0], alternative="greater", method="asymptotic")
-    return DomainAUC(float(found.statistic / (len(judged[0]) * len(judged[1]))), float(found.pvalue))
+    except ValueError as error:  # the texts have no words
+        raise UntestableColumnError("its texts have no words") from error
+    scores = [model.decision_function(half) for _, half in halves]
+    test = mannwhitneyu(scores[1], scores[0], alternative="greater", method="asymptotic")
+    return float(test.statistic / (len(scores[0]) * len(scores[1]))), float(test.pvalue)

@@ -1,4 +1,4 @@
-"""Drift columns of a product and of its prediction; the same function for reference and live requests."""
+"""Drift columns of a product and of its prediction, the same for reference and live requests."""
 
 from __future__ import annotations
 
@@ -23,63 +23,58 @@ from rakuten_tasks.preprocessing.photos import FORMATS, kept_box, on_white
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.preprocessing.text import clean
 
-SMALL = 125  # pixels: a photo's traits are read off a small copy, a quarter of the challenge's 500: 0.5 ms
+SMALL = 125  # pixels: photo features are computed on a copy a quarter of the challenge's 500, in 0.5 ms
 TOP = 5
 
 
 def drift_features(
     predictor: Predictor, product: Product, scores: Scores, row: int, projected: NDArray
 ) -> dict[str, Any]:
-    """One product's drift columns. row: its place in `scores`; projected: (PROJECTED,), of `project`."""
+    """Return the drift columns of one product. row: its index in `scores`. projected: (PROJECTED,), from `project`."""
     return {
         **text_features(tfidf_of(predictor.members), product),
         **photo_features(product.photo),
         **prediction_features(scores, row),
-        **{name: _number(value) for name, value in zip(EMBEDDING, projected, strict=True)},
+        **{name: None if math.isnan(value) else float(value) for name, value in zip(EMBEDDING, projected, strict=True)},
     }
 
 
 def text_features(tfidf: Tfidf | None, product: Product) -> dict[str, Any]:
-    """TEXT_COLUMNS of a product. tfidf: knows the words of training rows."""
+    """Return TEXT_COLUMNS of a product. tfidf: fitted on the training rows; without it, no word share is computed."""
     title, description = clean(product.designation), clean(product.description)
-    whole = f"{title} {description}"
-    letters = len(title)
+    text = f"{title} {description}"
+    words = WORD.findall(text.lower())
     return {
-        "designation_length": letters,
+        "designation_length": len(title),
         "designation_words": len(title.split()),
-        "digit_share": sum(map(str.isdigit, title)) / letters if letters else None,
-        "capital_share": sum(map(str.isupper, title)) / letters if letters else None,
+        "digit_share": sum(map(str.isdigit, title)) / len(title) if title else None,
+        "capital_share": sum(map(str.isupper, title)) / len(title) if title else None,
         "description_empty": not description,
-        "language": language(whole),
-        "unknown_word_share": _unknown_share(tfidf, whole),
+        "language": language(text),
+        "unknown_word_share": float(1 - tfidf.knows(words).mean()) if words and tfidf else None,
     }
 
 
-def _unknown_share(tfidf: Tfidf | None, text: str) -> float | None:
-    words = WORD.findall(text.lower())
-    return float(1 - tfidf.knows(words).mean()) if words and tfidf else None
-
-
 def photo_features(photo: bytes | None) -> dict[str, Any]:
-    """PHOTO_COLUMNS of a product."""
-    drift_features = {
+    """Return PHOTO_COLUMNS of a product."""
+    features = {
         "photo_missing": photo is None,
         "photo_unreadable": False,
         "photo_bytes": len(photo) if photo else None,
     }
     if photo is None:
-        return drift_features
+        return features
     try:
         with Image.open(BytesIO(photo), formats=FORMATS) as image:
             image.draft("RGB", (SMALL, SMALL))
-            flat = on_white(image)
-            flat.thumbnail((SMALL, SMALL), Image.Resampling.BOX)
-            left, upper, right, lower = kept_box(flat)
-            grey = np.asarray(flat.convert("L"), dtype=np.float32) / 255  # (H, W)
-    except Exception:  # Pillow names no closed set of errors
-        return {**drift_features, "photo_unreadable": True}
+            small = on_white(image)
+            small.thumbnail((SMALL, SMALL), Image.Resampling.BOX)
+            left, upper, right, lower = kept_box(small)
+            grey = np.asarray(small.convert("L"), dtype=np.float32) / 255  # (H, W)
+    except Exception:  # Pillow documents no complete list of its errors
+        return {**features, "photo_unreadable": True}
     return {
-        **drift_features,
+        **features,
         "brightness": float(grey.mean()),
         "contrast": float(grey.std()),
         "border_share": 1 - (right - left) * (lower - upper) / grey.size,
@@ -87,8 +82,8 @@ def photo_features(photo: bytes | None) -> dict[str, Any]:
 
 
 def prediction_features(scores: Scores, row: int) -> dict[str, Any]:
-    """ANSWER_COLUMNS, the top classes and what was used."""
-    fused = scores.probabilities[row]
+    """Return PREDICTION_COLUMNS, the top classes and the modalities that were used."""
+    pooled = scores.probabilities[row]
     codes, probabilities = scores.top(TOP)
     available = [name for name, mask in scores.available.items() if mask[row]]
     pairs = combinations([scores.by_member[name][row] for name in available], 2)
@@ -96,7 +91,7 @@ def prediction_features(scores: Scores, row: int) -> dict[str, Any]:
     return {
         "predicted": int(scores.predicted[row]),
         "confidence": float(scores.confidence[row]),
-        "entropy": float(-(fused * np.log(np.maximum(fused, np.finfo(float).tiny))).sum()),
+        "entropy": float(-(pooled * np.log(np.maximum(pooled, np.finfo(float).tiny))).sum()),
         "disagreement": float(np.mean(distances)) if distances else None,
         "used": "+".join(scores.modalities(row)),
         "top_codes": codes[row].tolist(),
@@ -105,21 +100,17 @@ def prediction_features(scores: Scores, row: int) -> dict[str, Any]:
 
 
 def project(embeddings: Mapping[str, NDArray], rows: int) -> NDArray:
-    """Embeddings -> a few numbers, by fixed random directions; NaN where a modality is missing.
+    """Project embeddings onto fixed random directions; NaN for a missing modality.
 
     (rows, E) by modality -> (rows, PROJECTED). The same embedding gives the same numbers in every process.
     """
-    shares = [len(part) for part in np.array_split(np.arange(PROJECTED), len(MODALITIES))]
+    widths = [len(part) for part in np.array_split(np.arange(PROJECTED), len(MODALITIES))]
     parts = []
-    for number, (share, modality) in enumerate(zip(shares, MODALITIES, strict=True)):
+    for seed, (width, modality) in enumerate(zip(widths, MODALITIES, strict=True)):
         if modality not in embeddings:
-            parts.append(np.full((rows, share), np.nan))
+            parts.append(np.full((rows, width), np.nan))
             continue
         size = embeddings[modality].shape[1]
-        directions = np.random.default_rng(number).standard_normal((size, share)) / math.sqrt(size)
-        parts.append(embeddings[modality] @ directions)  # (N, E) @ (E, share) -> (N, share)
+        directions = np.random.default_rng(seed).standard_normal((size, width)) / math.sqrt(size)
+        parts.append(embeddings[modality] @ directions)  # (N, E) @ (E, width) -> (N, width)
     return np.concatenate(parts, 1)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

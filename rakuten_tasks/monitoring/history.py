@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import fsspec
 
 from rakuten_tasks.config import Strict
-from rakuten_tasks.monitoring.comparison import Accuracy
-from rakuten_tasks.monitoring.decision import Decision
-
-NAME = "%Y%m%dT%H%M%S"
+from rakuten_tasks.monitoring.decision import Accuracy, Decision
 
 
 @dataclass(frozen=True)
 class DriftCheck(Strict):
-    """What one window came to. start, end: UTC, ISO 8601. action: what was done about it, of policy.Action."""
+    """Result of a drift check of one window. start, end: UTC, ISO 8601. action: a value of policy.Action."""
 
     model: str
     version: int
@@ -25,33 +22,29 @@ class DriftCheck(Strict):
     accuracy: Accuracy
     action: str = ""
     outcome: str = ""  # of the training that followed
-    catalogue: str = ""  # fingerprint of the catalogue as it was then; empty where nobody asked
+    catalogue: str = ""  # fingerprint of the catalogue at the time; empty if it was not computed
 
     @property
     def strength(self) -> float:
-        """The strongest effect that is significant, as a multiple of its minimum; 0 without any."""
-        ratios = [found.effect / found.minimum for found in self.decision.evidence if found.p_adjusted < 0.05]
+        """The strongest significant effect, as a multiple of its minimum; 0 if none is significant."""
+        ratios = [item.effect / item.minimum for item in self.decision.evidence if item.p_adjusted < 0.05]
         return max(ratios, default=0.0)
 
 
-def save_check(address: str, look: DriftCheck) -> None:
-    """Write the look; the same window looked at again replaces what was said of it."""
-    filesystem, root = fsspec.core.url_to_fs(_folder(address, look.model))
+def save_check(address: str, check: DriftCheck) -> None:
+    """Write the check; a second check of the same window replaces the first."""
+    filesystem, root = fsspec.core.url_to_fs(_folder(address, check.model))
     filesystem.makedirs(root, exist_ok=True)
-    stamp = "".join(letter for letter in look.end if letter.isdigit())[:14]
-    with filesystem.open(f"{root}/{stamp}.json", "w", encoding="utf-8") as file:
-        file.write(look.to_json())
+    name = "".join(letter for letter in check.end if letter.isdigit())[:14]
+    with filesystem.open(f"{root}/{name}.json", "w", encoding="utf-8") as file:
+        file.write(check.to_json())
 
 
 def load_checks(address: str, model: str) -> list[DriftCheck]:
-    """All looks at the model's windows, oldest first; none where nothing was written yet."""
+    """Read all checks of a model, oldest first; an empty list if there are none."""
     filesystem, root = fsspec.core.url_to_fs(_folder(address, model))
     filesystem.invalidate_cache()
-    found = []
-    for path in sorted(filesystem.glob(f"{root}/*.json")):
-        with filesystem.open(path, "r", encoding="utf-8") as file:
-            found.append(DriftCheck.from_json(file.read()))
-    return found
+    return [DriftCheck.from_json(filesystem.read_text(path)) for path in sorted(filesystem.glob(f"{root}/*.json"))]
 
 
 def _folder(address: str, model: str) -> str:

@@ -1,4 +1,4 @@
-"""Catalogues and CSV files as drift columns, so that any two of them can be compared."""
+"""Reads catalogues and tables as drift columns, so that any two of them can be compared."""
 
 from __future__ import annotations
 
@@ -22,42 +22,41 @@ from rakuten_tasks.data.schema import PRODUCTS
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, find_version
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PHOTO_COLUMNS
-from rakuten_tasks.monitoring.reference import catalogue_features, observe_rows
+from rakuten_tasks.monitoring.reference import catalogue_features, featurize_rows
+from rakuten_tasks.monitoring.window import reservoir_sample
 
-MAX_PRODUCTS = 3_000  # products of a catalogue that are looked at, drawn by chance: each is predicted, photo and all
-MAX_ROWS = 100_000  # of a CSV that holds drift columns already
-SLICE = 256
+MAX_PRODUCTS = 3_000  # random sample of a catalogue: each product is predicted, with its photo
+MAX_ROWS = 100_000  # of a table that already has drift columns
+BATCH = 256  # products featurized at once
 TEXTS = ("designation", "description")
 FILES = (".csv", ".csv.gz", ".parquet")
-# a number of hundreds of digits overflows; a .gz may be none, or be cut off
+# a number with hundreds of digits overflows; a .gz file may be invalid or truncated
 UNREADABLE = (pd.errors.ParserError, UnicodeDecodeError, OverflowError, gzip.BadGzipFile, EOFError, zlib.error)
 
 
 def is_file(address: str) -> bool:
-    """Whether the address is of one table rather than of a catalogue's folder."""
+    """Return whether the address is a table and not the folder of a catalogue."""
     return address.endswith(FILES)
 
 
 def catalogue_frame(
-    source: str, predictor: Predictor | None, to_predict: bool, most: int = MAX_PRODUCTS
+    source: str, predictor: Predictor | None, to_predict: bool, max_products: int = MAX_PRODUCTS
 ) -> pd.DataFrame:
-    """A catalogue's products with DRIFT_COLUMNS, designation, and true_code where it is labelled.
+    """Return a catalogue's products with DRIFT_COLUMNS, designation, and true_code if they are labelled.
 
-    predictor: None leaves out what only a model knows. to_predict: those products without label, where there are any.
-    Raises as find_layout and read_chunks do.
+    Without a predictor, columns that only a model can compute are missing. to_predict: the products without label, if
+    there are any. Raises as find_layout and read_chunks do.
     """
-    rows = _sample(most) if source == SAMPLE else _catalogue(source, to_predict, most)
-    parts = [_featurize(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in range(0, len(rows), SLICE)]
-    kept = rows[["designation", "true_code"]]
-    return pd.concat([kept, *([pd.concat(parts, ignore_index=True)] if parts else [])], axis=1)
+    rows = _read_sample(max_products) if source == SAMPLE else _read_catalogue(source, to_predict, max_products)
+    return pd.concat([rows[["designation", "true_code"]], _featurize(rows, predictor)], axis=1)
 
 
 def file_frame(address: str, predictor: Predictor | None) -> pd.DataFrame:
-    """A CSV or Parquet file: of drift columns as they are, or of products, whose photos are then unknown.
+    """Return a CSV or Parquet file: either its drift columns, or features of its products, without photos.
 
-    Raises ValueError where it holds neither.
+    Raises ValueError if it has neither.
     """
-    table = _table(address)
+    table = _read_parquet(address) if address.endswith(".parquet") else _read_csv(address)
     if set(DRIFT_COLUMNS) & set(table.columns):
         return table
     if "designation" not in table.columns:
@@ -65,57 +64,58 @@ def file_frame(address: str, predictor: Predictor | None) -> pd.DataFrame:
             f"{address} has the columns {', '.join(map(str, table.columns[:8]))}: it needs designation (and "
             f"description) for products, or columns of monitoring/columns.py such as {DRIFT_COLUMNS[0]}"
         )
-    table = table.iloc[:MAX_PRODUCTS].reindex(columns=list(TEXTS)).fillna("").astype(str)
-    rows = table.assign(photo=None, photo_status="none")
-    parts = [_featurize(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in range(0, len(rows), SLICE)]
-    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return pd.concat([table[["designation"]].reset_index(drop=True), found], axis=1).drop(
-        columns=PHOTO_COLUMNS, errors="ignore"
-    )
+    table = table.iloc[:MAX_PRODUCTS].reindex(columns=list(TEXTS)).fillna("").astype(str).reset_index(drop=True)
+    features = _featurize(table.assign(photo=None, photo_status="none"), predictor)
+    return pd.concat([table[["designation"]], features], axis=1).drop(columns=PHOTO_COLUMNS, errors="ignore")
 
 
 def _featurize(rows: pd.DataFrame, predictor: Predictor | None) -> pd.DataFrame:
-    return observe_rows(rows, predictor) if predictor else catalogue_features(rows, None)
+    """Compute drift columns of rows with photos, a batch at a time."""
+    batches = [rows[i : i + BATCH].reset_index(drop=True) for i in range(0, len(rows), BATCH)]
+    parts = [featurize_rows(batch, predictor) if predictor else catalogue_features(batch, None) for batch in batches]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _table(address: str) -> pd.DataFrame:
-    """At most MAX_ROWS rows, drawn by chance, read some at a time."""
-    if address.endswith(".parquet"):
-        with fsspec.open(address, "rb") as file:
-            try:
-                table = pd.read_parquet(file)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{address}: not a readable Parquet file ({error}): write it anew") from error
-        return table.sample(min(len(table), MAX_ROWS), random_state=0).reset_index(drop=True)
-    random = np.random.default_rng(0)
-    kept: pd.DataFrame | None = None
+def _read_parquet(address: str) -> pd.DataFrame:
+    """Read a random sample of at most MAX_ROWS rows."""
+    with fsspec.open(address, "rb") as file:
+        try:
+            table = pd.read_parquet(file)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{address}: not a readable Parquet file ({error}): write it again") from error
+    return table.sample(min(len(table), MAX_ROWS), random_state=0).reset_index(drop=True)
+
+
+def _read_csv(address: str) -> pd.DataFrame:
+    """Read a random sample of at most MAX_ROWS rows, in chunks."""
+    sample: pd.DataFrame | None = None
     try:
         with fsspec.open(address, "rt", encoding="utf-8-sig", compression="infer") as file:
-            for chunk in pd.read_csv(file, chunksize=MAX_ROWS, low_memory=False):
-                found = chunk.assign(_chance=random.random(len(chunk)))
-                kept = found if kept is None else pd.concat([kept, found]).nsmallest(MAX_ROWS, "_chance")
+            sample = reservoir_sample(pd.read_csv(file, chunksize=MAX_ROWS, low_memory=False), MAX_ROWS)
     except pd.errors.EmptyDataError:
-        kept = None
+        pass
     except UNREADABLE as error:
         raise ValueError(f"{address}: not a readable CSV ({error}): save it as UTF-8, separated by commas") from error
-    if kept is None:
+    if sample is None:
         raise ValueError(f"{address} is empty: its first line must name the columns")
-    return kept.drop(columns="_chance").reset_index(drop=True)
+    return sample.reset_index(drop=True)
 
 
-def _catalogue(source: str, to_predict: bool, most: int) -> pd.DataFrame:
+def _read_catalogue(source: str, to_predict: bool, max_products: int) -> pd.DataFrame:
+    """Read a random sample of a catalogue's products, with photos and true codes."""
     if (published := find_version(source)) is not None:
-        return _published(published, to_predict, most)
+        return _read_published(published, to_predict, max_products)
     layout = find_layout(source)
     test = layout.test_rows and (to_predict or not layout.train_rows)
     file, photos = (layout.test_rows, layout.test_photos) if test else (layout.train_rows, layout.train_photos)
     labels = layout.test_labels if test else layout.train_labels
-    assert file is not None  # find_layout has found one of the two
-    chosen = pd.Index(np.random.default_rng(0).permutation(read_row_index(layout.filesystem, file, PRODUCTS))[:most])
+    assert file is not None  # find_layout requires one of the two
+    index = read_row_index(layout.filesystem, file, PRODUCTS)
+    sample = pd.Index(np.random.default_rng(0).permutation(index)[:max_products])
     parts = []
     with PhotoReader(layout.filesystem, photos, IngestConfig()) as reader:
         for chunk in read_chunks(layout.filesystem, file, PRODUCTS):
-            part = chunk.typed[chunk.typed.index.isin(chosen)]
+            part = chunk.typed[chunk.typed.index.isin(sample)]
             part = part.assign(names_photo=chunk.raw.loc[part.index, "imageid"].str.strip() != "")
             parts.append(part.join(reader.read(part)) if len(part) else part)
     rows = pd.concat(parts)
@@ -123,16 +123,17 @@ def _catalogue(source: str, to_predict: bool, most: int) -> pd.DataFrame:
     return rows.assign(true_code=codes).reset_index(drop=True)
 
 
-def _published(published: CatalogueVersion, to_predict: bool, most: int) -> pd.DataFrame:
-    """As _catalogue, of shards: one in memory at a time."""
+def _read_published(published: CatalogueVersion, to_predict: bool, max_products: int) -> pd.DataFrame:
+    """As _read_catalogue, from shards: one in memory at a time."""
     test = to_predict and published.manifest.unlabelled
-    stored = published.manifest.shards(PARTS[1] if test else PARTS[0])
-    chosen = np.sort(np.random.default_rng(0).permutation(sum(shard.rows for shard in stored))[:most])
+    shards = published.manifest.shards(PARTS[1] if test else PARTS[0])
+    total = sum(shard.rows for shard in shards)
+    sample = np.sort(np.random.default_rng(0).permutation(total)[:max_products])
     parts, start = [], 0
-    for shard in stored:
-        at = chosen[(chosen >= start) & (chosen < start + shard.rows)] - start
-        if len(at):
-            parts.append(published.table(shard.file).iloc[at])
+    for shard in shards:
+        positions = sample[(sample >= start) & (sample < start + shard.rows)] - start
+        if len(positions):
+            parts.append(published.table(shard.file).iloc[positions])
         start += shard.rows
     rows = pd.concat(parts)
     answers = published.answers()
@@ -140,17 +141,17 @@ def _published(published: CatalogueVersion, to_predict: bool, most: int) -> pd.D
     return rows.assign(true_code=codes).reset_index(drop=True)
 
 
-def _sample(most: int) -> pd.DataFrame:
-    """The built-in sample's products to predict, drawn as write_sample draws them."""
+def _read_sample(max_products: int) -> pd.DataFrame:
+    """Draw the products to predict of the built-in sample, the same as write_sample writes."""
     products, unlabelled, seed = 2400, 400, 0
-    made = list(enumerate(make_products(products, unlabelled, seed)))[products:][:most]
+    sample = list(enumerate(make_products(products, unlabelled, seed)))[products:][:max_products]
     return pd.DataFrame(
         {
-            "designation": [product.text.designation for _, product in made],
-            "description": [product.text.description for _, product in made],
-            "photo": [_jpeg(product.code, f"{seed} photo {row}") for row, product in made],
+            "designation": [product.text.designation for _, product in sample],
+            "description": [product.text.description for _, product in sample],
+            "photo": [_jpeg(product.code, f"{seed} photo {row}") for row, product in sample],
             "photo_status": "ok",
-            "true_code": [product.label for _, product in made],
+            "true_code": [product.label for _, product in sample],
         }
     )
 

@@ -1,4 +1,4 @@
-"""What follows a drift check: nothing, wait for a second one, retrain, or alert."""
+"""The action after a drift check: nothing, wait for a second check, retrain, or alert."""
 
 from __future__ import annotations
 
@@ -12,38 +12,41 @@ from rakuten_tasks.monitoring.window import TimeWindow
 
 
 class Action(Enum):
-    """The value is what people read."""
+    """What to do after a check. The value is shown to users."""
 
     NOTHING = "nothing to do"
-    WAIT = "first drifting window: waiting for a second one"
-    RETRAIN = "second drifting window in a row: training again"
-    CALL_FOR_LABELS = "ALERT: drift is there and labelled data is not: nothing in the catalogue is known to be new"
-    COOL_DOWN = "ALERT: drift is there, but it was trained again only lately"
+    WAIT = "first window with drift: waiting for a second one"
+    RETRAIN = "second window with drift in a row: training again"
+    CALL_FOR_LABELS = "ALERT: drift, but no new labelled data: the catalogue has not changed since the last training"
+    COOL_DOWN = "ALERT: drift, but the last retraining was only a short time ago"
 
 
 def decide_action(
     decision: Decision,
     span: TimeWindow,
-    before: Sequence[DriftCheck],
+    previous: Sequence[DriftCheck],
     version: int,
     catalogues: tuple[str, str],
-    rest: timedelta,
+    cooldown: timedelta,
 ) -> Action:
-    """before: earlier looks, oldest first. rest: how long after a retraining none follows.
+    """Decide what follows a check of a version.
 
-    catalogues: fingerprint of what it holds now, and of what the champion was trained on, "" where that is not known.
+    previous: earlier checks, oldest first. cooldown: time after a retraining in which no other one starts.
+    catalogues: fingerprints of the catalogue now, and of the one the champion was trained on; "" if unknown.
     """
     if not decision.drift:
         return Action.NOTHING
     # windows that overlap would count the same rows twice
-    earlier = [look for look in before if datetime.fromisoformat(look.end) <= span.start]
+    earlier = [check for check in previous if datetime.fromisoformat(check.end) <= span.start]
     # another version has another reference
     if not earlier or earlier[-1].version != version or not earlier[-1].decision.drift:
         return Action.WAIT
-    trained = [look for look in before if look.action == Action.RETRAIN.value and look.end < span.end.isoformat()]
-    if any(span.end - datetime.fromisoformat(look.end) < rest for look in trained):
+    retrained = [
+        check for check in previous if check.action == Action.RETRAIN.value and check.end < span.end.isoformat()
+    ]
+    if any(span.end - datetime.fromisoformat(check.end) < cooldown for check in retrained):
         return Action.COOL_DOWN
-    now, champions = catalogues
-    # a version that the gate refused has seen its catalogue too
-    known = {champions, *(look.catalogue for look in trained)}
-    return Action.CALL_FOR_LABELS if now in known or not champions else Action.RETRAIN
+    current, trained_on = catalogues
+    # a version that the gate refused was trained on its catalogue too
+    used = {trained_on, *(check.catalogue for check in retrained)}
+    return Action.CALL_FOR_LABELS if current in used or not trained_on else Action.RETRAIN

@@ -1,7 +1,7 @@
 """The prediction log: one JSON line a request while the hour is open, Parquet once it is closed.
 
-Closed hours lie at any fsspec address as {address}/{day}/{hour}.{writer}.parquet. The open hour is a local file, as
-object stores cannot append: {open}/{day}T{hour}.{writer}.jsonl. One process, one writer.
+Closed hours are stored at any fsspec address as {address}/{day}/{hour}.{writer}.parquet. The open hour is a local file,
+because object stores cannot append: {open}/{day}T{hour}.{writer}.jsonl. Each process has one writer.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,17 +21,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, SCHEMA
+from rakuten_tasks.monitoring.columns import SCHEMA
+from rakuten_tasks.paths import var_folder
 
 log = logging.getLogger(__name__)
 
 HOUR = "%Y-%m-%dT%H"
 BATCH = 50_000  # records in memory at once
-LATE = timedelta(seconds=30)  # a writer may still be adding to the hour that has just ended
+LATE = timedelta(seconds=30)  # a writer may still append to the hour that has just ended
+
+
+def default_address() -> str:
+    """Return SERVE_LOG, or prediction_log in the var folder."""
+    return os.environ.get("SERVE_LOG") or str(var_folder() / "prediction_log")
 
 
 class LogSegment:
-    """Appends records to the file of the present hour. Not for several threads at once."""
+    """Writer that appends records to the file of the current hour. Not thread-safe."""
 
     def __init__(self, folder: Path, writer: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,37 +46,37 @@ class LogSegment:
         self._file: TextIO | None = None
 
     def append(self, records: list[dict[str, Any]]) -> None:
-        """Write records and hand them to the system: from here on SIGKILL loses none of them."""
+        """Write records and flush them to the operating system, so that SIGKILL loses none of them."""
         hour = f"{datetime.now(UTC):{HOUR}}"
         if self._file is None or hour != self._hour:
             self.close()
-            # a file of its own: what a killed process has torn is never written on
+            # a new file: a killed process may have left an incomplete last line in its own
             path = self._folder / f"{hour}.{self._writer}-{uuid.uuid4().hex[:8]}.jsonl"
             self._hour, self._file = hour, path.open("a", encoding="utf-8")
         self._file.write("".join(json.dumps(record, default=str) + "\n" for record in records))
         self._file.flush()
 
     def close(self) -> None:
-        """Nothing is lost without it."""
+        """Close the file. Without it, no record is lost."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 def compact_segments(open_folder: Path, address: str, now: datetime) -> list[str]:
-    """Turn the files of past hours into Parquet at the address. -> what was written
+    """Convert the files of past hours to Parquet at the address. Return the addresses that were written.
 
-    Cut short, it is simply repeated: the same file is written again, and the open one goes last.
+    If it is interrupted, call it again: it writes the same file again, and removes the open one last.
     """
     written = []
     for path in _open_files(open_folder):
-        end = _hour_of(path) + timedelta(hours=1)
+        end = _open_hour(path) + timedelta(hours=1)
         if end + LATE > now:
             continue
         with path.open("rb") as file:
             rows = list(_lines(path, file))
         if rows:
-            target = _closed(address, path)
+            target = _closed_address(address, path)
             _write_parquet(rows, target)
             written.append(target)
         path.unlink()
@@ -77,24 +84,12 @@ def compact_segments(open_folder: Path, address: str, now: datetime) -> list[str
 
 
 def expire(address: str, keep: timedelta, now: datetime) -> list[str]:
-    """Remove the closed hours that ended longer ago than `keep`. -> what was removed"""
+    """Remove the closed hours that ended longer ago than `keep`. Return the paths that were removed."""
     filesystem, root = fsspec.core.url_to_fs(address)
     old = [path for path in _closed_files(filesystem, root) if _closed_hour(path) + timedelta(hours=1) < now - keep]
     for path in old:
         filesystem.rm(path)
     return old
-
-
-def read_log(
-    address: str, open_folder: Path | None = None, since: datetime | None = None, until: datetime | None = None
-) -> pd.DataFrame:
-    """Every record from `since` up to, but not at, `until`, by time: the columns of columns.SCHEMA.
-
-    open_folder: also what the open hour holds. A torn line ends its file: what stands before it is read.
-    """
-    parts = list(stream_log(address, SCHEMA.names, open_folder, since, until))
-    records = pd.concat(parts) if parts else SCHEMA.empty_table().to_pandas()
-    return records.sort_values("time", kind="stable").reset_index(drop=True)
 
 
 def stream_log(
@@ -104,36 +99,37 @@ def stream_log(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """What `read_log` reads, some records at a time, hour by hour: a log of any size fits into memory.
+    """Yield the records in [since, until) in batches, hour by hour, so that a log of any size fits into memory.
 
-    columns: of SCHEMA; the time is always among them.
+    columns: of SCHEMA; the time is always included. open_folder: of the hours that are still open. An incomplete line
+    ends its file: the lines before it are read.
     """
     schema = pa.schema([SCHEMA.field(name) for name in dict.fromkeys(("time", *columns))])
     for batch in _batches(address, schema, open_folder, since, until):
         records = batch.to_pandas()
-        keep = pd.Series(True, index=records.index)
+        selected = pd.Series(True, index=records.index)
         if since is not None:
-            keep &= records["time"] >= since
+            selected &= records["time"] >= since
         if until is not None:
-            keep &= records["time"] < until
-        if keep.any():
-            yield records[keep]
+            selected &= records["time"] < until
+        if selected.any():
+            yield records[selected]
 
 
 def _batches(
     address: str, schema: pa.Schema, open_folder: Path | None, since: datetime | None, until: datetime | None
 ) -> Iterator[pa.Table]:
     filesystem, root = fsspec.core.url_to_fs(address)
-    # the open hours are listed first: one that is closed from here on is found as one or as the other
-    opened = [path for path in _open_files(open_folder) if _overlaps(_hour_of(path), since, until)]
-    filesystem.invalidate_cache()  # object stores remember what they listed before
-    closed = [path for path in _closed_files(filesystem, root) if _overlaps(_closed_hour(path), since, until)]
-    for hour in closed:
+    # list the open hours first: an hour that is closed after this line is in one of the two lists
+    open_hours = [path for path in _open_files(open_folder) if _overlaps(_open_hour(path), since, until)]
+    filesystem.invalidate_cache()  # fsspec caches listings of object stores
+    closed_hours = [path for path in _closed_files(filesystem, root) if _overlaps(_closed_hour(path), since, until)]
+    for hour in closed_hours:
         yield from _stored(filesystem, hour, schema)
-    for path in opened:
-        _, hour = fsspec.core.url_to_fs(_closed(address, path))
-        if hour in closed:
-            continue  # its open file is still to be removed
+    for path in open_hours:
+        _, hour = fsspec.core.url_to_fs(_closed_address(address, path))
+        if hour in closed_hours:
+            continue  # its open file will be removed
         try:
             file = path.open("rb")
         except FileNotFoundError:  # closed since it was listed
@@ -146,29 +142,16 @@ def _batches(
 
 
 def _stored(filesystem: fsspec.AbstractFileSystem, hour: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """A closed hour; nothing if it has been forgotten since it was listed, or held nothing."""
+    """Read a closed hour; yield nothing if it was removed after it was listed."""
     try:
         file = filesystem.open(hour, "rb")
     except FileNotFoundError:
         return
     with file:
         stored = pq.ParquetFile(file)
-        known = [name for name in schema.names if name in stored.schema_arrow.names]
-        for batch in stored.iter_batches(BATCH, columns=known):
-            yield _as(schema, pa.table(batch))
-
-
-def predictions(records: pd.DataFrame) -> pd.DataFrame:
-    """The answered requests of `read_log`, each with the code that feedback gave, the last if it gave several."""
-    told = records.loc[records["kind"] == FEEDBACK, ["request_id", "true_code"]]
-    answered = records[records["kind"] == PREDICTION].drop(columns="true_code")
-    return answered.merge(told.drop_duplicates("request_id", keep="last"), on="request_id", how="left")
-
-
-def accuracy(answered: pd.DataFrame) -> float | None:
-    """Share of right answers among those of `predictions` that have feedback; None if none has."""
-    judged = answered[answered["true_code"].notna()]
-    return float((judged["predicted"] == judged["true_code"]).mean()) if len(judged) else None
+        columns = [name for name in schema.names if name in stored.schema_arrow.names]
+        for batch in stored.iter_batches(BATCH, columns=columns):
+            yield _cast(pa.table(batch), schema)
 
 
 def _open_files(folder: Path | None) -> list[Path]:
@@ -176,42 +159,43 @@ def _open_files(folder: Path | None) -> list[Path]:
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[dict[str, Any]]:
-    """path: for people."""
+    """Read records up to the first incomplete line. path: named in the warning."""
     for line in file:
         try:
             record = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            log.warning("%s is torn: read up to there", path)
+            log.warning("%s has an incomplete line: read up to that line", path)
             return
         yield record
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Unknown keys are dropped, missing ones null: a log may hold records of several versions of this package."""
-    moments = [{**row, "time": datetime.fromisoformat(str(row["time"]))} for row in rows]
-    return pa.Table.from_pylist(moments, schema=SCHEMA)
+    """Drop unknown keys and set missing ones to null: a log may have records of several versions of this package."""
+    records = [{**row, "time": datetime.fromisoformat(str(row["time"]))} for row in rows]
+    return pa.Table.from_pylist(records, schema=SCHEMA)
 
 
 def _write_parquet(rows: list[dict[str, Any]], target: str) -> None:
     filesystem, path = fsspec.core.url_to_fs(target)
     filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-    # under another name first: a crash must leave no half of a Parquet file
+    # under another name first: a crash must not leave an incomplete Parquet file
     with filesystem.open(f"{path}.part", "wb") as file:
         pq.write_table(_table(rows), file)
     filesystem.mv(f"{path}.part", path)
 
 
-def _as(schema: pa.Schema, found: pa.Table) -> pa.Table:
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Cast columns to the schema; missing columns become null."""
     columns = [
-        found[name].cast(kind) if name in found.column_names else pa.nulls(len(found), kind)
-        for name, kind in zip(schema.names, schema.types, strict=True)
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
     ]
     return pa.table(columns, schema=schema)
 
 
-def _closed(address: str, path: Path) -> str:
+def _closed_address(address: str, path: Path) -> str:
     day, _, rest = path.name.removesuffix(".jsonl").partition("T")
     return f"{address.rstrip('/')}/{day}/{rest}.parquet"
 
@@ -225,10 +209,10 @@ def _closed_hour(path: str) -> datetime:
     return datetime.strptime(f"{day}T{name[:2]}", HOUR).replace(tzinfo=UTC)
 
 
-def _hour_of(path: Path) -> datetime:
+def _open_hour(path: Path) -> datetime:
     return datetime.strptime(path.name.partition(".")[0], HOUR).replace(tzinfo=UTC)
 
 
 def _overlaps(start: datetime, since: datetime | None, until: datetime | None) -> bool:
-    ended = since is not None and start + timedelta(hours=1) + LATE < since
-    return not ended and (until is None or start - LATE < until)
+    is_before = since is not None and start + timedelta(hours=1) + LATE < since
+    return not is_before and (until is None or start - LATE < until)

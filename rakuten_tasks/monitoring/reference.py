@@ -1,4 +1,4 @@
-"""The reference of drift checks: held-out rows, and test rows with the champion's predictions."""
+"""The reference of drift checks: held-out rows with the champion's predictions."""
 
 from __future__ import annotations
 
@@ -13,49 +13,50 @@ from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.predictor import Predictor, Scores
 from rakuten_tasks.models.scoring import products_of
-from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, DRIFT_COLUMNS, EMBEDDING
+from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, EMBEDDING, PREDICTION_COLUMNS
 from rakuten_tasks.monitoring.features import photo_features, prediction_features, project, text_features
 from rakuten_tasks.preprocessing.ngrams import Tfidf
 
-ABSENT = ("none", "missing")  # photo_status of products without a photo; the others than "ok" could not be read
+# photo_status of products without a photo. Other values than these and "ok" mean an unreadable photo.
+NO_PHOTO = ("none", "missing")
 
 
 def reference_rows(
-    photographed: Iterable[pd.DataFrame], tfidf: Tfidf | None, scores: Scores, embeddings: Mapping[str, NDArray]
+    chunks: Iterable[pd.DataFrame], tfidf: Tfidf | None, scores: Scores, embeddings: Mapping[str, NDArray]
 ) -> pd.DataFrame:
-    """Rows with DRIFT_COLUMNS. photographed: them with their photos, some at a time, in the order of the scores."""
-    parts = [(part.drop(columns=["photo"]), catalogue_features(part, tfidf)) for part in photographed if len(part)]
-    rows, seen = (pd.concat([pair[i] for pair in parts], ignore_index=True) for i in (0, 1))
-    joined = pd.concat([rows, seen, answers(scores, embeddings)], axis=1)
+    """Add DRIFT_COLUMNS to rows and drop their photos. chunks: rows with photos, in the order of the scores."""
+    parts = [(chunk.drop(columns=["photo"]), catalogue_features(chunk, tfidf)) for chunk in chunks if len(chunk)]
+    rows, features = (pd.concat([pair[i] for pair in parts], ignore_index=True) for i in (0, 1))
+    joined = pd.concat([rows, features, prediction_columns(scores, embeddings)], axis=1)
     return joined.reindex(columns=[*rows.columns, *DRIFT_COLUMNS])
 
 
 def catalogue_features(rows: pd.DataFrame, tfidf: Tfidf | None) -> pd.DataFrame:
-    """TEXT_COLUMNS and PHOTO_COLUMNS of catalogue rows with their photos (schema.SHARD)."""
-    traits = pd.DataFrame(
+    """Return TEXT_COLUMNS and PHOTO_COLUMNS of catalogue rows with their photos (schema.SHARD)."""
+    features = pd.DataFrame(
         [{**text_features(tfidf, product), **photo_features(product.photo)} for product in products_of(rows)]
     )
     status = rows["photo_status"].to_numpy()
-    # ingest drops the bytes of what cannot be read: only the status still tells it from no photo
-    unreadable = traits["photo_unreadable"].to_numpy(bool) | ~np.isin(status, (*ABSENT, "ok"))
-    return traits.assign(photo_unreadable=unreadable, photo_missing=traits["photo_missing"] & ~unreadable)
+    # ingest drops the bytes of unreadable photos: only the status distinguishes them from products without a photo
+    unreadable = features["photo_unreadable"].to_numpy(bool) | ~np.isin(status, (*NO_PHOTO, "ok"))
+    return features.assign(photo_unreadable=unreadable, photo_missing=features["photo_missing"] & ~unreadable)
 
 
-def observe_rows(rows: pd.DataFrame, predictor: Predictor) -> pd.DataFrame:
-    """DRIFT_COLUMNS of catalogue rows with their photos, as the predictor sees them."""
-    traits = catalogue_features(rows, tfidf_of(predictor.members))
-    answered = answers(*predictor.score_with_embeddings(products_of(rows)))
-    return pd.concat([traits, answered], axis=1).reindex(columns=DRIFT_COLUMNS)
+def featurize_rows(rows: pd.DataFrame, predictor: Predictor) -> pd.DataFrame:
+    """Return DRIFT_COLUMNS of catalogue rows with their photos."""
+    features = catalogue_features(rows, tfidf_of(predictor.members))
+    predictions = prediction_columns(*predictor.score_with_embeddings(products_of(rows)))
+    return pd.concat([features, predictions], axis=1).reindex(columns=DRIFT_COLUMNS)
 
 
-def answers(scores: Scores, embeddings: Mapping[str, NDArray]) -> pd.DataFrame:
-    """ANSWER_COLUMNS and EMBEDDING of N products."""
-    told = [prediction_features(scores, row) for row in range(len(scores.probabilities))]
-    frame = pd.DataFrame(told, columns=ANSWER_COLUMNS).astype({"disagreement": float})
-    projected = project(embeddings, len(scores.probabilities))
-    return pd.concat([frame, pd.DataFrame(projected, columns=EMBEDDING)], axis=1)
+def prediction_columns(scores: Scores, embeddings: Mapping[str, NDArray]) -> pd.DataFrame:
+    """Return PREDICTION_COLUMNS and EMBEDDING of N products."""
+    count = len(scores.probabilities)
+    predictions = [prediction_features(scores, row) for row in range(count)]
+    frame = pd.DataFrame(predictions, columns=PREDICTION_COLUMNS).astype({"disagreement": float})
+    return pd.concat([frame, pd.DataFrame(project(embeddings, count), columns=EMBEDDING)], axis=1)
 
 
 def load_reference(bundle: Path) -> pd.DataFrame:
-    """A bundle's reference rows."""
+    """Read the reference rows of a bundle."""
     return pd.read_parquet(bundle / REFERENCE)

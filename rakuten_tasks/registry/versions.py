@@ -207,3 +207,20 @@ def _what_exists(client: MlflowClient, model: str) -> str:
         return f"its versions are {', '.join(names)}"
     models = [found.name for found in client.search_registered_models()]
     return f"the registered models are {', '.join(models)}" if models else "no model is registered"
+
+
+@dataclass(frozen=True)
+class ChampionBundle:
+    """The champion of a model with the folder of its bundle, for reading only. notice: for the user; may be empty."""
+
+    model: str
+    version: int
+    folder: Path
+    notice: str = ""
+
+
+def fetch_champion(client: MlflowClient, model: str | None, synthetic: bool) -> ChampionBundle:
+    """Fetch the champion of the model that `resolve_model` selects. Raises LookupError as it does."""
+    name, notice = resolve_model(client, model, synthetic)
+    version = aliases(client, name)[CHAMPION]
+    return ChampionBundle(name, version, fetch(client, name, str(version)), notice)

@@ -1,34 +1,21 @@
-"""Deck of the ingest: what was read of a catalogue."""
+"""Deck of the ingest: what was read from a catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-from markupsafe import Markup
+import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from rakuten_tasks.data.ingested import IngestResult
 from rakuten_tasks.data.profile import PhotoExample, Profile, profile, quarantined
-from rakuten_tasks.data.read_catalogue import Counts, IngestResult
 from rakuten_tasks.preprocessing.language import UNDETERMINED
 from rakuten_tasks.reports import catalogue_plots
-from rakuten_tasks.reports.display_text import truncate
-from rakuten_tasks.reports.page import (
-    Tile,
-    callout,
-    caption,
-    deck,
-    figure,
-    heading,
-    key_values,
-    side_by_side,
-    table,
-    tiles,
-)
+from rakuten_tasks.reports.display_text import class_label, truncate
+from rakuten_tasks.reports.page import Tile, render
 from rakuten_tasks.reports.thumbnails import thumbnail
 
 SEED = 0
-SAMPLE = 2000  # products: the share of a language is then known to 2 %
+SAMPLE = 2000  # products: the share of a language then has an error of about 2 %
 PICTURES = 24
 EXAMPLES = 3  # quarantined rows of each reason
 MAX_REASONS = 30
@@ -40,149 +27,104 @@ LANGUAGE_NAMES = {
     "it": "Italian",
     "nl": "Dutch",
     "pt": "Portuguese",
-    UNDETERMINED: "cannot be told",
+    UNDETERMINED: "undetermined",
 }
-
 PHOTO_FAULTS = {
     "none": "no photo named",
     "missing": "photo file missing",
     "truncated": "photo truncated",
-    "not_an_image": "photo no image",
+    "not_an_image": "not an image",
     "too_large": "photo too large",
 }
+QUARANTINE_COLUMNS = ["part", "row", "reason", "prdtypecode", "productid", "imageid", "designation"]
 
 
 def ingest_deck(ingested: IngestResult) -> str:
-    """Reads the shards once more: all texts, and the photos of a sample of SAMPLE products."""
-    shards = [*ingested.labelled, *ingested.unlabelled]
-    seen = profile(shards, SEED, SAMPLE, PICTURES)
-    blocks = [
-        *_counts(ingested),
-        *_classes(ingested),
-        *_texts(seen),
-        *_shares(ingested, seen),
-        *_photos(ingested, seen),
-        *_contact_sheet(ingested, seen.pictured),
-        *_quarantine(ingested),
-    ]
-    return deck("Ingest", blocks)
-
-
-def _counts(ingested: IngestResult) -> Iterator[Markup]:
-    if ingested.synthetic:
-        yield callout("These products are made up: the figures say nothing about a real catalogue.")
-    counts = ingested.counts.values()
-    yield key_values(
-        {
-            "rows read": sum(part.read for part in counts),
-            "kept": sum(part.kept for part in counts),
-            "quarantined": sum(part.quarantined for part in counts),
-            "classes": len(ingested.class_counts),
-            "content hash": ingested.content_hash[:12],
-        }
+    """Render the page of an ingest. Reads all texts of the shards, and the photos of a sample of SAMPLE products."""
+    statistics = profile([*ingested.labelled, *ingested.unlabelled], SEED, SAMPLE, PICTURES)
+    lengths = {"title": statistics.title_lengths, "description": statistics.description_lengths}
+    parts = ingested.counts
+    names = {str(code): name for code, name in ingested.names.items()}
+    rows = quarantined(ingested.quarantine, EXAMPLES).fillna("").head(EXAMPLES * MAX_REASONS)
+    photo_plots = [catalogue_plots.photo_sides, catalogue_plots.photo_bytes]
+    return render(
+        "catalogue.html",
+        ingested=ingested,
+        profile=statistics,
+        seed=SEED,
+        summary=_summary(ingested),
+        parts=[
+            [name, part.read, part.kept, part.quarantined, _join_counts(part.issues)] for name, part in parts.items()
+        ],
+        class_sizes=sorted(ingested.class_counts.values(), reverse=True),
+        max_classes=catalogue_plots.MAX_CLASSES,
+        class_counts=catalogue_plots.class_counts(ingested.class_counts, names),
+        texts=[[name, *_summarize_lengths(values)] for name, values in lengths.items()],
+        text_lengths=[catalogue_plots.text_lengths(values, name) for name, values in lengths.items()],
+        languages=len(LANGUAGE_NAMES) - 1,
+        shares=_share_plots(ingested, statistics),
+        photo_statuses=_photo_statuses(ingested),
+        photo_plots=[plot(statistics.photos) for plot in photo_plots] if statistics.photos else [],
+        pictures=[_tile(example, names) for example in statistics.pictured],
+        reasons=[[name, reason, n] for name, part in parts.items() for reason, n in part.reasons.items()][:MAX_REASONS],
+        quarantine_columns=QUARANTINE_COLUMNS,
+        quarantine=[[truncate(str(cell), 80) for cell in row] for row in rows[QUARANTINE_COLUMNS].to_numpy()],
+        examples=EXAMPLES,
     )
-    rows = [
-        (name, part.read, part.kept, part.quarantined, _listed(part.issues)) for name, part in ingested.counts.items()
-    ]
-    yield table(["part", "read", "kept", "quarantined", "kept though flagged"], rows)
-    yield caption("Labelled rows with a fault go into quarantine; rows to predict are flagged and kept.")
 
 
-def _listed(counts: dict[str, int]) -> str:
+def _summary(ingested: IngestResult) -> dict[str, object]:
+    parts = ingested.counts.values()
+    return {
+        "rows read": sum(part.read for part in parts),
+        "kept": sum(part.kept for part in parts),
+        "quarantined": sum(part.quarantined for part in parts),
+        "classes": len(ingested.class_counts),
+        "content hash": ingested.content_hash[:12],
+    }
+
+
+def _tile(example: PhotoExample, names: dict[str, str]) -> Tile:
+    label = "to predict" if example.code is None else class_label(example.code, names)
+    return Tile(thumbnail(example.photo), [label, truncate(example.title, 60)])
+
+
+def _join_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n:,}" for name, n in counts.items()) or "none"
 
 
-def _classes(ingested: IngestResult) -> Iterator[Markup]:
-    yield heading("Classes")
-    counts = ingested.class_counts
-    if not counts:
-        yield caption("No labelled product was kept, so there are no classes to count.")
-        return
-    sizes = sorted(counts.values(), reverse=True)
-    yield caption(f"{len(sizes):,} classes, the largest of {sizes[0]:,} products, the smallest of {sizes[-1]:,}.")
-    yield figure(catalogue_plots.class_counts(counts, ingested.names))
-    if left_out := sizes[catalogue_plots.MAX_CLASSES :]:
-        yield caption(f"Not drawn: {len(left_out):,} smaller classes, of {left_out[-1]:,} to {left_out[0]:,} products.")
+def _summarize_lengths(lengths: NDArray) -> list[object]:
+    """Products, products without the text and their share; median, 95th percentile and maximum of the others."""
+    present = lengths[lengths > 0]
+    missing = len(lengths) - len(present)
+    median, high = np.quantile(present, (0.5, 0.95)) if len(present) else (0, 0)
+    missing_share = f"{missing / max(1, len(lengths)):.1%}"
+    return [len(lengths), missing, missing_share, int(median), int(high), int(present.max(initial=0))]
 
 
-def _texts(seen: Profile) -> Iterator[Markup]:
-    yield heading("Texts")
-    lengths = {"title": seen.title_lengths, "description": seen.description_lengths}
-    columns = ["text", "products", "without it", "share without", "median length", "95 % are under", "longest"]
-    yield table(columns, [(name, *_spread(values)) for name, values in lengths.items()], "lengths in characters")
-    yield side_by_side(*(figure(catalogue_plots.text_lengths(values, name)) for name, values in lengths.items()))
-
-
-def _shares(ingested: IngestResult, seen: Profile) -> Iterator[Markup]:
-    yield heading("Languages, and what is missing")
-    yield caption(
-        f"Languages were guessed by py3langid, among {len(LANGUAGE_NAMES) - 1}, from title and description of a random "
-        f"sample of {seen.sampled:,} products (seed {SEED}). Names and numbers alone have no language."
-    )
-    languages = {LANGUAGE_NAMES[code]: n for code, n in seen.languages.items()}
-    missing = {"no description": int((seen.description_lengths == 0).sum())}
+def _share_plots(ingested: IngestResult, statistics: Profile) -> list[go.Figure]:
+    languages = {LANGUAGE_NAMES[code]: n for code, n in statistics.languages.items()}
+    missing = {"no description": int((statistics.description_lengths == 0).sum())}
     for part in ingested.counts.values():
         for status, n in part.photos.items():
             if status != "ok":
                 name = PHOTO_FAULTS.get(status, f"photo {status}")
                 missing[name] = missing.get(name, 0) + n
-    yield side_by_side(
-        figure(catalogue_plots.shares(languages, seen.sampled, "Languages", "share of the sample")),
-        figure(catalogue_plots.shares(missing, len(seen.title_lengths), "Missing", "share of all products kept")),
-    )
+    products = len(statistics.title_lengths)
+    return [
+        catalogue_plots.shares(languages, statistics.sampled, "Languages", "share of the sample"),
+        catalogue_plots.shares(missing, products, "Missing", "share of all products kept"),
+    ]
 
 
-def _spread(lengths: NDArray) -> tuple[int, int, str, int, int, int]:
-    present = lengths[lengths > 0]
-    missing = len(lengths) - len(present)
-    middle, high = np.quantile(present, (0.5, 0.95)) if len(present) else (0, 0)
-    share = f"{missing / max(1, len(lengths)):.1%}"
-    return len(lengths), missing, share, int(middle), int(high), int(present.max(initial=0))
-
-
-def _photos(ingested: IngestResult, seen: Profile) -> Iterator[Markup]:
-    yield heading("Photos")
-    statuses = list(dict.fromkeys(status for part in ingested.counts.values() for status in part.photos))
-    rows = [[status, *(_share(part, status) for part in ingested.counts.values())] for status in statuses]
-    yield table(["photo", *ingested.counts], rows, "kept products by what became of their photo")
-    if not seen.photos:
-        yield caption("No product of the sample has a photo, so there are no sizes to show.")
-        return
-    yield caption(f"Sizes are of {len(seen.photos):,} photos, those of a random sample of {seen.sampled:,} products.")
-    yield side_by_side(
-        figure(catalogue_plots.photo_sides(seen.photos)), figure(catalogue_plots.photo_bytes(seen.photos))
-    )
-
-
-def _share(part: Counts, status: str) -> str:
-    found = part.photos.get(status, 0)
-    return f"{found:,} ({found / max(1, part.kept):.1%})"
-
-
-def _contact_sheet(ingested: IngestResult, pictured: list[PhotoExample]) -> Iterator[Markup]:
-    if not pictured:
-        return
-    yield heading("Contact sheet")
-    yield caption(
-        f"{len(pictured)} products with a photo, at random (seed {SEED}), cropped as the classifier sees them."
-    )
-    yield tiles(
-        Tile(thumbnail(one.photo), [_class_line(one.code, ingested.names), truncate(one.title, 60)]) for one in pictured
-    )
-
-
-def _class_line(code: int | None, names: dict[int, str]) -> str:
-    return "to predict" if code is None else truncate(f"{code} {names.get(code, '')}".strip(), 40)
-
-
-def _quarantine(ingested: IngestResult) -> Iterator[Markup]:
-    yield heading("Quarantine")
-    reasons = [(name, reason, n) for name, part in ingested.counts.items() for reason, n in part.reasons.items()]
-    if not reasons:
-        yield caption("Every row was kept.")
-        return
-    yield table(["part", "reason", "rows"], reasons[:MAX_REASONS])
-    rows = quarantined(ingested.quarantine, EXAMPLES).fillna("").head(EXAMPLES * MAX_REASONS)
-    columns = ["part", "row", "reason", "prdtypecode", "productid", "imageid", "designation"]
-    cells = [[truncate(str(cell), 80) for cell in row] for row in rows[columns].itertuples(index=False)]
-    yield table(columns, cells, f"up to {EXAMPLES} rows of each reason, as they stand in the CSV")
+def _photo_statuses(ingested: IngestResult) -> list[list[object]]:
+    """A row for each status: its products in each part, and their share of the part."""
+    parts = ingested.counts.values()
+    statuses = dict.fromkeys(status for part in parts for status in part.photos)
+    return [
+        [
+            status,
+            *(f"{(n := part.photos.get(status, 0)):,} ({n / max(1, part.kept):.1%})" for part in parts),
+        ]
+        for status in statuses
+    ]

@@ -10,33 +10,30 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.profile import PhotoInfo
-from rakuten_tasks.reports.plot_style import with_size
-from rakuten_tasks.reports.result_plots import class_label
+from rakuten_tasks.reports.display_text import axis_label
+from rakuten_tasks.reports.plot_style import horizontal_bars, with_size
 
-# a bar each, 18 px high: 60 are two screens of a laptop
-MAX_CLASSES = 60
+MAX_CLASSES = 60  # one bar each, 18 px high: two screens of a laptop
 MAX_POINTS = 600
 BINS = 40
 
 
-def class_counts(counts: Mapping[int, int], names: Mapping[int, str]) -> go.Figure:
-    """A bar for each class, or for the MAX_CLASSES largest of them; the largest on top."""
+def class_counts(counts: Mapping[int, int], names: Mapping[str, str]) -> go.Figure:
+    """Plot a bar for each of the MAX_CLASSES largest classes, largest on top. names: code -> name."""
     order = sorted(counts, key=lambda code: (-counts[code], code))[:MAX_CLASSES][::-1]
-    by_text = {str(code): name for code, name in names.items()}
-    labels = [class_label(code, by_text) for code in order]
+    labels = [axis_label(code, names) for code in order]
     values = [counts[code] for code in order]
-    figure = go.Figure(go.Bar(y=labels, x=values, orientation="h", text=values, texttemplate="%{text:,}"))
-    figure.update_traces(textposition="outside", cliponaxis=False, hovertemplate="%{y}: %{x:,}<extra></extra>")
+    figure = horizontal_bars(labels, values, text=values, texttemplate="%{text:,}", hovertemplate="%{y}: %{x:,}")
     figure.update_xaxes(title="labelled products kept", rangemode="tozero")
-    figure.update_yaxes(type="category", dtick=1, range=[-0.7, len(labels) - 0.3])
-    of = f", the {MAX_CLASSES} largest of {len(counts):,}" if len(counts) > MAX_CLASSES else ""
-    return _plain(figure, f"Products by class{of}", 1200, 140 + 18 * len(labels))
+    figure.update_yaxes(range=[-0.7, len(labels) - 0.3])
+    shown = f", the {MAX_CLASSES} largest of {len(counts):,}" if len(counts) > MAX_CLASSES else ""
+    return with_size(figure, f"Products by class{shown}", 1200, 140 + 18 * len(labels), legend=False)
 
 
-def text_lengths(lengths: NDArray, what: str) -> go.Figure:
-    """(N,) characters -> a histogram whose bins grow with the length, as lengths spread over three decades.
+def text_lengths(lengths: NDArray, column: str) -> go.Figure:
+    """Plot a histogram of (N,) lengths in characters; the bins grow with the length, which spans three decades.
 
-    what: "title" or "description". Products without the text are left out.
+    column: "title" or "description". Products without the text are left out.
     """
     present = lengths[lengths > 0]
     longest = int(present.max()) if len(present) else 1
@@ -44,40 +41,32 @@ def text_lengths(lengths: NDArray, what: str) -> go.Figure:
     counts = np.histogram(present, edges)[0]
     ranges = [f"{low:,}" if high == low + 1 else f"{low:,} to {high - 1:,}" for low, high in pairwise(edges)]
     bar = {"customdata": ranges, "hovertemplate": "%{customdata} characters: %{y:,} products<extra></extra>"}
-    # bars as wide as their bins, on a log axis: positions and widths are of the logarithms
-    places = np.log10(edges)
-    figure = go.Figure(go.Bar(x=places[:-1], y=counts, width=np.diff(places), offset=0, **bar))
+    # the axis shows logarithms, so that bars are as wide as their bins
+    positions = np.log10(edges)
+    figure = go.Figure(go.Bar(x=positions[:-1], y=counts, width=np.diff(positions), offset=0, **bar))
     ticks = [tick for tick in (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000) if tick <= longest * 3]
-    figure.update_xaxes(title=f"characters in the {what}", tickvals=np.log10(ticks), ticktext=[f"{t:,}" for t in ticks])
+    tick_labels = [f"{tick:,}" for tick in ticks]
+    figure.update_xaxes(title=f"characters in the {column}", tickvals=np.log10(ticks), ticktext=tick_labels)
     figure.update_yaxes(title="products")
-    return _plain(figure, f"Length of the {what}", 600, 320)
+    return with_size(figure, f"Length of the {column}", 600, 320, legend=False)
 
 
 def shares(values: Mapping[str, int], total: int, title: str, axis: str) -> go.Figure:
-    """A bar for each name, as a share of the total; the first one on top."""
+    """Plot a bar for each name, as a share of the total; the first name on top."""
     total = max(1, total)
     names = list(values)[::-1]
-    figure = go.Figure(
-        go.Bar(
-            y=names,
-            x=[values[name] / total for name in names],
-            orientation="h",
-            text=[f"{values[name]:,} ({values[name] / total:.1%})" for name in names],
-            textposition="outside",
-            cliponaxis=False,
-            hovertemplate="%{y}: %{text}<extra></extra>",
-        )
-    )
+    heights = [values[name] / total for name in names]
+    text = [f"{values[name]:,} ({values[name] / total:.1%})" for name in names]
+    figure = horizontal_bars(names, heights, text=text, hovertemplate="%{y}: %{text}")
     figure.update_xaxes(title=axis, tickformat=".0%", range=[0, 1.25], tickvals=[0, 0.25, 0.5, 0.75, 1])
-    figure.update_yaxes(type="category", dtick=1)
-    return _plain(figure, title, 600, 150 + 28 * max(2, len(names)))
+    return with_size(figure, title, 600, 150 + 28 * max(2, len(names)), legend=False)
 
 
 def photo_sides(photos: Sequence[PhotoInfo]) -> go.Figure:
-    """Width over height of photos, a mark for each size found and as large as it is frequent."""
+    """Plot height over width of photos: a marker for each size, larger if it is more frequent."""
     sizes, counts = np.unique([(p.width, p.height) for p in photos], axis=0, return_counts=True)
-    kept = np.argsort(-counts, kind="stable")[:MAX_POINTS]
-    sizes, counts = sizes[kept], counts[kept]
+    order = np.argsort(-counts, kind="stable")[:MAX_POINTS]
+    sizes, counts = sizes[order], counts[order]
     figure = go.Figure(
         go.Scatter(
             x=sizes[:, 0],
@@ -90,19 +79,15 @@ def photo_sides(photos: Sequence[PhotoInfo]) -> go.Figure:
     )
     figure.update_xaxes(title="width (px)", rangemode="tozero")
     figure.update_yaxes(title="height (px)", rangemode="tozero")
-    of = f", the {MAX_POINTS} most frequent" if len(kept) == MAX_POINTS else ""
-    return _plain(figure, f"Photo sizes{of}", 600, 380)
+    shown = f", the {MAX_POINTS} most frequent" if len(order) == MAX_POINTS else ""
+    return with_size(figure, f"Photo sizes{shown}", 600, 380, legend=False)
 
 
 def photo_bytes(photos: Sequence[PhotoInfo]) -> go.Figure:
-    """A histogram of the files' sizes."""
+    """Plot a histogram of the files' sizes."""
     counts, edges = np.histogram([photo.size / 1000 for photo in photos], BINS)
     figure = go.Figure(go.Bar(x=edges[:-1], y=counts, width=np.diff(edges), offset=0))
     figure.update_traces(hovertemplate="from %{x:.1f} KB: %{y:,} photos<extra></extra>")
     figure.update_xaxes(title="file size (KB)")
     figure.update_yaxes(title="photos")
-    return _plain(figure, "Size of the photo files", 600, 380)
-
-
-def _plain(figure: go.Figure, title: str, width: int, height: int) -> go.Figure:
-    return with_size(figure, title, width, height).update_layout(showlegend=False)
+    return with_size(figure, "Size of the photo files", 600, 380, legend=False)

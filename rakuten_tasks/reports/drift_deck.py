@@ -2,97 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
-from markupsafe import Markup
 
-from rakuten_tasks.reports.page import callout, caption, deck, figure, heading, key_values, table
+from rakuten_tasks.monitoring.decision import ACCURACY_COLUMNS, EVIDENCE_COLUMNS, DriftReport, Outcome
+from rakuten_tasks.monitoring.history import DriftCheck
+from rakuten_tasks.reports.page import render
 from rakuten_tasks.reports.plot_style import GREY, with_size
 
-if TYPE_CHECKING:
-    from rakuten_tasks.monitoring.comparison import Accuracy, DriftReport
-    from rakuten_tasks.monitoring.history import DriftCheck
-
-OUTCOMES = {"no_drift": "no drift", "drift": "drift", "not_enough_data": "not enough data"}
-SHOWN = {"no_drift": "#3f9b57", "drift": "#c0392b", "not_enough_data": GREY}
+COLOURS = {Outcome.NO_DRIFT: "#3f9b57", Outcome.DRIFT: "#c0392b", Outcome.NOT_ENOUGH_DATA: GREY}
 
 
-def decision_page(report: DriftReport, looks: Sequence[DriftCheck] = (), link: str = "") -> str:
-    """looks: the windows before this one, oldest first. link: where the whole report lies."""
+def drift_deck(report: DriftReport, checks: Sequence[DriftCheck] = (), link: str = "") -> str:
+    """Render the page of a drift check. checks: to plot, oldest first. link: address of the full report."""
     decision = report.decision
-    blocks = [
-        key_values(
-            {
-                "decision": OUTCOMES[decision.outcome.value],
-                "groups": ", ".join(decision.groups) or "none",
-                "reference rows": decision.reference_rows,
-                "window rows": decision.window_rows,
-            }
-        ),
-        callout(decision.reason),
-        caption(f"Reference: {report.reference}. Window: {report.window}."),
-        *_accuracy(report),
-        *_evidence(report),
-        *_history(looks),
-    ]
-    if link:
-        blocks.append(Markup('<p>The whole report: <a href="{0}">{0}</a></p>').format(link))
-    return deck("Drift", blocks)
-
-
-def _accuracy(report: DriftReport) -> Iterator[Markup]:
-    yield heading("Accuracy")
-    sides = {"reference": report.reference_accuracy, "window": report.window_accuracy}
-    rows = [(name, _share(found.estimated), _real(found), found.labelled) for name, found in sides.items()]
-    yield table(["", "estimated from confidence", "real, with 95 % interval", "labelled rows"], rows)
-
-
-def _share(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"
-
-
-def _real(found: Accuracy) -> str:
-    return "no labels" if found.real is None else f"{found.real:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def _evidence(report: DriftReport) -> Iterator[Markup]:
-    yield heading("Evidence")
-    yield caption(
-        "Drift is called where a test is significant after Holm's correction over all tests, and its effect reaches "
-        "the minimum. Evidently's figures below use their own share of columns, which decides nothing here."
+    return render(
+        "drift.html",
+        report=report,
+        summary={
+            "decision": decision.outcome.label,
+            "groups": ", ".join(decision.groups) or "none",
+            "reference rows": decision.reference_rows,
+            "window rows": decision.window_rows,
+        },
+        accuracy_columns=ACCURACY_COLUMNS,
+        accuracy=report.accuracy_rows(),
+        evidence_columns=EVIDENCE_COLUMNS,
+        evidence=[evidence.cells() for evidence in decision.evidence],
+        skipped=[[skipped.column, skipped.reason] for skipped in decision.skipped],
+        history=plot_windows(checks) if checks else None,
+        link=link,
     )
-    rows = [
-        (found.group, found.column, found.test, f"{found.p_adjusted:.2g}", f"{found.effect:.3f}", f"{found.minimum}",
-         "drift" if found.drifted else "")
-        for found in report.decision.evidence
-    ]  # fmt: skip
-    yield table(["group", "column", "test", "adjusted p", "effect", "minimum", ""], rows)
-    if report.decision.skipped:
-        yield table(["not tested", "why"], [(skip.column, skip.reason) for skip in report.decision.skipped])
 
 
-def _history(looks: Sequence[DriftCheck]) -> Iterator[Markup]:
-    if looks:
-        yield heading("Windows")
-        yield figure(windows_figure(looks))
-
-
-def windows_figure(looks: Sequence[DriftCheck]) -> go.Figure:
-    """The strongest effect of each window, as a multiple of its minimum; the colour is the decision."""
+def plot_windows(checks: Sequence[DriftCheck]) -> go.Figure:
+    """Plot the strongest effect of each window, as a multiple of its minimum; the colour is the decision."""
     plot = go.Figure()
-    for outcome, name in OUTCOMES.items():
-        found = [look for look in looks if look.decision.outcome.value == outcome]
-        plot.add_trace(
-            go.Scatter(
-                x=[look.end for look in found],
-                y=[look.strength for look in found],
-                mode="markers",
-                name=name,
-                marker={"color": SHOWN[outcome], "size": 10},
-                text=[look.decision.reason for look in found],
-            )
+    for outcome, colour in COLOURS.items():
+        selected = [check for check in checks if check.decision.outcome is outcome]
+        plot.add_scatter(
+            x=[check.end for check in selected],
+            y=[check.strength for check in selected],
+            mode="markers",
+            name=outcome.label,
+            marker={"color": colour, "size": 10},
+            text=[check.decision.reason for check in selected],
         )
     plot.add_hline(1, line_dash="dash")
     plot.update_xaxes(title="end of the window")

@@ -1,51 +1,45 @@
-"""Decks as pages in a folder, with an index page."""
+"""Writes Decks as pages into a folder, with an index page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import fsspec
-from markupsafe import Markup
 
-from rakuten_tasks.reports.page import caption, deck, key_values, standalone
+from rakuten_tasks.reports.page import render, standalone
 
-FIT = "fit_"  # and a member's name: the page of its fit
+FIT = "fit_"  # followed by a member's name: the page of its training
 TITLES = {
     "ingest": "Catalogue: what was read",
     FIT: "Member {}: how it was fitted",
-    "pool": "Pool: how members become one answer",
-    "evaluate": "Evaluation: what the test rows showed",
-    "register": "Registration: the gate's verdict",
+    "pool": "Pool: how members are combined",
+    "evaluate": "Evaluation on the test rows",
+    "register": "Registration: the gate's decision",
 }
 
 
-def title_of(name: str) -> str:
-    """For people; the name itself where there is none."""
-    return TITLES.get(_kind(name), name).format(name.removeprefix(FIT))
+def page_title(name: str) -> str:
+    """Return the title of a stage's page, or the name itself if it has no title here."""
+    return TITLES.get(_stage(name), name).format(name.removeprefix(FIT))
 
 
 def page_order(name: str) -> tuple[int, str]:
-    """Sorts the stages' pages: members by name, and last what has no title here."""
-    kind = _kind(name)
-    return (list(TITLES).index(kind) if kind in TITLES else len(TITLES)), name
+    """Return a sort key: stages in the order of TITLES, members by name, pages without a title last."""
+    stage = _stage(name)
+    return (list(TITLES).index(stage) if stage in TITLES else len(TITLES)), name
 
 
-def _kind(name: str) -> str:
+def _stage(name: str) -> str:
     return FIT if name.startswith(FIT) else name
 
 
-def write_pages(folder: str, pages: Mapping[str, str], key_facts: Mapping[str, object]) -> str:
-    """pages: what `standalone` gave, by name ("ingest" -> ingest.html). -> the address of index.html
+def write_pages(folder: str, pages: Mapping[str, str], summary: Mapping[str, object]) -> str:
+    """Write each page as {name}.html and an index.html that links them. Return the address of the index.
 
-    folder: local, or any fsspec address.
+    folder: local, or any fsspec address. pages: complete HTML by name. summary: values at the top of the index.
     """
-    links = [Markup('<p><a href="{}.html">{}</a></p>').format(name, title_of(name)) for name in pages]
-    listed = [
-        key_values(key_facts),
-        caption("One page for each stage of the training, all of them readable offline."),
-        *links,
-    ]
-    for name, page in {**pages, "index": standalone("Training", deck("Training", listed))}.items():
+    index = render("index.html", summary=summary, pages={name: page_title(name) for name in pages})
+    for name, page in {**pages, "index": standalone("Training", index)}.items():
         with fsspec.open(f"{folder}/{name}.html", "w", encoding="utf-8", auto_mkdir=True) as file:
             file.write(page)
     return f"{folder}/index.html"

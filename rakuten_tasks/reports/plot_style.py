@@ -1,7 +1,8 @@
-"""Style of all plots: one template, one colour a system."""
+"""Style of all plots: one template, and one colour for each system."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -32,7 +33,7 @@ _AXIS = {
     "zeroline": False,
     "title": {"standoff": 8},
 }
-# plotly's own templates would put 7 KB into every figure.
+# plotly's own templates would add 7 KB to every figure
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", "size": 12, "color": "#24292f"},
@@ -55,14 +56,21 @@ TEMPLATE = go.layout.Template(
 )
 
 
-def with_size(figure: go.Figure, title: str, width: int, height: int) -> go.Figure:
-    """The figure in the house's look. width, height: pixels; a page may make it narrower."""
-    return figure.update_layout(title_text=title, width=width, height=height, template=TEMPLATE, showlegend=True)
+def with_size(figure: go.Figure, title: str, width: int, height: int, legend: bool = True) -> go.Figure:
+    """Apply title, size and template. width, height: pixels; a page may make the figure narrower."""
+    return figure.update_layout(title_text=title, width=width, height=height, template=TEMPLATE, showlegend=legend)
+
+
+def horizontal_bars(names: Sequence[str], values: Sequence[float], **options: Any) -> go.Figure:
+    """Plot a bar for each name, the last on top, with its text beside it. options: of go.Bar."""
+    options["hovertemplate"] += "<extra></extra>"  # without the name of the trace
+    figure = go.Figure(go.Bar(y=names, x=values, orientation="h", textposition="outside", cliponaxis=False, **options))
+    return figure.update_yaxes(type="category", dtick=1)
 
 
 def style_of(system: str) -> dict[str, Any]:
-    """A trace's colour and mark, the same for a system in every figure; plotly's own for other names."""
+    """Return a trace's colour and marker, the same in every figure; plotly's own colour for an unknown name."""
     colour = COLOURS.get(system)
-    # a thin mark has an outline and nothing else
+    # a thin marker consists of its outline
     outline = {"width": 2, "color": colour} if SYMBOLS.get(system) == "x-thin" else {}
     return {"marker": {"color": colour, "symbol": SYMBOLS.get(system), "line": outline}, "line_color": colour}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,21 +11,19 @@ from plotly.subplots import make_subplots
 
 from rakuten_tasks.evaluation.metrics import MOST_FREQUENT, POOL, Evaluation, PhotoGain, Reliability, SystemMetrics
 from rakuten_tasks.models.pool_report import PoolReport
-from rakuten_tasks.reports.display_text import truncate
+from rakuten_tasks.reports.display_text import axis_label
 from rakuten_tasks.reports.plot_style import COLOURS, GREY, style_of, with_size
 
-# Counts are written into the confusion matrix up to this many classes; above it they would be dust.
-MAX_CLASSES_WITH_COUNTS = 40
-LETTER = 7  # pixels, on average, of a label
-# With more, an axis label is under 10 px high on a laptop: the classes with fewest test rows are drawn as one.
-MAX_CLASSES_DRAWN = 80
+MAX_CLASSES_WITH_COUNTS = 40  # the confusion matrix shows counts for at most so many classes; more would be unreadable
+LETTER = 7  # mean width of a label's letter, in pixels
+# With more classes, an axis label is under 10 px high on a laptop: those with the fewest test rows are merged
+MAX_CLASSES = 80
 OTHERS = "all other classes"
-MAX_LABEL = 44  # letters: longer ones would leave the bars no room
-PANELS = 4  # in a line
+PANELS = 4  # reliability diagrams in a line
 
 
 def pool_figures(report: PoolReport) -> dict[str, go.Figure]:
-    """What the pool is made of, by name: its weights, and what each member adds where that was measured."""
+    """Plot a pool by name of the plot: its weights, and what each member adds if that was measured."""
     figures = {"pool_weights": pool_weights(report)}
     if any(report.adds(name) for name in report.members):
         figures["pool_gains"] = pool_gains(report)
@@ -34,23 +31,23 @@ def pool_figures(report: PoolReport) -> dict[str, go.Figure]:
 
 
 def pool_weights(report: PoolReport) -> go.Figure:
-    """A group of bars for each set of modalities, a bar a member; the line is the weight of a member alone."""
-    kinds = list(report.weights)
+    """Plot a group of bars for each set of modalities, one bar a member; the line is the weight of a member alone."""
+    modalities = list(report.weights)
     figure = go.Figure()
     for name in report.members:
-        heights = [report.weights[key].get(name) for key in kinds]
+        heights = [report.weights[key].get(name) for key in modalities]
         labels = ["" if height is None else f"{height:.2f}" for height in heights]
-        bar = go.Bar(x=kinds, y=heights, name=name, text=labels, marker_color=COLOURS.get(name))
+        bar = go.Bar(x=modalities, y=heights, name=name, text=labels, marker_color=COLOURS.get(name))
         figure.add_trace(bar.update(hovertemplate="%{y:.3f}<extra>%{fullData.name}, %{x}</extra>"))
     figure.add_hline(1, line_dash="dot", line_color=GREY)
-    figure.update_xaxes(title="what the product has", type="category")
-    figure.update_yaxes(title="weight, 1: as sure as alone", rangemode="tozero")
+    figure.update_xaxes(title="modalities of the product", type="category")
+    figure.update_yaxes(title="weight, relative to the member alone", rangemode="tozero")
     return with_size(figure, "Weights of the pool", 1000, 420)
 
 
 def pool_gains(report: PoolReport) -> go.Figure:
-    """What each member adds to the others, a panel for log loss and one for weighted F1."""
-    titles = ("log loss less (nats)", "weighted F1 more")
+    """Plot what each member adds to the others: a panel for log loss and one for weighted F1."""
+    titles = ("decrease of log loss (nats)", "increase of weighted F1")
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, shared_yaxes=True)
     gains = {name: gain for name in reversed(report.members) if (gain := report.adds(name))}
     colours = [COLOURS.get(name, GREY) for name in gains]
@@ -58,14 +55,12 @@ def pool_gains(report: PoolReport) -> go.Figure:
         bar = go.Bar(y=list(gains), x=[gain[column] for gain in gains.values()], orientation="h", marker_color=colours)
         figure.add_trace(bar.update(hovertemplate="%{x:+.4f}<extra>%{y}</extra>"), row=1, col=column + 1)
     figure.update_xaxes(zeroline=True, zerolinecolor=GREY)
-    return with_size(figure, "What each member adds to the others", 1000, 150 + 30 * len(gains)).update_layout(
-        showlegend=False
-    )
+    return with_size(figure, "What each member adds to the others", 1000, 150 + 30 * len(gains), legend=False)
 
 
 def evaluation_figures(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, go.Figure]:
-    """All figures of an evaluation by name. names: code -> name for people; may be empty."""
-    classes = [class_label(code, names) for code in evaluation.codes]
+    """Plot an evaluation by name of the plot. names: code -> name; may be empty."""
+    classes = [axis_label(code, names) for code in evaluation.codes]
     figures = {
         "class_f1": class_f1(evaluation, classes),
         "confusion": confusion(np.array(evaluation.confusion), classes),
@@ -77,72 +72,72 @@ def evaluation_figures(evaluation: Evaluation, names: Mapping[str, str]) -> dict
 
 
 def compared(evaluation: Evaluation) -> dict[str, SystemMetrics]:
-    """The systems that figures show, the pool first: one that looks at nothing would only squeeze the others."""
-    shown = {name: system for name, system in evaluation.systems.items() if name != MOST_FREQUENT}
-    return {POOL: shown[POOL], **shown}
-
-
-def class_label(code: int, names: Mapping[str, str]) -> str:
-    """The code, and as much of its name as an axis has room for; escaped, as plotly takes "<a href=...>" for a link."""
-    return escape(truncate(f"{code} {names.get(str(code), '')}", MAX_LABEL), quote=False)
+    """Select the systems to plot, the pool first: without the baseline that ignores its input and needs a wide axis."""
+    systems = {name: system for name, system in evaluation.systems.items() if name != MOST_FREQUENT}
+    return {POOL: systems[POOL], **systems}
 
 
 def most_frequent(rows: Sequence[int] | NDArray) -> NDArray:
-    """The classes that are drawn, ascending: those with most rows, at most MAX_CLASSES_DRAWN of them."""
-    return np.sort(np.argsort(-np.asarray(rows), kind="stable")[:MAX_CLASSES_DRAWN])
+    """Return the indices, ascending, of the MAX_CLASSES classes with the most rows."""
+    return np.sort(np.argsort(-np.asarray(rows), kind="stable")[:MAX_CLASSES])
 
 
 def intervals(evaluation: Evaluation) -> go.Figure:
-    """Each metric of each system with its interval, a panel a metric; the pool on top."""
+    """Plot each metric of each system with its interval: a panel for each metric, the pool on top."""
     titles = [metric.replace("_", " ").replace("f1", "F1") for metric in evaluation.METRICS]
     figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, shared_yaxes=True)
     systems = compared(evaluation)
-    for name in reversed(systems):  # plotly's categories grow upwards
+    for name in reversed(systems):  # plotly draws the first category at the bottom
         for column, metric in enumerate(systems[name].metrics, start=1):
             error = {"type": "data", "array": [metric.high - metric.value], "arrayminus": [metric.value - metric.low]}
             point = go.Scatter(x=[metric.value], y=[name], error_x=error, marker_size=9, mode="markers", name=name)
             point.update(hovertemplate=f"{metric}<extra>%{{y}}</extra>", **style_of(name))
             figure.add_trace(point, row=1, col=column)
     figure.update_yaxes(range=[-0.5, len(systems) - 0.5])
-    return with_size(figure, "", 1200, 110 + 30 * len(systems)).update_layout(showlegend=False, margin_t=40)
+    return with_size(figure, "", 1200, 110 + 30 * len(systems), legend=False).update_layout(margin_t=40)
 
 
 def class_f1(evaluation: Evaluation, classes: Sequence[str]) -> go.Figure:
-    """F1 of each class: a bar for the pool, a mark for each other. Best class on top."""
-    pool = evaluation.systems[POOL].classes
-    drawn = most_frequent([score.support for score in pool])
-    order = drawn[np.argsort([pool[i].f1 for i in drawn], kind="stable")]
-    labels = [f"{classes[i]} ({pool[i].support})" for i in order]
+    """Plot the F1 of each class: a bar for the pool, a marker for each other system. Best class on top."""
+    scores = evaluation.systems[POOL].classes
+    shown = most_frequent([score.support for score in scores])
+    order = shown[np.argsort([scores[i].f1 for i in shown], kind="stable")]
+    labels = [f"{classes[i]} ({scores[i].support})" for i in order]
     bar = {"orientation": "h", "opacity": 0.6, "marker_color": COLOURS[POOL]}
-    figure = go.Figure(go.Bar(y=labels, x=[pool[i].f1 for i in order], name=POOL, **bar))
+    figure = go.Figure(go.Bar(y=labels, x=[scores[i].f1 for i in order], name=POOL, **bar))
     for name, system in compared(evaluation).items():
         if name != POOL:
-            marks = [system.classes[i].f1 for i in order]
-            figure.add_trace(go.Scatter(y=labels, x=marks, mode="markers", name=name, **style_of(name)))
+            f1 = [system.classes[i].f1 for i in order]
+            figure.add_trace(go.Scatter(y=labels, x=f1, mode="markers", name=name, **style_of(name)))
     figure.update_xaxes(title="F1", range=[-0.02, 1.02])
-    # half a category of room at either end, not the 5 % that a scatter asks for
+    # half a category of room at either end instead of the 5 % of a scatter plot
     figure.update_yaxes(title="class (test rows)", type="category", dtick=1, range=[-0.7, len(labels) - 0.3])
-    return with_size(figure, f"F1 by class{_of(drawn, classes)}", 1000, 220 + 20 * len(labels))
+    return with_size(figure, f"F1 by class{_describe_selection(shown, classes)}", 1000, 220 + 20 * len(labels))
 
 
-def _of(drawn: NDArray, classes: Sequence[str]) -> str:
-    return "" if len(drawn) == len(classes) else f", the {len(drawn)} of {len(classes)} with most test rows"
+def _describe_selection(shown: NDArray, classes: Sequence[str]) -> str:
+    return "" if len(shown) == len(classes) else f", the {len(shown)} of {len(classes)} with the most test rows"
+
+
+def merge_rare_classes(counts: NDArray, classes: Sequence[str], shown: NDArray) -> tuple[NDArray, list[str]]:
+    """Sum the rows and columns of the classes that are not shown. (K, K) -> (S + 1, S + 1) if any class is merged."""
+    if len(shown) == len(classes):
+        return counts, list(classes)
+    group = np.full(len(classes), len(shown))
+    group[shown] = np.arange(len(shown))
+    merge = np.eye(len(shown) + 1, dtype=int)[group]  # (K, S + 1)
+    return merge.T @ counts @ merge, [*(classes[i] for i in shown), OTHERS]
 
 
 def confusion(counts: NDArray, classes: Sequence[str]) -> go.Figure:
-    """(K, K) counts, rows true and columns predicted; colour is the share of the true class."""
-    drawn = most_frequent(counts.sum(1))
-    title = f"Confusion matrix of the pool{_of(drawn, classes)}"
-    if len(drawn) < len(classes):
-        group = np.full(len(classes), len(drawn))
-        group[drawn] = np.arange(len(drawn))
-        merge = np.eye(len(drawn) + 1, dtype=int)[group]  # (K, drawn + 1)
-        counts, classes = merge.T @ counts @ merge, [*(classes[i] for i in drawn), OTHERS]
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    """Plot (K, K) counts, rows true and columns predicted, coloured by the share of the true class."""
+    shown = most_frequent(counts.sum(1))
+    title = f"Confusion matrix of the pool{_describe_selection(shown, classes)}"
+    counts, classes = merge_rare_classes(counts, classes, shown)
     few = len(classes) <= MAX_CLASSES_WITH_COUNTS
     figure = go.Figure(
         go.Heatmap(
-            z=share,
+            z=counts / np.maximum(counts.sum(1, keepdims=True), 1),
             x=classes,
             y=classes,
             text=np.where(counts > 0, counts.astype(str), ""),
@@ -159,7 +154,7 @@ def confusion(counts: NDArray, classes: Sequence[str]) -> go.Figure:
     figure.update_xaxes(title="predicted", type="category", dtick=1, tickangle=-60 if few else -90, showgrid=False)
     figure.update_yaxes(title="true", type="category", dtick=1, autorange="reversed", showgrid=False)
     if not few:
-        # there is room for the codes alone
+        # only the codes fit
         codes = [label.split()[0] if label != OTHERS else "others" for label in classes]
         figure.update_xaxes(tickmode="array", tickvals=list(range(len(classes))), ticktext=codes)
     labels, cells = LETTER * max(map(len, classes)) if few else 60, max(300, (26 if few else 14) * len(classes))
@@ -169,45 +164,43 @@ def confusion(counts: NDArray, classes: Sequence[str]) -> go.Figure:
 
 
 def reliability(curves: Mapping[str, Reliability]) -> go.Figure:
-    """Accuracy over confidence, a panel a system."""
+    """Plot accuracy over confidence, a panel for each system."""
     rows = -(-len(curves) // PANELS)
     titles = [f"{name}: ECE {curve.ece:.3f}" for name, curve in curves.items()]
     figure = make_subplots(rows, min(PANELS, len(curves)), subplot_titles=titles, vertical_spacing=0.3 / rows)
-    for place, (name, curve) in enumerate(curves.items()):
-        at = {"row": place // PANELS + 1, "col": place % PANELS + 1}
-        figure.add_trace(_perfect(), **at)
-        figure.add_trace(_curve(curve, name).update(**style_of(name)), **at)
+    diagonal = go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": GREY}, name="perfect")
+    for i, (name, curve) in enumerate(curves.items()):
+        panel = {"row": i // PANELS + 1, "col": i % PANELS + 1}
+        figure.add_trace(diagonal, **panel)
+        figure.add_trace(_reliability_curve(curve, name), **panel)
     figure.update_xaxes(title="confidence", range=[0, 1.04])
     figure.update_yaxes(range=[-0.03, 1.05]).update_yaxes(title="accuracy", col=1)
-    return with_size(figure, "Reliability", 1200, 110 + 300 * rows).update_layout(showlegend=False, margin_t=100)
+    return with_size(figure, "Reliability", 1200, 110 + 300 * rows, legend=False).update_layout(margin_t=100)
+
+
+def _reliability_curve(curve: Reliability, name: str) -> go.Scatter:
+    most = max(part.count for part in curve.bins)
+    return go.Scatter(
+        x=[part.confidence for part in curve.bins],
+        y=[part.accuracy for part in curve.bins],
+        mode="lines+markers",
+        # the area of a marker is the share of the rows
+        marker_size=[4 + 14 * (part.count / most) ** 0.5 for part in curve.bins],
+        text=[f"{part.count} rows" for part in curve.bins],
+        name=name,
+    ).update(**style_of(name))
 
 
 def photo_gain(parts: Sequence[PhotoGain]) -> go.Figure:
-    """Accuracy of the pool with photos masked and as it is, by how sure the text alone is."""
+    """Plot the accuracy of the pool with photos masked and with photos, by the confidence of the text alone."""
     labels = [f"{part.low:.2f} to {part.high:.2f}<br>{part.rows} rows" for part in parts]
     figure = go.Figure()
     for name, values, colour in (
         ("text only", [part.text_accuracy for part in parts], COLOURS["bag"]),
         ("with the photo", [part.accuracy for part in parts], COLOURS[POOL]),
     ):
-        figure.add_trace(go.Bar(x=labels, y=values, name=name, marker_color=colour, text=[f"{v:.3f}" for v in values]))
+        text = [f"{value:.3f}" for value in values]
+        figure.add_trace(go.Bar(x=labels, y=values, name=name, marker_color=colour, text=text))
     figure.update_xaxes(title="confidence of the text alone, in quarters of the test rows", type="category")
     figure.update_yaxes(title="accuracy", range=[0, 1.05])
-    return with_size(figure, "What the photo adds, by how sure the text is", 1000, 420)
-
-
-def _perfect() -> go.Scatter:
-    return go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": GREY}, name="perfect")
-
-
-def _curve(curve: Reliability, name: str) -> go.Scatter:
-    most = max(part.count for part in curve.bins)
-    return go.Scatter(
-        x=[part.confidence for part in curve.bins],
-        y=[part.accuracy for part in curve.bins],
-        mode="lines+markers",
-        # a mark's area is the share of the rows
-        marker_size=[4 + 14 * (part.count / most) ** 0.5 for part in curve.bins],
-        text=[f"{part.count} rows" for part in curve.bins],
-        name=name,
-    )
+    return with_size(figure, "What the photo adds, by the confidence of the text", 1000, 420)

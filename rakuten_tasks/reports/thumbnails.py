@@ -1,4 +1,4 @@
-"""Thumbnails of photos as the classifier sees them."""
+"""Thumbnails of photos, cropped as for the classifier."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from PIL import Image
 from rakuten_tasks.preprocessing.photos import PhotoError, prepare_photo
 
 SIDE = 112  # px
-# 3 KB a photo: two dozen are under 100 KB
-QUALITY = 60
+QUALITY = 60  # 3 KB a photo: two dozen are under 100 KB
 
 
 def thumbnail(photo: bytes | None) -> str | None:
-    """A data URI of the photo, upright, cropped and in a white square. None if there is none that can be read."""
+    """Return a data URI of the photo, upright, cropped and in a white square; None if there is no readable photo."""
     if photo is None:
         return None
     try:

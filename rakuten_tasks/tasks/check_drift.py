@@ -14,13 +14,13 @@ from mlflow import MlflowClient
 from rakuten_tasks.config import Strict
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.models.bundle import read_manifest
-from rakuten_tasks.monitoring import compare
-from rakuten_tasks.monitoring.comparison import DriftReport
+from rakuten_tasks.monitoring import comparison
+from rakuten_tasks.monitoring.decision import DriftReport
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks, save_check
 from rakuten_tasks.monitoring.policy import Action, decide_action
 from rakuten_tasks.monitoring.window import TimeWindow
 from rakuten_tasks.registry import runs, tracking, versions
-from rakuten_tasks.reports.drift_deck import decision_page
+from rakuten_tasks.reports.drift_deck import drift_deck
 from rakuten_tasks.reports.drift_report import write_report
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.pod_env import require_remote
@@ -55,18 +55,16 @@ def check_drift(
     for what in ("log", "history", "reports", "open_hours"):
         require_remote(f"places.{what}", getattr(places, what))
     client = tracking.connect()
-    name, _ = versions.resolve_model(client, model, synthetic=False)
-    version = versions.aliases(client, name)[versions.CHAMPION]
-    found = compare.Model(name, version, versions.fetch(client, name, str(version)))
+    champion = versions.fetch_champion(client, model, synthetic=False)
     span = window_span(kickoff, hours, bool(places.open_hours))
     open_folder = Path(places.open_hours) if places.open_hours else None
-    report, *sides = compare.compare_inputs(
-        compare.champion_reference(found), compare.logged_window(places.log, span, found, open_folder)
+    report, *sides = comparison.compare_inputs(
+        comparison.champion_reference(champion), comparison.logged_window(places.log, span, champion, open_folder)
     )
     folder = f"{places.reports.rstrip('/')}/{span.end:%Y%m%dT%H%M%S}"
     page = write_report(report, sides[0].rows, sides[1].rows, folder)
-    before = load_checks(places.history, name)
-    look = _judged(client, report, span, before, found, source, timedelta(hours=rest_hours))
+    before = load_checks(places.history, champion.model)
+    look = _judged(client, report, span, before, champion, source, timedelta(hours=rest_hours))
     save_check(places.history, look)
     _show(report, [*before, look], page)
     return DriftOutcome(look, look.action == Action.RETRAIN.value)
@@ -85,15 +83,23 @@ def _judged(
     report: DriftReport,
     span: TimeWindow,
     before: list[DriftCheck],
-    model: compare.Model,
+    champion: versions.ChampionBundle,
     source: str,
     rest: timedelta,
 ) -> DriftCheck:
     now = fingerprint(source).content if report.decision.drift else ""  # it reads the whole catalogue
-    action = decide_action(report.decision, span, before, model.version, (now, _trained_on(client, model.bundle)), rest)
-    ends = (span.start.isoformat(timespec="seconds"), span.end.isoformat(timespec="seconds"))
+    catalogues = (now, _trained_on(client, champion.folder))
+    action = decide_action(report.decision, span, before, champion.version, catalogues, rest)
+    start, end = span.isoformat()
     return DriftCheck(
-        model.name, model.version, *ends, report.decision, report.window_accuracy, action.value, catalogue=now
+        champion.model,
+        champion.version,
+        start,
+        end,
+        report.decision,
+        report.window_accuracy,
+        action.value,
+        catalogue=now,
     )
 
 
@@ -106,7 +112,7 @@ def _trained_on(client: MlflowClient, bundle: Path) -> str:
 
 def _show(report: DriftReport, seen: list[DriftCheck], page: str) -> None:
     current_context().decks.clear()  # see show_deck
-    Deck("Drift", decision_page(report, seen, page))
+    Deck("Drift", drift_deck(report, seen, page))
 
 
 @stage(pods.SMALL)

@@ -19,7 +19,7 @@ from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from rakuten_tasks.models.pool_report import report_pool
 from rakuten_tasks.models.predictor import pool_logits
 from rakuten_tasks.models.scoring import rows_on, score_features
-from rakuten_tasks.monitoring.columns import SURENESS
+from rakuten_tasks.monitoring.columns import UNCERTAINTY_COLUMNS
 from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
 from rakuten_tasks.reports.pool_deck import pool_deck
@@ -138,4 +138,6 @@ def _reference(
     _, embeddings = score_features(loaded, files, held_out, len(codes))
     rows = rows_on([local(shard.products) for shard in shards], Ledger.load(local(splits.ledger)), HELD_OUT)
     kept = (part[part["row"].isin(held_out)] for part in rows)
-    return reference_rows(kept, tfidf_of(loaded), scores, embeddings).assign(**dict.fromkeys(SURENESS, np.nan))
+    return reference_rows(kept, tfidf_of(loaded), scores, embeddings).assign(
+        **dict.fromkeys(UNCERTAINTY_COLUMNS, np.nan)
+    )

@@ -48,13 +48,11 @@ class Predictions:
 @stage(pods.SMALL)
 def fetch_champion(source: str, model: str) -> Champion:
     """The champion of the asked model, or of the one that fits the catalogue."""
-    client = tracking.connect()
     synthetic = source == SAMPLE or is_synthetic(source)
-    name, notice = versions.resolve_model(client, model, synthetic)
-    version = versions.aliases(client, name)[versions.CHAMPION]
-    if notice:
-        Console(stderr=True).print(f"[yellow]{notice}[/]")
-    return Champion(FlyteDirectory(str(versions.fetch(client, name, str(version)))), name, version, notice)
+    champion = versions.fetch_champion(tracking.connect(), model, synthetic)
+    if champion.notice:
+        Console(stderr=True).print(f"[yellow]{champion.notice}[/]")
+    return Champion(FlyteDirectory(str(champion.folder)), champion.model, champion.version, champion.notice)
 
 
 @stage(pods.GPU)

@@ -19,11 +19,10 @@ from rakuten_tasks.config import PublicationConfig, SplitConfig
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks
 from rakuten_tasks.monitoring.policy import Action
-from rakuten_tasks.monitoring.prediction_log import predictions, read_log
 from rakuten_tasks.registry import versions
 from rakuten_tasks.tasks.check_drift import MonitoringPaths
 from tests.support.catalogues import TINY
-from tests.support.servers import Server, serving
+from tests.support.servers import Server, predictions, read_log, serving
 from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
 from workflows.training import train_classifier

@@ -18,10 +18,10 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from rakuten_tasks.monitoring.prediction_log import compact_segments, predictions, read_log
+from rakuten_tasks.monitoring.prediction_log import compact_segments
 from tests.support.bundles import register, write_bundle
 from tests.support.catalogues import photo_bytes
-from tests.support.servers import Server, base64_photo, memory, serving
+from tests.support.servers import Server, base64_photo, memory, predictions, read_log, serving
 
 MODEL = "endures"
 ROMAN = {"description": "roman"}
@@ -221,7 +221,7 @@ def test_a_running_server_closes_hours_reads_torn_files_and_forgets_what_is_old(
         assert not (open_hours / path.name).exists()
         server.wait_until(lambda: len(records(server)) == 4)
         assert records(server)["request_id"].tolist() == [*(f"{i:032x}" for i in range(3)), answered]
-        assert "is torn: read up to there" in server.log.read_text()
+        assert "has an incomplete line: read up to that line" in server.log.read_text()
 
 
 def test_photos_of_a_flood_do_not_pile_up_in_memory(version, tmp_path):

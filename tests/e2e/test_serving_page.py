@@ -21,10 +21,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
-from rakuten_tasks.monitoring.prediction_log import read_log
 from tests.support.bundles import register, write_bundle
 from tests.support.catalogues import photo_bytes
-from tests.support.servers import Server, serving
+from tests.support.servers import Server, read_log, serving
 
 KEY = "cle-secrete"
 

@@ -23,12 +23,11 @@ import pytest
 from mlflow import MlflowClient
 
 from rakuten_tasks.models.predictor import Predictor
-from rakuten_tasks.monitoring.prediction_log import accuracy, predictions, read_log
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.registry.versions import promote
 from tests.support.bundles import TEXTS, of_schema, register, write_bundle
 from tests.support.catalogues import photo_bytes
-from tests.support.servers import Server, base64_photo, cpu_seconds, memory, serving
+from tests.support.servers import Server, accuracy, base64_photo, cpu_seconds, memory, predictions, read_log, serving
 
 MODEL = "served"
 

@@ -11,8 +11,7 @@ from mlflow.entities import Metric
 
 from rakuten_tasks.dashboard.__main__ import main, sparkline
 from rakuten_tasks.dashboard.queries import next_runs
-from rakuten_tasks.monitoring.comparison import Accuracy
-from rakuten_tasks.monitoring.decision import Decision, Evidence, Outcome
+from rakuten_tasks.monitoring.decision import Accuracy, Decision, Evidence, Outcome
 from rakuten_tasks.monitoring.history import DriftCheck, save_check
 from rakuten_tasks.registry import runs
 from rakuten_tasks.registry.versions import experiment_id
@@ -51,8 +50,8 @@ def test_every_part_that_exists_is_on_the_page(var, mlflow_store: MlflowClient, 
         values = {"requests": requests, "errors": 1, "latency_ms_p50": 12, "latency_ms_p95": 48, "mean_confidence": 0.7}
         mlflow_store.log_batch(server, [Metric(name, value, now, minute) for name, value in values.items()])
     evidence = [Evidence("brightness", "photo", "Kolmogorov-Smirnov", 1e-9, 0.3, 0.1, True)]
-    for day, outcome, found in ((1, Outcome.NO_DRIFT, []), (2, Outcome.DRIFT, evidence)):
-        decision = Decision(outcome, "brightness and so on", 500, 500, ["photo"], found)
+    for day, outcome, items in ((1, Outcome.NO_DRIFT, []), (2, Outcome.DRIFT, evidence)):
+        decision = Decision(outcome, "brightness and so on", 500, 500, ["photo"], items)
         end = f"2026-01-0{day}T06:00:00+00:00"
         save_check(
             str(var / "monitoring/history"),
@@ -70,7 +69,7 @@ def test_every_part_that_exists_is_on_the_page(var, mlflow_store: MlflowClient, 
     assert "the disk is full" in shown
     assert "▁█" in shown
     assert "2026-01-02T06:00: drift;" in shown
-    assert "55 in all, 3 refused or failed" in shown
+    assert "55 in total, 3 refused or failed" in shown
     assert "p95 48 ms" in shown
     assert "3 in the open hour" in shown
 

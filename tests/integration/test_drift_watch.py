@@ -17,8 +17,7 @@ from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.splits import Ledger
 from rakuten_tasks.models.bundle import LEDGER, MANIFEST, REFERENCE
 from rakuten_tasks.monitoring.columns import SCHEMA
-from rakuten_tasks.monitoring.comparison import Accuracy, DriftReport
-from rakuten_tasks.monitoring.decision import Decision, Outcome
+from rakuten_tasks.monitoring.decision import Accuracy, Decision, DriftReport, Outcome
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks
 from rakuten_tasks.monitoring.policy import Action, decide_action
 from rakuten_tasks.monitoring.window import TimeWindow

@@ -1,4 +1,4 @@
-"""Made-up results of every stage, as real ones look and as bad as they can be, and the decks of both."""
+"""Made-up results of every stage, realistic and extreme, and the decks of both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rakuten_tasks.reports.catalogue_deck import ingest_deck
 from rakuten_tasks.reports.evaluation_deck import evaluation_deck
 from rakuten_tasks.reports.pool_deck import pool_deck
 from rakuten_tasks.reports.registration_deck import registration_deck
-from rakuten_tasks.reports.top_errors import Mistake, describe_errors
+from rakuten_tasks.reports.top_errors import Misclassification, describe_errors
 from rakuten_tasks.reports.training_deck import training_deck
 from rakuten_tasks.training.state import EpochMetrics
 from tests.support.catalogues import photo_bytes
@@ -195,7 +195,7 @@ class Answers:
         )
 
     @property
-    def mistakes(self) -> list[Mistake]:
+    def errors(self) -> list[Misclassification]:
         return describe_errors(self.rows, self.scores, self.labels)
 
 
@@ -224,12 +224,12 @@ def registration_of(answers: Answers, config: GateConfig | None = None) -> str:
         for name, share in (("champion, version 3", 0.4), ("best champion, version 2", 0.5))
     }
     champion, best = rivals.values()
-    verdict = decide(labels, new, champion, best, answers.codes, answers.codes, config, seed=0)
+    decision = decide(labels, new, champion, best, answers.codes, answers.codes, config, seed=0)
     return registration_deck(
         "rakuten-classifier",
         4,
-        "champion" if verdict.passed else "challenger",
-        verdict,
+        "champion" if decision.passed else "challenger",
+        decision,
         {name: paired_differences(labels, new, predicted, seed=0) for name, predicted in rivals.items()},
         config,
         class_losses(labels, new, champion, config.min_class_rows),
@@ -239,12 +239,12 @@ def registration_of(answers: Answers, config: GateConfig | None = None) -> str:
 
 def realistic_decks(folder: Path) -> dict[str, str]:
     answers = Answers(rows=2500, classes=27)
-    facts = {"seed": 0, "batch size": 64, "device": "cpu", "parameters": 1_234_567}
+    settings = {"seed": 0, "batch size": 64, "device": "cpu", "parameters": 1_234_567}
     return {
         "ingest": ingest_deck(write_ingested(folder, products=2500, classes=27, quarantine=40)),
-        "fit_lstm": training_deck("Member lstm", [*epochs_of(12), *refitted(8)], facts),
+        "fit_lstm": training_deck("Member lstm", [*epochs_of(12), *refitted(8)], settings),
         "pool": pool_deck(answers.report),
-        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.mistakes),
+        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.errors),
         "registration": registration_of(answers),
     }
 
@@ -257,6 +257,6 @@ def extreme_decks(folder: Path) -> dict[str, str]:
         "ingest": ingest_deck(ingested),
         "fit_lstm": training_deck(HOSTILE[0], epochs_of(2000), dict.fromkeys(HOSTILE, HOSTILE[1] * 100)),
         "pool": pool_deck(answers.report),
-        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.mistakes),
+        "evaluation": evaluation_deck(answers.evaluation, answers.names, answers.errors),
         "registration": registration_of(answers, GateConfig(min_class_rows=1)),
     }

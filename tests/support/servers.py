@@ -14,11 +14,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pandas as pd
 
+from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, SCHEMA
+from rakuten_tasks.monitoring.prediction_log import stream_log
 from tests.support.catalogues import photo_bytes
 
 if TYPE_CHECKING:
@@ -145,3 +149,25 @@ def cpu_seconds(pids: list[int]) -> float:
     """Processor time of these processes together."""
     fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
     return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
+
+
+def read_log(
+    address: str, open_folder: Path | None = None, since: datetime | None = None, until: datetime | None = None
+) -> pd.DataFrame:
+    """All records of a prediction log in [since, until), by time, with the columns of SCHEMA."""
+    parts = list(stream_log(address, SCHEMA.names, open_folder, since, until))
+    records = pd.concat(parts) if parts else SCHEMA.empty_table().to_pandas()
+    return records.sort_values("time", kind="stable").reset_index(drop=True)
+
+
+def predictions(records: pd.DataFrame) -> pd.DataFrame:
+    """The predictions among the records, each with the last code that feedback gave."""
+    feedback = records.loc[records["kind"] == FEEDBACK, ["request_id", "true_code"]]
+    predicted = records[records["kind"] == PREDICTION].drop(columns="true_code")
+    return predicted.merge(feedback.drop_duplicates("request_id", keep="last"), on="request_id", how="left")
+
+
+def accuracy(predicted: pd.DataFrame) -> float | None:
+    """Share of correct ones among the `predictions` with feedback; None if none has feedback."""
+    labelled = predicted[predicted["true_code"].notna()]
+    return float((labelled["predicted"] == labelled["true_code"]).mean()) if len(labelled) else None

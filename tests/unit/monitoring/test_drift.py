@@ -32,15 +32,15 @@ def strict(decision: Decision) -> dict:
 
 
 def of(decision: Decision, column: str) -> object:
-    found = [evidence for evidence in decision.evidence if evidence.column == column]
-    return found[0] if found else next(skip for skip in decision.skipped if skip.column == column)
+    matches = [evidence for evidence in decision.evidence if evidence.column == column]
+    return matches[0] if matches else next(skip for skip in decision.skipped if skip.column == column)
 
 
 def test_ordinary_traffic_is_no_drift_and_every_column_was_tested():
     decision = decide(rows(seed=1), rows(seed=2))
     assert decision.outcome is Outcome.NO_DRIFT
     assert not decision.drift
-    assert {found.column for found in decision.evidence} == {name for names in GROUPS.values() for name in names}
+    assert {item.column for item in decision.evidence} == {name for names in GROUPS.values() for name in names}
     assert Decision.from_json(decision.to_json()) == decision
     assert strict(decision)["outcome"] == "no_drift"
 
@@ -57,7 +57,7 @@ def test_ordinary_traffic_is_no_drift_and_every_column_was_tested():
         ("embedding", {EMBEDDING[12]: lambda c: c * 3}),
     ],
 )
-def test_drift_is_told_by_its_group_with_the_evidence_first(group, change):
+def test_drift_is_reported_by_its_group_with_the_evidence_first(group, change):
     window = rows(seed=2)
     changed = window.assign(**{name: function(window[name]) for name, function in change.items()})
     decision = decide(rows(seed=1), changed)
@@ -73,9 +73,9 @@ def test_a_difference_too_small_to_matter_is_no_drift_however_many_rows_show_it(
     window = rows(60_000, seed=2)
     decision = decide(rows(60_000, seed=1), window.assign(brightness=window["brightness"] + 0.1))
     assert decision.outcome is Outcome.NO_DRIFT
-    found = of(decision, "brightness")
-    assert found.p_adjusted < 1e-9
-    assert 0 < found.effect < found.minimum
+    evidence = of(decision, "brightness")
+    assert evidence.p_adjusted < 1e-9
+    assert 0 < evidence.effect < evidence.minimum
 
 
 def test_many_columns_that_are_each_a_little_off_are_not_counted_together():
@@ -94,10 +94,10 @@ def test_too_few_rows_are_not_enough_data_with_the_reason(count):
 
 
 @pytest.mark.parametrize("value", [None, np.nan, np.inf, -np.inf, "text", "", pd.NaT, [1], {"a": 1}])
-@pytest.mark.parametrize("side", ["reference", "window", "both"])
-def test_a_column_of_nonsense_is_skipped_with_the_reason_and_is_no_drift(value, side):
+@pytest.mark.parametrize("column_in", ["reference", "window", "both"])
+def test_a_column_of_nonsense_is_skipped_with_the_reason_and_is_no_drift(value, column_in):
     frames = {"reference": rows(seed=1), "window": rows(seed=2)}
-    for name in frames if side == "both" else [side]:
+    for name in frames if column_in == "both" else [column_in]:
         frames[name]["brightness"] = pd.Series([value] * 500, dtype=object)
     decision = decide(**frames)
     assert decision.outcome is Outcome.NO_DRIFT

@@ -10,16 +10,10 @@ import pytest
 
 from rakuten_tasks.monitoring import prediction_log
 from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, REJECTED, SCHEMA
-from rakuten_tasks.monitoring.prediction_log import (
-    LogSegment,
-    accuracy,
-    compact_segments,
-    expire,
-    predictions,
-    read_log,
-)
+from rakuten_tasks.monitoring.prediction_log import LogSegment, compact_segments, expire
 from serving.telemetry import log_writer as recording
 from serving.telemetry.log_writer import PredictionLogWriter
+from tests.support.servers import accuracy, predictions, read_log
 
 HOUR = timedelta(hours=1)
 
@@ -47,14 +41,14 @@ def test_what_is_appended_is_read_back_from_the_open_hour(tmp_path):
     log.close()
 
 
-@pytest.mark.parametrize("torn", ['{"time": "2026-01-01T00', '{"time": 5}x\n{"a":1}\n', '"text"\n', "\x00\x00"])
-def test_a_torn_file_is_read_up_to_the_tear(tmp_path, torn, caplog):
+@pytest.mark.parametrize("line", ['{"time": "2026-01-01T00', '{"time": 5}x\n{"a":1}\n', '"text"\n', "\x00\x00"])
+def test_a_file_with_an_incomplete_line_is_read_up_to_that_line(tmp_path, line, caplog):
     hour = datetime(2026, 1, 1, 5, tzinfo=UTC)
     path = open_file(tmp_path / "open", hour, [record(i, hour) for i in range(3)])
-    path.write_text(path.read_text() + torn)
+    path.write_text(path.read_text() + line)
     with caplog.at_level(logging.WARNING):
         assert len(read_log(str(tmp_path / "log"), tmp_path / "open")) == 3
-    assert "is torn: read up to there" in caplog.text
+    assert "has an incomplete line: read up to that line" in caplog.text
 
 
 def test_closed_hours_become_parquet_and_the_open_one_stays(tmp_path):
@@ -84,7 +78,7 @@ def test_an_hour_whose_open_file_could_not_be_removed_counts_once(tmp_path):
     assert len(read_log(address, open_folder)) == 1
 
 
-def test_only_the_asked_time_is_read(tmp_path):
+def test_only_the_requested_time_is_read(tmp_path):
     now = datetime(2026, 1, 2, 1, tzinfo=UTC)
     open_folder, address = tmp_path / "open", str(tmp_path / "log")
     for i in range(1, 6):
@@ -94,7 +88,7 @@ def test_only_the_asked_time_is_read(tmp_path):
     assert rows["request_id"].str[-1].tolist() == ["4", "3"]
 
 
-def test_old_hours_are_forgotten(tmp_path):
+def test_old_hours_are_removed(tmp_path):
     now = datetime(2026, 3, 1, tzinfo=UTC)
     address = str(tmp_path / "log")
     for days in (1, 20, 40):
@@ -150,14 +144,14 @@ def test_an_hour_that_closes_while_it_is_read_counts_once_whenever_it_closes(tmp
     steps = 0
     closed_at = []
 
-    def close_then(what):
+    def close_then(function):
         def step(*arguments):
             nonlocal steps
             if steps == moment:
                 steps += 1  # closing takes such steps itself
                 closed_at.append(compact_segments(open_folder, address, now))
             steps += 1
-            return what(*arguments)
+            return function(*arguments)
 
         return step
 
@@ -179,11 +173,11 @@ def test_hours_close_and_are_read_by_two_threads_without_loss(tmp_path):
 
     closing = threading.Thread(target=close)
     closing.start()
-    found = []
-    while closing.is_alive() or not found:
-        found.append(len(read_log(address, open_folder)))
+    counts = []
+    while closing.is_alive() or not counts:
+        counts.append(len(read_log(address, open_folder)))
     closing.join()
-    assert set(found) == {40}
+    assert set(counts) == {40}
     assert not list(open_folder.iterdir())
 
 

@@ -10,7 +10,7 @@ from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.models.scoring import products_of
-from rakuten_tasks.monitoring.columns import ANSWER_COLUMNS, EMBEDDING
+from rakuten_tasks.monitoring.columns import EMBEDDING, PREDICTION_COLUMNS
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.drift_tests import decide
 from rakuten_tasks.monitoring.features import drift_features, project
@@ -38,30 +38,30 @@ def rows() -> pd.DataFrame:
 
 
 def test_the_reference_holds_what_serving_logs_of_the_same_products(predictor):
-    whole = rows()
-    products = products_of(whole)
+    table = rows()
+    products = products_of(table)
     scores, embeddings = predictor.score_with_embeddings(products)
-    parts = [whole[:2], whole[2:2], whole[2:]]
-    found = reference_rows(parts, tfidf_of(predictor.members), scores, embeddings)
+    parts = [table[:2], table[2:2], table[2:]]
+    reference = reference_rows(parts, tfidf_of(predictor.members), scores, embeddings)
     projected = project(embeddings, len(products))
     logged = pd.DataFrame([drift_features(predictor, p, scores, i, projected[i]) for i, p in enumerate(products)])
-    numbers = ["designation_length", "unknown_word_share", "brightness", *ANSWER_COLUMNS, *EMBEDDING]
-    np.testing.assert_allclose(found[numbers].astype(float), logged[numbers].astype(float), equal_nan=True)
-    assert found["language"].tolist() == logged["language"].tolist()
-    assert found["row"].tolist() == [3, 5, 8]
+    numbers = ["designation_length", "unknown_word_share", "brightness", *PREDICTION_COLUMNS, *EMBEDDING]
+    np.testing.assert_allclose(reference[numbers].astype(float), logged[numbers].astype(float), equal_nan=True)
+    assert reference["language"].tolist() == logged["language"].tolist()
+    assert reference["row"].tolist() == [3, 5, 8]
 
 
-def test_a_photo_that_could_not_be_read_is_told_from_one_that_is_not_there(predictor):
-    whole = rows()
-    scores, embeddings = predictor.score_with_embeddings(products_of(whole))
-    found = reference_rows([whole], tfidf_of(predictor.members), scores, embeddings)
-    assert found["photo_missing"].tolist() == [False, True, False]
-    assert found["photo_unreadable"].tolist() == [False, False, True]
+def test_a_photo_that_could_not_be_read_is_distinguished_from_a_missing_one(predictor):
+    table = rows()
+    scores, embeddings = predictor.score_with_embeddings(products_of(table))
+    reference = reference_rows([table], tfidf_of(predictor.members), scores, embeddings)
+    assert reference["photo_missing"].tolist() == [False, True, False]
+    assert reference["photo_unreadable"].tolist() == [False, False, True]
 
 
 def test_of_a_champion_from_before_a_column_that_column_is_skipped_with_the_reason(tmp_path: Path):
-    seen = drift_rows(seed=1)
-    seen.drop(columns="contrast").to_parquet(tmp_path / REFERENCE)
+    reference = drift_rows(seed=1)
+    reference.drop(columns="contrast").to_parquet(tmp_path / REFERENCE)
     decision = decide(load_reference(tmp_path), drift_rows(seed=2))
     assert decision.outcome is Outcome.NO_DRIFT
     assert [skipped.column for skipped in decision.skipped] == ["contrast"]

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from rakuten_tasks.monitoring.columns import FEEDBACK, PREDICTION, REJECTED
-from rakuten_tasks.monitoring.comparison import Accuracy
-from rakuten_tasks.monitoring.decision import Decision, Outcome
+from rakuten_tasks.monitoring.decision import Accuracy, Decision, Outcome
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks, save_check
 from rakuten_tasks.monitoring.prediction_log import compact_segments
 from rakuten_tasks.monitoring.window import TimeWindow, read_window
@@ -51,7 +50,7 @@ def test_of_a_larger_log_rows_are_drawn_by_chance_from_the_whole_span(tmp_path):
     for back in (1, 2, 3, 4):
         traffic(tmp_path / "open", NOW - back * HOUR, 1000)
     compact_segments(tmp_path / "open", str(tmp_path / "log"), NOW)
-    window = read_window(str(tmp_path / "log"), SPAN, most=400)
+    window = read_window(str(tmp_path / "log"), SPAN, max_rows=400)
     assert len(window) == 400
     assert window["time"].is_monotonic_increasing
     by_hour = window.groupby(window["time"].dt.hour).size()
@@ -69,12 +68,12 @@ def test_labels_that_arrive_after_the_window_count(tmp_path):
 
 
 def test_an_empty_or_absent_log_is_an_empty_window(tmp_path):
-    window = read_window(str(tmp_path / "nowhere"), SPAN, tmp_path / "nowhere")
+    window = read_window(str(tmp_path / "absent"), SPAN, tmp_path / "absent")
     assert len(window) == 0
     assert "true_code" in window
 
 
-def look(end: str, model: str = "m") -> DriftCheck:
+def check(end: str, model: str = "m") -> DriftCheck:
     decision = Decision(Outcome.NO_DRIFT, "nothing", 500, 500)
     return DriftCheck(model, 3, "2026-01-01T00:00:00+00:00", end, decision, Accuracy(0.5, None, None, None, 0))
 
@@ -83,7 +82,7 @@ def test_the_history_is_kept_by_model_and_a_window_counts_once(tmp_path, bucket)
     for address in (str(tmp_path / "history"), f"{bucket}/history"):
         assert load_checks(address, "m") == []
         for end in ("2026-01-02T06:00:00+00:00", "2026-01-01T06:00:00+00:00", "2026-01-02T06:00:00+00:00"):
-            save_check(address, look(end))
-        save_check(address, look("2026-01-02T06:00:00+00:00", "other"))
-        assert [found.end[:10] for found in load_checks(address, "m")] == ["2026-01-01", "2026-01-02"]
-    assert pd.Timestamp(look("2026-01-02T06:00:00+00:00").end).tzinfo is not None
+            save_check(address, check(end))
+        save_check(address, check("2026-01-02T06:00:00+00:00", "other"))
+        assert [item.end[:10] for item in load_checks(address, "m")] == ["2026-01-01", "2026-01-02"]
+    assert pd.Timestamp(check("2026-01-02T06:00:00+00:00").end).tzinfo is not None

@@ -9,9 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from rakuten_tasks.monitoring.__main__ import main
-from rakuten_tasks.monitoring.compare import DriftInput, compare_inputs
-from rakuten_tasks.monitoring.comparison import DriftReport, accuracy_of
-from rakuten_tasks.monitoring.decision import Outcome
+from rakuten_tasks.monitoring.comparison import DriftInput, compare_inputs, measure_accuracy
+from rakuten_tasks.monitoring.decision import DriftReport, Outcome
 from rakuten_tasks.reports.drift_report import write_report
 from tests.support.catalogues import write_catalogue
 from tests.unit.monitoring.test_drift import rows
@@ -56,7 +55,7 @@ def test_a_category_is_text_and_never_a_script(tmp_path):
         rows(500)[["designation"]].assign(designation=""),
         pd.DataFrame({"brightness": ["x"] * 400}),
     ],
-    ids=["empty", "one row", "nothing known", "wrong type"],
+    ids=["empty", "one row", "no usable column", "wrong type"],
 )
 def test_bad_windows_give_a_page_that_says_why(tmp_path, window):
     report = written(rows(seed=1), window, tmp_path)
@@ -66,12 +65,12 @@ def test_bad_windows_give_a_page_that_says_why(tmp_path, window):
 
 def test_estimated_accuracy_stands_beside_the_real_one():
     answered = pd.DataFrame({"predicted": [10, 10, 40, 50], "confidence": [0.9, 0.8, 0.7, np.nan]})
-    found = accuracy_of(answered.assign(true_code=[10.0, 40.0, 40.0, np.nan]), "true_code")
-    assert (found.estimated, found.real, found.labelled) == (pytest.approx(0.8), pytest.approx(2 / 3), 3)
-    assert 0 < found.low < found.real < found.high < 1
-    assert accuracy_of(answered, "true_code").real is None
-    assert accuracy_of(pd.DataFrame(), "true_code").estimated is None
-    assert accuracy_of(pd.DataFrame({"confidence": ["x", np.inf, 7.0]}), "true_code").estimated is None
+    accuracy = measure_accuracy(answered.assign(true_code=[10.0, 40.0, 40.0, np.nan]))
+    assert (accuracy.estimated, accuracy.real, accuracy.labelled) == (pytest.approx(0.8), pytest.approx(2 / 3), 3)
+    assert 0 < accuracy.low < accuracy.real < accuracy.high < 1
+    assert measure_accuracy(answered).real is None
+    assert measure_accuracy(pd.DataFrame()).estimated is None
+    assert measure_accuracy(pd.DataFrame({"confidence": ["x", np.inf, 7.0]})).estimated is None
 
 
 def run(*options: str) -> str:
@@ -103,7 +102,7 @@ def test_two_catalogues_are_compared(tmp_path, var):
         photo.unlink()
     printed = run("--reference", str(old), "--current", str(new))
     assert "drift in photo: photo_missing (chi-square): effect 1.000" in printed
-    assert "there is no champion: what only a model knows is left out" in printed
+    assert "there is no champion: columns that only a model can compute are left out" in printed
 
 
 def test_product_csvs_are_compared_by_their_texts(tmp_path, var):

@@ -8,7 +8,7 @@ from rakuten_tasks.evaluation.metrics import evaluate
 from rakuten_tasks.models.pool import fit_pool
 from rakuten_tasks.models.pool_report import report_pool
 from rakuten_tasks.reports.result_plots import evaluation_figures, intervals, pool_figures
-from rakuten_tasks.reports.training_plots import MAX_DRAWN, phase_starts, training_curves, training_pace
+from rakuten_tasks.reports.training_plots import MAX_EPOCHS, phase_starts, training_curves, training_pace
 from tests.support.deck_cases import epochs_of, refitted
 from tests.unit.models.test_pool import MODALITY, PRIOR, case, only
 
@@ -144,6 +144,6 @@ def test_trainings_in_a_row_are_drawn_one_after_the_other():
 def test_very_many_epochs_are_thinned_out_and_their_trainings_stay_apart():
     epochs = [*epochs_of(1200), *refitted(900)]
     x = list(training_curves(epochs).data[0].x)
-    assert len(x) <= MAX_DRAWN + 1
+    assert len(x) <= MAX_EPOCHS + 1
     assert x.count(None) == 1
     assert x[x.index(None) + 1] == 1201

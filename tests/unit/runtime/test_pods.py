@@ -124,7 +124,7 @@ def test_the_stages_that_show_something_have_a_deck(task):
 @pytest.mark.parametrize(
     ("edited", "recomputed"),
     [
-        ("reports/page.css", False),
+        ("reports/templates/page.css", False),
         ("reports/evaluation_deck.py", False),
         ("dashboard/queries.py", False),
         ("registry/gate.py", False),

@@ -1,23 +1,11 @@
-// Runs inside a deck, whatever page that deck was put into. Figures are drawn once they have a width: Flyte shows one tab
-// and hides the others, and plotly takes a hidden figure for 700 px wide.
+// Runs inside a deck, in any page. Figures are drawn once they have a width: Flyte shows one tab
+// and hides the others, and plotly assumes a width of 700 px for a hidden figure.
 (() => {
   const deck = document.currentScript.closest(".rakuten-deck");
 
-  function bytesOf(element) {
-    const digits = new Uint8Array(128);
-    [...element.dataset.alphabet].forEach((letter, value) => { digits[letter.charCodeAt(0)] = value; });
-    const text = element.textContent;
-    const words = new DataView(new ArrayBuffer((text.length / 5) * 4));
-    for (let at = 0, byte = 0; at < text.length; byte += 4) {
-      let word = 0;
-      for (const end = at + 5; at < end; at++) word = word * 85 + digits[text.charCodeAt(at)];
-      words.setUint32(byte, word);
-    }
-    return words.buffer.slice(0, Number(element.dataset.bytes)); // what follows the end of gzip's data is an error
-  }
-
   async function inflate() {
-    const packed = new Blob([bytesOf(deck.querySelector(".rk-plotly"))]).stream();
+    const binary = atob(deck.querySelector(".rk-plotly").textContent);
+    const packed = new Blob([Uint8Array.from(binary, (letter) => letter.charCodeAt(0))]).stream();
     const script = document.createElement("script");
     script.textContent = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
     document.head.append(script);
@@ -27,7 +15,7 @@
 
   async function draw(figure) {
     const { data, layout } = JSON.parse(figure.querySelector(".rk-json").textContent);
-    const Plotly = await (window.rakutenPlotly ??= inflate()); // one copy, however many decks a page has
+    const Plotly = await (window.rakutenPlotly ??= inflate()); // one copy for all decks of a page
     const plot = document.createElement("div");
     plot.style.height = figure.style.height;
     figure.querySelector(".rk-missing").replaceWith(plot);

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, SplitConfig, TrainingConfig, Weights
 from rakuten_tasks.data import read_catalogue as catalogue
 from rakuten_tasks.data.read_catalogue import read_shard
-from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B, Ledger, assign_folds
+from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION, Ledger, assign_folds
 from rakuten_tasks.evaluation.baseline import fit_tfidf_svm
 from rakuten_tasks.evaluation.metrics import POOL, TFIDF_SVM, evaluate
 from rakuten_tasks.models.backbones import resolve_weights
@@ -236,7 +236,7 @@ def pool(work: BenchContext, out: Path) -> None:
     counts = np.bincount(labels, minlength=len(work.codes)) + 1
     fitted = fit_pool(Logits(by_member, available), labels, modality, counts / counts.sum())
     (out / "pool.json").write_text(json.dumps(fitted.to_dict()))
-    held_out = work.assignments["split"].isin([VALIDATION_A, VALIDATION_B]).to_numpy()
+    held_out = work.assignments["split"].isin([VALIDATION, BLENDING]).to_numpy()
     pool_logits(_score(work, rows[held_out]), fitted, work.codes)  # the reference of drift
 
 

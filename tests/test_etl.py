@@ -433,7 +433,7 @@ def test_a_published_catalogue_is_trained_on_with_its_sides_and_predicted(
     source: Path, tmp_path: Path, mlflow_store, local_runs: Path
 ):
     """Published with other shares than the training asks for: the published sides hold."""
-    shares = dataclasses.replace(TINY.split, validation_a=0.2, validation_b=0.2, test=0.25)
+    shares = dataclasses.replace(TINY.split, validation=0.2, blending=0.2, test=0.25)
     source = write_catalogue(tmp_path / "shares", labelled=45, unlabelled=3)
     outcome = published(source, tmp_path / "shop", config=dataclasses.replace(CONFIG, split=shares))
     registered = train_classifier(source=str(tmp_path / "shop"), config=TINY, model="on-published")

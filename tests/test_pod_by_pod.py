@@ -66,7 +66,7 @@ MODEL, BESIDE = "pod-by-pod", "pyflyte-run"
 # More than 300 validation rows, or drift is not decided; three shards
 CONFIG = TrainingConfig(
     ingest=IngestConfig(rows_per_shard=240),
-    split=SplitConfig(validation_a=0.3, validation_b=0.3, test=0.1),
+    split=SplitConfig(validation=0.3, blending=0.3, test=0.1),
     bag=BagConfig(ngram_bits=12),
     lstm=LSTMConfig(epochs=2),
     photo=PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=3),

@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 
 from rakuten_tasks.config import SplitConfig
 from rakuten_tasks.data.splits import (
+    BLENDING,
     FILL_ORDER,
     SPLITS,
     TEST,
     TRAIN,
-    VALIDATION_A,
-    VALIDATION_B,
+    VALIDATION,
     Ledger,
     normalise_title,
     require_every_split,
     title_hash,
 )
 
-SPLIT = SplitConfig(validation_a=0.08, validation_b=0.08, test=0.10)
+SPLIT = SplitConfig(validation=0.08, blending=0.08, test=0.10)
 # few titles, so that classes share them often
 ROWS = st.lists(st.tuples(st.integers(0, 30).map("titre {}".format), st.integers(0, 5)), max_size=80)
 
@@ -113,14 +113,14 @@ def test_a_gap_left_by_shared_titles_is_closed_by_moving_one():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_small_classes_fill_train_then_test_then_validation_b_then_validation_a(count):
-    assert set(sides_of_class(count)) == set((TRAIN, TEST, VALIDATION_B, VALIDATION_A)[:count])
+def test_small_classes_fill_train_then_test_then_blending_then_validation(count):
+    assert set(sides_of_class(count)) == set((TRAIN, TEST, BLENDING, VALIDATION)[:count])
 
 
 @pytest.mark.parametrize("count", [50, 1000])
 def test_shares_are_met_within_one_title(count):
     found = sides_of_class(count)
-    for split, share in {TRAIN: 0.74, VALIDATION_A: 0.08, VALIDATION_B: 0.08, TEST: 0.10}.items():
+    for split, share in {TRAIN: 0.74, VALIDATION: 0.08, BLENDING: 0.08, TEST: 0.10}.items():
         assert abs(found[split] - share * count) <= 1
 
 
@@ -129,7 +129,7 @@ def test_shares_are_met_too_when_titles_come_one_at_a_time():
     for count in range(1, 101):
         ledger = ledger.extended(titles[:count], [10] * count, SPLIT)
     found = Counter(ledger.lookup(titles).tolist())
-    assert (found[TRAIN], found[VALIDATION_A], found[VALIDATION_B], found[TEST]) == (74, 8, 8, 10)
+    assert (found[TRAIN], found[VALIDATION], found[BLENDING], found[TEST]) == (74, 8, 8, 10)
 
 
 def test_a_title_in_several_rows_counts_once_and_is_on_one_side():
@@ -160,17 +160,17 @@ def test_an_empty_ledger_comes_back_empty(tmp_path):
 def test_merging_keeps_the_older_ledgers_splits():
     titles = ["a", "b", "c"]
     older = Ledger({title_hash("a"): TEST, title_hash("b"): TRAIN})
-    newer = Ledger({title_hash("b"): TEST, title_hash("c"): VALIDATION_A})
-    assert older.merged(newer).lookup(titles).tolist() == [TEST, TRAIN, VALIDATION_A]
+    newer = Ledger({title_hash("b"): TEST, title_hash("c"): VALIDATION})
+    assert older.merged(newer).lookup(titles).tolist() == [TEST, TRAIN, VALIDATION]
     assert len(older) == 2
 
 
 def test_the_splits_order_and_names_belong_together():
-    assert [SPLITS[split] for split in FILL_ORDER] == ["train", "test", "validation_b", "validation_a"]
+    assert [SPLITS[split] for split in FILL_ORDER] == ["train", "test", "blending", "validation"]
 
 
 def test_too_few_titles_for_every_side_or_a_single_class_is_refused():
-    with pytest.raises(ValueError, match=r"no product on validation_a, validation_b: 2 labelled products of 2 classes"):
+    with pytest.raises(ValueError, match=r"no product on validation, blending: 2 labelled products of 2 classes"):
         require_every_split(np.array([TRAIN, TEST], dtype=np.uint8), [10, 20])
     with pytest.raises(ValueError, match=r"1 class in training: 4 labelled products of 1 classes are too few"):
         require_every_split(np.arange(4, dtype=np.uint8), [10] * 4)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from rakuten_tasks.config import SplitConfig
 from rakuten_tasks.preprocessing.text import clean
 
-SPLITS = ("train", "validation_a", "validation_b", "test")
-TRAIN, VALIDATION_A, VALIDATION_B, TEST = range(4)
+SPLITS = ("train", "validation", "blending", "test")
+TRAIN, VALIDATION, BLENDING, TEST = range(4)
 # a class with few titles needs training first, then a test
-FILL_ORDER = (TRAIN, TEST, VALIDATION_B, VALIDATION_A)
+FILL_ORDER = (TRAIN, TEST, BLENDING, VALIDATION)
 NOT_A_WORD = re.compile(r"[\W_]+")
 
 
@@ -88,9 +88,9 @@ class Ledger:
 
         The same titles and codes give the same ledger in any order. Classes of four titles and more come first, the
         rarest of them first, then smaller ones; a class's titles in the order of their hashes. A title goes to a split
-        that has none of its class yet, in the order train, test, validation B, validation A; once each has one, to the
+        that has none of its class yet, in the order train, test, blending, validation; once each has one, to the
         split that is furthest below its share of the class's titles. So a class of one title is in training only, of
-        two in train and test, of three in all but validation A, of four and more on every split.
+        two in train and test, of three in all but validation, of four and more on every split.
 
         A title that several classes share is placed once, where most of them have none, and moved again if a class of
         four titles has a gap that this closes without opening another. So every class that has four titles of its own
@@ -100,7 +100,7 @@ class Ledger:
         classes_of: defaultdict[str, set[int]] = defaultdict(set)
         for title, code in zip(titles, codes, strict=True):
             classes_of[title_hash(title)].add(int(code))
-        shares = (0.0, config.validation_a, config.validation_b, config.test)
+        shares = (0.0, config.validation, config.blending, config.test)
         shares = (1 - sum(shares), *shares[1:])
         return Ledger(self._splits | _SplitAssigner(classes_of, self._splits, shares).placed())
 

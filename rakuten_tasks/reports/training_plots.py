@@ -24,7 +24,7 @@ def phase_starts(epochs: Sequence[EpochMetrics]) -> list[int]:
 
 def training_curves(epochs: Sequence[EpochMetrics]) -> go.Figure:
     """Losses and validation F1 by epoch, at most MAX_DRAWN of them."""
-    figure = make_subplots(rows=1, cols=2, subplot_titles=("cross-entropy (nats)", "weighted F1 on validation A"))
+    figure = make_subplots(rows=1, cols=2, subplot_titles=("cross-entropy (nats)", "weighted F1 on validation"))
     for name, values, column in (
         ("training loss", [epoch.train_loss for epoch in epochs], 1),
         ("validation loss", [epoch.valid_loss for epoch in epochs], 1),

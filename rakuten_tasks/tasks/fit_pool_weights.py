@@ -11,7 +11,7 @@ import pandas as pd
 from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.splits import TEST, VALIDATION_A, VALIDATION_B, Ledger
+from rakuten_tasks.data.splits import BLENDING, TEST, VALIDATION, Ledger
 from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.members.linear import tfidf_of
@@ -41,7 +41,7 @@ from rakuten_tasks.tasks.types import (
     StoredExtractor,
 )
 
-HELD_OUT = (VALIDATION_A, VALIDATION_B)
+HELD_OUT = (VALIDATION, BLENDING)
 
 
 @dataclass(frozen=True)

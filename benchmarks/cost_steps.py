@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, SplitConfig, TrainingConfig, Weights
 from rakuten_tasks.data import read_catalogue as catalogue
 from rakuten_tasks.data.read_catalogue import read_shard
-from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION, Ledger, assign_folds
+from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION, TitleSplits, assign_folds
 from rakuten_tasks.evaluation.baseline import fit_tfidf_svm
 from rakuten_tasks.evaluation.metrics import POOL, TFIDF_SVM, evaluate
 from rakuten_tasks.models.backbones import resolve_weights
@@ -128,9 +128,9 @@ def ingest(work: BenchContext, out: Path) -> None:
 
 def split(work: BenchContext, out: Path) -> None:
     titles, codes = work.rows["designation"].tolist(), work.rows["prdtypecode"].tolist()
-    ledger = Ledger.empty().extended(titles, codes, SplitConfig())
-    ledger.save(out / "ledger.parquet")
-    places = {"split": ledger.lookup(titles), "fold": assign_folds(titles, codes, FOLDS)}
+    title_splits = TitleSplits.empty().extended(titles, codes, SplitConfig())
+    title_splits.save(out / "splits.parquet")
+    places = {"split": title_splits.lookup(titles), "fold": assign_folds(titles, codes, FOLDS)}
     work.rows[["row", "prdtypecode"]].assign(**places).to_parquet(out / "assignments.parquet", index=False)
 
 

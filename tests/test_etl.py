@@ -16,7 +16,7 @@ from rakuten_tasks.data.fingerprint import fingerprint, listing
 from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.read_catalogue import ingest, iter_shards
 from rakuten_tasks.data.schema import SHARD, CatalogueError
-from rakuten_tasks.data.splits import TEST, Ledger, title_hash
+from rakuten_tasks.data.splits import TEST, TitleSplits, title_hash
 from rakuten_tasks.data.versions import commit
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
 from rakuten_tasks.data.versions.manifest import find_version
@@ -68,10 +68,10 @@ def rows_of(address: Path | str, out: Path, part: str = "labelled") -> pd.DataFr
     return pd.concat(iter_shards([shard.path for shard in getattr(found, part)])).set_index("row")
 
 
-def ledger_of(outcome: PublishResult, out: Path) -> Ledger:
-    path = out / "ledger-of-outcome.parquet"
-    path.write_bytes(outcome.published.read(outcome.published.manifest.ledger))
-    return Ledger.load(path)
+def splits_of(outcome: PublishResult, out: Path) -> TitleSplits:
+    path = out / "splits-of-outcome.parquet"
+    path.write_bytes(outcome.published.read(outcome.published.manifest.splits))
+    return TitleSplits.load(path)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -127,7 +127,7 @@ def test_new_products_join_and_none_that_was_there_moves_or_changes(source: Path
     pd.testing.assert_frame_equal(after.loc[:23], before)
     assert after.loc[24:, "productid"].tolist() == [1024, 1025, 1026, 1027, 1028, 1029]
     assert bytes(after.loc[27, "photo"]) == photo_bytes(27)
-    older, newest = ledger_of(first, tmp_path), ledger_of(second, tmp_path)
+    older, newest = splits_of(first, tmp_path), splits_of(second, tmp_path)
     titles = before["designation"].tolist()
     assert newest.lookup(titles).tolist() == older.lookup(titles).tolist()
     assert (len(older), len(newest)) == (24, 30)
@@ -173,7 +173,7 @@ def test_without_adding_the_source_stands_alone_and_sides_stay(source: Path, tmp
     rows = rows_of(tmp_path / "shop", tmp_path / "out")
     assert (len(rows), rows.loc[5, "description"], second.published.manifest.added_to) == (20, "corrected", 0)
     titles = rows["designation"].tolist()
-    older, newest = ledger_of(first, tmp_path), ledger_of(second, tmp_path)
+    older, newest = splits_of(first, tmp_path), splits_of(second, tmp_path)
     assert newest.lookup(titles).tolist() == older.lookup(titles).tolist()
     assert len(newest) == 24  # the titles that are gone keep their sides too, should they come back
 
@@ -391,20 +391,20 @@ def test_a_model_that_knows_a_title_keeps_its_side_and_that_is_told(
     source: Path, tmp_path: Path, mlflow_store, caplog: pytest.LogCaptureFixture
 ):
     outcome = published(source, tmp_path / "shop")
-    ledger = ledger_of(outcome, tmp_path)
+    splits = splits_of(outcome, tmp_path)
     titles = rows_of(tmp_path / "shop", tmp_path / "out")["designation"].tolist()
-    moved = next(title for title in titles if ledger.lookup([title])[0] != TEST)
+    moved = next(title for title in titles if splits.lookup([title])[0] != TEST)
     bundle = write_bundle(tmp_path / "bundle")
-    Ledger.empty().save(bundle / "ledger.parquet")
+    TitleSplits.empty().save(bundle / "splits.parquet")
     table = pd.DataFrame({"title_hash": [title_hash(moved)], "split": ["test"]})
-    table.to_parquet(bundle / "ledger.parquet", index=False)
+    table.to_parquet(bundle / "splits.parquet", index=False)
     run = mlflow_store.create_run(versions.experiment_id(mlflow_store))
     versions.register(mlflow_store, "knows-a-title", bundle, run.info.run_id, {})
     with caplog.at_level(logging.WARNING):
-        known = Ledger.load(Path(load_previous_splits("knows-a-title", source=str(tmp_path / "shop")).path))
+        known = TitleSplits.load(Path(load_previous_splits("knows-a-title", source=str(tmp_path / "shop")).path))
     assert known.lookup([moved]).tolist() == [TEST]
     others = [title for title in titles if title != moved]
-    assert known.lookup(others).tolist() == ledger.lookup(others).tolist()
+    assert known.lookup(others).tolist() == splits.lookup(others).tolist()
     assert "1 titles of" in caplog.text
 
 
@@ -438,7 +438,7 @@ def test_a_published_catalogue_is_trained_on_with_its_sides_and_predicted(
     outcome = published(source, tmp_path / "shop", config=dataclasses.replace(CONFIG, split=shares))
     registered = train_classifier(source=str(tmp_path / "shop"), config=TINY, model="on-published")
     bundle = versions.fetch(mlflow_store, "on-published", str(registered.version))
-    trained, ours = Ledger.load(bundle / "ledger.parquet"), ledger_of(outcome, tmp_path)
+    trained, ours = TitleSplits.load(bundle / "splits.parquet"), splits_of(outcome, tmp_path)
     titles = rows_of(tmp_path / "shop", tmp_path / "out")["designation"].tolist()
     assert trained.lookup(titles).tolist() == ours.lookup(titles).tolist()
     lineage = json.loads((bundle / MANIFEST).read_text())["lineage"]

@@ -11,7 +11,7 @@ import pandas as pd
 from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.splits import BLENDING, TEST, VALIDATION, Ledger
+from rakuten_tasks.data.splits import BLENDING, TEST, VALIDATION, TitleSplits
 from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.members.linear import tfidf_of
@@ -136,6 +136,6 @@ def _reference(
     loaded = load_members(members)
     files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
     _, embeddings = score_features(loaded, files, held_out, len(codes))
-    rows = rows_on([local(shard.products) for shard in shards], Ledger.load(local(splits.ledger)), HELD_OUT)
+    rows = rows_on([local(shard.products) for shard in shards], TitleSplits.load(local(splits.titles)), HELD_OUT)
     kept = (part[part["row"].isin(held_out)] for part in rows)
     return reference_rows(kept, tfidf_of(loaded), scores, embeddings).assign(**dict.fromkeys(SURENESS, np.nan))

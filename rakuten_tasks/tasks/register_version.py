@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import GateConfig, Refit, TrainingConfig
-from rakuten_tasks.data.splits import TEST, Ledger
+from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.metrics import Evaluation, paired_differences
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.extractors import EXTRACTORS
@@ -76,7 +76,7 @@ def assemble(
     for member in members:
         shutil.copytree(local(member.final), folder / bundle.MEMBERS_FOLDER / member.name)
     for name, file in {
-        bundle.LEDGER: splits.ledger,
+        bundle.TITLE_SPLITS: splits.titles,
         bundle.TEST: evaluated.predictions,
         bundle.EVALUATION: evaluated.evaluation,
     }.items():
@@ -219,11 +219,11 @@ def _judge(
     test = pd.read_parquet(path / bundle.TEST)
     labels, new = (test[name].to_numpy(np.int64) for name in ("prdtypecode", "predicted"))
     _require_same_answers(path, shards, test)
-    # Both have kept their hands off these rows: the ledger, handed from version to version, holds them back for ever.
+    # None was trained on these rows: a test title of one version is a test title of all later ones
     rivals = {version: versions.fetch(client, model, str(version)) for version in (incumbent, best) if version}
-    ledger = Ledger.load(path / bundle.LEDGER)
+    splits = TitleSplits.load(path / bundle.TITLE_SPLITS)
     same = {v: r for v, r in rivals.items() if bundle.read_manifest(r).codes == manifest.codes}
-    predicted: dict[int | None, NDArray] = {v: _predict_test(r, shards, ledger) for v, r in same.items()}
+    predicted: dict[int | None, NDArray] = {v: _predict_test(r, shards, splits) for v, r in same.items()}
     verdict = decide(
         labels=labels,
         predicted_new=new,
@@ -252,7 +252,7 @@ def _require_same_answers(path: Path, shards: list[Path], test: pd.DataFrame) ->
     Raises ValueError if it answers otherwise than it was evaluated. One in twenty may differ: another processor rounds
     otherwise. Of members that were fitted on the test rows too only that they answer is asked.
     """
-    rows = next(rows_on(shards, Ledger.load(path / bundle.LEDGER), (TEST,), skip_empty=True)).head(CHECKED)
+    rows = next(rows_on(shards, TitleSplits.load(path / bundle.TITLE_SPLITS), (TEST,), skip_empty=True)).head(CHECKED)
     predictor = Predictor.load(path)
     said = predictor.score(products_of(rows)).predicted
     if predictor.manifest.config.refit is Refit.EVERYTHING:
@@ -262,9 +262,9 @@ def _require_same_answers(path: Path, shards: list[Path], test: pd.DataFrame) ->
         raise ValueError(f"the bundle answers {1 - agree:.0%} of {len(rows)} test rows otherwise than it was evaluated")
 
 
-def _predict_test(rival: Path, shards: list[Path], ledger: Ledger) -> NDArray:
+def _predict_test(rival: Path, shards: list[Path], splits: TitleSplits) -> NDArray:
     predictor = Predictor.load(rival)
-    parts = [predictor.score(products_of(rows)).predicted for rows in rows_on(shards, ledger, (TEST,))]
+    parts = [predictor.score(products_of(rows)).predicted for rows in rows_on(shards, splits, (TEST,))]
     return np.concatenate(parts)
 
 

@@ -148,7 +148,7 @@ def _write_files(
         names={str(code): name for code, name in draft.names.items()},
         synthetic=draft.synthetic,
         products=table("products", draft.products),
-        ledger=table("ledger", draft.ledger.table()),
+        splits=table("splits", draft.splits.table()),
         answers=""
         if answers is None
         else _put_if_absent(filesystem, root, "answers", "csv", answers.to_csv().encode()),

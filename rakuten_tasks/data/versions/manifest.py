@@ -58,7 +58,7 @@ class Manifest(Strict):
     names: dict[str, str]
     synthetic: bool
     products: str  # Parquet, without photos: see StagedVersion.products
-    ledger: str
+    splits: str
     answers: str  # CSV with the codes of the rows to predict, where they are known; else empty
     read: dict[str, Counts]  # of `source`, by part
     quarantine: str  # rows of `source` that were not kept

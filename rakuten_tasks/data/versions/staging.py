@@ -17,7 +17,7 @@ from rakuten_tasks.config import PublicationConfig
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard, ShardWriter, iter_shards
-from rakuten_tasks.data.splits import Ledger, require_every_split
+from rakuten_tasks.data.splits import TitleSplits, require_every_split
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, StoredShard
 
 LABELLED, UNLABELLED = PARTS
@@ -36,7 +36,7 @@ class StagedVersion:
 
     shards: dict[str, list[Shard | StoredShard]]
     products: pd.DataFrame
-    ledger: Ledger
+    splits: TitleSplits
     read: dict[str, Counts]
     quarantine: pd.DataFrame
     names: dict[int, str]
@@ -101,14 +101,14 @@ def stage_version(
     """The version that comes after `before`. read: of `list_products`. add: see commit.publish. work: a local folder.
 
     Added products are numbered on from the last row; those to predict take the place of the earlier ones, if there are
-    any. The ledger of the version before is extended and never changed, in either case.
+    any. The splits of the version before are extended and never changed.
     """
     old = before.table(before.manifest.products) if before else read.iloc[:0]
     adds = add and before is not None
     joining = StagedVersion(
         shards={LABELLED: list(ingested.labelled), UNLABELLED: list(ingested.unlabelled)},
         products=read,
-        ledger=_ledger(before, work),
+        splits=_load_splits(before, work),
         read=ingested.counts,
         quarantine=pd.read_parquet(ingested.quarantine),
         names=ingested.names,
@@ -118,17 +118,17 @@ def stage_version(
     )
     draft = _merge(joining, ingested, old, before, config, work) if adds and before else joining
     rows = draft.labelled
-    ledger = draft.ledger.extended(rows["designation"].tolist(), rows["prdtypecode"].tolist(), config.split)
-    return replace(draft, ledger=ledger)
+    splits = draft.splits.extended(rows["designation"].tolist(), rows["prdtypecode"].tolist(), config.split)
+    return replace(draft, splits=splits)
 
 
-def _ledger(before: CatalogueVersion | None, work: Path) -> Ledger:
+def _load_splits(before: CatalogueVersion | None, work: Path) -> TitleSplits:
     if before is None:
-        return Ledger.empty()
+        return TitleSplits.empty()
     work.mkdir(parents=True, exist_ok=True)
-    path = work / "ledger.parquet"
-    path.write_bytes(before.read(before.manifest.ledger))
-    return Ledger.load(path)
+    path = work / "splits.parquet"
+    path.write_bytes(before.read(before.manifest.splits))
+    return TitleSplits.load(path)
 
 
 def _merge(
@@ -203,7 +203,7 @@ def validate_staged(draft: StagedVersion, before: CatalogueVersion | None, confi
     if before:
         _require_no_loss(draft, before, config)
     try:
-        require_every_split(draft.ledger.lookup(rows["designation"]), rows["prdtypecode"].tolist())
+        require_every_split(draft.splits.lookup(rows["designation"]), rows["prdtypecode"].tolist())
     except ValueError as error:
         raise CatalogueError(f"not published: {error}") from error
 

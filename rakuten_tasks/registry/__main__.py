@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rakuten_tasks.registry import audit, pruning, tracking, versions
-from rakuten_tasks.registry.gate import VERDICT
+from rakuten_tasks.registry.gate import DECISION
 
 MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
 RUNS = "runs:/"
@@ -62,7 +62,7 @@ def lineage(version: int, model: str) -> None:
     found = versions.tags(client, name, version)
     click.echo(f"{name} version {version}")
     for key, value in sorted(found.items()):
-        if key != VERDICT:
+        if key != DECISION:
             click.echo(f"{key:<16}{_address(client, value)}")  # whole, to be copied
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from rakuten_tasks.config import GateConfig, Strict
 from rakuten_tasks.evaluation.bootstrap import paired_bootstrap
 
-VERDICT = "verdict"  # tag of a version that the gate has judged
+DECISION = "gate_decision"  # tag of a version: its GateDecision as JSON
 
 
 @dataclass(frozen=True)

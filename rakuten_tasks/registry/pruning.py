@@ -18,7 +18,7 @@ from mlflow.store.entities import PagedList
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from rakuten_tasks.registry import versions
-from rakuten_tasks.registry.gate import VERDICT
+from rakuten_tasks.registry.gate import DECISION
 from rakuten_tasks.registry.runs import EXECUTION, REPRODUCES
 from rakuten_tasks.registry.tracking import SQLITE, experiment_id, registry_lock, tracking_uri
 
@@ -38,7 +38,7 @@ def prune(client: MlflowClient, model: str, keep: int, forget: bool = False) -> 
         ours = {
             int(found.version): found
             for found in client.search_model_versions(f"name='{model}'")
-            if {versions.BUNDLE_HASH, VERDICT} <= found.tags.keys()
+            if {versions.BUNDLE_HASH, DECISION} <= found.tags.keys()
         }
         lost = {number for number in ours if not _has_files(model, number)}
         if lost and lost == set(ours) and not forget:

@@ -24,7 +24,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
 
 from rakuten_tasks.models.pretrained import PretrainedWeights
-from rakuten_tasks.registry.cleanup import delete_unfinalized, is_finalized
+from rakuten_tasks.registry.promotion import delete_uncommitted, is_committed
 from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
 
 EXECUTION = "execution"  # tag of a parent: the Flyte execution, or the local process, that it belongs to
@@ -100,10 +100,10 @@ def fail(reason: str, execution: str = "") -> list[str]:
 
 def _end(client: MlflowClient, run_id: str, status: str, reason: str) -> None:
     """A training whose version is settled has succeeded, whatever became of its report."""
-    if is_finalized(client, run_id):
+    if is_committed(client, run_id):
         status, reason = FINISHED, f"after its version was registered: {reason}"
     _close_children(client, run_id)
-    delete_unfinalized(client, run_id)
+    delete_uncommitted(client, run_id)
     client.set_tag(run_id, ERROR, reason[:MAX_TAG_VAL_LENGTH])
     client.set_terminated(run_id, status)
 

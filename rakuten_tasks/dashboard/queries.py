@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from croniter import croniter
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from rakuten_tasks.registry.runs import ERROR, EXECUTION
 from rakuten_tasks.registry.tracking import experiment_id
@@ -64,7 +63,7 @@ def last_runs(client: MlflowClient) -> list[TrainingRun]:
     )
     return [
         TrainingRun(
-            run.data.tags.get(MLFLOW_RUN_NAME, run.info.run_id),
+            run.info.run_name or run.info.run_id,
             run.info.status,
             datetime.fromtimestamp(run.info.start_time / 1000, UTC),
             (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None,

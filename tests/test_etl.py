@@ -17,8 +17,9 @@ from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.read_catalogue import ingest, iter_shards
 from rakuten_tasks.data.schema import SHARD, CatalogueError
 from rakuten_tasks.data.splits import TEST, TitleSplits, title_hash
-from rakuten_tasks.data.versions import commit
+from rakuten_tasks.data.versions import files as version_files
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
+from rakuten_tasks.data.versions.files import CatalogueFiles
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.models.bundle import MANIFEST
 from rakuten_tasks.monitoring.inputs import catalogue_frame
@@ -271,7 +272,7 @@ def test_a_publisher_that_dies_leaves_the_earlier_version_current(source: Path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(commit.os, "link", dies)
+        patch.setattr(version_files.os, "link", dies)
         with pytest.raises(KeyboardInterrupt):
             published(export, tmp_path / "shop")
     current = find_version(str(tmp_path / "shop"))
@@ -321,8 +322,24 @@ def test_a_version_number_is_given_once(place: str, source: Path, tmp_path: Path
         place, lambda: f"{request.getfixturevalue('bucket')}/shop"
     )()
     manifest = published(source, destination).published.manifest
-    assert commit._commit_manifest(destination, dataclasses.replace(manifest, source="a loser")) is False
+    assert CatalogueFiles.at(destination).create_manifest(1, b"of a slower publisher") is False
     assert find_version(destination).manifest == manifest
+
+
+def test_an_error_of_the_store_is_a_lost_race_only_if_another_manifest_exists(tmp_path: Path, monkeypatch):
+    store = CatalogueFiles.at(f"memory://{tmp_path.name}/race")
+    write = store.filesystem.pipe_file
+
+    def fails(path: str, content: bytes, **_: object) -> None:
+        if content == b"reply lost":
+            write(path, content)
+        raise OSError("the server says no")
+
+    monkeypatch.setattr(store.filesystem, "pipe_file", fails)
+    with pytest.raises(OSError, match="the server says no"):
+        store.create_manifest(1, b"nothing written")
+    assert store.create_manifest(1, b"reply lost") is True
+    assert store.create_manifest(1, b"too late") is False
 
 
 def test_an_object_store_takes_a_catalogue_and_gives_it_back(source: Path, tmp_path: Path, bucket: str):

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, SplitConfig, TrainingConfig, Weights
 from rakuten_tasks.data import read_catalogue as catalogue
-from rakuten_tasks.data.read_catalogue import read_shard
+from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION, TitleSplits, assign_folds
 from rakuten_tasks.evaluation.baseline import fit_tfidf_svm
 from rakuten_tasks.evaluation.metrics import POOL, TFIDF_SVM, evaluate

@@ -11,7 +11,8 @@ from sklearn.metrics import f1_score, log_loss
 
 from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.data.layout import test_labels
-from rakuten_tasks.data.read_catalogue import ingest, read_shard
+from rakuten_tasks.data.read_catalogue import ingest
+from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.data.splits import TEST, TRAIN, TitleSplits, require_every_split
 from rakuten_tasks.evaluation.baseline import BASELINES
 from rakuten_tasks.evaluation.metrics import POOL, reliability

@@ -14,8 +14,9 @@ import pytest
 from rakuten_tasks.config import IngestConfig, PublicationConfig
 from rakuten_tasks.data.fingerprint import fingerprint, listing
 from rakuten_tasks.data.layout import is_synthetic, test_labels
-from rakuten_tasks.data.read_catalogue import ingest, iter_shards
+from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import SHARD, CatalogueError
+from rakuten_tasks.data.shards import iter_shards
 from rakuten_tasks.data.splits import TEST, TitleSplits, title_hash
 from rakuten_tasks.data.versions import files as version_files
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish

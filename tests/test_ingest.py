@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.data.ingested import Counts
 from rakuten_tasks.data.photo_files import photo_status
-from rakuten_tasks.data.read_catalogue import Counts, ingest, iter_shards, read_shard
+from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import SHARD, CatalogueError
+from rakuten_tasks.data.shards import iter_shards, read_shard
 from tests.catalogues import NAMES, drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
 
 LENIENT = IngestConfig(max_bad_share=1.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.read_catalogue import read_shard
+from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.models.members import Member
 from rakuten_tasks.models.pool import Logits

@@ -8,8 +8,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.profile import PhotoExample, Profile, profile, quarantined
-from rakuten_tasks.data.read_catalogue import Counts, IngestResult
 from rakuten_tasks.preprocessing.language import UNDETERMINED
 from rakuten_tasks.reports import catalogue_plots
 from rakuten_tasks.reports.display_text import truncate

@@ -8,7 +8,7 @@ from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import SplitConfig
-from rakuten_tasks.data.read_catalogue import read_shard
+from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.data.splits import SPLITS, TEST, TitleSplits, assign_folds, require_every_split
 from rakuten_tasks.models.bundle import TITLE_SPLITS
 from rakuten_tasks.models.members.member import FOLDS

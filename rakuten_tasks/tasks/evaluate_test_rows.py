@@ -11,7 +11,7 @@ import pandas as pd
 from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.read_catalogue import read_shard
+from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.baseline import BASELINES
 from rakuten_tasks.evaluation.metrics import POOL, evaluate

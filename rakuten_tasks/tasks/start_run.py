@@ -13,7 +13,7 @@ from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import IngestConfig, SplitConfig, TrainingConfig
 from rakuten_tasks.data.fingerprint import fingerprint
-from rakuten_tasks.data.read_catalogue import is_synthetic
+from rakuten_tasks.data.layout import is_synthetic
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.data.versions.manifest import find_version

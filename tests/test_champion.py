@@ -93,7 +93,7 @@ def test_registering_again_after_a_retry_makes_no_second_version(mlflow_store, m
 
 def test_a_model_that_does_not_exist_has_no_champion(mlflow_store) -> None:
     assert versions.champion_version(mlflow_store, "nothing") is None
-    assert versions.best_version(mlflow_store, "nothing") is None
+    assert versions.aliases(mlflow_store, "nothing").get("best") is None
     assert versions.latest_version(mlflow_store, "nothing") is None
     assert versions.list_versions(mlflow_store, "nothing") == []
 
@@ -231,16 +231,16 @@ def test_a_rollback_passes_over_champions_that_were_deleted(mlflow_store, model,
 def test_best_is_the_champion_with_the_highest_score_on_the_same_test_rows(mlflow_store, model, add) -> None:
     add(passed(0.80))
     add(passed(0.798, 0.80, 0.80))
-    assert versions.best_version(mlflow_store, model) == 1
+    assert versions.aliases(mlflow_store, model).get("best") == 1
     # a test side that has grown: the old best is scored anew, and the new one is better on it
     add(passed(0.79, 0.77, 0.78))
-    assert versions.best_version(mlflow_store, model) == 3
+    assert versions.aliases(mlflow_store, model).get("best") == 3
     # other classes, promoted by hand: the best of the old classes cannot be scored any more
     other = add(GateDecision(False, "refused: other classes", 0.6))
     versions.promote(mlflow_store, model, other, "ana", "more classes")
-    assert versions.best_version(mlflow_store, model) == 3
+    assert versions.aliases(mlflow_store, model).get("best") == 3
     add(passed(0.59, incumbent=0.6))
-    assert versions.best_version(mlflow_store, model) == other
+    assert versions.aliases(mlflow_store, model).get("best") == other
 
 
 def test_promoting_the_challenger_ends_its_challenge_and_promoting_the_champion_does_nothing(

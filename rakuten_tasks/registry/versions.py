@@ -112,11 +112,6 @@ def champion_version(client: MlflowClient, model: str) -> int | None:
     return aliases(client, model).get(CHAMPION)
 
 
-def best_version(client: MlflowClient, model: str) -> int | None:
-    """Return the past or present champion with the highest weighted F1, as measured when a champion last moved."""
-    return aliases(client, model).get(BEST)
-
-
 def latest_version(client: MlflowClient, model: str) -> int | None:
     """Return the highest version number, whatever the gate decided; None if there is none."""
     return max((version.number for version in list_versions(client, model)), default=None)

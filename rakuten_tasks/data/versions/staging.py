@@ -102,22 +102,47 @@ def stage_version(
 ) -> StagedVersion:
     """Return the version after `before`. products: see `list_products`. work: a local folder.
 
-    add: see commit.publish. The splits of the version before are extended and never changed.
+    add: keep the published products, add the source's new labelled ones, numbered from the last row on, and replace
+    the unlabelled ones, if the source has any. The splits of the version before are extended and never changed.
     """
     work.mkdir(parents=True, exist_ok=True)
-    if add and before:
-        return _extend_version(ingested, answers, products, before, config, work)
-    return StagedVersion(
-        shards={LABELLED: [*ingested.labelled], UNLABELLED: [*ingested.unlabelled]},
-        products=products,
-        splits=_extend_splits(before, products, config, work),
-        answers=answers,
-        read=ingested.counts,
-        quarantine=pd.read_parquet(ingested.quarantine),
-        names=ingested.names,
-        synthetic=ingested.synthetic,
-        added_to=0,
+    base = before if add else None
+    published = base.table(base.manifest.products) if base else products.iloc[:0]
+    published_labelled, labelled = (rows[rows["part"] == LABELLED] for rows in (published, products))
+    reasons = _reject_published(labelled, published_labelled)
+    is_new = ~labelled.index.isin(reasons.index)
+    added, shards = labelled[is_new], [*ingested.labelled]
+    if base:
+        first = int(published_labelled["row"].max()) + 1
+        added = added.assign(row=pd.array(range(first, first + len(added)), "Int64"))
+        shards = _renumber(ingested.labelled, is_new, first, work, config.ingest.rows_per_shard)
+    unlabelled_base = base if base and not ingested.unlabelled else None
+    unlabelled = published if unlabelled_base else products
+    all_products = pd.concat(
+        [published_labelled, added, unlabelled[unlabelled["part"] == UNLABELLED]], ignore_index=True
     )
+    quarantine, rejected = pd.read_parquet(ingested.quarantine), _rejected_rows(ingested.labelled, reasons)
+    names = base.manifest.names if base else {}
+    return StagedVersion(
+        shards={
+            LABELLED: [*(base.manifest.labelled if base else []), *shards],
+            UNLABELLED: [*(unlabelled_base.manifest.unlabelled if unlabelled_base else ingested.unlabelled)],
+        },
+        products=all_products,
+        splits=_extend_splits(before, all_products, config, work),
+        answers=unlabelled_base.answers() if unlabelled_base else answers,
+        read={**ingested.counts, LABELLED: _count_added(ingested.counts[LABELLED], reasons, added)},
+        quarantine=pd.concat([rows for rows in (quarantine, rejected) if len(rows)] or [rejected]),
+        names={**{int(code): name for code, name in names.items()}, **ingested.names},
+        synthetic=ingested.synthetic,
+        added_to=base.manifest.version if base else 0,
+    )
+
+
+def _reject_published(labelled: pd.DataFrame, published: pd.DataFrame) -> pd.Series:
+    """Return the reasons to leave out the products whose productid is published, indexed as `labelled`."""
+    hashes = labelled["productid"].map(dict(zip(published["productid"], published["digest"], strict=True)))
+    return pd.Series(np.where(hashes == labelled["digest"], DUPLICATE, CONFLICT), labelled.index)[hashes.notna()]
 
 
 def _extend_splits(
@@ -130,46 +155,6 @@ def _extend_splits(
         splits = TitleSplits.load(path)
     rows = products[products["part"] == LABELLED]
     return splits.extended(rows["designation"].tolist(), rows["prdtypecode"].tolist(), config.split)
-
-
-def _extend_version(
-    ingested: IngestResult,
-    answers: pd.Series | None,
-    products: pd.DataFrame,
-    before: CatalogueVersion,
-    config: PublicationConfig,
-    work: Path,
-) -> StagedVersion:
-    """Add the source's new labelled products, numbered from the last row on; its unlabelled ones, if any, replace."""
-    published = before.table(before.manifest.products)
-    published_labelled, labelled = (rows[rows["part"] == LABELLED] for rows in (published, products))
-    digests = labelled["productid"].map(
-        dict(zip(published_labelled["productid"], published_labelled["digest"], strict=True))
-    )
-    is_new = digests.isna().to_numpy()
-    reasons = pd.Series(np.where(digests == labelled["digest"], DUPLICATE, CONFLICT), labelled.index)[~is_new]
-    first = int(published_labelled["row"].max()) + 1
-    added = labelled[is_new].assign(row=pd.array(range(first, first + is_new.sum()), "Int64"))
-    unlabelled = products if ingested.unlabelled else published
-    all_products = pd.concat(
-        [published_labelled, added, unlabelled[unlabelled["part"] == UNLABELLED]], ignore_index=True
-    )
-    added_shards = _renumber(ingested.labelled, is_new, first, work, config.ingest.rows_per_shard)
-    quarantine, rejected = pd.read_parquet(ingested.quarantine), _rejected_rows(ingested.labelled, reasons)
-    return StagedVersion(
-        shards={
-            LABELLED: [*before.manifest.labelled, *added_shards],
-            UNLABELLED: [*(ingested.unlabelled or before.manifest.unlabelled)],
-        },
-        products=all_products,
-        splits=_extend_splits(before, all_products, config, work),
-        answers=answers if ingested.unlabelled else before.answers(),
-        read={**ingested.counts, LABELLED: _count_added(ingested.counts[LABELLED], reasons, added)},
-        quarantine=pd.concat([rows for rows in (quarantine, rejected) if len(rows)] or [rejected]),
-        names={**{int(code): name for code, name in before.manifest.names.items()}, **ingested.names},
-        synthetic=ingested.synthetic,
-        added_to=before.manifest.version,
-    )
 
 
 def _renumber(shards: Sequence[Shard], is_new: np.ndarray, first: int, work: Path, rows_per_shard: int) -> list[Shard]:

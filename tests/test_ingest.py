@@ -181,9 +181,9 @@ def _rewrite(file, old: str, new: str, encoding: str = "utf-8"):
         (lambda s: drop_rows(s / X_TRAIN, list(range(12))), rf"{X_TRAIN}: no rows below the header line"),
         (lambda s: (s / Y_TRAIN).write_bytes(b""), rf"{Y_TRAIN}: the file is empty"),
         (lambda s: _rewrite(s / X_TRAIN, "\n3,", "\nthree,"), rf"{X_TRAIN}: the first column .* holds \['three'\]"),
-        (lambda s: _rewrite(s / X_TRAIN, "\n3,", "\n4,"), rf"{X_TRAIN}: row number 4 stands there more than once"),
-        (lambda s: _rewrite(s / Y_TRAIN, "\n3,", "\n4,"), rf"{Y_TRAIN}: row number 4 stands there more than once"),
-        (lambda s: _rewrite(s / X_TEST, "\n13,", "\n12,"), rf"{X_TEST}: row number 12 stands there more than once"),
+        (lambda s: _rewrite(s / X_TRAIN, "\n3,", "\n4,"), rf"{X_TRAIN}: row number 4 occurs more than once"),
+        (lambda s: _rewrite(s / Y_TRAIN, "\n3,", "\n4,"), rf"{Y_TRAIN}: row number 4 occurs more than once"),
+        (lambda s: _rewrite(s / X_TEST, "\n13,", "\n12,"), rf"{X_TEST}: row number 12 occurs more than once"),
         (
             lambda s: drop_rows(s / Y_TRAIN, [3, 4, 5, 7]),
             rf"labels do not match rows: 4 rows of .*{X_TRAIN} are not in .*{Y_TRAIN} \(3, 4, 5 and 1 more\): give",

@@ -87,7 +87,7 @@ def _require_unique(rows: pd.Index, path: str) -> None:
     if rows.has_duplicates:
         duplicates = rows[rows.duplicated()].unique()
         raise CatalogueError(
-            f"{path}: row number {_format_rows(duplicates)} stands there more than once: number each row once"
+            f"{path}: row number {_format_rows(duplicates)} occurs more than once: number each row once"
         )
 
 

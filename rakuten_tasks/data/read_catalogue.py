@@ -127,12 +127,12 @@ def _ingest_part(
         for chunk in read_chunks(filesystem, part.file, PRODUCTS):
             rows = validator.validate(chunk, part.labels)
             bad = rows["issue"].notna() & (part.labels is not None)  # unlabelled rows are flagged, never dropped
-            kept, rejected = rows[~bad], rows[bad]
-            quarantine.write_table(_quarantine_table(chunk.raw, rejected["issue"], part))
-            outcomes.append(rejected[["issue"]])
-            bar.update(len(rejected))
-            for start in range(0, len(kept), BATCH):
-                batch = kept.iloc[start : start + BATCH]
+            valid_rows, bad_rows = rows[~bad], rows[bad]
+            quarantine.write_table(_quarantine_table(chunk.raw, bad_rows["issue"], part))
+            outcomes.append(bad_rows[["issue"]])
+            bar.update(len(bad_rows))
+            for start in range(0, len(valid_rows), BATCH):
+                batch = valid_rows.iloc[start : start + BATCH]
                 batch = batch.join(photos.read(batch))
                 writer.write(pa.Table.from_pandas(batch.reset_index(), SHARD, preserve_index=False))
                 outcomes.append(batch[["issue", "photo_status", "prdtypecode"]])
@@ -150,14 +150,14 @@ def _quarantine_table(raw: pd.DataFrame, reasons: pd.Series, part: _Part) -> pa.
 
 def _finish_part(part: _Part, outcomes: pd.DataFrame, writer: ShardWriter, config: IngestConfig) -> _IngestedPart:
     """Count and check a part. outcomes: by row number, prdtypecode, issue, photo_status (null if quarantined)."""
-    kept = outcomes["photo_status"].notna()
+    is_valid = outcomes["photo_status"].notna()
     counts = Counts(
         read=len(part.rows),
         kept=sum(shard.rows for shard in writer.shards),
-        quarantined=int((~kept).sum()),
-        reasons=_tally(outcomes["issue"][~kept]),
+        quarantined=int((~is_valid).sum()),
+        reasons=_tally(outcomes["issue"][~is_valid]),
         photos=_tally(outcomes["photo_status"]),
-        issues=_tally(outcomes["issue"][kept]),
+        issues=_tally(outcomes["issue"][is_valid]),
     )
     if counts.kept + counts.quarantined != counts.read:
         raise CatalogueError(f"{part.file}: {counts} does not add up: the file changed while it was read, run again")

@@ -97,8 +97,8 @@ class TitleSplits:
 
         Example, with shares of 74, 8, 8 and 10 %: class A has the titles a1 to a5, class B b1 and b2, class C c1.
         A is not small, so it comes first: a1 train, a2 test, a3 blending, a4 validation; then A lacks
-        0.74 * 5 - 1 = 2.7 titles in train, more than anywhere else: a5 train. Then C: c1 train. Then B: b1 train,
-        b2 test. A later training finds b3 to b5 as well: b1 and b2 stay, b3 blending, b4 validation, b5 train.
+        0.74 * 5 - 1 = 2.7 titles in train, more than in any other split: a5 train. Then C: c1 train. Then B: b1 train,
+        b2 test. If a later training adds b3 to b5: b1 and b2 stay, b3 blending, b4 validation, b5 train.
 
         So every class with four titles of its own is on every split. A class made of shared titles can still miss one:
         not every such puzzle has a solution (of five titles, let each four be a class).

@@ -1,4 +1,4 @@
-"""The registry's commands, for the Makefile: address, versions, lineage, promote, rollback, prune."""
+"""Commands of the registry, for the Makefile: address, versions, lineage, promote, rollback, prune."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def rollback(model: str, reason: str) -> None:
 
 @registry.command()
 @click.option("--model", default="", help="registered model; empty for those that `make train` names by itself")
-@click.option("--keep", type=click.IntRange(min=1), default=10, help="newest versions that stay in any case")
+@click.option("--keep", type=click.IntRange(min=1), default=10, help="number of newest versions to keep in any case")
 @click.option("--forget", is_flag=True, help="also if the files of all versions are gone")
 @click.option(
     "--days", type=click.IntRange(min=0), default=30, help="keep trainings without a version for so many days"

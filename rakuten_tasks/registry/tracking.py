@@ -46,8 +46,8 @@ def tracking_uri() -> str:
         return uri
     if os.environ.get("FLYTE_INTERNAL_EXECUTION_ID"):
         raise LookupError(
-            "this pod was told no MLflow server: register the tasks with MLFLOW_TRACKING_URI set to an address that "
-            "pods reach (no sqlite file, no localhost)"
+            "this pod has no address of an MLflow server: register the tasks with MLFLOW_TRACKING_URI set to an "
+            "address that pods reach (no sqlite file, no localhost)"
         )
     return f"{SQLITE}{var_folder() / 'mlflow' / 'mlflow.db'}"
 

@@ -1,4 +1,4 @@
-"""Stage 9: one bundle, one registered version; the alias champion moves only if the gate passes."""
+"""Stage 9: register the bundle as a version; the alias champion moves only if the gate passes."""
 
 from __future__ import annotations
 

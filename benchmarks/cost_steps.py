@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, SplitConfig, TrainingConfig, Weights
 from rakuten_tasks.data import read_catalogue as catalogue
-from rakuten_tasks.data.read_catalogue import read_shard
-from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B, Ledger, assign_folds
+from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION, TitleSplits, assign_folds
 from rakuten_tasks.evaluation.baseline import fit_tfidf_svm
 from rakuten_tasks.evaluation.metrics import POOL, TFIDF_SVM, evaluate
 from rakuten_tasks.models.backbones import resolve_weights
@@ -128,9 +128,9 @@ def ingest(work: BenchContext, out: Path) -> None:
 
 def split(work: BenchContext, out: Path) -> None:
     titles, codes = work.rows["designation"].tolist(), work.rows["prdtypecode"].tolist()
-    ledger = Ledger.empty().extended(titles, codes, SplitConfig())
-    ledger.save(out / "ledger.parquet")
-    places = {"split": ledger.lookup(titles), "fold": assign_folds(titles, codes, FOLDS)}
+    title_splits = TitleSplits.empty().extended(titles, codes, SplitConfig())
+    title_splits.save(out / "splits.parquet")
+    places = {"split": title_splits.lookup(titles), "fold": assign_folds(titles, codes, FOLDS)}
     work.rows[["row", "prdtypecode"]].assign(**places).to_parquet(out / "assignments.parquet", index=False)
 
 
@@ -236,7 +236,7 @@ def pool(work: BenchContext, out: Path) -> None:
     counts = np.bincount(labels, minlength=len(work.codes)) + 1
     fitted = fit_pool(Logits(by_member, available), labels, modality, counts / counts.sum())
     (out / "pool.json").write_text(json.dumps(fitted.to_dict()))
-    held_out = work.assignments["split"].isin([VALIDATION_A, VALIDATION_B]).to_numpy()
+    held_out = work.assignments["split"].isin([VALIDATION, BLENDING]).to_numpy()
     pool_logits(_score(work, rows[held_out]), fitted, work.codes)  # the reference of drift
 
 

@@ -55,7 +55,7 @@ def _functions() -> dict[str, list[tuple[Any, str]]]:
             *((evaluate_test_rows, name) for name in ("score_features", "evaluate")),
             *((kind, "probabilities") for kind in (MostFrequent, TfidfSVM)),
         ],
-        "registration": [(register_version, "_require_same_answers")],
+        "registration": [(register_version, "_require_same_predictions")],
     }
 
 

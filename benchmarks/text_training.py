@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.timing import seconds
 from rakuten_tasks.config import LSTMConfig, Refit
 from rakuten_tasks.data.sample.generate import make_products
-from rakuten_tasks.data.splits import TRAIN, VALIDATION_A
+from rakuten_tasks.data.splits import TRAIN, VALIDATION
 from rakuten_tasks.models.extractors import TokenExtractor
 from rakuten_tasks.models.members import FitContext, TrainingData
 from rakuten_tasks.models.members.lstm import LEARNING_RATE, LSTM, WEIGHT_DECAY, network_sizes
@@ -78,7 +78,7 @@ def prepared(folder: Path, count: int) -> tuple[TrainingData, TokenExtractor, li
     texts = [(product.designation, product.description) for product in products]
     codes = sorted({each.code for each in made})
     labels = class_index([each.code for each in made], codes)
-    splits = np.where(np.arange(len(made)) < count, TRAIN, VALIDATION_A)
+    splits = np.where(np.arange(len(made)) < count, TRAIN, VALIDATION)
     config = LSTMConfig()
     extractor = fit_tokenizer(lambda: texts[:count], config.vocabulary_size, config.max_tokens)
     extractor.save(folder / "tokens")

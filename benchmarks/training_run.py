@@ -11,8 +11,9 @@ from sklearn.metrics import f1_score, log_loss
 
 from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.data.layout import test_labels
-from rakuten_tasks.data.read_catalogue import ingest, read_shard
-from rakuten_tasks.data.splits import TEST, TRAIN, Ledger, require_every_split
+from rakuten_tasks.data.read_catalogue import ingest
+from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.splits import TEST, TRAIN, TitleSplits, require_every_split
 from rakuten_tasks.evaluation.baseline import BASELINES
 from rakuten_tasks.evaluation.metrics import POOL, reliability
 from rakuten_tasks.models.extractors import Extractor
@@ -61,7 +62,7 @@ class TrainingRun:
         columns = ["row", "designation", "description", "prdtypecode", "photo_status"]
         rows = pd.concat([read_shard(path, columns) for path in self._labelled], ignore_index=True)
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
-        splits = Ledger.empty().extended(titles, codes, self.config.split).lookup(titles)
+        splits = TitleSplits.empty().extended(titles, codes, self.config.split).lookup(titles)
         require_every_split(splits, codes)
         return rows.assign(split=splits, fold=fold_rows(rows, splits), label=class_index(codes, self.codes))
 

@@ -132,17 +132,15 @@ class IngestConfig(Strict):
 class SplitConfig(Strict):
     """Shares of titles in each split; training gets the rest."""
 
-    validation_a: float = 0.08
-    validation_b: float = 0.08
+    validation: float = 0.08
+    blending: float = 0.08
     test: float = 0.10
 
     def __post_init__(self) -> None:
-        for name in ("validation_a", "validation_b", "test"):
+        for name in ("validation", "blending", "test"):
             _require(0 < getattr(self, name) < 1, name, getattr(self, name), "a share, above 0 and under 1")
-        held_out = round(self.validation_a + self.validation_b + self.test, 6)
-        _require(
-            held_out < 0.9, "validation_a + validation_b + test", held_out, "under 0.9, or too little is trained on"
-        )
+        held_out = round(self.validation + self.blending + self.test, 6)
+        _require(held_out < 0.9, "validation + blending + test", held_out, "under 0.9, or too little is trained on")
 
 
 @dataclass(frozen=True)

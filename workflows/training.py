@@ -47,7 +47,7 @@ def train_bundle(
     Args:
         run: the training's run in MLflow.
         source: the catalogue.
-        known: ledger of titles whose split is settled.
+        known: splits of titles from earlier trainings; they never change.
         resolved: the configuration, and the pretrained weights that it stands for.
         ingest_config: its part for reading.
         split_config: its part for splitting.

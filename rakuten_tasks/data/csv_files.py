@@ -1,4 +1,4 @@
-"""Readers of the catalogue's CSV files, in chunks, and `RowValidator`, which finds unusable rows."""
+"""Readers of the catalogue's CSV files, in chunks, and `RowValidator`, which flags unusable rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK = 1024  # rows of a CSV in memory at once
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of a CSV, indexed by row number: the texts as they stand there, and their typed columns."""
+    """Rows of a CSV, indexed by row number. raw: texts as in the file; typed: the schema's columns and types."""
 
     raw: pd.DataFrame
     typed: pd.DataFrame
@@ -26,14 +26,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Labels:
-    """Codes by row number: the texts as they stand in the CSV, and as Int64 with <NA> for what is no whole number."""
+    """Class codes by row number. raw: texts as in the file; codes: Int64, <NA> where it is no whole number."""
 
     raw: pd.Series
     codes: pd.Series
 
 
 def read_chunks(filesystem: AbstractFileSystem, path: str, schema: pandera.DataFrameSchema) -> Iterator[Chunk]:
-    """The rows of a CSV, CHUNK at a time. CatalogueError if it cannot be read or breaks the schema."""
+    """Yield the rows of a CSV, CHUNK at a time. Raises CatalogueError if it cannot be read or breaks the schema."""
     try:
         with (
             filesystem.open(path, "rb") as file,
@@ -41,7 +41,7 @@ def read_chunks(filesystem: AbstractFileSystem, path: str, schema: pandera.DataF
             pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=CHUNK, encoding="utf-8-sig") as chunks,
         ):
             for raw in chunks:
-                yield _chunk(raw, schema, path)
+                yield _make_chunk(raw, schema, path)
     except UnicodeDecodeError as error:
         raise CatalogueError(f"{path}: not UTF-8 text ({error}): save the file as UTF-8") from error
     except pd.errors.EmptyDataError as error:
@@ -53,8 +53,8 @@ def read_chunks(filesystem: AbstractFileSystem, path: str, schema: pandera.DataF
         ) from error
 
 
-def _chunk(raw: pd.DataFrame, schema: pandera.DataFrameSchema, path: str) -> Chunk:
-    # pandas takes surplus fields of the first row for an index, and so shifts every column
+def _make_chunk(raw: pd.DataFrame, schema: pandera.DataFrameSchema, path: str) -> Chunk:
+    # pandas reads surplus fields of the first row as an index, which shifts every column
     if not isinstance(raw.index, pd.RangeIndex):
         raise CatalogueError(
             f"{path}: the first row has more fields than the header line: put texts that hold commas in double quotes"
@@ -72,64 +72,66 @@ def _chunk(raw: pd.DataFrame, schema: pandera.DataFrameSchema, path: str) -> Chu
 
 
 def read_row_index(filesystem: AbstractFileSystem, path: str, schema: pandera.DataFrameSchema) -> pd.Index:
-    """Read the whole file once and return its row numbers, so that what stops a run stops it before any photo is read.
+    """Read the whole file and return its row numbers, so that a broken file stops a run before any photo is read.
 
-    Raises CatalogueError as read_chunks does, for a file without rows, and for a row number that stands there twice.
+    Raises CatalogueError as read_chunks does, for a file without rows, and for a row number that occurs twice.
     """
     rows = pd.Index(np.concatenate([chunk.typed.index for chunk in read_chunks(filesystem, path, schema)]))
-    return _distinct(rows, path)
-
-
-def _distinct(rows: pd.Index, path: str) -> pd.Index:
-    if rows.empty:
-        raise CatalogueError(f"{path}: no rows below the header line: put the catalogue's rows there")
-    if rows.has_duplicates:
-        twice = rows[rows.duplicated()].unique()
-        raise CatalogueError(f"{path}: row number {_first(twice)} stands there more than once: number each row once")
+    _require_unique(rows, path)
     return rows
 
 
-def _first(rows: pd.Index) -> str:
+def _require_unique(rows: pd.Index, path: str) -> None:
+    if rows.empty:
+        raise CatalogueError(f"{path}: no rows below the header line: put the catalogue's rows there")
+    if rows.has_duplicates:
+        duplicates = rows[rows.duplicated()].unique()
+        raise CatalogueError(
+            f"{path}: row number {_format_rows(duplicates)} occurs more than once: number each row once"
+        )
+
+
+def _format_rows(rows: pd.Index) -> str:
     return ", ".join(map(str, rows[:3])) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
 
 
 def read_labels(filesystem: AbstractFileSystem, path: str) -> Labels:
-    """All labels of a file. CatalogueError as for scan."""
+    """Return all labels of a file. Raises CatalogueError as read_row_index does."""
     chunks = list(read_chunks(filesystem, path, LABELS))
     raw = pd.concat([chunk.raw["prdtypecode"] for chunk in chunks])
-    _distinct(raw.index, path)
+    _require_unique(raw.index, path)
     return Labels(raw, pd.concat([chunk.typed["prdtypecode"] for chunk in chunks]))
 
 
 def read_class_names(filesystem: AbstractFileSystem, path: str) -> dict[int, str]:
-    """Code -> name for people, of a file with the columns prdtypecode and name."""
+    """Return code -> name for people, from a file with the columns prdtypecode and name."""
     names = pd.concat([chunk.typed["name"] for chunk in read_chunks(filesystem, path, CLASSES)])
     return {int(code): name for code, name in names.items()}
 
 
 def check_labels_match_rows(rows: pd.Index, labels: pd.Index, rows_file: str, labels_file: str) -> None:
-    """CatalogueError unless both files number the same rows."""
+    """Raise CatalogueError unless both files number the same rows."""
     unlabelled, unknown = rows.difference(labels), labels.difference(rows)
-    faults = [
-        f"{len(missing)} rows of {here} are not in {there} ({_first(missing)})"
-        for missing, here, there in ((unlabelled, rows_file, labels_file), (unknown, labels_file, rows_file))
+    problems = [
+        f"{len(missing)} rows of {file} are not in {other_file} ({_format_rows(missing)})"
+        for missing, file, other_file in ((unlabelled, rows_file, labels_file), (unknown, labels_file, rows_file))
         if len(missing)
     ]
-    if faults:
-        raise CatalogueError(f"labels do not match rows: {'; '.join(faults)}: give each row one label, by row number")
+    if problems:
+        raise CatalogueError(f"labels do not match rows: {'; '.join(problems)}: give each row one label, by row number")
 
 
 class RowValidator:
-    """Says what is wrong with each row; remembers the productids of all rows that it found sound."""
+    """Validator of rows, chunk by chunk; remembers the productids of all valid rows to find duplicates."""
 
     def __init__(self) -> None:
         self._productids: set[int] = set()
 
     def validate(self, chunk: Chunk, labels: Labels | None) -> pd.DataFrame:
-        """The typed rows with prdtypecode (<NA> without labels), names_photo (bool) and issue, the first fault or None.
+        """Return the typed rows with prdtypecode (<NA> without labels), names_photo (bool) and issue (None if valid).
 
-        Issues: missing_productid, bad_productid (no whole number), missing_label, bad_label, no_title (none, or nothing
-        left of it after cleaning), duplicate_productid (an earlier sound row has it).
+        Issues, the first that applies: missing_productid, bad_productid (no whole number), missing_label, bad_label,
+        no_title (empty, also after cleaning), duplicate_productid (an earlier valid row has it).
         """
         raw, rows = chunk.raw, chunk.typed.assign(prdtypecode=pd.array([pd.NA] * len(chunk.typed), "Int64"))
         rows["names_photo"] = raw["imageid"].str.strip() != ""
@@ -141,7 +143,7 @@ class RowValidator:
             issue[labels.raw[rows.index].str.strip() == ""] = "missing_label"
         issue[rows["productid"].isna()] = "bad_productid"
         issue[raw["productid"].str.strip() == ""] = "missing_productid"
-        sound = rows["productid"][issue.isna()]
-        issue[sound.index[sound.duplicated() | sound.isin(self._productids)]] = "duplicate_productid"
-        self._productids.update(sound)
+        valid = rows["productid"][issue.isna()]
+        issue[valid.index[valid.duplicated() | valid.isin(self._productids)]] = "duplicate_productid"
+        self._productids.update(valid)
         return rows.assign(issue=issue)

@@ -1,9 +1,7 @@
-"""Hash of a catalogue's files, without parsing them: the key under which everything about it is cached."""
+"""Hash of a catalogue's files, without parsing them: the cache key of everything derived from it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -17,17 +15,20 @@ from tqdm import tqdm
 from rakuten_tasks.data.layout import find_layout
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.data.versions.manifest import find_version
+from rakuten_tasks.local_files import hash_file, hash_json
 
-READ = ("*.csv", "image_*", "SYNTHETIC*")  # names of all files that ingest may look at
+READ = ("*.csv", "image_*", "SYNTHETIC*")  # names of the files that ingest may read
 ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")  # s3 and http, azure, gcs
-THREADS = 4
+CHANGE_TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+THREADS = 4  # hashlib releases the interpreter lock
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """content: of names and bytes of local files, of names, sizes and etags of remote ones; not of their address.
+    """Hashes of a catalogue's files, independent of its address.
 
-    listing: of names, sizes and times of change; tells whether files changed since, at the cost of listing them.
+    content: of names and bytes of local files, of names, sizes and etags of remote ones.
+    listing: of names, sizes and times of change, so that a change is detected without reading the files.
     """
 
     content: str
@@ -35,69 +36,60 @@ class Fingerprint:
 
 
 def fingerprint(source: str) -> Fingerprint:
-    """The catalogue's, or the built-in sample's, which is made by this package and changes with it.
+    """Hash a catalogue's files. Raises FileNotFoundError as find_layout does.
 
-    A published catalogue is known by its content, which stands in its manifest.
-
-    Raises FileNotFoundError as find_layout does.
+    The built-in sample is identified by the code that generates it, a published catalogue by its content hash.
     """
-    if source == SAMPLE:
-        made_by = sorted(path for path in (Path(__file__).parent / "sample").iterdir() if path.is_file())
-        digest = _digest([path.read_bytes().hex() for path in made_by])
-        return Fingerprint(digest, digest)
-    if (published := find_version(source)) is not None:  # versions never change
-        digest = _digest(["published", published.manifest.content])
-        return Fingerprint(digest, digest)
-    filesystem, found = _list_files(source)
-    listing = {name: [info["size"], _file_version(info)] for name, info in found.items()}
+    if fixed := _fixed_hash(source):
+        return Fingerprint(fixed, fixed)
+    filesystem, files = _list_files(source)
     if isinstance(filesystem, LocalFileSystem):
-        content: dict[str, Any] = dict(
-            zip(found, _hashes(filesystem, [info["name"] for info in found.values()]), strict=True)
-        )
+        content: dict[str, Any] = dict(zip(files, _hash_files([info["name"] for info in files.values()]), strict=True))
     else:
-        content = {name: _remote(info) for name, info in found.items()}
-    return Fingerprint(_digest(content), _digest(listing))
+        content = {
+            name: [info["size"], _first_value(info, ETAGS) or _first_value(info, CHANGE_TIMES)]
+            for name, info in files.items()
+        }
+    return Fingerprint(hash_json(content), _hash_listing(files))
 
 
 def listing(source: str) -> str:
-    """`fingerprint(source).listing`, without reading any file."""
-    if source == SAMPLE or find_version(source) is not None:
-        return fingerprint(source).listing
-    return _digest({name: [info["size"], _file_version(info)] for name, info in _list_files(source)[1].items()})
+    """Return `fingerprint(source).listing` without reading any file."""
+    return _fixed_hash(source) or _hash_listing(_list_files(source)[1])
+
+
+def _fixed_hash(source: str) -> str | None:
+    """Return the hash of a catalogue that cannot change while a run reads it, None for others."""
+    if source == SAMPLE:
+        code = sorted(path for path in (Path(__file__).parent / "sample").iterdir() if path.is_file())
+        return hash_json([hash_file(path) for path in code])
+    if (published := find_version(source)) is not None:
+        return hash_json(["published", published.manifest.content])
+    return None
 
 
 def _list_files(source: str) -> tuple[AbstractFileSystem, dict[str, dict[str, Any]]]:
-    """What the file system knows of each file, by name below the catalogue's folder."""
+    """Return the file system, and its details of each file by name relative to the catalogue's folder."""
     layout = find_layout(source)
-    layout.filesystem.invalidate_cache()  # s3fs keeps listings for as long as the process lives
+    layout.filesystem.invalidate_cache()  # s3fs caches listings for the life of the process
     folders = dict.fromkeys((layout.root, *layout.train_photos, *layout.test_photos))
-    found = {}
+    files = {}
     for folder in folders:
         for path, info in layout.filesystem.find(folder, maxdepth=1, detail=True).items():
             if any(fnmatch(PurePosixPath(path).name, pattern) for pattern in READ):
-                found[path.removeprefix(layout.root)] = info
-    return layout.filesystem, dict(sorted(found.items()))
+                files[path.removeprefix(layout.root)] = info
+    return layout.filesystem, files
 
 
-def _hashes(filesystem: AbstractFileSystem, paths: list[str]) -> list[str]:
-    def hashed(path: str) -> str:
-        with filesystem.open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    with ThreadPoolExecutor(THREADS) as pool:  # hashlib works without the interpreter lock
-        return list(tqdm(pool.map(hashed, paths), total=len(paths), desc="fingerprint", unit=" files", leave=False))
+def _hash_files(paths: list[str]) -> list[str]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        hashes = pool.map(hash_file, map(Path, paths))
+        return list(tqdm(hashes, total=len(paths), desc="fingerprint", unit=" files", leave=False))
 
 
-def _remote(info: dict[str, Any]) -> list[Any]:
-    """Size and etag; where the store gives no etag, the time of change."""
-    etag = next((info[name] for name in ETAGS if info.get(name)), None)
-    return [info["size"], etag or _file_version(info)]
+def _hash_listing(files: dict[str, dict[str, Any]]) -> str:
+    return hash_json({name: [info["size"], _first_value(info, CHANGE_TIMES)] for name, info in files.items()})
 
 
-def _file_version(info: dict[str, Any]) -> str:
-    names = ("mtime", "LastModified", "last_modified", "updated", "created")
+def _first_value(info: dict[str, Any], names: tuple[str, ...]) -> str:
     return str(next((info[name] for name in names if info.get(name)), ""))
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

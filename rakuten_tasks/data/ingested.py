@@ -12,7 +12,7 @@ from rakuten_tasks.data.shards import Shard
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows of one part. kept + quarantined = read."""
+    """Numbers of rows of one part. kept + quarantined = read."""
 
     read: int
     kept: int
@@ -24,7 +24,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What was read of a catalogue, and where it lies."""
+    """Content of a catalogue after ingest, and the files that hold it."""
 
     labelled: list[Shard]
     unlabelled: list[Shard]
@@ -32,9 +32,9 @@ class IngestResult:
     class_counts: dict[int, int]  # kept rows by prdtypecode, ascending
     names: dict[int, str]  # prdtypecode -> name for people; empty without classes.csv
     synthetic: bool
-    content_hash: str  # changes with any kept byte, and with nothing else
-    quarantine: Path  # Parquet (schema.QUARANTINE): each row that was not kept, with its reason
-    file: Path  # JSON: all of this
+    content_hash: str  # of all kept bytes and of nothing else
+    quarantine: Path  # Parquet (schema.QUARANTINE): rows that were not kept, with their reasons
+    file: Path  # JSON of all fields
 
     def write_summary(self) -> None:
         """Write `file`."""

@@ -13,19 +13,19 @@ from fsspec import AbstractFileSystem
 from rakuten_tasks.data.csv_files import read_labels
 from rakuten_tasks.data.versions.manifest import find_version
 
-# the challenge's own name, then what else is taken for the same file where only one fits
+# the challenge's own name, then a pattern for other names, of which exactly one file must match
 TRAIN_ROWS = ("X_train_update.csv", "X_train*.csv")
 TRAIN_LABELS = ("Y_train_CVw08PX.csv", "Y_train*.csv")
 TEST_ROWS = ("X_test_update.csv", "X_test*.csv")
 TEST_LABELS = ("Y_test.csv", "Y_test*.csv")
 CLASSES = ("classes.csv", "classes.csv")
-# a file of this name marks products that were made up, such as the built-in sample's
+# a file of this name marks made-up products, such as the built-in sample's
 SYNTHETIC = ("SYNTHETIC.md", "SYNTHETIC*")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of one catalogue, as paths of `filesystem`; None where there is no such file."""
+    """Files of one catalogue, as paths of `filesystem`; None if there is no such file."""
 
     filesystem: AbstractFileSystem
     root: str
@@ -40,9 +40,9 @@ class Layout:
 
 
 def find_layout(source: str) -> Layout:
-    """The catalogue in a local folder or an fsspec URL (file://, s3://, memory:// ...).
+    """Find the files of the catalogue in a local folder or at an fsspec URL (file://, s3://, memory:// ...).
 
-    Raises FileNotFoundError if it is a file, holds neither training nor test rows, or several files fit one name.
+    Raises FileNotFoundError if it is a file, has neither training nor test rows, or several files match one name.
     """
     filesystem, root = fsspec.url_to_fs(source)
     root = root.rstrip("/")
@@ -73,13 +73,13 @@ def find_layout(source: str) -> Layout:
 
 
 def is_synthetic(source: str) -> bool:
-    """Whether the catalogue, published or not, says that its products were made up. Raises as find_layout does."""
+    """Return whether the catalogue, published or not, is marked as made up. Raises as find_layout does."""
     published = find_version(source)
     return published.manifest.synthetic if published else find_layout(source).synthetic
 
 
 def test_labels(source: str) -> pd.Series | None:
-    """The answers to the rows to predict: prdtypecode (int64) by row index; None where the catalogue has none."""
+    """Return the labels of the unlabelled rows, prdtypecode (int64) by row; None if the catalogue has none."""
     if (published := find_version(source)) is not None:
         return published.answers()
     layout = find_layout(source)
@@ -89,7 +89,7 @@ def test_labels(source: str) -> pd.Series | None:
 
 
 def photo_name(imageid: int, productid: int) -> str:
-    """The challenge's file name of a product's photo."""
+    """Return the challenge's file name of a product's photo."""
     return f"image_{imageid}_product_{productid}.jpg"
 
 

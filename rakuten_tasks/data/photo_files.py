@@ -1,4 +1,4 @@
-"""Photo files of a catalogue: found, read and checked."""
+"""Reader of a catalogue's photo files: finds, reads and checks them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.layout import photo_name
 from rakuten_tasks.preprocessing.photos import FORMATS
 
-THREADS = 8  # most of the time they wait for a remote store
-# a photo of max_photo_pixels takes 200 MB decoded, so the threads take turns
+THREADS = 8  # they mostly wait for a remote store
+# a photo of max_photo_pixels takes 200 MB decoded, so at most two are decoded at once
 DECODING = BoundedSemaphore(2)
 
 
 class PhotoFile(NamedTuple):
-    """photo: the file's bytes as they are, None unless the status is ok. photo_status: see schema.SHARD."""
+    """Photo of a product. photo: the file's bytes, None unless the status is ok. photo_status: see schema.SHARD."""
 
     photo: bytes | None
     photo_status: str
 
 
 class PhotoReader:
-    """Reads products' photos from the folders, several at once. A context manager."""
+    """Reader of products' photos from folders, with several threads. A context manager."""
 
     def __init__(self, filesystem: AbstractFileSystem, folders: Sequence[str], config: IngestConfig) -> None:
         self._filesystem, self._folders, self._config = filesystem, folders, config
@@ -43,12 +43,12 @@ class PhotoReader:
         self._pool.shutdown(cancel_futures=True)
 
     def read(self, products: pd.DataFrame) -> pd.DataFrame:
-        """The products' photo and photo_status (see PhotoFile), indexed as they are.
+        """Return photo and photo_status of each product (see PhotoFile), with the products' index.
 
         products: productid and imageid, both nullable, and names_photo (bool).
         """
         with warnings.catch_warnings():
-            # Pillow warns of odd files; whether they can be decoded is what counts here
+            # Pillow warns about unusual files; here only decoding decides
             warnings.filterwarnings("ignore", module=r"PIL\.")
             columns = (products[name] for name in ("productid", "imageid", "names_photo"))
             return pd.DataFrame(list(self._pool.map(self._read, *columns)), index=products.index)
@@ -58,14 +58,14 @@ class PhotoReader:
             return PhotoFile(None, "none")
         if pd.isna(productid) or pd.isna(imageid):
             return PhotoFile(None, "missing")
-        content = self._bytes(photo_name(imageid, productid))
+        content = self._read_file(photo_name(imageid, productid))
         if content is None:
             return PhotoFile(None, "missing")
         status = photo_status(content, self._config)
         return PhotoFile(content if status == "ok" else None, status)
 
-    def _bytes(self, name: str) -> bytes | None:
-        """At most one byte more than is allowed; None if no folder has the file."""
+    def _read_file(self, name: str) -> bytes | None:
+        """Return at most one byte more than max_photo_bytes; None if no folder has the file."""
         for folder in self._folders:
             try:
                 with self._filesystem.open(f"{folder}/{name}", "rb", cache_type="none") as file:
@@ -76,9 +76,9 @@ class PhotoReader:
 
 
 def photo_status(content: bytes, config: IngestConfig) -> str:
-    """ok, too_large (bytes or pixels), not_an_image (of FORMATS), or truncated (cannot be decoded to its end).
+    """Return ok, too_large (bytes or pixels), not_an_image (of FORMATS), or truncated (cannot be decoded to its end).
 
-    Pillow does not open a truncated WebP at all, so that one is not_an_image.
+    Pillow does not open a truncated WebP at all, so it is not_an_image.
     """
     if len(content) > config.max_photo_bytes:
         return "too_large"
@@ -92,7 +92,7 @@ def photo_status(content: bytes, config: IngestConfig) -> str:
         return "too_large"
     try:
         with DECODING:
-            # a JPEG at an eighth of its size: in 312 spoilt files this found what a full decode finds
+            # a JPEG at an eighth of its size: in 312 damaged files this found what a full decode finds
             image.draft("L", (1, 1))
             image.load()
     except Exception:  # as above

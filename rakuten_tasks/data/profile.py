@@ -26,7 +26,7 @@ from rakuten_tasks.preprocessing.text import clean
 
 @dataclass(frozen=True)
 class PhotoInfo:
-    """One photo file: pixels as its header says, bytes."""
+    """Size of a photo file. width, height: pixels, from its header; size: bytes."""
 
     width: int
     height: int
@@ -35,7 +35,7 @@ class PhotoInfo:
 
 @dataclass(frozen=True)
 class PhotoExample:
-    """One product with its photo's bytes. code: None where it is to be predicted."""
+    """Product with its photo's bytes. code: None for an unlabelled product."""
 
     title: str
     code: int | None
@@ -44,21 +44,21 @@ class PhotoExample:
 
 @dataclass(frozen=True)
 class Profile:
-    """Of the kept rows, all parts together."""
+    """Statistics of all kept rows, labelled or not."""
 
-    title_lengths: NDArray  # (N,) characters as written
-    description_lengths: NDArray  # (N,); 0 where there is none
-    sampled: int  # products that languages and photos were measured on
-    languages: dict[str, int]  # of the sampled, the most frequent first; ISO 639, or UNDETERMINED
-    photos: list[PhotoInfo]  # of the sampled that have one
-    pictured: list[PhotoExample]  # some that have one
+    title_lengths: NDArray  # (N,) characters, markup included
+    description_lengths: NDArray  # (N,); 0 for no description
+    sampled: int  # number of products in the sample
+    languages: dict[str, int]  # products of the sample by ISO 639 code, or UNDETERMINED; most frequent first
+    photos: list[PhotoInfo]  # of the sample
+    pictured: list[PhotoExample]  # some products with photos
 
 
 def profile(shards: Sequence[Shard], seed: int, sample: int, pictures: int) -> Profile:
-    """Read all texts, a shard at a time, and the photos of some products, 64 products at a time.
+    """Measure all texts, a shard at a time, and languages and photos of a random sample.
 
-    sample: how many products languages and photos are measured on; pictures: how many are kept with their photos.
-    Same shards and seed: same profile.
+    sample: number of products in the sample; pictures: number of examples with photos. The same shards and seed give
+    the same profile.
     """
     columns = [_lengths(shard.path) for shard in shards]
     titles, descriptions, has_photo = np.concatenate([np.zeros((3, 0), int), *columns], axis=1)
@@ -78,44 +78,46 @@ def profile(shards: Sequence[Shard], seed: int, sample: int, pictures: int) -> P
 
 
 def _lengths(path: Path) -> NDArray:
-    """(3, rows): characters of title and description, and whether there is a photo."""
+    """Return the characters of title and description, and whether there is a photo. (3, rows)"""
     rows = pq.read_table(path, columns=["designation", "description", "photo_status"])
     lengths = [pc.utf8_length(rows[name]).to_numpy() for name in ("designation", "description")]
     return np.stack([*lengths, pc.equal(rows["photo_status"], "ok").to_numpy()]).astype(int)
 
 
 def _rows_at(shards: Sequence[Shard], positions: Collection[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows by their position, counted over all shards: only row groups that hold one are read."""
+    """Yield rows by their position over all shards, reading only the row groups that have one."""
     start = 0
     for shard in shards:
         with pq.ParquetFile(shard.path) as file:
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
-                inside = [at for at in range(rows) if start + at in positions]
-                if inside:
-                    found = file.read_row_group(group, ["designation", "description", "prdtypecode", "photo"])
-                    for at, row in zip(inside, found.take(inside).to_pylist(), strict=True):
-                        yield start + at, row
+                wanted = [i for i in range(rows) if start + i in positions]
+                if wanted:
+                    table = file.read_row_group(group, ["designation", "description", "prdtypecode", "photo"])
+                    for i, row in zip(wanted, table.take(wanted).to_pylist(), strict=True):
+                        yield start + i, row
                 start += rows
 
 
 def photo_info(photo: bytes) -> PhotoInfo:
-    """From the header alone. photo: a file that ingest found sound."""
+    """Return the sizes from the header alone. photo: a file with the status ok."""
     with warnings.catch_warnings():
-        # Pillow warns of odd files; they can be decoded
+        # Pillow warns about unusual files, which can be decoded all the same
         warnings.filterwarnings("ignore", module=r"PIL\.")
         with Image.open(BytesIO(photo), formats=FORMATS) as image:
             return PhotoInfo(image.width, image.height, len(photo))
 
 
 def quarantined(quarantine: Path, examples: int) -> pd.DataFrame:
-    """The first `examples` rows of each reason and part, as schema.QUARANTINE."""
-    kept, seen = [QUARANTINE.empty_table().to_pandas()], Counter[tuple[str, str]]()
+    """Return the first `examples` rows of each reason and part, as schema.QUARANTINE."""
+    parts, counts = [QUARANTINE.empty_table().to_pandas()], Counter[tuple[str, str]]()
     with pq.ParquetFile(quarantine) as file:
         for batch in file.iter_batches(batch_size=1000):
             rows = batch.to_pandas()
             key = ["part", "reason"]
-            rank = rows.groupby(key).cumcount() + [seen[pair] for pair in rows[key].itertuples(index=False, name=None)]
-            seen.update(rows[key].itertuples(index=False, name=None))
-            kept.append(rows[rank < examples])
-    return pd.concat([part for part in kept if len(part)] or kept[:1], ignore_index=True)
+            rank = rows.groupby(key).cumcount() + [
+                counts[pair] for pair in rows[key].itertuples(index=False, name=None)
+            ]
+            counts.update(rows[key].itertuples(index=False, name=None))
+            parts.append(rows[rank < examples])
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)

@@ -1,9 +1,7 @@
-"""Ingest: a catalogue in the challenge's layout, or a published one, to checked Parquet shards and a quarantine."""
+"""Ingest of a catalogue, in the challenge's layout or published, to checked Parquet shards and a quarantine."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,18 +22,16 @@ from rakuten_tasks.data.csv_files import (
     read_row_index,
 )
 from rakuten_tasks.data.ingested import Counts, IngestResult
-from rakuten_tasks.data.layout import TEST_ROWS, TRAIN_LABELS, TRAIN_ROWS, Layout, find_layout, is_synthetic
+from rakuten_tasks.data.layout import TEST_ROWS, TRAIN_LABELS, TRAIN_ROWS, Layout, find_layout
 from rakuten_tasks.data.photo_files import PhotoReader
 from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, SHARD, CatalogueError
-from rakuten_tasks.data.shards import Shard, ShardWriter, iter_shards, read_shard
+from rakuten_tasks.data.shards import Shard, ShardWriter
 from rakuten_tasks.data.versions.manifest import find_version
-
-__all__ = ["Counts", "IngestResult", "Shard", "ingest", "is_synthetic", "iter_shards", "read_shard"]
-
+from rakuten_tasks.local_files import hash_json
 
 BATCH = 64  # photos in memory at once
-SOUND_PHOTO = ("ok", "none")
-MEANING = {  # of the issues that Judge finds, where the name does not tell it
+VALID_PHOTO = ("ok", "none")
+EXPLANATIONS = {  # of issues whose name is not clear by itself
     "bad_label": ", prdtypecode is no whole number",
     "bad_productid": ", it is no whole number",
     "no_title": ", designation is empty or holds no text",
@@ -48,41 +44,40 @@ def ingest(
     """Write the catalogue's rows and photos to `out` as Parquet, with a quarantine and a summary; see IngestResult.
 
     source: a folder, or an fsspec URL of one, or of a published catalogue; never written to. labelled, unlabelled:
-    which parts to read; a catalogue with labelled rows may lack the others. Raises FileNotFoundError for files that
-    are not there, and CatalogueError for what cannot be read, for labels that do not match rows, and for more than
-    config.max_bad_share bad rows. A published catalogue was judged when it was published: its shards
-    are copied, whatever the config.
+    which parts to read; a catalogue with labelled rows may lack the unlabelled ones. Raises FileNotFoundError for
+    missing files, and CatalogueError for unreadable ones, for labels that do not match rows, and for more than
+    config.max_bad_share bad rows. A published catalogue was validated at publication, so its shards are copied,
+    whatever the config.
     """
-    for earlier in [*out.glob("labelled-*.parquet"), *out.glob("unlabelled-*.parquet")]:
-        earlier.unlink()
+    for stale in [*out.glob("labelled-*.parquet"), *out.glob("unlabelled-*.parquet")]:
+        stale.unlink()
     if (published := find_version(source)) is not None:
         return published.fetch(out, labelled, unlabelled)
     layout = find_layout(source)
-    parts = _parts(layout, source, labelled, unlabelled)
+    parts = _list_parts(layout, source, labelled, unlabelled)
     names = read_class_names(layout.filesystem, layout.classes) if layout.classes else {}
     out.mkdir(parents=True, exist_ok=True)
     quarantine = out / "quarantine.parquet"
     with pq.ParquetWriter(quarantine, QUARANTINE) as writer:
-        done = {part.name: _ingest_part(part, layout.filesystem, out, writer, config) for part in parts}
-    content = [(name, part.content) for name, part in done.items()]
-    ingested = IngestResult(
-        labelled=done["labelled"].shards if labelled else [],
-        unlabelled=done["unlabelled"].shards if "unlabelled" in done else [],
-        counts={name: part.counts for name, part in done.items()},
-        class_counts=done["labelled"].class_counts if labelled else {},
+        ingested = {part.name: _ingest_part(part, layout.filesystem, out, writer, config) for part in parts}
+    result = IngestResult(
+        labelled=ingested["labelled"].shards if labelled else [],
+        unlabelled=ingested["unlabelled"].shards if "unlabelled" in ingested else [],
+        counts={name: part.counts for name, part in ingested.items()},
+        class_counts=ingested["labelled"].class_counts if labelled else {},
         names=names,
         synthetic=layout.synthetic,
-        content_hash=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        content_hash=hash_json({name: part.content for name, part in ingested.items()}),
         quarantine=quarantine,
         file=out / "summary.json",
     )
-    ingested.write_summary()
-    return ingested
+    result.write_summary()
+    return result
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows to read: their CSV, its row numbers, their labels if they have any, and where their photos lie."""
+    """Rows to read: CSV file, row numbers, labels if there are any, and folders of photos."""
 
     name: str
     file: str
@@ -91,7 +86,7 @@ class _Part:
     photos: tuple[str, ...]
 
 
-def _parts(layout: Layout, source: str, labelled: bool, unlabelled: bool) -> list[_Part]:
+def _list_parts(layout: Layout, source: str, labelled: bool, unlabelled: bool) -> list[_Part]:
     parts = []
     if labelled:
         rows_file, labels_file = layout.train_rows, layout.train_labels
@@ -111,8 +106,8 @@ def _parts(layout: Layout, source: str, labelled: bool, unlabelled: bool) -> lis
 
 
 @dataclass(frozen=True)
-class _Done:
-    """A part in its shards. content: a hash of all kept rows and photos."""
+class _IngestedPart:
+    """Shards of a part. content: hash of all kept rows and photos."""
 
     shards: list[Shard]
     content: str
@@ -122,68 +117,68 @@ class _Done:
 
 def _ingest_part(
     part: _Part, filesystem: AbstractFileSystem, out: Path, quarantine: pq.ParquetWriter, config: IngestConfig
-) -> _Done:
-    judge, writer = RowValidator(), ShardWriter(out, part.name, config.rows_per_shard)
+) -> _IngestedPart:
+    validator, writer = RowValidator(), ShardWriter(out, part.name, config.rows_per_shard)
     outcomes = []
     with (
         PhotoReader(filesystem, part.photos, config) as photos,
         tqdm(total=len(part.rows), desc=f"ingest {part.name}", unit=" products") as bar,
     ):
         for chunk in read_chunks(filesystem, part.file, PRODUCTS):
-            rows = judge.validate(chunk, part.labels)
-            bad = rows["issue"].notna() & (part.labels is not None)  # rows to predict are flagged, never dropped
-            kept, rejected = rows[~bad], rows[bad]
-            quarantine.write_table(_quarantined(chunk.raw, rejected["issue"], part))
-            outcomes.append(rejected[["issue"]])
-            bar.update(len(rejected))
-            for start in range(0, len(kept), BATCH):
-                batch = kept.iloc[start : start + BATCH]
+            rows = validator.validate(chunk, part.labels)
+            bad = rows["issue"].notna() & (part.labels is not None)  # unlabelled rows are flagged, never dropped
+            valid_rows, bad_rows = rows[~bad], rows[bad]
+            quarantine.write_table(_quarantine_table(chunk.raw, bad_rows["issue"], part))
+            outcomes.append(bad_rows[["issue"]])
+            bar.update(len(bad_rows))
+            for start in range(0, len(valid_rows), BATCH):
+                batch = valid_rows.iloc[start : start + BATCH]
                 batch = batch.join(photos.read(batch))
                 writer.write(pa.Table.from_pandas(batch.reset_index(), SHARD, preserve_index=False))
                 outcomes.append(batch[["issue", "photo_status", "prdtypecode"]])
                 bar.update(len(batch))
     writer.close()
     rows = pd.concat(outcomes).reindex(columns=["issue", "photo_status", "prdtypecode"])
-    return _done(part, rows, writer, config)
+    return _finish_part(part, rows, writer, config)
 
 
-def _quarantined(raw: pd.DataFrame, reasons: pd.Series, part: _Part) -> pa.Table:
+def _quarantine_table(raw: pd.DataFrame, reasons: pd.Series, part: _Part) -> pa.Table:
     rows = raw.loc[reasons.index].assign(part=part.name, reason=reasons)
     rows["prdtypecode"] = part.labels.raw[reasons.index] if part.labels else None
     return pa.Table.from_pandas(rows.reset_index(), QUARANTINE, preserve_index=False)
 
 
-def _done(part: _Part, outcomes: pd.DataFrame, writer: ShardWriter, config: IngestConfig) -> _Done:
-    """outcomes: by row number, prdtypecode, issue and photo_status (null for the quarantined)."""
-    kept = outcomes["photo_status"].notna()
+def _finish_part(part: _Part, outcomes: pd.DataFrame, writer: ShardWriter, config: IngestConfig) -> _IngestedPart:
+    """Count and check a part. outcomes: by row number, prdtypecode, issue, photo_status (null if quarantined)."""
+    is_valid = outcomes["photo_status"].notna()
     counts = Counts(
         read=len(part.rows),
         kept=sum(shard.rows for shard in writer.shards),
-        quarantined=int((~kept).sum()),
-        reasons=_tally(outcomes["issue"][~kept]),
+        quarantined=int((~is_valid).sum()),
+        reasons=_tally(outcomes["issue"][~is_valid]),
         photos=_tally(outcomes["photo_status"]),
-        issues=_tally(outcomes["issue"][kept]),
+        issues=_tally(outcomes["issue"][is_valid]),
     )
     if counts.kept + counts.quarantined != counts.read:
         raise CatalogueError(f"{part.file}: {counts} does not add up: the file changed while it was read, run again")
     if part.labels is not None:
-        _refuse_too_many_bad(part, outcomes, config)
+        _check_bad_share(part, outcomes, config)
     class_counts = {int(code): n for code, n in _tally(outcomes["prdtypecode"]).items()}
-    return _Done(writer.shards, writer.content.hexdigest(), counts, class_counts)
+    return _IngestedPart(writer.shards, writer.content.hexdigest(), counts, class_counts)
 
 
 def _tally(values: pd.Series) -> dict:
     return {value: int(n) for value, n in values.value_counts().sort_index().items()}
 
 
-def _refuse_too_many_bad(part: _Part, outcomes: pd.DataFrame, config: IngestConfig) -> None:
+def _check_bad_share(part: _Part, outcomes: pd.DataFrame, config: IngestConfig) -> None:
     photo = outcomes["photo_status"].astype("str")  # all null, it would be float
-    faults = outcomes["issue"].fillna("photo " + photo.where(~photo.isin(SOUND_PHOTO))).dropna()
-    share = len(faults) / len(outcomes)
-    if share <= config.max_bad_share:
+    faults = outcomes["issue"].fillna("photo " + photo.where(~photo.isin(VALID_PHOTO))).dropna()
+    bad_share = len(faults) / len(outcomes)
+    if bad_share <= config.max_bad_share:
         return
-    found = "; ".join(
-        f"{fault}{MEANING.get(fault, '')}: {len(rows)} (rows {', '.join(map(str, rows.index[:3]))}"
+    summary = "; ".join(
+        f"{fault}{EXPLANATIONS.get(fault, '')}: {len(rows)} (rows {', '.join(map(str, rows.index[:3]))}"
         f"{', ...' if len(rows) > 3 else ''})"
         for fault, rows in faults.groupby(faults)
     )
@@ -191,6 +186,7 @@ def _refuse_too_many_bad(part: _Part, outcomes: pd.DataFrame, config: IngestConf
     if faults.str.startswith("photo ").any():
         photos = f"Photos were looked for in {', '.join(part.photos)}; a product without a photo has a blank imageid. "
     raise CatalogueError(
-        f"{part.file}: {len(faults)} of {len(outcomes)} labelled rows are bad ({share:.1%}, more than max_bad_share = "
-        f"{config.max_bad_share:.1%}). {found}. {photos}Mend them, or raise ingest.max_bad_share in the configuration"
+        f"{part.file}: {len(faults)} of {len(outcomes)} labelled rows are bad ({bad_share:.1%}, more than "
+        f"max_bad_share = {config.max_bad_share:.1%}). {summary}. {photos}Mend them, or raise ingest.max_bad_share in "
+        "the configuration"
     )

@@ -12,11 +12,11 @@ WHOLE_NUMBER = r"[+-]?[0-9]{1,18}(?:\.0*)?"
 
 
 class CatalogueError(ValueError):
-    """The catalogue cannot be used as it is; the message says what is wrong, where, and how to mend it."""
+    """Unusable catalogue; the message says what is wrong, where, and how to fix it."""
 
 
 def whole_numbers(texts: pd.Series) -> pd.Series:
-    """Texts -> Int64; what is blank or not a whole number becomes <NA>."""
+    """Convert texts to Int64; blanks and what is not a whole number become <NA>."""
     texts = texts.astype(str).str.strip()
     digits = texts.where(texts.str.fullmatch(WHOLE_NUMBER)).str.replace(r"\.0*$", "", regex=True)
     return pd.to_numeric(digits, dtype_backend="numpy_nullable").astype("Int64")
@@ -30,7 +30,7 @@ def _table(columns: dict[str, pandera.Column]) -> pandera.DataFrameSchema:
     return pandera.DataFrameSchema(columns, strict="filter")  # columns not named here are ignored
 
 
-# The first column of each file is its index. A bad number becomes <NA> and is judged row by row.
+# The first column of each file is its index. A bad number becomes <NA>, which RowValidator flags.
 PRODUCTS = _table(
     {
         "designation": pandera.Column(str),
@@ -51,13 +51,13 @@ SHARD = pa.schema(
         pa.field("designation", pa.string(), nullable=False),
         pa.field("description", pa.string(), nullable=False),
         pa.field("prdtypecode", pa.int64()),  # null: to be predicted
-        pa.field("photo", pa.binary()),  # the photo file's bytes as they are; null unless photo_status is ok
+        pa.field("photo", pa.binary()),  # the photo file's bytes; null unless photo_status is ok
         pa.field("photo_status", pa.string(), nullable=False),  # ok, none, missing, truncated, not_an_image, too_large
         pa.field("issue", pa.string()),
     ]
 )
 
-# Rows that were not kept, as they stand in the CSV.
+# Rows that were not kept, with their texts as in the CSV.
 QUARANTINE = pa.schema(
     [pa.field("part", pa.string()), pa.field("row", pa.int64())]
     + [pa.field(name, pa.string()) for name in ("productid", "imageid", "designation", "description", "prdtypecode")]
@@ -66,7 +66,7 @@ QUARANTINE = pa.schema(
 
 
 def validate_schema(table: pd.DataFrame, schema: pandera.DataFrameSchema, file: str) -> pd.DataFrame:
-    """The schema's columns and types only. CatalogueError names the file and the columns that are missing."""
+    """Return the schema's columns with its types. Raises CatalogueError that names the missing columns."""
     try:
         return schema.validate(table, lazy=True)
     except SchemaErrors as error:

@@ -3,7 +3,7 @@
 bundle.json         schema version, label order, names, members, pool, configuration, lineage
 extractors/NAME     products -> features: tokenizer, pretrained backbone, settings
 members/NAME        features -> logits: safetensors, JSON
-ledger.parquet      title hash -> split, of every product in the splits of this model and its ancestors
+splits.parquet      title hash -> split, of every product in the splits of this model and its ancestors
 reference.parquet   validation and test rows with the columns of monitoring/columns.py, with which drift checks compare
 test.parquet        predictions on the test rows
 evaluation.json     metrics on the test rows
@@ -23,7 +23,7 @@ from rakuten_tasks.models.pretrained import PretrainedWeights
 
 SCHEMA_VERSION = 2
 MANIFEST = "bundle.json"
-LEDGER = "ledger.parquet"
+TITLE_SPLITS = "splits.parquet"
 REFERENCE = "reference.parquet"
 TEST = "test.parquet"
 EVALUATION = "evaluation.json"

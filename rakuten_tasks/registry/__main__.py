@@ -1,4 +1,4 @@
-"""The registry's commands, for the Makefile: address, versions, lineage, promote, rollback, prune."""
+"""Commands of the registry, for the Makefile: address, versions, lineage, promote, rollback, prune."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rakuten_tasks.registry import audit, pruning, tracking, versions
-from rakuten_tasks.registry.gate import VERDICT
+from rakuten_tasks.registry.gate import DECISION
 
 MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
 RUNS = "runs:/"
@@ -22,12 +22,12 @@ REASON = click.option("--reason", default="", help="why, for the audit trail")
 
 @click.group()
 def registry() -> None:
-    """Registered models, their versions and who is the champion."""
+    """Registered models, their versions and champions."""
 
 
 @registry.command()
 def address() -> None:
-    """Make sure that the MLflow store is there, and print its address."""
+    """Create the MLflow store if it does not exist, and print its address."""
     tracking.connect()
     click.echo(tracking.tracking_uri())
 
@@ -35,7 +35,7 @@ def address() -> None:
 @registry.command("versions")
 @MODEL
 def show_versions(model: str) -> None:
-    """The versions of a model, and who moved its champion when and why."""
+    """Print the versions of a model, and who moved its champion when and why."""
     client = tracking.connect()
     name = _resolve(model)
     table = Table("version", "aliases", "weighted F1", "why", title=name)
@@ -47,8 +47,8 @@ def show_versions(model: str) -> None:
     console = Console()
     console.print(table)
     for version in versions.list_versions(client, name):
-        for told in version.notes:
-            console.print(f"[yellow]version {version.number}: {escape(told)}[/]", soft_wrap=True)
+        for note in version.notes:
+            console.print(f"[yellow]version {version.number}: {escape(note)}[/]", soft_wrap=True)
     console.print(trail)
 
 
@@ -56,18 +56,18 @@ def show_versions(model: str) -> None:
 @click.argument("version", type=int)
 @MODEL
 def lineage(version: int, model: str) -> None:
-    """What a version was made from: run, decks, configuration, catalogue, quarantine, code."""
+    """Print what a version was made from: run, decks, configuration, catalogue, quarantine, code."""
     client = tracking.connect()
     name = _resolve(model)
-    found = versions.tags(client, name, version)
+    tags = versions.tags(client, name, version)
     click.echo(f"{name} version {version}")
-    for key, value in sorted(found.items()):
-        if key != VERDICT:
-            click.echo(f"{key:<16}{_address(client, value)}")  # whole, to be copied
+    for key, value in sorted(tags.items()):
+        if key != DECISION:
+            click.echo(f"{key:<16}{_address(client, value)}")  # unwrapped, to be copied
 
 
 def _address(client: MlflowClient, value: str) -> str:
-    """Where a file of a run lies in the store; any other value as it is."""
+    """Return the store's address of a file of a run; any other value unchanged."""
     if not value.startswith(RUNS):
         return value
     run_id, _, path = value.removeprefix(RUNS).partition("/")
@@ -89,7 +89,7 @@ def promote(version: int, model: str, reason: str) -> None:
 @MODEL
 @REASON
 def rollback(model: str, reason: str) -> None:
-    """Back to the champion before this one."""
+    """Make the champion before this one the champion again."""
     name = _resolve(model)
     version = versions.rollback(tracking.connect(), name, getpass.getuser(), reason)
     click.echo(f"{name}: version {version} is the champion again")
@@ -97,24 +97,26 @@ def rollback(model: str, reason: str) -> None:
 
 @registry.command()
 @click.option("--model", default="", help="registered model; empty for those that `make train` names by itself")
-@click.option("--keep", type=click.IntRange(min=1), default=10, help="newest versions that stay in any case")
+@click.option("--keep", type=click.IntRange(min=1), default=10, help="number of newest versions to keep in any case")
 @click.option("--forget", is_flag=True, help="also if the files of all versions are gone")
-@click.option("--days", type=click.IntRange(min=0), default=30, help="trainings without a version stay so long")
+@click.option(
+    "--days", type=click.IntRange(min=0), default=30, help="keep trainings without a version for so many days"
+)
 def prune(model: str, keep: int, forget: bool, days: int) -> None:
     """Delete old versions, those whose files are gone, old trainings without a version, and files of the deleted."""
     client = tracking.connect()
-    left, runs = [], 0
+    errors, runs = [], 0
     for name in [model] if model else [versions.DEFAULT_MODEL, versions.SAMPLE_MODEL]:
         try:
             for number, why in pruning.prune(client, name, keep, forget).items():
                 click.echo(f"deleted {name} version {number}: {why}")
-        except LookupError as error:  # of one model: the others are gone through all the same
-            left.append(str(error))
+        except LookupError as error:  # of one model: the others are pruned all the same
+            errors.append(str(error))
         runs += pruning.prune_runs(client, name, timedelta(days=days))
     click.echo(f"deleted {runs} trainings without a version")
     click.echo(f"deleted the files of {pruning.sweep_files(client)} deleted models and runs")
-    if left:
-        raise LookupError("; ".join(left))
+    if errors:
+        raise LookupError("; ".join(errors))
 
 
 def _resolve(model: str) -> str:

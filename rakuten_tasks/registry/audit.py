@@ -17,7 +17,7 @@ MAX_REASON = 2000  # a registered model's tag holds 5000 characters
 
 @dataclass(frozen=True)
 class Event(Strict):
-    """The champion moved. time: UTC, ISO 8601, to the microsecond. before: None for the first champion."""
+    """A move of the champion. time: UTC, ISO 8601, to the microsecond. before: None for the first champion."""
 
     time: str
     action: str  # GATE, PROMOTE or ROLLBACK
@@ -28,13 +28,15 @@ class Event(Strict):
 
 
 def history(client: MlflowClient, model: str) -> list[Event]:
-    """All events, oldest first."""
+    """Return all events, oldest first."""
     tags = client.get_registered_model(model).tags
     return [Event.from_json(tags[key]) for key in sorted(tags) if key.startswith(PREFIX)]
 
 
-def record(client: MlflowClient, model: str, action: str, before: int | None, after: int, by: str, reason: str) -> None:
-    """Write an event, before the alias moves; one that an interrupted attempt has already written is not repeated."""
+def record_event(
+    client: MlflowClient, model: str, action: str, before: int | None, after: int, by: str, reason: str
+) -> None:
+    """Write an event, before the alias moves, unless the last event is the same: then a retry repeats it."""
     now = datetime.now(UTC)
     event = Event(now.isoformat(timespec="microseconds"), action, before, after, by, reason[:MAX_REASON])
     events = history(client, model)
@@ -43,9 +45,9 @@ def record(client: MlflowClient, model: str, action: str, before: int | None, af
 
 
 def champions_before(events: list[Event], champion: int) -> list[int]:
-    """The champions that led to this one, oldest first: what was rolled back has left the list.
+    """Return the champions that led to this one, oldest first, without those that were rolled back.
 
-    Where the trail and the alias disagree (moved in MLflow's own pages, an attempt cut short) the alias is believed.
+    Where the trail contradicts the alias (moved in MLflow's own pages, or an interrupted attempt) the alias wins.
     """
     line: list[int] = []
     for event in events:
@@ -60,7 +62,7 @@ def champions_before(events: list[Event], champion: int) -> list[int]:
 
 
 def _go_back_to(line: list[int], version: int) -> None:
-    """Drop what came after the version's last place in the line; put it at the end if it has none."""
+    """Drop what follows the version's last position; append the version if it is not in the line."""
     if version in line:
         while line[-1] != version:
             line.pop()

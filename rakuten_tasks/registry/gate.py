@@ -1,4 +1,4 @@
-"""The promotion gate: whether a new version may become champion automatically, and why."""
+"""The promotion gate: decides whether a new version becomes champion automatically, and says why."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sklearn.metrics import f1_score
 from rakuten_tasks.config import GateConfig, Strict
 from rakuten_tasks.evaluation.bootstrap import paired_bootstrap
 
-VERDICT = "verdict"  # tag of a version that the gate has judged
+DECISION = "gate_decision"  # tag of a version: its GateDecision as JSON
 
 
 @dataclass(frozen=True)
 class GateDecision(Strict):
-    """The decision, a sentence for people, and the figures behind it, all of the same test rows.
+    """Decision, a sentence for people, and the figures behind it, all measured on the same test rows.
 
-    None stands where there was nothing to compare with. worst_class: the code that lost most F1 against the incumbent
-    among the classes with enough test rows; worst_class_loss: how much, negative if even that class gained.
+    Figures are None if there was nothing to compare with. worst_class: the code that lost most F1 against the
+    incumbent among the classes with enough test rows; worst_class_loss: how much, negative if even that class gained.
     """
 
     passed: bool
@@ -45,8 +45,8 @@ def decide(
 ) -> GateDecision:
     """Compare a new version with the champion (incumbent) and the best champion so far, on the same test rows.
 
-    labels and predictions: codes (N,), int64; a prediction is None where there is no such rival, or its label set is
-    another one. codes_incumbent: None if there is no champion yet. seed: of the bootstrap; same seed, same verdict.
+    labels and predictions: codes (N,), int64; a prediction is None if there is no such rival, or it has other labels.
+    codes_incumbent: None if there is no champion yet. seed: of the bootstrap; same seed, same decision.
     """
     new_f1 = _weighted_f1(labels, predicted_new)
     if codes_incumbent is None:
@@ -61,11 +61,11 @@ def decide(
         best = _compare("the best champion so far", labels, predicted_new, predicted_best, config, seed)
     losses = class_losses(labels, predicted_new, predicted_incumbent, config.min_class_rows)
     stricter = min(champion, best, key=lambda rival: rival.probability)
-    faults = _violations(stricter.probability, losses, config)
+    violations = _violations(stricter.probability, losses, config)
     worst = max(losses, key=lambda code: losses[code], default=None)
     return GateDecision(
-        passed=not faults,
-        reason=_reason(new_f1, stricter, faults, config),
+        passed=not violations,
+        reason=_reason(new_f1, stricter, violations, config),
         new_f1=new_f1,
         incumbent_f1=champion.f1,
         best_f1=None if predicted_best is None else best.f1,
@@ -77,7 +77,7 @@ def decide(
 
 @dataclass(frozen=True)
 class _Rival:
-    """Who the new version is compared with. probability: that the new one is no more than max_f1_loss below."""
+    """Version that the new one is compared with. probability: that the new one is at most max_f1_loss below."""
 
     name: str
     f1: float
@@ -88,22 +88,24 @@ def _compare(name: str, labels: NDArray, new: NDArray, old: NDArray, config: Gat
     return _Rival(name, _weighted_f1(labels, old), paired_bootstrap(labels, new, old, config.max_f1_loss, seed))
 
 
-def _reason(new_f1: float, rival: _Rival, faults: Sequence[str], config: GateConfig) -> str:
+def _reason(new_f1: float, rival: _Rival, violations: Sequence[str], config: GateConfig) -> str:
     figures = (
         f"weighted F1 {new_f1:.4f} against {rival.f1:.4f} of {rival.name}, "
         f"no more than {config.max_f1_loss} below it with probability {rival.probability:.3f}"
     )
-    return "; ".join([f"{'refused' if faults else 'passed'}: {figures}", *faults])
+    return "; ".join([f"{'refused' if violations else 'passed'}: {figures}", *violations])
 
 
 def _violations(probability: float, losses: dict[int, float], config: GateConfig) -> list[str]:
-    faults = []
+    violations = []
     if probability < config.min_probability:
-        faults.append(f"the probability must be {config.min_probability} or more")
+        violations.append(f"the probability must be {config.min_probability} or more")
     for code, loss in losses.items():
         if loss > config.max_class_loss:
-            faults.append(f"class {code} loses {loss:.3f} F1 against the champion, {config.max_class_loss} is allowed")
-    return faults
+            violations.append(
+                f"class {code} loses {loss:.3f} F1 against the champion, {config.max_class_loss} is allowed"
+            )
+    return violations
 
 
 def _weighted_f1(labels: NDArray, predicted: NDArray) -> float:
@@ -111,16 +113,16 @@ def _weighted_f1(labels: NDArray, predicted: NDArray) -> float:
 
 
 def class_losses(labels: NDArray, new: NDArray, incumbent: NDArray, min_rows: int) -> dict[int, float]:
-    """F1 lost, by code, of the classes with at least min_rows test rows."""
+    """Return the F1 lost, by code, of the classes with at least min_rows test rows."""
     codes, rows = np.unique(labels, return_counts=True)
-    judged = codes[rows >= min_rows]
-    if not len(judged):
+    counted = codes[rows >= min_rows]
+    if not len(counted):
         return {}
-    before, after = (f1_score(labels, p, labels=judged, average=None, zero_division=0) for p in (incumbent, new))
-    return {int(code): float(loss) for code, loss in zip(judged, before - after, strict=True)}
+    before, after = (f1_score(labels, p, labels=counted, average=None, zero_division=0) for p in (incumbent, new))
+    return {int(code): float(loss) for code, loss in zip(counted, before - after, strict=True)}
 
 
 def _other_labels(new: Sequence[int], incumbent: Sequence[int]) -> str:
-    added, gone = sorted(set(new) - set(incumbent)), sorted(set(incumbent) - set(new))
-    changes = [f"{word} {', '.join(map(str, codes))}" for word, codes in (("new", added), ("gone", gone)) if codes]
+    added, removed = sorted(set(new) - set(incumbent)), sorted(set(incumbent) - set(new))
+    changes = [f"{word} {', '.join(map(str, codes))}" for word, codes in (("new", added), ("gone", removed)) if codes]
     return f"refused: other classes than the champion's ({'; '.join(changes)}): promote it by hand if that is meant"

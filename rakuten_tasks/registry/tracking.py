@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "rakuten-classifier"
 SQLITE = "sqlite:///"
 DEFAULTS = {
-    # a server that is away is told after 15 s, not after 5 minutes of silence: Flyte tries the task again
+    # an unreachable server is an error after 15 s instead of 5 minutes: Flyte retries the task
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -38,35 +38,35 @@ PNG_SCALE = 2  # pixels of a PNG per pixel of the figure: sharp on today's scree
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or else a sqlite store under the folder RAKUTEN_VAR (default: var/ where this runs).
+    """Return MLFLOW_TRACKING_URI, or else a sqlite store in the folder RAKUTEN_VAR (default: ./var).
 
-    LookupError in a pod that was not told: a store of its own would be gone with it.
+    Raises LookupError in a pod without MLFLOW_TRACKING_URI: a store of its own would be deleted with it.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     if os.environ.get("FLYTE_INTERNAL_EXECUTION_ID"):
         raise LookupError(
-            "this pod was told no MLflow server: register the tasks with MLFLOW_TRACKING_URI set to an address that "
-            "pods reach (no sqlite file, no localhost)"
+            "this pod has no address of an MLflow server: register the tasks with MLFLOW_TRACKING_URI set to an "
+            "address that pods reach (no sqlite file, no localhost)"
         )
     return f"{SQLITE}{var_folder() / 'mlflow' / 'mlflow.db'}"
 
 
 def store_exists() -> bool:
-    """Whether `connect` would find a store: a sqlite file may be missing, a server is taken to be there."""
+    """Return whether a sqlite store's file exists; True for a server, which is not asked."""
     uri = tracking_uri()
     return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
 
 
 def connect() -> MlflowClient:
-    """A client of the tracking store, which is made if it is a sqlite file that is not there yet (8 s).
+    """Return a client of the tracking store; creates a sqlite store that does not exist yet (8 s).
 
-    Sets MLflow's process-wide tracking address too: parts of MLflow look only there.
+    Sets MLflow's process-wide tracking address too: parts of MLflow read only that.
     """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    for chatty in ("mlflow.store", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in ("mlflow.store", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     return _open(uri)
@@ -74,7 +74,7 @@ def connect() -> MlflowClient:
 
 @contextmanager
 def registry_lock() -> Iterator[None]:
-    """Of all processes that share a sqlite store, only one is in here: who judges the champion also moves it."""
+    """Lock the registry of a sqlite store for one process, so that the champion compared with is the one replaced."""
     uri = tracking_uri()
     if not uri.startswith(SQLITE):
         yield
@@ -100,7 +100,7 @@ def _open(uri: str) -> MlflowClient:
 
 
 def _create(database: Path) -> None:
-    """Create the tables beside the final place first: an interrupted creation must leave no half-made store."""
+    """Create the tables in a draft file and rename it: an interrupted creation leaves no incomplete store."""
     draft = database.with_name(f"{database.name}.draft")
     draft.unlink(missing_ok=True)
     MlflowClient(f"{SQLITE}{draft}").search_experiments()
@@ -108,18 +108,18 @@ def _create(database: Path) -> None:
 
 
 def _with_experiment(client: MlflowClient, artifacts: str | None) -> MlflowClient:
-    """artifacts: the address where they go; None leaves it to the tracking server."""
+    """Create the experiment if it is missing. artifacts: their address; None: the tracking server's choice."""
     if client.get_experiment_by_name(EXPERIMENT) is None:
         try:
             client.create_experiment(EXPERIMENT, artifact_location=artifacts)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another client of the server was quicker
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another client has created it meanwhile
                 raise
     return client
 
 
 def experiment_id(client: MlflowClient) -> str:
-    """The experiment that all runs and models belong to."""
+    """Return the id of the experiment of all runs and models."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         raise LookupError(f"{client.tracking_uri} has no experiment {EXPERIMENT}: get the client from connect()")
@@ -128,34 +128,34 @@ def experiment_id(client: MlflowClient) -> str:
 
 @dataclass(frozen=True)
 class RunLog:
-    """What a task can tell a run. Each call is one request, so pass many metrics at once."""
+    """Log of one run. Each call is one request, so pass many metrics at once."""
 
     client: MlflowClient
     run_id: str
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Numbers by name, at most 1000, at one step of a training."""
+        """Log at most 1000 numbers by name, at one step of a training."""
         now = round(time.time() * 1000)
         self.client.log_batch(self.run_id, [Metric(key, float(value), now, step) for key, value in values.items()])
 
     def figure(self, figure: Figure, name: str) -> None:
-        """The figure as name.html, which can be explored, and as name.png."""
+        """Log the figure as name.html, which is interactive, and as name.png."""
         self.client.log_figure(self.run_id, figure, f"{name}.html")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "setDaemon", DeprecationWarning)  # kaleido 0.2.1, when it starts
             self.client.log_figure(self.run_id, figure, f"{name}.png", save_kwargs={"scale": PNG_SCALE})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """A file, or a folder with all that is in it, under its own name."""
+        """Log a file, or a folder with its content, under its own name."""
         self.client.log_artifact(self.run_id, str(path), folder)
 
     def dictionary(self, values: Mapping[str, Any], name: str) -> None:
-        """A JSON or YAML file, by the name's ending."""
+        """Log a JSON or YAML file; the name's ending decides."""
         self.client.log_dict(self.run_id, dict(values), name)
 
 
 def git_commit() -> str:
-    """The commit of this code, with -dirty if files differ; in an image, which has no git, what GIT_COMMIT says."""
+    """Return this code's commit, with -dirty if files differ; in an image, which has no git, GIT_COMMIT."""
     if commit := os.environ.get("GIT_COMMIT"):
         return commit
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -8,9 +8,9 @@ from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import SplitConfig
-from rakuten_tasks.data.read_catalogue import read_shard
-from rakuten_tasks.data.splits import SPLITS, TEST, Ledger, assign_folds, require_every_split
-from rakuten_tasks.models.bundle import LEDGER
+from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.splits import SPLITS, TEST, TitleSplits, assign_folds, require_every_split
+from rakuten_tasks.models.bundle import TITLE_SPLITS
 from rakuten_tasks.models.members.member import FOLDS
 from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import pods
@@ -23,23 +23,24 @@ COLUMNS = ["row", "designation", "prdtypecode", "photo_status"]
 
 @stage(pods.CPU, cached=True)
 def split(shards: list[Shard], known: FlyteFile, config: SplitConfig, run: Run) -> KeyedSplits:
-    """Extend the known ledger by the titles that it has not seen; place each row on a split and in a fold."""
+    """Extend the known splits by new titles; give each row its split and a fold."""
     with runs.child_run(run.run_id, "split") as log:
         rows = pd.concat([read_shard(local(s.products), COLUMNS) for s in shards], ignore_index=True)
-        before = Ledger.load(local(known))
+        before = TitleSplits.load(local(known))
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
-        ledger = before.extended(titles, codes, config)
-        splits = ledger.lookup(titles)
+        title_splits = before.extended(titles, codes, config)
+        splits = title_splits.lookup(titles)
         require_every_split(splits, codes)
         log.metrics({f"rows_{name}": int((splits == split).sum()) for split, name in enumerate(SPLITS)})
-        log.metrics({"titles_known_before": len(before), "titles": len(ledger)})
+        log.metrics({"titles_known_before": len(before), "titles": len(title_splits)})
     folder = workspace() / "splits"
     folder.mkdir()
-    ledger.save(folder / LEDGER)
+    titles_file, rows_file = folder / TITLE_SPLITS, folder / "assignments.parquet"
+    title_splits.save(titles_file)
     has_photo = rows["photo_status"].eq("ok").to_numpy()
     assignments = rows[["row", "prdtypecode"]].assign(split=splits, fold=fold_rows(rows, splits), has_photo=has_photo)
-    assignments.to_parquet(folder / "assignments.parquet", index=False)
-    return Splits(FlyteFile(str(folder / LEDGER)), FlyteFile(str(folder / "assignments.parquet")), content_hash(folder))
+    assignments.to_parquet(rows_file, index=False)
+    return Splits(FlyteFile(str(titles_file)), FlyteFile(str(rows_file)), content_hash(folder))
 
 
 def fold_rows(rows: pd.DataFrame, splits: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -11,8 +11,8 @@ import pandas as pd
 from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.read_catalogue import read_shard
-from rakuten_tasks.data.splits import TEST, Ledger
+from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.baseline import BASELINES
 from rakuten_tasks.evaluation.metrics import POOL, evaluate
 from rakuten_tasks.models import bundle
@@ -99,7 +99,7 @@ def evaluate_test(
         deck = show_deck("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, mistakes), log)
     (work / bundle.EVALUATION).write_text(json.dumps(evaluation.to_dict()))
     rows.assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(work / bundle.TEST)
-    photographed = rows_on(paths, Ledger.load(local(splits.ledger)), (TEST,))  # in the order of the assignments
+    photographed = rows_on(paths, TitleSplits.load(local(splits.titles)), (TEST,))  # in the order of the assignments
     reference = reference_rows(photographed, tfidf_of(loaded), scores, embeddings)
     reference.to_parquet(work / bundle.REFERENCE, index=False)
     written = {name: FlyteFile(str(work / name)) for name in (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)}

@@ -11,7 +11,7 @@ import pandas as pd
 from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.splits import TEST, VALIDATION_A, VALIDATION_B, Ledger
+from rakuten_tasks.data.splits import BLENDING, TEST, VALIDATION, TitleSplits
 from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.members.linear import tfidf_of
@@ -41,7 +41,7 @@ from rakuten_tasks.tasks.types import (
     StoredExtractor,
 )
 
-HELD_OUT = (VALIDATION_A, VALIDATION_B)
+HELD_OUT = (VALIDATION, BLENDING)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _reference(
     loaded = load_members(members)
     files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
     _, embeddings = score_features(loaded, files, held_out, len(codes))
-    rows = rows_on([local(shard.products) for shard in shards], Ledger.load(local(splits.ledger)), HELD_OUT)
+    rows = rows_on([local(shard.products) for shard in shards], TitleSplits.load(local(splits.titles)), HELD_OUT)
     kept = (part[part["row"].isin(held_out)] for part in rows)
     return reference_rows(kept, tfidf_of(loaded), scores, embeddings).assign(
         **dict.fromkeys(UNCERTAINTY_COLUMNS, np.nan)

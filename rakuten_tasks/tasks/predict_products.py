@@ -10,9 +10,9 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
-from rakuten_tasks.data.layout import test_labels
-from rakuten_tasks.data.read_catalogue import is_synthetic, read_shard
+from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
+from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.evaluation.metrics import POOL
 from rakuten_tasks.models.predictor import Predictor, Scores
 from rakuten_tasks.models.scoring import products_of

@@ -1,4 +1,4 @@
-"""Stage 9: one bundle, one registered version; the alias champion moves only if the gate passes."""
+"""Stage 9: register the bundle as a version; the alias champion moves only if the gate passes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import pandas as pd
 from flytekit import current_context
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
-from mlflow import MlflowClient
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import GateConfig, Refit, TrainingConfig
-from rakuten_tasks.data.splits import TEST, Ledger
+from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.bootstrap import paired_differences
 from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.models import bundle
@@ -27,8 +26,9 @@ from rakuten_tasks.models.model_card import model_card
 from rakuten_tasks.models.pool import Pool
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.models.scoring import products_of, rows_on
-from rakuten_tasks.registry import promotion, runs, tracking, versions
+from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.registry.gate import GateDecision, class_losses, decide
+from rakuten_tasks.registry.promotion import Promotion, Rivals, alias_for
 from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.reports.registration_deck import registration_deck
 from rakuten_tasks.runtime import pods
@@ -49,7 +49,7 @@ from rakuten_tasks.tasks.types import (
     StoredExtractor,
 )
 
-CHECKED = 64  # test rows that a bundle is asked about again before it is registered
+CHECKED = 64  # test rows that a bundle predicts again before it is registered
 DECKS = "decks"
 CONFIGURATION = "configuration.json"
 
@@ -70,14 +70,14 @@ def assemble(
     resolved: ResolvedConfig,
     run: Run,
 ) -> FlyteDirectory:
-    """Everything that a prediction needs, and what it was made of, in one folder; what it was made from, in the run."""
+    """Write the bundle's folder, and log to the training's run what it was made from."""
     folder = workspace() / "bundle"
     for stored in extractors:
         _copy(stored, folder / bundle.EXTRACTORS_FOLDER / stored.name)
     for member in members:
         shutil.copytree(local(member.final), folder / bundle.MEMBERS_FOLDER / member.name)
     for name, file in {
-        bundle.LEDGER: splits.ledger,
+        bundle.TITLE_SPLITS: splits.titles,
         bundle.TEST: evaluated.predictions,
         bundle.EVALUATION: evaluated.evaluation,
     }.items():
@@ -96,7 +96,7 @@ def assemble(
     manifest.write(folder)
     log = runs.log_to_parent(run.run_id)
     log.metrics(Evaluation.load(folder / bundle.EVALUATION).summary())
-    _record(log, catalogue, [catalogue, *members, pooled, evaluated], resolved.config)
+    _log_origin(log, catalogue, [catalogue, *members, pooled, evaluated], resolved.config)
     return FlyteDirectory(str(folder))
 
 
@@ -109,8 +109,8 @@ def _copy(stored: StoredExtractor, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*EXTRACTORS[stored.name].training_only))
 
 
-def _record(log: RunLog, catalogue: Catalogue, shown: Sequence[_Shown], config: TrainingConfig) -> None:
-    """Into the parent run, also what was computed for an earlier run and taken from Flyte's cache."""
+def _log_origin(log: RunLog, catalogue: Catalogue, shown: Sequence[_Shown], config: TrainingConfig) -> None:
+    """Log Decks and catalogue to the parent run, also those of cached tasks, which logged to an earlier run."""
     for stage_shown in shown:
         log.artifact(local(stage_shown.deck), DECKS)
     log.artifact(local(catalogue.quarantine))
@@ -119,7 +119,7 @@ def _record(log: RunLog, catalogue: Catalogue, shown: Sequence[_Shown], config: 
 
 
 def _notes(manifest: bundle.Manifest) -> dict[str, str]:
-    """What one should know of a version before its figures are believed, for its tags, page and `make versions`."""
+    """Return warnings about a version's figures, for its tags, page and `make versions`."""
     notes = {weights.tag: f"WARNING: {weights.warning}" for weights in manifest.lineage.pretrained if weights.warning}
     if manifest.config.refit is Refit.EVERYTHING:
         notes["refit"] = "its figures are of the same members before they were fitted on the test rows too"
@@ -127,12 +127,11 @@ def _notes(manifest: bundle.Manifest) -> dict[str, str]:
 
 
 def _tags(manifest: bundle.Manifest) -> dict[str, object]:
-    """What a version says of its origin: each value is a fact, or the address of a file of its run."""
+    """Return the tags of a version: its lineage, and addresses of files of its run."""
     lineage = manifest.lineage
     artifacts = f"runs:/{lineage.run_id}"
-    facts = {name: value for name, value in lineage.to_dict().items() if name != "pretrained"}
     return {
-        **facts,
+        **{name: value for name, value in lineage.to_dict().items() if name != "pretrained"},
         **{
             f"pretrained.{item.tag}": f"{item.name}, source {item.source}, licence {item.licence}, sha256 {item.sha256}"
             for item in lineage.pretrained
@@ -149,54 +148,50 @@ def _tags(manifest: bundle.Manifest) -> dict[str, object]:
 def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, seed: int, run: Run) -> RegisteredVersion:
     """Register the bundle and let the gate decide whether it becomes the champion."""
     path = local(folder)
+    paths = [local(shard.products) for shard in shards]
     client = tracking.connect()
     with runs.child_run(run.run_id, "register") as log, tracking.registry_lock():
-        version = versions.register(client, run.model, path, run.run_id, _tags(bundle.read_manifest(path)))
-        paths = [local(shard.products) for shard in shards]
-        # A retry must not judge the version against itself.
-        stands = promotion.existing_decision(client, run.model, version)
-        if stands is None:
-            promotion.reset(client, run.model, version)
+        manifest = bundle.read_manifest(path)
+        version = versions.register(client, run.model, path, run.run_id, _tags(manifest))
+        promotion = Promotion(client, run.model, version)
+        # A retry must not compare the version with itself
+        earlier_decision = promotion.resume()
         while True:
-            rivals = _rivals(client, run.model)
-            judged = (
-                GateInput(stands, {}, {}) if stands else _judge(client, path, paths, config, seed, run.model, *rivals)
-            )
-            deck = _shown(log, run, version, judged, config, bundle.read_manifest(path))
-            # of a registry on a server another training may have moved the champion in between
-            if stands or rivals == _rivals(client, run.model):
+            rivals = promotion.rivals()
+            if earlier_decision:
+                outcome = GateOutcome(earlier_decision, {}, {})
+            else:
+                folders = {number: versions.fetch(client, run.model, str(number)) for number in rivals if number}
+                outcome = _decide(path, paths, rivals, folders, config, seed)
+            deck = _show_outcome(log, run, version, outcome, config, manifest)
+            # False if, in a registry on a server, another training has moved the champion meanwhile
+            if promotion.begin(outcome.decision, rivals):
                 break
-        # last: of a registration that fails no alias has moved
-        alias = promotion.finalize(client, run.model, version, judged.verdict)
-    return RegisteredVersion(run.model, version, alias, judged.verdict.reason, run.run_id, deck)
+        alias = promotion.commit()  # no step after it may fail the registration
+    return RegisteredVersion(run.model, version, alias, outcome.decision.reason, run.run_id, deck)
 
 
 @dataclass(frozen=True)
-class GateInput:
-    """The gate's verdict and the figures that its page draws; see reports/registration_deck.py."""
+class GateOutcome:
+    """The gate's decision and the figures that its page draws; see reports/registration_deck.py."""
 
-    verdict: GateDecision
+    decision: GateDecision
     differences: dict[str, NDArray]
     losses: dict[int, float]
 
 
-def _rivals(client: MlflowClient, model: str) -> tuple[int | None, int | None]:
-    return versions.champion_version(client, model), versions.best_version(client, model)
-
-
-def _shown(
-    log: RunLog, run: Run, version: int, judged: GateInput, config: GateConfig, manifest: bundle.Manifest
+def _show_outcome(
+    log: RunLog, run: Run, version: int, outcome: GateOutcome, config: GateConfig, manifest: bundle.Manifest
 ) -> FlyteFile:
-    log.dictionary(judged.verdict.to_dict(), "verdict.json")
-    alias = promotion.alias_for(judged.verdict)
+    log.dictionary(outcome.decision.to_dict(), "gate_decision.json")
     page = registration_deck(
         run.model,
         version,
-        alias,
-        judged.verdict,
-        judged.differences,
+        alias_for(outcome.decision),
+        outcome.decision,
+        outcome.differences,
         config,
-        judged.losses,
+        outcome.losses,
         manifest.names,
         list(_notes(manifest).values()),
         manifest.lineage.pretrained,
@@ -206,67 +201,63 @@ def _shown(
     return deck
 
 
-def _judge(
-    client: MlflowClient,
-    path: Path,
-    shards: list[Path],
-    config: GateConfig,
-    seed: int,
-    model: str,
-    incumbent: int | None,
-    best: int | None,
-) -> GateInput:
-    manifest = bundle.read_manifest(path)
+def _decide(
+    path: Path, shards: list[Path], rivals: Rivals, folders: dict[int, Path], config: GateConfig, seed: int
+) -> GateOutcome:
+    """Score the new bundle's rivals on its test rows and compare. folders: the rivals' bundles, by version."""
+    codes = bundle.read_manifest(path).codes
     test = pd.read_parquet(path / bundle.TEST)
     labels, new = (test[name].to_numpy(np.int64) for name in ("prdtypecode", "predicted"))
-    _require_same_answers(path, shards, test)
-    # Both have kept their hands off these rows: the ledger, handed from version to version, holds them back for ever.
-    rivals = {version: versions.fetch(client, model, str(version)) for version in (incumbent, best) if version}
-    ledger = Ledger.load(path / bundle.LEDGER)
-    same = {v: r for v, r in rivals.items() if bundle.read_manifest(r).codes == manifest.codes}
-    predicted: dict[int | None, NDArray] = {v: _predict_test(r, shards, ledger) for v, r in same.items()}
-    verdict = decide(
+    _require_same_predictions(path, shards, test)
+    # None was trained on these rows: a test title of one version is a test title of all later ones
+    splits = TitleSplits.load(path / bundle.TITLE_SPLITS)
+    codes_of = {version: bundle.read_manifest(folder).codes for version, folder in folders.items()}
+    comparable = [version for version in folders if codes_of[version] == codes]
+    predicted: dict[int | None, NDArray] = {v: _predict_test(folders[v], shards, splits) for v in comparable}
+    decision = decide(
         labels=labels,
         predicted_new=new,
-        predicted_incumbent=predicted.get(incumbent),
-        predicted_best=predicted.get(best),
-        codes_new=manifest.codes,
-        codes_incumbent=bundle.read_manifest(rivals[incumbent]).codes if incumbent else None,
+        predicted_incumbent=predicted.get(rivals.champion),
+        predicted_best=predicted.get(rivals.best),
+        codes_new=codes,
+        codes_incumbent=codes_of[rivals.champion] if rivals.champion else None,
         config=config,
         seed=seed,
     )
-    named = {"champion": incumbent, "best champion so far": best if best != incumbent else None}
-    return GateInput(
-        verdict,
+    best = rivals.best if rivals.best != rivals.champion else None
+    return GateOutcome(
+        decision,
         {
-            f"{name}, version {number}": paired_differences(labels, new, predicted[number], seed)
-            for name, number in named.items()
-            if number in predicted
+            f"{name}, version {version}": paired_differences(labels, new, predicted[version], seed)
+            for name, version in {"champion": rivals.champion, "best champion so far": best}.items()
+            if version in predicted
         },
-        class_losses(labels, new, predicted[incumbent], config.min_class_rows) if incumbent in predicted else {},
+        class_losses(labels, new, predicted[rivals.champion], config.min_class_rows)
+        if rivals.champion in predicted
+        else {},
     )
 
 
-def _require_same_answers(path: Path, shards: list[Path], test: pd.DataFrame) -> None:
-    """The bundle as it will be served, asked about some test rows: a version that cannot answer is no rival.
+def _require_same_predictions(path: Path, shards: list[Path], test: pd.DataFrame) -> None:
+    """Load the bundle as it will be served and predict some test rows.
 
-    Raises ValueError if it answers otherwise than it was evaluated. One in twenty may differ: another processor rounds
-    otherwise. Of members that were fitted on the test rows too only that they answer is asked.
+    Raises ValueError if its labels differ from those that were evaluated. One in twenty may differ, as another
+    processor rounds differently. Members that were fitted on the test rows too only have to predict.
     """
-    rows = next(rows_on(shards, Ledger.load(path / bundle.LEDGER), (TEST,), skip_empty=True)).head(CHECKED)
+    splits = TitleSplits.load(path / bundle.TITLE_SPLITS)
+    rows = next(rows_on(shards, splits, (TEST,), skip_empty=True)).head(CHECKED)
     predictor = Predictor.load(path)
-    said = predictor.score(products_of(rows)).predicted
+    predicted = predictor.score(products_of(rows)).predicted
     if predictor.manifest.config.refit is Refit.EVERYTHING:
         return
-    agree = np.mean(said == test.set_index("row")["predicted"].loc[rows["row"]].to_numpy())
+    agree = np.mean(predicted == test.set_index("row")["predicted"].loc[rows["row"]].to_numpy())
     if agree < 0.95:
         raise ValueError(f"the bundle answers {1 - agree:.0%} of {len(rows)} test rows otherwise than it was evaluated")
 
 
-def _predict_test(rival: Path, shards: list[Path], ledger: Ledger) -> NDArray:
-    predictor = Predictor.load(rival)
-    parts = [predictor.score(products_of(rows)).predicted for rows in rows_on(shards, ledger, (TEST,))]
-    return np.concatenate(parts)
+def _predict_test(folder: Path, shards: list[Path], splits: TitleSplits) -> NDArray:
+    predictor = Predictor.load(folder)
+    return np.concatenate([predictor.score(products_of(rows)).predicted for rows in rows_on(shards, splits, (TEST,))])
 
 
 def _lineage(

@@ -30,7 +30,7 @@ COMPARED = "catalogue, code, libraries, pretrained weights and machine"
 class OriginalRun(NamedTuple):
     run: Run
     source: KeyedSource
-    known: KeyedFile  # the version's own ledger, so that every title keeps its split
+    known: KeyedFile  # the version's own splits: every title keeps its split
     resolved: ResolvedConfig
     ingest: IngestConfig
     split: SplitConfig

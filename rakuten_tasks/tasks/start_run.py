@@ -13,12 +13,12 @@ from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import IngestConfig, SplitConfig, TrainingConfig
 from rakuten_tasks.data.fingerprint import fingerprint
-from rakuten_tasks.data.read_catalogue import is_synthetic
+from rakuten_tasks.data.layout import is_synthetic
 from rakuten_tasks.data.sample.generate import SAMPLE
-from rakuten_tasks.data.splits import Ledger
+from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.models.backbones import resolve_weights
-from rakuten_tasks.models.bundle import LEDGER
+from rakuten_tasks.models.bundle import TITLE_SPLITS
 from rakuten_tasks.models.encoders import resolve_encoder
 from rakuten_tasks.models.members.plan import active_members
 from rakuten_tasks.models.pretrained import PretrainedWeights
@@ -128,22 +128,23 @@ def stat_source(source: str) -> Source:
 
 
 def load_previous_splits(model: str, version: int | None = None, source: str = SAMPLE) -> FlyteFile:
-    """The ledger of a version, by default the model's latest, and then that of a published source.
+    """The splits of a version's titles, by default the model's latest, and then those of a published source.
 
     Where they differ the model's is right: what it was trained on must never become its test.
     """
     client = tracking.connect()
-    version = version or versions.latest_version(client, model)
-    ledger = Ledger.load(versions.fetch(client, model, str(version)) / LEDGER) if version else Ledger.empty()
-    path = workspace() / LEDGER
+    splits = TitleSplits.empty()
+    if version := version or versions.latest_version(client, model):
+        splits = TitleSplits.load(versions.fetch(client, model, str(version)) / TITLE_SPLITS)
+    path = workspace() / TITLE_SPLITS
     if source != SAMPLE and (published := find_version(source)) is not None:
-        path.write_bytes(published.read(published.manifest.ledger))
-        placed = Ledger.load(path)
-        if differing := ledger.differing(placed):
+        path.write_bytes(published.read(published.manifest.splits))
+        published_splits = TitleSplits.load(path)
+        if differing := splits.differing(published_splits):
             log.warning(
                 "%d titles of %s are on another split in %s, which was trained first: they stay there",
                 differing, source, model,
             )  # fmt: skip
-        ledger = ledger.merged(placed)
-    ledger.save(path)
+        splits = splits.merged(published_splits)
+    splits.save(path)
     return FlyteFile(str(path))

@@ -20,7 +20,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.data.read_catalogue import read_shard
+from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.data.splits import TRAIN
 from rakuten_tasks.models.extractors import EXTRACTORS, TokenExtractor
 from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData

@@ -69,9 +69,9 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Splits:
-    """Which split each title is on, for ever, and what became of this catalogue's labelled rows."""
+    """The split of each title, which never changes, and the split and fold of each labelled row."""
 
-    ledger: FlyteFile  # Parquet: title_hash, split
+    titles: FlyteFile  # Parquet: title_hash, split; see data/splits.py
     assignments: FlyteFile  # Parquet: row, prdtypecode, split (position in splits.SPLITS), fold, has_photo
     sha256: str  # of both
 

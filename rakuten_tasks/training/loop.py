@@ -1,4 +1,4 @@
-"""The training loop of all networks: one-cycle schedule, early stopping on validation A, best weights kept."""
+"""The training loop of all networks: one-cycle schedule, early stopping on the validation split, best weights kept."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from workflows.training import train_classifier
 
 MODEL = "end-to-end"
 # so many validation rows that they can be compared with
-CONFIG = dataclasses.replace(TINY, split=SplitConfig(validation_a=0.25, validation_b=0.25, test=0.12))
+CONFIG = dataclasses.replace(TINY, split=SplitConfig(validation=0.25, blending=0.25, test=0.12))
 PUBLICATION = PublicationConfig(split=CONFIG.split)
 COLOURS = {10: (200, 60, 60), 1300: (60, 160, 70), 2583: (60, 80, 200)}
 WINDOW = 330  # products of a window: 300 are needed

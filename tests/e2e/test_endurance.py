@@ -129,7 +129,7 @@ def test_a_training_killed_at_random_points_and_started_again_ends_with_the_same
     process.wait()
     assert train(source, config, killed).wait() == 0, said(killed)
     there = "current_stage != 'Deleted_Internal'"  # MLflow keeps a row of what was deleted
-    judged = "select version from model_version_tags where key = 'verdict'"
+    judged = "select version from model_version_tags where key = 'gate_decision'"
     assert ask(killed, f"select count(*) from model_versions where version not in ({judged}) and {there}") == [(0,)]
     assert weights(killed) == weights(calm)
     assert "going on from a checkpoint" in "".join(log.read_text() for log in killed.glob("log-*"))

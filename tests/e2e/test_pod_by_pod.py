@@ -66,7 +66,7 @@ MODEL, BESIDE = "pod-by-pod", "pyflyte-run"
 # More than 300 validation rows, or drift is not decided; three shards
 CONFIG = TrainingConfig(
     ingest=IngestConfig(rows_per_shard=240),
-    split=SplitConfig(validation_a=0.3, validation_b=0.3, test=0.1),
+    split=SplitConfig(validation=0.3, blending=0.3, test=0.1),
     bag=BagConfig(ngram_bits=12),
     lstm=LSTMConfig(epochs=2),
     photo=PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=3),
@@ -159,7 +159,7 @@ def test_a_training_pod_by_pod_registers_a_champion_equal_to_that_of_pyflyte_run
     pods, here = story.bundle(MODEL, 1), story.bundle(BESIDE, 1)
     linear = [f"members/{name}/linear.safetensors" for name in ("bag", "encoder", "bag_encoder")]
     networks = ["members/lstm/lstm.safetensors", "members/vgg16/vgg16.safetensors", "extractors/tokens/tokenizer.json"]
-    same = [*linear, *networks, bundle.LEDGER, bundle.TEST]
+    same = [*linear, *networks, bundle.TITLE_SPLITS, bundle.TEST]
     assert {name for name in same if (pods / name).read_bytes() != (here / name).read_bytes()} == set()
     assert bundle.read_manifest(pods).pool == bundle.read_manifest(here).pool
     evaluations = [Evaluation.load(folder / bundle.EVALUATION) for folder in (pods, here)]
@@ -216,7 +216,7 @@ def test_what_was_computed_from_the_same_contents_is_not_computed_again(story, t
     comparison = value(outputs["o0"], Comparison)
     assert (comparison.same_weights, comparison.same_answers, comparison.differences) == (True, 1.0, [])
     ran = {function(ran.task): ran.pod is not None for ran in story.cluster.of("again")}
-    # split starts from the version's sides instead of from none, and comes to the same ledger
+    # split starts from the version's sides instead of from none, and gives the same splits
     assert {name for name, anew in ran.items() if anew} == {"reopen", "split", "train_members", "assemble", "compare"}
     assert {"ingest", "extract_features", "fit_member", "train_network", "pool_members", "evaluate_test"} <= set(ran)
 

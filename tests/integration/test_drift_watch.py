@@ -14,8 +14,8 @@ from flytekit.core.type_engine import TypeEngine
 from mlflow import MlflowClient
 
 from rakuten_tasks.data.fingerprint import fingerprint
-from rakuten_tasks.data.splits import Ledger
-from rakuten_tasks.models.bundle import LEDGER, MANIFEST, REFERENCE
+from rakuten_tasks.data.splits import TitleSplits
+from rakuten_tasks.models.bundle import MANIFEST, REFERENCE, TITLE_SPLITS
 from rakuten_tasks.monitoring.columns import SCHEMA
 from rakuten_tasks.monitoring.decision import Accuracy, Decision, DriftReport, Outcome
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks
@@ -119,7 +119,7 @@ def reference_bundle(folder: Path, run_id: str) -> Path:
     for name in ("designation_length", "designation_words", "photo_bytes"):
         reference[name] = (reference[name] * 100).round()
     reference.to_parquet(folder / REFERENCE, index=False)
-    Ledger.empty().save(folder / LEDGER)
+    TitleSplits.empty().save(folder / TITLE_SPLITS)
     return folder
 
 

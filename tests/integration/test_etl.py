@@ -14,11 +14,13 @@ import pytest
 from rakuten_tasks.config import IngestConfig, PublicationConfig
 from rakuten_tasks.data.fingerprint import fingerprint, listing
 from rakuten_tasks.data.layout import is_synthetic, test_labels
-from rakuten_tasks.data.read_catalogue import ingest, iter_shards
+from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import SHARD, CatalogueError
-from rakuten_tasks.data.splits import TEST, Ledger, title_hash
-from rakuten_tasks.data.versions import commit
+from rakuten_tasks.data.shards import iter_shards
+from rakuten_tasks.data.splits import TEST, TitleSplits, title_hash
+from rakuten_tasks.data.versions import files as version_files
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
+from rakuten_tasks.data.versions.files import CatalogueFiles
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.models.bundle import MANIFEST
 from rakuten_tasks.monitoring.inputs import catalogue_frame
@@ -68,10 +70,10 @@ def rows_of(address: Path | str, out: Path, part: str = "labelled") -> pd.DataFr
     return pd.concat(iter_shards([shard.path for shard in getattr(found, part)])).set_index("row")
 
 
-def ledger_of(outcome: PublishResult, out: Path) -> Ledger:
-    path = out / "ledger-of-outcome.parquet"
-    path.write_bytes(outcome.published.read(outcome.published.manifest.ledger))
-    return Ledger.load(path)
+def splits_of(outcome: PublishResult, out: Path) -> TitleSplits:
+    path = out / "splits-of-outcome.parquet"
+    path.write_bytes(outcome.published.read(outcome.published.manifest.splits))
+    return TitleSplits.load(path)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -127,7 +129,7 @@ def test_new_products_join_and_none_that_was_there_moves_or_changes(source: Path
     pd.testing.assert_frame_equal(after.loc[:23], before)
     assert after.loc[24:, "productid"].tolist() == [1024, 1025, 1026, 1027, 1028, 1029]
     assert bytes(after.loc[27, "photo"]) == photo_bytes(27)
-    older, newest = ledger_of(first, tmp_path), ledger_of(second, tmp_path)
+    older, newest = splits_of(first, tmp_path), splits_of(second, tmp_path)
     titles = before["designation"].tolist()
     assert newest.lookup(titles).tolist() == older.lookup(titles).tolist()
     assert (len(older), len(newest)) == (24, 30)
@@ -173,7 +175,7 @@ def test_without_adding_the_source_stands_alone_and_sides_stay(source: Path, tmp
     rows = rows_of(tmp_path / "shop", tmp_path / "out")
     assert (len(rows), rows.loc[5, "description"], second.published.manifest.added_to) == (20, "corrected", 0)
     titles = rows["designation"].tolist()
-    older, newest = ledger_of(first, tmp_path), ledger_of(second, tmp_path)
+    older, newest = splits_of(first, tmp_path), splits_of(second, tmp_path)
     assert newest.lookup(titles).tolist() == older.lookup(titles).tolist()
     assert len(newest) == 24  # the titles that are gone keep their sides too, should they come back
 
@@ -271,7 +273,7 @@ def test_a_publisher_that_dies_leaves_the_earlier_version_current(source: Path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(commit.os, "link", dies)
+        patch.setattr(version_files.os, "link", dies)
         with pytest.raises(KeyboardInterrupt):
             published(export, tmp_path / "shop")
     current = find_version(str(tmp_path / "shop"))
@@ -321,8 +323,24 @@ def test_a_version_number_is_given_once(place: str, source: Path, tmp_path: Path
         place, lambda: f"{request.getfixturevalue('bucket')}/shop"
     )()
     manifest = published(source, destination).published.manifest
-    assert commit._commit_manifest(destination, dataclasses.replace(manifest, source="a loser")) is False
+    assert CatalogueFiles.at(destination).create_manifest(1, b"of a slower publisher") is False
     assert find_version(destination).manifest == manifest
+
+
+def test_an_error_of_the_store_is_a_lost_race_only_if_another_manifest_exists(tmp_path: Path, monkeypatch):
+    store = CatalogueFiles.at(f"memory://{tmp_path.name}/race")
+    write = store.filesystem.pipe_file
+
+    def fails(path: str, content: bytes, **_: object) -> None:
+        if content == b"reply lost":
+            write(path, content)
+        raise OSError("the server says no")
+
+    monkeypatch.setattr(store.filesystem, "pipe_file", fails)
+    with pytest.raises(OSError, match="the server says no"):
+        store.create_manifest(1, b"nothing written")
+    assert store.create_manifest(1, b"reply lost") is True
+    assert store.create_manifest(1, b"too late") is False
 
 
 def test_an_object_store_takes_a_catalogue_and_gives_it_back(source: Path, tmp_path: Path, bucket: str):
@@ -391,20 +409,20 @@ def test_a_model_that_knows_a_title_keeps_its_side_and_that_is_told(
     source: Path, tmp_path: Path, mlflow_store, caplog: pytest.LogCaptureFixture
 ):
     outcome = published(source, tmp_path / "shop")
-    ledger = ledger_of(outcome, tmp_path)
+    splits = splits_of(outcome, tmp_path)
     titles = rows_of(tmp_path / "shop", tmp_path / "out")["designation"].tolist()
-    moved = next(title for title in titles if ledger.lookup([title])[0] != TEST)
+    moved = next(title for title in titles if splits.lookup([title])[0] != TEST)
     bundle = write_bundle(tmp_path / "bundle")
-    Ledger.empty().save(bundle / "ledger.parquet")
+    TitleSplits.empty().save(bundle / "splits.parquet")
     table = pd.DataFrame({"title_hash": [title_hash(moved)], "split": ["test"]})
-    table.to_parquet(bundle / "ledger.parquet", index=False)
+    table.to_parquet(bundle / "splits.parquet", index=False)
     run = mlflow_store.create_run(versions.experiment_id(mlflow_store))
     versions.register(mlflow_store, "knows-a-title", bundle, run.info.run_id, {})
     with caplog.at_level(logging.WARNING):
-        known = Ledger.load(Path(load_previous_splits("knows-a-title", source=str(tmp_path / "shop")).path))
+        known = TitleSplits.load(Path(load_previous_splits("knows-a-title", source=str(tmp_path / "shop")).path))
     assert known.lookup([moved]).tolist() == [TEST]
     others = [title for title in titles if title != moved]
-    assert known.lookup(others).tolist() == ledger.lookup(others).tolist()
+    assert known.lookup(others).tolist() == splits.lookup(others).tolist()
     assert "1 titles of" in caplog.text
 
 
@@ -433,12 +451,12 @@ def test_a_published_catalogue_is_trained_on_with_its_sides_and_predicted(
     source: Path, tmp_path: Path, mlflow_store, local_runs: Path
 ):
     """Published with other shares than the training asks for: the published sides hold."""
-    shares = dataclasses.replace(TINY.split, validation_a=0.2, validation_b=0.2, test=0.25)
+    shares = dataclasses.replace(TINY.split, validation=0.2, blending=0.2, test=0.25)
     source = write_catalogue(tmp_path / "shares", labelled=45, unlabelled=3)
     outcome = published(source, tmp_path / "shop", config=dataclasses.replace(CONFIG, split=shares))
     registered = train_classifier(source=str(tmp_path / "shop"), config=TINY, model="on-published")
     bundle = versions.fetch(mlflow_store, "on-published", str(registered.version))
-    trained, ours = Ledger.load(bundle / "ledger.parquet"), ledger_of(outcome, tmp_path)
+    trained, ours = TitleSplits.load(bundle / "splits.parquet"), splits_of(outcome, tmp_path)
     titles = rows_of(tmp_path / "shop", tmp_path / "out")["designation"].tolist()
     assert trained.lookup(titles).tolist() == ours.lookup(titles).tolist()
     lineage = json.loads((bundle / MANIFEST).read_text())["lineage"]

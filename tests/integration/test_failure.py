@@ -41,14 +41,14 @@ def test_a_training_that_fails_on_its_way_leaves_its_reason_and_the_champion_whe
     config = dataclasses.replace(TINY, seed=7)
 
     def fails(*arguments: object) -> None:
-        raise ValueError("validation B is empty: give the catalogue more titles")
+        raise ValueError("the blending split is empty: give the catalogue more titles")
 
     monkeypatch.setattr("rakuten_tasks.tasks.fit_pool_weights.fit_pool", fails)
-    with pytest.raises(ValueError, match="validation B is empty"):
+    with pytest.raises(ValueError, match="the blending split is empty"):
         train_classifier(source=str(source), config=config, model=MODEL)
     run = latest_run(mlflow_store, source)
     assert run.info.status == "FAILED"
-    assert "validation B is empty: give the catalogue more titles" in run.data.tags["error"]
+    assert "the blending split is empty: give the catalogue more titles" in run.data.tags["error"]
     children = mlflow_store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     assert {child.info.run_name for child in children if child.info.status == "FAILED"} == {"pool_members"}
     assert versions.aliases(mlflow_store, MODEL) == before

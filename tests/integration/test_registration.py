@@ -19,7 +19,7 @@ from rakuten_tasks.config import GateConfig, IngestConfig, TrainingConfig
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.models import bundle
 from rakuten_tasks.registry import audit, runs, versions
-from rakuten_tasks.registry.cleanup import is_finalized
+from rakuten_tasks.registry.promotion import is_committed
 from rakuten_tasks.tasks.register_version import register
 from rakuten_tasks.tasks.types import RegisteredVersion, Run, Shard
 from tests.support.catalogues import TINY, write_catalogue
@@ -29,7 +29,7 @@ CHANGES = (
     "create_run", "set_tag", "set_terminated", "log_batch", "log_dict", "log_artifact", "create_registered_model",
     "create_logged_model", "log_model_artifacts", "finalize_logged_model", "create_model_version",
     "set_model_version_tag", "update_model_version", "set_registered_model_alias", "set_registered_model_tag",
-    "delete_registered_model_alias", "delete_logged_model",
+    "delete_registered_model_alias", "delete_logged_model", "delete_model_version_tag",
 )  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def test_given_up_at_any_request_it_leaves_versions_and_aliases_as_they_were(mad
         if not attempted(monkeypatch, inputs, at, before):
             break
         runs.fail("the pod was lost", model)
-        if is_finalized(mlflow_store, inputs["run"].run_id):  # only the last answer was lost: all of it stands
+        if is_committed(mlflow_store, inputs["run"].run_id):  # only the last answer was lost: all of it stands
             assert there()[0]["champion"] == there()[1][-1]
         else:
             given_up += 1

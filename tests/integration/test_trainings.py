@@ -166,7 +166,7 @@ def test_refitted_on_everything_the_figures_are_of_the_model_before(train, sourc
     before = train("refit-except-test", source, with_members("bag", "lstm"))
     after = train("refit-everything", source, with_members("bag", "lstm", refit=Refit.EVERYTHING))
     assert Evaluation.load(before / bundle.EVALUATION) == Evaluation.load(after / bundle.EVALUATION)
-    for name in (bundle.TEST, bundle.REFERENCE, bundle.LEDGER):
+    for name in (bundle.TEST, bundle.REFERENCE, bundle.TITLE_SPLITS):
         assert (before / name).read_bytes() == (after / name).read_bytes(), name
     manifests = [bundle.read_manifest(folder) for folder in (before, after)]
     assert manifests[0].pool == manifests[1].pool

@@ -8,9 +8,10 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from rakuten_tasks.registry import audit, promotion, pruning, versions
+from rakuten_tasks.registry import audit, pruning, versions
 from rakuten_tasks.registry.__main__ import registry
 from rakuten_tasks.registry.gate import GateDecision
+from rakuten_tasks.registry.promotion import Promotion
 from rakuten_tasks.registry.runs import FAILED, child_run, log_to_parent, rename, start_parent
 from rakuten_tasks.registry.tracking import EXPERIMENT, experiment_id
 
@@ -45,10 +46,17 @@ def add(mlflow_store: MlflowClient, model: str, run_id: str, bundle: Path):
         (bundle / "number").write_text(str(count))
         version = versions.register(mlflow_store, model, bundle, run_id, {})
         if verdict:
-            promotion.finalize(mlflow_store, model, version, verdict)
+            promoted(mlflow_store, model, version, verdict)
         return version
 
     return register
+
+
+def promoted(client: MlflowClient, model: str, version: int, decision: GateDecision) -> str:
+    promotion = Promotion(client, model, version)
+    promotion.resume()
+    assert promotion.begin(decision, promotion.rivals())
+    return promotion.commit()
 
 
 def passed(new: float, incumbent: float | None = None, best: float | None = None) -> GateDecision:
@@ -85,7 +93,7 @@ def test_registering_again_after_a_retry_makes_no_second_version(mlflow_store, m
 
 def test_a_model_that_does_not_exist_has_no_champion(mlflow_store) -> None:
     assert versions.champion_version(mlflow_store, "nothing") is None
-    assert versions.best_version(mlflow_store, "nothing") is None
+    assert versions.aliases(mlflow_store, "nothing").get("best") is None
     assert versions.latest_version(mlflow_store, "nothing") is None
     assert versions.list_versions(mlflow_store, "nothing") == []
 
@@ -93,14 +101,14 @@ def test_a_model_that_does_not_exist_has_no_champion(mlflow_store) -> None:
 def test_a_passing_version_becomes_champion_and_a_refused_one_challenger(mlflow_store, model, add, bundle) -> None:
     first, second = add(), add()
     assert versions.champion_version(mlflow_store, model) is None
-    assert promotion.finalize(mlflow_store, model, first, passed(0.8)) == "champion"
+    assert promoted(mlflow_store, model, first, passed(0.8)) == "champion"
     refused = GateDecision(False, "refused: worse", 0.7, 0.8, 0.8, 0.01, 10, 0.2)
-    assert promotion.finalize(mlflow_store, model, second, refused) == "challenger"
+    assert promoted(mlflow_store, model, second, refused) == "challenger"
     assert versions.list_versions(mlflow_store, model) == [
         versions.Version(1, ("best", "champion"), "0.8000", "passed with 0.8"),
         versions.Version(2, ("challenger",), "0.7000", "refused: worse"),
     ]
-    assert promotion.existing_decision(mlflow_store, model, second) == refused
+    assert Promotion(mlflow_store, model, second).resume() == refused
     assert mlflow_store.get_model_version(model, "2").description == "refused: worse"
     (bundle / "number").write_text("1")
     assert files(versions.fetch(mlflow_store, model, "champion")) == files(bundle)
@@ -121,6 +129,25 @@ def test_the_trail_tells_who_moved_the_champion_when_and_why(mlflow_store, model
     times = [datetime.fromisoformat(e.time) for e in events]
     assert times == sorted(times)
     assert (datetime.now(UTC) - times[0]).total_seconds() < 300
+
+
+def test_a_decision_against_rivals_that_are_not_the_present_ones_does_not_begin(mlflow_store, model, add) -> None:
+    promotion = Promotion(mlflow_store, model, add())
+    rivals = promotion.rivals()
+    add(passed(0.8))
+    assert not promotion.begin(passed(0.7), rivals)
+    assert promotion.begin(passed(0.81, 0.8, 0.8), promotion.rivals())
+    assert promotion.commit() == "champion"
+
+
+def test_a_committed_promotion_is_not_repeated_nor_taken_back(mlflow_store, model, add) -> None:
+    add(passed(0.8))
+    promotion = Promotion(mlflow_store, model, add(passed(0.81, 0.8, 0.8)))
+    versions.rollback(mlflow_store, model, "ana", "")
+    promotion.abort()
+    assert promotion.resume() == passed(0.81, 0.8, 0.8)
+    assert promotion.commit() == "champion"
+    assert versions.aliases(mlflow_store, model) == {"champion": 1, "best": 2}
 
 
 def test_rolling_back_twice_goes_back_twice_and_then_says_that_there_is_no_more(mlflow_store, model, add) -> None:
@@ -161,13 +188,13 @@ def test_a_retry_completes_a_settlement_cut_short(mlflow_store, model, add, monk
     with monkeypatch.context() as broken:
         broken.setattr(mlflow_store, call, cut_short)
         with pytest.raises(ConnectionError):
-            promotion.finalize(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
+            promoted(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
     assert versions.champion_version(mlflow_store, model) == 1
     # scored again, now against itself: the first verdict stands
     for _ in range(2):
-        assert promotion.finalize(mlflow_store, model, second, passed(0.85, 0.85, 0.85)) == "champion"
+        assert promoted(mlflow_store, model, second, passed(0.85, 0.85, 0.85)) == "champion"
     assert versions.aliases(mlflow_store, model) == {"champion": 2, "best": 2}
-    assert promotion.existing_decision(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
+    assert Promotion(mlflow_store, model, second).resume() == passed(0.85, 0.8, 0.8)
     assert [(e.before, e.after) for e in versions.history(mlflow_store, model)] == [(None, 1), (1, 2)]
 
 
@@ -179,15 +206,19 @@ def test_a_verdict_against_a_champion_that_is_none_any_more_does_not_stand(
     with monkeypatch.context() as broken:
         broken.setattr(mlflow_store, "set_registered_model_alias", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            promotion.finalize(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
-    assert promotion.existing_decision(mlflow_store, model, second) == passed(0.85, 0.8, 0.8)
+            promoted(mlflow_store, model, second, passed(0.85, 0.8, 0.8))
+    assert Promotion(mlflow_store, model, second).resume() == passed(0.85, 0.8, 0.8)
     third = add(passed(0.9, 0.8, 0.8))
-    assert promotion.existing_decision(mlflow_store, model, second) is None
-    promotion.reset(mlflow_store, model, second)
+    assert Promotion(mlflow_store, model, second).resume() is None
     assert versions.aliases(mlflow_store, model) == {"champion": third, "best": third}
     refused = GateDecision(False, "worse", 0.85, 0.9, 0.9)
-    assert promotion.finalize(mlflow_store, model, second, refused) == "challenger"
-    assert promotion.existing_decision(mlflow_store, model, second) == refused
+    with monkeypatch.context() as broken:  # cut short again, before the new decision is stored: the old one is gone
+        broken.setattr(GateDecision, "to_json", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            promoted(mlflow_store, model, second, refused)
+    assert Promotion(mlflow_store, model, second).resume() is None
+    assert promoted(mlflow_store, model, second, refused) == "challenger"
+    assert Promotion(mlflow_store, model, second).resume() == refused
 
 
 def test_a_rollback_passes_over_champions_that_were_deleted(mlflow_store, model, add) -> None:
@@ -200,16 +231,16 @@ def test_a_rollback_passes_over_champions_that_were_deleted(mlflow_store, model,
 def test_best_is_the_champion_with_the_highest_score_on_the_same_test_rows(mlflow_store, model, add) -> None:
     add(passed(0.80))
     add(passed(0.798, 0.80, 0.80))
-    assert versions.best_version(mlflow_store, model) == 1
+    assert versions.aliases(mlflow_store, model).get("best") == 1
     # a test side that has grown: the old best is scored anew, and the new one is better on it
     add(passed(0.79, 0.77, 0.78))
-    assert versions.best_version(mlflow_store, model) == 3
+    assert versions.aliases(mlflow_store, model).get("best") == 3
     # other classes, promoted by hand: the best of the old classes cannot be scored any more
     other = add(GateDecision(False, "refused: other classes", 0.6))
     versions.promote(mlflow_store, model, other, "ana", "more classes")
-    assert versions.best_version(mlflow_store, model) == 3
+    assert versions.aliases(mlflow_store, model).get("best") == 3
     add(passed(0.59, incumbent=0.6))
-    assert versions.best_version(mlflow_store, model) == other
+    assert versions.aliases(mlflow_store, model).get("best") == other
 
 
 def test_promoting_the_challenger_ends_its_challenge_and_promoting_the_champion_does_nothing(
@@ -270,7 +301,7 @@ def test_the_models_name_is_the_asked_one_or_the_default_or_the_sample_with_a_no
 
     def add_champion(name: str) -> None:
         version = versions.register(mlflow_store, name, bundle, run_id, {})
-        promotion.finalize(mlflow_store, name, version, passed(0.8))
+        promoted(mlflow_store, name, version, passed(0.8))
 
     for synthetic in (True, False):
         with pytest.raises(LookupError, match="run `make train`"):
@@ -340,7 +371,7 @@ def test_a_model_whose_files_are_gone_does_not_keep_others_from_being_pruned(
     for number in "12":
         (bundle / "number").write_text(number)
         other = versions.register(mlflow_store, "other-pruned", bundle, run_id, {})
-        promotion.finalize(mlflow_store, "other-pruned", other, GateDecision(False, "refused", 0.7, 0.8, 0.8))
+        promoted(mlflow_store, "other-pruned", other, GateDecision(False, "refused", 0.7, 0.8, 0.8))
     mlflow_store.delete_registered_model_alias("other-pruned", "challenger")
     monkeypatch.setattr(versions, "DEFAULT_MODEL", model)
     monkeypatch.setattr(versions, "SAMPLE_MODEL", "other-pruned")

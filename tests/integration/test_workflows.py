@@ -17,7 +17,7 @@ import pytest
 from flytekit import FlyteContextManager, dynamic, map_task, workflow
 from mlflow import MlflowClient
 
-from rakuten_tasks.data.splits import TEST, Ledger
+from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.predictor import Predictor
@@ -87,7 +87,7 @@ def test_a_catalogue_becomes_a_registered_champion(trained, mlflow_store):
 
 def test_a_bundle_holds_no_pickle_and_all_that_is_promised(trained):
     files = {path.relative_to(trained.bundle).as_posix() for path in trained.bundle.rglob("*") if path.is_file()}
-    promised = {"bundle.json", "ledger.parquet", "reference.parquet", "test.parquet", "evaluation.json", "README.md"}
+    promised = {"bundle.json", "splits.parquet", "reference.parquet", "test.parquet", "evaluation.json", "README.md"}
     assert promised <= files
     members = {"members/bag/linear.safetensors", "members/lstm/lstm.safetensors", "members/vgg16/vgg16.safetensors"}
     extractors = {f"extractors/{name}/settings.json" for name in ("ngrams", "tokens", "pixels")}
@@ -127,11 +127,11 @@ def test_a_product_gets_the_same_answer_alone_in_a_batch_and_in_evaluation(train
 
 
 def test_each_row_was_evaluated_or_calibrated_on_its_own_side_only(trained):
-    ledger = Ledger.load(trained.bundle / bundle.LEDGER)
+    splits = TitleSplits.load(trained.bundle / bundle.TITLE_SPLITS)
     test = pd.read_parquet(trained.bundle / bundle.TEST)
     reference = pd.read_parquet(trained.bundle / bundle.REFERENCE)
-    assert set(ledger.lookup(test["designation"])) == {TEST}
-    sides = ledger.lookup(reference["designation"])
+    assert set(splits.lookup(test["designation"])) == {TEST}
+    sides = splits.lookup(reference["designation"])
     assert set(sides) == {1, 2, TEST}
     # how sure answers are is told by rows that the registered members had not seen
     assert reference.loc[sides == TEST, DRIFT_COLUMNS].notna().all(axis=None)

@@ -23,7 +23,7 @@ NAMES = {10: "livres", 1300: "drones", 2583: "piscine"}
 # two shards of a catalogue of 45 products, one epoch: enough to go every step of the way
 TINY = TrainingConfig(
     ingest=IngestConfig(rows_per_shard=25),
-    split=SplitConfig(validation_a=0.15, validation_b=0.15, test=0.2),
+    split=SplitConfig(validation=0.15, blending=0.15, test=0.2),
     bag=BagConfig(ngram_bits=12),
     lstm=LSTMConfig(epochs=1),
     text=TextConfig(encoder="none"),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rakuten_tasks.config import GateConfig
-from rakuten_tasks.data.read_catalogue import Counts, IngestResult
+from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, SHARD
 from rakuten_tasks.data.shards import Shard, ShardWriter
 from rakuten_tasks.evaluation.bootstrap import paired_differences

@@ -16,7 +16,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import PhotoConfig, Refit, TrainingConfig, Weights
-from rakuten_tasks.data.splits import TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.data.splits import BLENDING, TRAIN, VALIDATION
 from rakuten_tasks.models.extractors import PixelExtractor
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.runtime.files import content_hash
@@ -41,7 +41,7 @@ def task_inputs(folder: Path, run_id: str, epochs: int = 4, train: int = 75, hel
         label = np.arange(count) % 3
         pixels = dice.integers(0, 160, (count, 32, 32, 3)) + 30 * label[:, None, None, None]
         write_shard(folder / "pixels.safetensors", {"row": np.arange(count), "pixels": pixels.astype(np.uint8)})
-        split = np.repeat([TRAIN, VALIDATION_A, VALIDATION_B], [train, held_out - 5, 5])
+        split = np.repeat([TRAIN, VALIDATION, BLENDING], [train, held_out - 5, 5])
         rows = {"row": np.arange(count), "prdtypecode": np.array(CODES)[label], "split": split, "fold": 0}
         pd.DataFrame(rows).assign(has_photo=True).to_parquet(folder / "assignments.parquet", index=False)
         PixelExtractor(32).save(folder / "pixels")

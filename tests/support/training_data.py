@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B, assign_folds
+from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION, assign_folds
 from rakuten_tasks.models.extractors import Extractor
 from rakuten_tasks.models.members.member import FOLDS, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import write_shard
@@ -27,7 +27,7 @@ MORE = ["neuf", "occasion", "lot de deux", "bleu", "rouge", "envoi rapide", "ét
 def labelled_products(count: int, held_out: int = 15, seed: int = 0) -> tuple[list[Product], NDArray, NDArray]:
     """Products of three classes in turn, a third of them without description. -> them, labels, splits
 
-    held_out: rows on each of validation A, validation B and test.
+    held_out: rows on each of validation, blending and test.
     """
     random = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % 3
@@ -36,7 +36,7 @@ def labelled_products(count: int, held_out: int = 15, seed: int = 0) -> tuple[li
         title = f"{THINGS[label]} {random.choice(MORE)} {random.integers(50)}"
         products.append(Product(title, " ".join(random.choice(MORE, 6)) if random.random() < 0.65 else ""))
     held = [held_out] * 3
-    splits = np.repeat([TRAIN, VALIDATION_A, VALIDATION_B, TEST], [count - sum(held), *held])
+    splits = np.repeat([TRAIN, VALIDATION, BLENDING, TEST], [count - sum(held), *held])
     return products, labels, random.permutation(splits)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rakuten_tasks.config import PhotoConfig, Weights
-from rakuten_tasks.data.splits import TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.data.splits import BLENDING, TRAIN, VALIDATION
 from rakuten_tasks.models.backbones import load_backbone
 from rakuten_tasks.models.extractors import MapExtractor, PixelExtractor
 from rakuten_tasks.models.members.member import TrainingData
@@ -17,7 +17,7 @@ from tests.support.tiny_models import write_vgg16
 from tests.support.training_data import CPU
 
 LABELS = np.arange(120) % 3
-SPLITS = np.repeat([TRAIN, VALIDATION_A, VALIDATION_B], [75, 40, 5])
+SPLITS = np.repeat([TRAIN, VALIDATION, BLENDING], [75, 40, 5])
 
 
 def write_data(folder: Path) -> Path:

@@ -24,7 +24,7 @@ def test_an_unknown_key_is_refused_by_name(where):
     ("where", "message"),
     [
         ({"seed": -1}, r"seed=-1: from 0 to 2147483647"),
-        ({"split": {"test": 0.95}}, r"validation_a \+ validation_b \+ test=1.11"),
+        ({"split": {"test": 0.95}}, r"validation \+ blending \+ test=1.11"),
         ({"ingest": {"max_bad_share": 5}}, r"max_bad_share=5.0: a share, from 0 to 1"),
         ({"photo": {"image_size": 8}}, r"image_size=8: 0 \(chosen\), or from 32 to 1024 pixels"),
         ({"photo": {"weights": "random", "fine_tune_epochs": 2}}, r"fine_tune_epochs=2: needs vgg16 with pretrained"),
@@ -60,7 +60,7 @@ def test_every_shipped_configuration_is_accepted():
 
 def test_training_is_left_most_of_the_titles():
     split = SplitConfig()
-    assert 1 - split.validation_a - split.validation_b - split.test > 0.7
+    assert 1 - split.validation - split.blending - split.test > 0.7
 
 
 def test_an_empty_file_keeps_every_default_and_what_is_no_mapping_is_refused():

@@ -15,10 +15,10 @@ from rakuten_tasks.data.layout import photo_name
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.texts import Text, class_names, class_sizes, write_text
 
-SAMPLE = "sample"  # what commands call this catalogue in place of a folder
+SAMPLE = "sample"  # its name in commands, in place of a folder
 
 FLOOR = 4  # labelled products of every class: one title for each split
-DUPLICATED_TITLES = 0.03  # the challenge: 2,651 titles of 84,916 stand there more than once
+DUPLICATED_TITLES = 0.03  # the challenge: 2,651 titles of 84,916 occur more than once
 WRONG_LABELS = 0.025
 JPEG_QUALITY = 80
 
@@ -35,7 +35,7 @@ Figures measured on it say nothing about the real challenge, nor about real prod
 
 @dataclass(frozen=True)
 class Product:
-    """One made-up product. code: what text and photo show; label: what the catalogue says, now and then wrongly."""
+    """Made-up product. code: class of its text and photo; label: class in the catalogue, sometimes wrong."""
 
     code: int
     label: int
@@ -50,31 +50,31 @@ def write_sample(folder: Path, products: int = 2400, unlabelled: int = 400, seed
     Beside the challenge's files: Y_test.csv (the answers), classes.csv (names for people) and SYNTHETIC.md.
     Same arguments: the same files, byte for byte. Raises ValueError if there are too few products for every class.
     """
-    made = make_products(products, unlabelled, seed)
+    all_products = make_products(products, unlabelled, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_tables(folder, "train", "Y_train_CVw08PX.csv", made[:products], first_row=0)
-    _write_tables(folder, "test", "Y_test.csv", made[products:], first_row=products)
+    _write_tables(folder, "train", "Y_train_CVw08PX.csv", all_products[:products], first_row=0)
+    _write_tables(folder, "test", "Y_test.csv", all_products[products:], first_row=products)
     pd.Series(class_names(), name="name").rename_axis("prdtypecode").to_csv(folder / "classes.csv")
     note = SYNTHETIC.format(products=products, unlabelled=unlabelled, seed=seed, wrong=WRONG_LABELS)
     (folder / "SYNTHETIC.md").write_text(note, encoding="utf-8")
     for part in ("image_train", "image_test"):
         (folder / "images" / part).mkdir(parents=True, exist_ok=True)
-    for row, product in enumerate(tqdm(made, desc="drawing the synthetic sample", unit="photo")):
+    for row, product in enumerate(tqdm(all_products, desc="drawing the synthetic sample", unit="photo")):
         part = "image_train" if row < products else "image_test"
-        # a generator of its own for each photo: more words in the grammar leave the drawings as they are
+        # each photo has a random generator of its own: changes to the grammar do not change drawings
         photo = draw_photo(product.code, Random(f"{seed} photo {row}"))
         name = photo_name(product.imageid, product.productid)
         photo.save(folder / "images" / part / name, quality=JPEG_QUALITY)
 
 
 def sample_answers(products: int = 2400, unlabelled: int = 400, seed: int = 0) -> pd.Series:
-    """The answers that `write_sample` of the same arguments writes to Y_test.csv: code by row."""
-    made = make_products(products, unlabelled, seed)[products:]
-    return pd.Series([product.label for product in made], index=range(products, products + unlabelled))
+    """Return the labels that `write_sample` with the same arguments writes to Y_test.csv: code by row."""
+    to_predict = make_products(products, unlabelled, seed)[products:]
+    return pd.Series([product.label for product in to_predict], index=range(products, products + unlabelled))
 
 
 def make_products(products: int, unlabelled: int, seed: int) -> list[Product]:
-    """The labelled products, then the unlabelled ones. Raises ValueError as write_sample does."""
+    """Return the labelled products, then the unlabelled ones. Raises ValueError as write_sample does."""
     sizes = class_sizes()
     if products < FLOOR * len(sizes):
         raise ValueError(
@@ -84,52 +84,47 @@ def make_products(products: int, unlabelled: int, seed: int) -> list[Product]:
     if unlabelled < 0:
         raise ValueError(f"unlabelled={unlabelled}: 0 or more")
     random = Random(f"{seed} text")
-    codes = [
-        *_shuffled(_class_of_each(products, FLOOR, sizes), random),
-        *_shuffled(_class_of_each(unlabelled, 0, sizes), random),
-    ]
-    texts = _texts(codes, random)
-    labels = _mislabelled(codes, random)
+    labelled_codes, unlabelled_codes = _draw_codes(products, FLOOR, sizes), _draw_codes(unlabelled, 0, sizes)
+    codes = random.sample(labelled_codes, products) + random.sample(unlabelled_codes, unlabelled)
+    texts = _write_texts(codes, random)
+    labels = _add_wrong_labels(codes, random)
     productids = random.sample(range(100_000_000, 1_000_000_000), len(codes))
     imageids = random.sample(range(1_000_000_000, 1_400_000_000), len(codes))
     return [Product(*parts) for parts in zip(codes, labels, texts, productids, imageids, strict=True)]
 
 
-def _class_of_each(products: int, floor: int, sizes: dict[int, int]) -> list[int]:
-    """Codes of so many products: `floor` of each class, the others as in the challenge (largest remainders)."""
-    spare = products - floor * len(sizes)
-    shares = {code: spare * size / sum(sizes.values()) for code, size in sizes.items()}
+def _draw_codes(products: int, floor: int, sizes: dict[int, int]) -> list[int]:
+    """Return the codes of so many products: `floor` of each class, the others distributed as in the challenge."""
+    free = products - floor * len(sizes)
+    shares = {code: free * size / sum(sizes.values()) for code, size in sizes.items()}
     counts = Counter({code: floor + int(share) for code, share in shares.items()})
+    # largest remainders first
     by_remainder = sorted(shares, key=lambda code: int(shares[code]) - shares[code])
     counts.update(by_remainder[: products - counts.total()])
     return sorted(counts.elements())
 
 
-def _shuffled(codes: Sequence[int], random: Random) -> list[int]:
-    return random.sample(codes, len(codes))
-
-
-def _texts(codes: Sequence[int], random: Random) -> list[Text]:
-    """A text for each product. A title stands there once, but for the share that copies one of the same class."""
+def _write_texts(codes: Sequence[int], random: Random) -> list[Text]:
+    """Return a text for each product. Titles are unique, except for a share that copies one of the same class."""
     texts: list[Text] = []
-    taken: set[str] = set()
+    used_titles: set[str] = set()
     of_class: dict[int, list[str]] = {code: [] for code in codes}
     for code in codes:
         text, titles = write_text(code, random), of_class[code]
-        # the first ones are spared, so that every class has FLOOR titles
+        # the first titles of a class are never copies, so that every class has FLOOR titles
         if len(titles) >= FLOOR and random.random() < DUPLICATED_TITLES:
             text = Text(random.choice(titles), text.description, text.language)
         else:
-            while text.designation.casefold() in taken:
+            while text.designation.casefold() in used_titles:
                 text = write_text(code, random)
-        taken.add(text.designation.casefold())
+        used_titles.add(text.designation.casefold())
         titles.append(text.designation)
         texts.append(text)
     return texts
 
 
-def _mislabelled(codes: Sequence[int], random: Random) -> list[int]:
-    """The codes with a share of them handed round among products: each class keeps its number of labels."""
+def _add_wrong_labels(codes: Sequence[int], random: Random) -> list[int]:
+    """Return the codes, a share of them exchanged between products: each class keeps its number of labels."""
     labels = list(codes)
     rows = random.sample(range(len(codes)), round(WRONG_LABELS * len(codes)))
     for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
@@ -138,7 +133,7 @@ def _mislabelled(codes: Sequence[int], random: Random) -> list[int]:
 
 
 def _write_tables(folder: Path, part: str, labels_file: str, products: Sequence[Product], first_row: int) -> None:
-    """X_{part}_update.csv and the file of labels, numbered from `first_row` on."""
+    """Write X_{part}_update.csv and the file of labels, with rows numbered from `first_row` on."""
     rows = pd.DataFrame(
         {
             "designation": [product.text.designation for product in products],

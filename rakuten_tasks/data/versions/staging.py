@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +14,13 @@ import pyarrow.parquet as pq
 from rakuten_tasks.config import PublicationConfig
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
-from rakuten_tasks.data.shards import Shard, ShardWriter, iter_shards
-from rakuten_tasks.data.splits import Ledger, require_every_split
+from rakuten_tasks.data.shards import Shard, ShardWriter, hash_product, iter_shards
+from rakuten_tasks.data.splits import TitleSplits, require_every_split
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, StoredShard
+from rakuten_tasks.local_files import hash_json
 
 LABELLED, UNLABELLED = PARTS
-# why a row of an added source is left out
+# reasons why a row of an added source is left out
 DUPLICATE = "already_published"
 CONFLICT = "published_otherwise"  # the same productid with another title, description, label or photo
 PRODUCT_COLUMNS = ["row", "productid", "prdtypecode", "designation", "photo_status", "issue"]
@@ -29,53 +28,56 @@ PRODUCT_COLUMNS = ["row", "productid", "prdtypecode", "designation", "photo_stat
 
 @dataclass(frozen=True)
 class StagedVersion:
-    """shards: by part, those published already and the new ones. products: of both parts, see `list_products`.
+    """Content of the next version before its files are written.
 
-    read, quarantine: of the source; kept + quarantined = read.
+    shards: by part, published and new ones. products: of both parts, see `list_products`. answers: codes of the
+    unlabelled rows, if known. read, quarantine: of the source; kept + quarantined = read. added_to: the version that
+    this one extends, 0 for none.
     """
 
     shards: dict[str, list[Shard | StoredShard]]
     products: pd.DataFrame
-    ledger: Ledger
+    splits: TitleSplits
+    answers: pd.Series | None
     read: dict[str, Counts]
     quarantine: pd.DataFrame
     names: dict[int, str]
     synthetic: bool
-    adds: bool
-    keeps_unlabelled: bool
+    added_to: int
 
     @property
     def labelled(self) -> pd.DataFrame:
-        """The labelled products."""
+        """Labelled products."""
         return self.products[self.products["part"] == LABELLED]
 
     @property
     def class_counts(self) -> dict[int, int]:
         """Labelled products by code, ascending."""
-        return {int(code): int(n) for code, n in self.labelled["prdtypecode"].value_counts().sort_index().items()}
+        return {int(code): n for code, n in _tally(self.labelled["prdtypecode"]).items()}
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Rows of the source by reason."""
-        return {reason: int(n) for reason, n in self.quarantine["reason"].value_counts().sort_index().items()}
+        """Rows of the source that were left out, by reason."""
+        return _tally(self.quarantine["reason"])
 
     def tally(self, column: str) -> dict[str, dict[str, int]]:
-        """By part, how often each value stands in the column."""
-        counted = {part: self.products.loc[self.products["part"] == part, column].value_counts() for part in PARTS}
-        return {
-            part: {str(value): int(n) for value, n in found.sort_index().items()} for part, found in counted.items()
-        }
+        """Return the number of products by part and value of the column."""
+        return {part: _tally(self.products.loc[self.products["part"] == part, column]) for part in PARTS}
 
-    def content(self, answers: pd.Series | None) -> str:
-        """A hash of all that a reader gets."""
+    @property
+    def content(self) -> str:
+        """Hash of everything a reader gets."""
         rows = list(zip(*(self.products[name].tolist() for name in ("part", "row", "digest")), strict=True))
-        known = None if answers is None else [answers.index.tolist(), answers.tolist()]
-        names = {str(code): name for code, name in self.names.items()}
-        return hashlib.sha256(json.dumps([rows, names, self.synthetic, known], sort_keys=True).encode()).hexdigest()
+        answers = None if self.answers is None else [self.answers.index.tolist(), self.answers.tolist()]
+        return hash_json([rows, self.names, self.synthetic, answers])
+
+
+def _tally(values: pd.Series) -> dict[str, int]:
+    return {str(value): int(n) for value, n in values.value_counts().sort_index().items()}
 
 
 def list_products(ingested: IngestResult) -> pd.DataFrame:
-    """Every product that was read, without its photo: part, PRODUCT_COLUMNS, and a digest of all but its row number."""
+    """Return all products without their photos: part, PRODUCT_COLUMNS, and a hash of all but the row number."""
     parts = [
         rows[PRODUCT_COLUMNS].assign(part=part, digest=[_digest(row) for row in rows.to_dict("records")])
         for part, shards in ((LABELLED, ingested.labelled), (UNLABELLED, ingested.unlabelled))
@@ -85,88 +87,81 @@ def list_products(ingested: IngestResult) -> pd.DataFrame:
 
 
 def _digest(row: dict) -> str:
-    numbers = (None if pd.isna(row[name]) else int(row[name]) for name in ("productid", "imageid", "prdtypecode"))
-    told = json.dumps([*numbers, row["designation"], row["description"], row["photo_status"]])
-    return hashlib.sha256(told.encode() + b"\n" + (row["photo"] or b"")).hexdigest()[:32]
+    numbers = [None if pd.isna(row[name]) else int(row[name]) for name in ("productid", "imageid", "prdtypecode")]
+    return hash_product([*numbers, row["designation"], row["description"], row["photo_status"]], row["photo"])[:32]
 
 
 def stage_version(
     ingested: IngestResult,
-    read: pd.DataFrame,
+    answers: pd.Series | None,
+    products: pd.DataFrame,
     before: CatalogueVersion | None,
     config: PublicationConfig,
     add: bool,
     work: Path,
 ) -> StagedVersion:
-    """The version that comes after `before`. read: of `list_products`. add: see commit.publish. work: a local folder.
+    """Return the version after `before`. products: see `list_products`. work: a local folder.
 
-    Added products are numbered on from the last row; those to predict take the place of the earlier ones, if there are
-    any. The ledger of the version before is extended and never changed, in either case.
+    add: keep the published products, add the source's new labelled ones, numbered from the last row on, and replace
+    the unlabelled ones, if the source has any. The splits of the version before are extended and never changed.
     """
-    old = before.table(before.manifest.products) if before else read.iloc[:0]
-    adds = add and before is not None
-    joining = StagedVersion(
-        shards={LABELLED: list(ingested.labelled), UNLABELLED: list(ingested.unlabelled)},
-        products=read,
-        ledger=_ledger(before, work),
-        read=ingested.counts,
-        quarantine=pd.read_parquet(ingested.quarantine),
-        names=ingested.names,
+    work.mkdir(parents=True, exist_ok=True)
+    base = before if add else None
+    published = base.table(base.manifest.products) if base else products.iloc[:0]
+    published_labelled, labelled = (rows[rows["part"] == LABELLED] for rows in (published, products))
+    reasons = _reject_published(labelled, published_labelled)
+    is_new = ~labelled.index.isin(reasons.index)
+    added, shards = labelled[is_new], [*ingested.labelled]
+    if base:
+        first = int(published_labelled["row"].max()) + 1
+        added = added.assign(row=pd.array(range(first, first + len(added)), "Int64"))
+        shards = _renumber(ingested.labelled, is_new, first, work, config.ingest.rows_per_shard)
+    unlabelled_base = base if base and not ingested.unlabelled else None
+    unlabelled = published if unlabelled_base else products
+    all_products = pd.concat(
+        [published_labelled, added, unlabelled[unlabelled["part"] == UNLABELLED]], ignore_index=True
+    )
+    quarantine, rejected = pd.read_parquet(ingested.quarantine), _rejected_rows(ingested.labelled, reasons)
+    names = base.manifest.names if base else {}
+    return StagedVersion(
+        shards={
+            LABELLED: [*(base.manifest.labelled if base else []), *shards],
+            UNLABELLED: [*(unlabelled_base.manifest.unlabelled if unlabelled_base else ingested.unlabelled)],
+        },
+        products=all_products,
+        splits=_extend_splits(before, all_products, config, work),
+        answers=unlabelled_base.answers() if unlabelled_base else answers,
+        read={**ingested.counts, LABELLED: _count_added(ingested.counts[LABELLED], reasons, added)},
+        quarantine=pd.concat([rows for rows in (quarantine, rejected) if len(rows)] or [rejected]),
+        names={**{int(code): name for code, name in names.items()}, **ingested.names},
         synthetic=ingested.synthetic,
-        adds=adds,
-        keeps_unlabelled=adds and not ingested.unlabelled,
-    )
-    draft = _merge(joining, ingested, old, before, config, work) if adds and before else joining
-    rows = draft.labelled
-    ledger = draft.ledger.extended(rows["designation"].tolist(), rows["prdtypecode"].tolist(), config.split)
-    return replace(draft, ledger=ledger)
-
-
-def _ledger(before: CatalogueVersion | None, work: Path) -> Ledger:
-    if before is None:
-        return Ledger.empty()
-    work.mkdir(parents=True, exist_ok=True)
-    path = work / "ledger.parquet"
-    path.write_bytes(before.read(before.manifest.ledger))
-    return Ledger.load(path)
-
-
-def _merge(
-    draft: StagedVersion,
-    ingested: IngestResult,
-    old: pd.DataFrame,
-    before: CatalogueVersion,
-    config: PublicationConfig,
-    work: Path,
-) -> StagedVersion:
-    there = old[old["part"] == LABELLED]
-    new = draft.labelled
-    known = new["productid"].map(dict(zip(there["productid"], there["digest"], strict=True)))
-    reasons = pd.Series(np.where(known == new["digest"], DUPLICATE, CONFLICT), new.index).where(known.notna())
-    kept = reasons.isna().to_numpy()
-    first = int(there["row"].max()) + 1
-    added = new[kept].assign(row=pd.array(range(first, first + kept.sum()), "Int64"))
-    asked = old if draft.keeps_unlabelled else draft.products
-    to_predict = asked[asked["part"] == UNLABELLED]
-    rows = _renumbered(ingested.labelled, kept, first, work, config.ingest.rows_per_shard)
-    unlabelled = before.manifest.unlabelled if draft.keeps_unlabelled else draft.shards[UNLABELLED]
-    rejected = _rejected(ingested.labelled, reasons.dropna())
-    return replace(
-        draft,
-        shards={LABELLED: [*before.manifest.labelled, *rows], UNLABELLED: list(unlabelled)},
-        products=pd.concat([there, added, to_predict], ignore_index=True),
-        read={**draft.read, LABELLED: _counted(draft.read[LABELLED], reasons.dropna(), added)},
-        quarantine=pd.concat([frame for frame in (draft.quarantine, rejected) if len(frame)] or [rejected]),
-        names={**{int(code): name for code, name in before.manifest.names.items()}, **draft.names},
+        added_to=base.manifest.version if base else 0,
     )
 
 
-def _renumbered(shards: Sequence[Shard], kept: np.ndarray, first: int, work: Path, rows_per_shard: int) -> list[Shard]:
-    """The kept rows in shards of their own, numbered from `first`. kept: (rows of all shards,) bool"""
-    work.mkdir(parents=True, exist_ok=True)
+def _reject_published(labelled: pd.DataFrame, published: pd.DataFrame) -> pd.Series:
+    """Return the reasons to leave out the products whose productid is published, indexed as `labelled`."""
+    hashes = labelled["productid"].map(dict(zip(published["productid"], published["digest"], strict=True)))
+    return pd.Series(np.where(hashes == labelled["digest"], DUPLICATE, CONFLICT), labelled.index)[hashes.notna()]
+
+
+def _extend_splits(
+    before: CatalogueVersion | None, products: pd.DataFrame, config: PublicationConfig, work: Path
+) -> TitleSplits:
+    splits = TitleSplits.empty()
+    if before:
+        path = work / "splits.parquet"
+        path.write_bytes(before.read(before.manifest.splits))
+        splits = TitleSplits.load(path)
+    rows = products[products["part"] == LABELLED]
+    return splits.extended(rows["designation"].tolist(), rows["prdtypecode"].tolist(), config.split)
+
+
+def _renumber(shards: Sequence[Shard], is_new: np.ndarray, first: int, work: Path, rows_per_shard: int) -> list[Shard]:
+    """Write the new rows to shards, numbered from `first`. is_new: (rows of all shards,) bool"""
     writer, start = ShardWriter(work, "added", rows_per_shard), 0
     for shard in shards:
-        mask = kept[start : start + shard.rows]
+        mask = is_new[start : start + shard.rows]
         start += shard.rows
         if mask.any():
             rows = pq.read_table(shard.path).filter(pa.array(mask))
@@ -177,58 +172,53 @@ def _renumbered(shards: Sequence[Shard], kept: np.ndarray, first: int, work: Pat
     return writer.shards
 
 
-def _rejected(shards: Sequence[Shard], reasons: pd.Series) -> pd.DataFrame:
-    """Rows of schema.QUARANTINE. reasons: by position among the rows of all shards"""
+def _rejected_rows(shards: Sequence[Shard], reasons: pd.Series) -> pd.DataFrame:
+    """Return rows of schema.QUARANTINE. reasons: by position among the rows of all shards"""
     columns = [name for name in QUARANTINE.names if name not in ("part", "reason")]
     rows = pd.concat(iter_shards([shard.path for shard in shards], columns), ignore_index=True).loc[reasons.index]
     texts = rows.drop(columns="row").astype("string").astype(object)
     return texts.assign(part=LABELLED, row=rows["row"], reason=reasons)[QUARANTINE.names]
 
 
-def _counted(read: Counts, reasons: pd.Series, added: pd.DataFrame) -> Counts:
+def _count_added(read: Counts, reasons: pd.Series, added: pd.DataFrame) -> Counts:
     return replace(
         read,
         kept=read.kept - len(reasons),
         quarantined=read.quarantined + len(reasons),
-        reasons={**read.reasons, **{reason: int(n) for reason, n in reasons.value_counts().items()}},
-        photos={str(status): int(n) for status, n in added["photo_status"].value_counts().sort_index().items()},
+        reasons={**read.reasons, **_tally(reasons)},
+        photos=_tally(added["photo_status"]),
     )
 
 
-def validate_staged(draft: StagedVersion, before: CatalogueVersion | None, config: PublicationConfig) -> None:
-    """CatalogueError for a catalogue that nothing could be trained on, or that has lost what the one before had."""
-    rows = draft.labelled
+def validate_staged(staged: StagedVersion, before: CatalogueVersion | None, config: PublicationConfig) -> None:
+    """Raise CatalogueError if nothing could be trained on the version, or it lost what the version before had."""
+    rows = staged.labelled
     if rows.empty:
         raise CatalogueError("nothing to publish: no labelled product was kept; see the quarantine's reasons")
     if before:
-        _require_no_loss(draft, before, config)
+        _require_no_loss(staged, before, config)
     try:
-        require_every_split(draft.ledger.lookup(rows["designation"]), rows["prdtypecode"].tolist())
+        require_every_split(staged.splits.lookup(rows["designation"]), rows["prdtypecode"].tolist())
     except ValueError as error:
         raise CatalogueError(f"not published: {error}") from error
 
 
-def _require_no_loss(draft: StagedVersion, before: CatalogueVersion, config: PublicationConfig) -> None:
-    there, rows = before.manifest, len(draft.labelled)
-    version = f"version {there.version} of {before.root}"
-    lost = sorted(set(map(int, there.class_counts)) - set(draft.class_counts))
-    _refuse(
-        bool(lost) and not config.may_lose_classes,
-        f"class {', '.join(map(str, lost[:5]))} of {version} has no product any more ({len(lost)} lost)",
-        "add to what is there, or set may_lose_classes: true",
-    )
-    _refuse(
-        rows < config.min_kept_share * there.rows(LABELLED),
-        f"{rows} labelled products where {version} has {there.rows(LABELLED)}",
-        f"complete the source, add to what is there, or lower min_kept_share = {config.min_kept_share}",
-    )
-    _refuse(
-        draft.adds and draft.synthetic != there.synthetic,
-        f"{'made-up' if draft.synthetic else 'real'} products would join {version}, whose are not",
-        "publish them to another address",
-    )
-
-
-def _refuse(broken: bool, what: str, mend: str) -> None:
-    if broken:
-        raise CatalogueError(f"not published: {what}: {mend}")
+def _require_no_loss(staged: StagedVersion, before: CatalogueVersion, config: PublicationConfig) -> None:
+    manifest, rows = before.manifest, len(staged.labelled)
+    version = f"version {manifest.version} of {before.files.root}"
+    lost = sorted(set(map(int, manifest.class_counts)) - set(staged.class_counts))
+    if lost and not config.may_lose_classes:
+        raise CatalogueError(
+            f"not published: class {', '.join(map(str, lost[:5]))} of {version} has no product any more "
+            f"({len(lost)} lost): add to that version, or set may_lose_classes: true"
+        )
+    if rows < config.min_kept_share * manifest.rows(LABELLED):
+        raise CatalogueError(
+            f"not published: {rows} labelled products where {version} has {manifest.rows(LABELLED)}: complete the "
+            f"source, add to that version, or lower min_kept_share = {config.min_kept_share}"
+        )
+    if staged.added_to and staged.synthetic != manifest.synthetic:
+        raise CatalogueError(
+            f"not published: {'made-up' if staged.synthetic else 'real'} products would join {version}, whose are not: "
+            "publish them to another address"
+        )

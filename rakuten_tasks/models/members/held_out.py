@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rakuten_tasks.config import Refit, Strict
-from rakuten_tasks.data.splits import TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.data.splits import BLENDING, TRAIN, VALIDATION
 from rakuten_tasks.models.members.member import FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.training.checkpoint import Checkpoints, open_checkpoints
@@ -32,7 +32,7 @@ class Phase:
 
 
 class HeldOutFit(ABC):
-    """Trains, stops early by validation A, scores both validations, then trains as many epochs on all of these rows.
+    """Training with early stopping on the validation split; then as many epochs on all rows but the test rows.
 
     Same seed, rows, machine type and number of processes: same weights, bit for bit; an interrupted fit goes
     on from context.store. Several processes each train on their share of every batch.
@@ -61,7 +61,7 @@ class HeldOutFit(ABC):
     def run(self) -> FitResult:
         """Raises ValueError where there is nothing to stop by."""
         data, context = self.data, self.context
-        valid, held_out = data.on(VALIDATION_A), data.on(VALIDATION_A, VALIDATION_B)
+        valid, held_out = data.on(VALIDATION), data.on(VALIDATION, BLENDING)
         if len(self.train_rows) < 2 or not len(valid):
             raise ValueError(
                 f"{len(self.train_rows)} rows to train on and {len(valid)} to stop by are too few for a network: leave "
@@ -79,7 +79,7 @@ class HeldOutFit(ABC):
         if context.refit is Refit.EVERYTHING:
             final = self.member(self._train(", all rows", data.everything, valid[:0], best)[0])
         epochs = [epoch for part in (*judged, *refitted) for epoch in part]
-        stopping = data.splits[held_out] == VALIDATION_A
+        stopping = data.splits[held_out] == VALIDATION
         facts: dict[str, object] = {"epochs kept": ", ".join(map(str, best))}
         return FitResult(self.member(again), final, held_out, logits, stopping, epochs, facts)
 

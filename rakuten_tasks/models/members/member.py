@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import Refit, Strict, TrainingConfig
-from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.training.checkpoint import INTERVAL, CheckpointStore
 from rakuten_tasks.training.state import EpochMetrics
@@ -92,12 +92,12 @@ class TrainingData:
     @property
     def not_test(self) -> NDArray:
         """Places of the rows that members are fitted on."""
-        return self.on(TRAIN, VALIDATION_A, VALIDATION_B)
+        return self.on(TRAIN, VALIDATION, BLENDING)
 
     @property
     def everything(self) -> NDArray:
         """Places of all rows."""
-        return self.on(TRAIN, VALIDATION_A, VALIDATION_B, TEST)
+        return self.on(TRAIN, VALIDATION, BLENDING, TEST)
 
 
 @dataclass(frozen=True)

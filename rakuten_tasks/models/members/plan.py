@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import TrainingConfig, Weights
-from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION
 from rakuten_tasks.models.backbones import load_backbone
 from rakuten_tasks.models.encoders import load_encoder
 from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
@@ -37,7 +37,7 @@ Texts = Callable[[], Iterable[tuple[str, str]]]
 def enough_photos(splits: NDArray) -> bool:
     """Whether photo members can be fitted: (P,) splits of the rows with a photo, positions in splits.SPLITS."""
     counts = np.bincount(splits, minlength=TEST + 1)
-    return bool(counts[TRAIN] >= FEWEST_PHOTOS and counts[VALIDATION_A] and counts[VALIDATION_B])
+    return bool(counts[TRAIN] >= FEWEST_PHOTOS and counts[VALIDATION] and counts[BLENDING])
 
 
 def active_members(config: TrainingConfig, photos: bool = True) -> list[str]:

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.data.ingested import Counts
 from rakuten_tasks.data.photo_files import photo_status
-from rakuten_tasks.data.read_catalogue import Counts, ingest, iter_shards, read_shard
+from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import SHARD, CatalogueError
+from rakuten_tasks.data.shards import iter_shards, read_shard
 from tests.support.catalogues import NAMES, drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
 
 LENIENT = IngestConfig(max_bad_share=1.0)
@@ -179,9 +181,9 @@ def _rewrite(file, old: str, new: str, encoding: str = "utf-8"):
         (lambda s: drop_rows(s / X_TRAIN, list(range(12))), rf"{X_TRAIN}: no rows below the header line"),
         (lambda s: (s / Y_TRAIN).write_bytes(b""), rf"{Y_TRAIN}: the file is empty"),
         (lambda s: _rewrite(s / X_TRAIN, "\n3,", "\nthree,"), rf"{X_TRAIN}: the first column .* holds \['three'\]"),
-        (lambda s: _rewrite(s / X_TRAIN, "\n3,", "\n4,"), rf"{X_TRAIN}: row number 4 stands there more than once"),
-        (lambda s: _rewrite(s / Y_TRAIN, "\n3,", "\n4,"), rf"{Y_TRAIN}: row number 4 stands there more than once"),
-        (lambda s: _rewrite(s / X_TEST, "\n13,", "\n12,"), rf"{X_TEST}: row number 12 stands there more than once"),
+        (lambda s: _rewrite(s / X_TRAIN, "\n3,", "\n4,"), rf"{X_TRAIN}: row number 4 occurs more than once"),
+        (lambda s: _rewrite(s / Y_TRAIN, "\n3,", "\n4,"), rf"{Y_TRAIN}: row number 4 occurs more than once"),
+        (lambda s: _rewrite(s / X_TEST, "\n13,", "\n12,"), rf"{X_TEST}: row number 12 occurs more than once"),
         (
             lambda s: drop_rows(s / Y_TRAIN, [3, 4, 5, 7]),
             rf"labels do not match rows: 4 rows of .*{X_TRAIN} are not in .*{Y_TRAIN} \(3, 4, 5 and 1 more\): give",

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from rakuten_tasks.config import LSTMConfig, Refit
-from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION
 from rakuten_tasks.models.extractors import TokenExtractor
 from rakuten_tasks.models.members.lstm import LSTM, network_sizes, token_counts
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
@@ -93,8 +93,8 @@ def test_the_member_learns_what_the_titles_tell(fitted, extractor):
 
 def test_it_scores_both_validations_unseen_and_tells_which_of_them_stopped_it(fitted, data, products):
     _, labels, splits = products
-    assert fitted.rows.tolist() == np.flatnonzero(np.isin(splits, (VALIDATION_A, VALIDATION_B))).tolist()
-    assert fitted.stopping.tolist() == (splits[fitted.rows] == VALIDATION_A).tolist()
+    assert fitted.rows.tolist() == np.flatnonzero(np.isin(splits, (VALIDATION, BLENDING))).tolist()
+    assert fitted.stopping.tolist() == (splits[fitted.rows] == VALIDATION).tolist()
     assert (fitted.logits.shape, fitted.logits.dtype) == ((24, 3), np.float32)
     assert (fitted.logits.argmax(1) == labels[fitted.rows]).mean() > 0.9
     logs = torch.from_numpy(fitted.logits[fitted.stopping])
@@ -148,15 +148,15 @@ def test_another_seed_gives_another_member(data, fitted):
     assert np.abs(other.logits - fitted.logits).max() > 0.01
 
 
-def test_validation_b_neither_stops_the_training_nor_changes_what_is_said_of_a(data, fitted, tmp_path):
-    again = fit(case(tmp_path, *spoilt(data.splits, VALIDATION_B)), Refit.NONE)
+def test_blending_rows_neither_stop_the_training_nor_change_the_validation_scores(data, fitted, tmp_path):
+    again = fit(case(tmp_path, *spoilt(data.splits, BLENDING)), Refit.NONE)
     assert without_timings(again.epochs) == without_timings(fitted.epochs)[:5]
     np.testing.assert_array_equal(again.logits[again.stopping], fitted.logits[fitted.stopping])
     assert np.abs(again.logits[~again.stopping] - fitted.logits[~fitted.stopping]).max() > 0.1
 
 
-def test_validation_a_stops_the_training_and_changes_no_step_of_it(data, fitted, tmp_path):
-    again = fit(case(tmp_path, *spoilt(data.splits, VALIDATION_A)), Refit.NONE)
+def test_the_validation_split_stops_the_training_and_changes_no_step_of_it(data, fitted, tmp_path):
+    again = fit(case(tmp_path, *spoilt(data.splits, VALIDATION)), Refit.NONE)
     assert [epoch.train_loss for epoch in again.epochs] == [epoch.train_loss for epoch in fitted.epochs[:5]]
     assert again.epochs[0].valid_loss != fitted.epochs[0].valid_loss
 
@@ -251,7 +251,7 @@ def test_without_epochs_in_the_configuration_small_catalogues_get_more(data, mon
 def test_too_few_rows_are_refused_with_the_way_out(tmp_path, train, stopping):
     products, labels, splits = labelled_products(COUNT, HELD_OUT)
     splits[np.flatnonzero(splits == TRAIN)[train:]] = TEST
-    splits[np.flatnonzero(splits == VALIDATION_A)[stopping:]] = TEST
+    splits[np.flatnonzero(splits == VALIDATION)[stopping:]] = TEST
     found = training_data(tmp_path, [tokens_of(products, splits)], products, labels, splits)
     message = rf"{train} rows to train on and {stopping} to stop by are too few for a network: leave it out of members"
     with pytest.raises(ValueError, match=message):

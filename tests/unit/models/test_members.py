@@ -11,7 +11,7 @@ import pytest
 
 from rakuten_tasks import config as configuration
 from rakuten_tasks.config import BagConfig, LSTMConfig, PhotoConfig, TextConfig, TrainingConfig, Weights
-from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION
 from rakuten_tasks.models import bundle, members
 from rakuten_tasks.models.extractors import EXTRACTORS, NgramExtractor
 from rakuten_tasks.models.members import MEMBERS, Member
@@ -71,7 +71,7 @@ def test_members_that_have_nothing_to_do_are_left_out(config, expected):
 
 def test_without_enough_photos_no_member_looks_at_them():
     assert active_members(IMAGENET, photos=False) == ["bag", "lstm", "encoder", "bag_encoder"]
-    enough = np.repeat([TRAIN, VALIDATION_A, VALIDATION_B, TEST], [10, 1, 1, 0])
+    enough = np.repeat([TRAIN, VALIDATION, BLENDING, TEST], [10, 1, 1, 0])
     assert enough_photos(enough)
     for missing in (0, 10, 11):
         assert not enough_photos(np.delete(enough, missing))

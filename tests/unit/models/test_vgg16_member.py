@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rakuten_tasks.config import PhotoConfig, Refit, Weights
-from rakuten_tasks.data.splits import TEST, TRAIN, VALIDATION_A, VALIDATION_B
+from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION
 from rakuten_tasks.models.backbones import load_backbone
 from rakuten_tasks.models.extractors import Extractor, MapExtractor, PixelExtractor
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
@@ -24,7 +24,7 @@ from rakuten_tasks.training.loop import EpochMetrics
 from tests.support.tiny_models import write_vgg16
 from tests.support.training_data import CPU, assert_same, training_data
 
-SPLITS = np.array([TRAIN] * 7 + [VALIDATION_A] * 2 + [VALIDATION_B] * 2 + [TEST] * 2)
+SPLITS = np.array([TRAIN] * 7 + [VALIDATION] * 2 + [BLENDING] * 2 + [TEST] * 2)
 LABELS = np.arange(len(SPLITS)) % 3
 SCRATCH = PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=1, batch_size=2)  # 7: a last batch of one
 TUNED = PhotoConfig(weights=Weights.IMAGENET, image_size=32, epochs=2, batch_size=3, fine_tune_epochs=1)
@@ -80,11 +80,12 @@ def test_test_photos_change_nothing_and_the_same_seed_gives_the_same_weights(scr
     assert again.logits.tobytes() == scratch.logits.tobytes()
 
 
-def test_both_validations_are_scored_before_they_are_trained_on(scratch):
-    assert SPLITS[scratch.rows].tolist() == [VALIDATION_A] * 2 + [VALIDATION_B] * 2
+def test_validation_and_blending_rows_are_scored_before_they_are_trained_on(scratch):
+    assert SPLITS[scratch.rows].tolist() == [VALIDATION] * 2 + [BLENDING] * 2
     assert scratch.stopping.tolist() == [True, True, False, False]
     assert scratch.logits.shape == (4, 3)
-    assert [epoch.number for epoch in scratch.epochs] == [1, 1]  # stopped by validation A; then with it
+    # stopped by the validation split; then trained on it too
+    assert [epoch.number for epoch in scratch.epochs] == [1, 1]
     assert np.isnan(scratch.epochs[1].valid_loss)
 
 
@@ -145,7 +146,7 @@ def test_features_beside_the_maps_are_those_of_the_frozen_backbone(frozen):
 
 def test_too_few_photos_are_refused_with_the_way_out(tmp_path):
     data = data_of(tmp_path, PixelExtractor(32), photos())
-    data = replace(data, splits=np.where(data.splits == VALIDATION_A, TEST, data.splits))
+    data = replace(data, splits=np.where(data.splits == VALIDATION, TEST, data.splits))
     with pytest.raises(ValueError, match=r"7 rows to train on and 0 to stop by are too few for a network"):
         fit(data, SCRATCH)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 from flytekit import Deck, current_context
 from mlflow import MlflowClient
+from pydantic.dataclasses import dataclass
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config import Settings
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.models.bundle import read_manifest
 from rakuten_tasks.monitoring import compare
@@ -33,7 +34,7 @@ DRIFT = "drift"  # tag of a version: what was last said of it
 
 
 @dataclass(frozen=True)
-class MonitoringPaths(Strict):
+class MonitoringPaths(Settings):
     """fsspec addresses, never a folder inside a pod. open_hours: the one local folder, of a server on this machine."""
 
     log: str

@@ -23,7 +23,7 @@ from rakuten_tasks.models.predictor import pool_logits
 from rakuten_tasks.models.scoring import products_of, score_features
 from rakuten_tasks.preprocessing.feature_shards import class_index, write_shard
 from rakuten_tasks.tasks.assign_splits import fold_rows
-from rakuten_tasks.tasks.start_run import pretrained_weights, resolve
+from rakuten_tasks.tasks.start_run import resolve
 from rakuten_tasks.training.loop import choose_device
 
 
@@ -32,7 +32,7 @@ class TrainingRun:
 
     def __init__(self, source: str, config: TrainingConfig, folder: Path) -> None:
         resolved = resolve(config)
-        self.config, self.pretrained, self.folder = resolved.config, pretrained_weights(resolved), folder
+        self.config, self.pretrained, self.folder = resolved.config, resolved.pretrained, folder
         self.device = choose_device()
         self._answers = test_labels(source)
         ingested = ingest(source, folder / "catalogue", config.ingest, unlabelled=self._answers is not None)

@@ -99,7 +99,7 @@ def test_pods_are_not_registered_without_a_tracking_server_that_they_reach(comma
 def test_a_training_on_the_cluster_takes_no_folder_of_this_machine(commands, listening):
     code, said = run("train", "--config", listening, "--version", "v7", "--source", "my/catalogue")
     assert (code, commands) == (1, [])
-    assert "SOURCE='my/catalogue': pods share what is in an object store" in said
+    assert "SOURCE='my/catalogue': pods share no machine, only an object store" in said
     code, _ = run("train", "--config", listening, "--version", "v7", "--source", "s3://shop/catalogue", "--model", "m")
     ((command, _),) = commands
     assert code == 0

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rakuten_tasks.config import PhotoConfig, SplitConfig, TextConfig, TrainingConfig, Weights
-from rakuten_tasks.tasks.start_run import from_anywhere
+from rakuten_tasks.tasks.start_run import with_absolute_paths
 
 
 def test_a_partial_file_keeps_the_defaults_of_what_it_leaves_out():
@@ -111,11 +111,11 @@ def test_a_version_keeps_the_whole_path_of_local_weights(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for path, stored in {"w.pth": str(tmp_path / "w.pth"), "s3://bucket/w.pth": "s3://bucket/w.pth"}.items():
         config = TrainingConfig(photo=PhotoConfig(weights=Weights.FILE, weights_file=path))
-        assert from_anywhere(config) == TrainingConfig(photo=PhotoConfig(weights=Weights.FILE, weights_file=stored))
-    assert from_anywhere(TrainingConfig()) == TrainingConfig()
+        assert with_absolute_paths(config).photo == PhotoConfig(weights=Weights.FILE, weights_file=stored)
+    assert with_absolute_paths(TrainingConfig()) == TrainingConfig()
     (tmp_path / "bert").mkdir()
     for name, stored in {"hf:bert": f"hf:{tmp_path}/bert", "hf:some/model": "hf:some/model"}.items():
-        assert from_anywhere(TrainingConfig(text=TextConfig(encoder=name))).text.encoder == stored
+        assert with_absolute_paths(TrainingConfig(text=TextConfig(encoder=name))).text.encoder == stored
 
 
 def test_the_error_for_a_number_that_yaml_reads_as_text_says_how_to_write_it():

@@ -47,7 +47,7 @@ def _functions() -> dict[str, list[tuple[Any, str]]]:
     extract = [(kind, "extract") for kind in EXTRACTORS.values()]
     pool = ("fit_pool", "report_pool", "score_features", "reference_rows")
     return {
-        "ingest": [(ingest_catalogue.catalogue, "ingest")],
+        "ingest": [(ingest_catalogue.read_catalogue, "ingest")],
         "features": [(train_members, "build_extractor"), *extract],
         "members": [(kind, "fit") for kind in MEMBERS.values()],
         "pool": [(fit_pool_weights, name) for name in pool],

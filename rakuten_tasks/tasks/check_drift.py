@@ -93,9 +93,16 @@ def _decide(
     catalogue = fingerprint(source).content if report.decision.drift else ""  # it reads all files
     trained_on = _read_fingerprint(client, champion.bundle)
     action = decide_action(report.decision, window, earlier, champion.version, (catalogue, trained_on), rest)
-    ends = (window.start.isoformat(timespec="seconds"), window.end.isoformat(timespec="seconds"))
-    outcome = (report.decision, report.window_accuracy, action.value)
-    return DriftCheck(champion.name, champion.version, *ends, *outcome, catalogue=catalogue)
+    return DriftCheck(
+        champion.name,
+        champion.version,
+        start=window.start.isoformat(timespec="seconds"),
+        end=window.end.isoformat(timespec="seconds"),
+        decision=report.decision,
+        accuracy=report.window_accuracy,
+        action=action.value,
+        catalogue=catalogue,
+    )
 
 
 def _read_fingerprint(client: MlflowClient, bundle: Path) -> str:

@@ -102,8 +102,9 @@ def evaluate_test(
     products = rows_on(paths, Ledger.load(local(splits.ledger)), (TEST,))  # in the order of the assignments
     reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
     reference.to_parquet(work / bundle.REFERENCE, index=False)
-    files = [FlyteFile(str(work / name)) for name in (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)]
-    return EvaluationFiles(*files, deck)
+    names = (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)
+    evaluation_file, predictions, reference_file = (FlyteFile(str(work / name)) for name in names)
+    return EvaluationFiles(evaluation_file, predictions, reference_file, deck)
 
 
 def _read_baselines(path: Path, rows: pd.Series) -> dict[str, NDArray]:

@@ -21,7 +21,7 @@ from rakuten_tasks.runtime.schedules import SCHEDULES
 
 TRACKING = "MLFLOW_TRACKING_URI"
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of an image
-CONFIG = click.option("--config", "file", default="flyte.config", help="INI file with the cluster's address and the image")
+CONFIG = click.option("--config", "file", default="flyte.config", help="INI file with cluster and image")
 IMAGE = click.option("--image", default="", help="image of the pods without its tag; empty: from the file")
 VERSION = click.option("--version", default="", help="empty: from git")
 PROFILE = click.option("--profile", type=click.Choice(["cpu", "gpu"]), default="gpu", help="cpu: no pod requests a GPU")

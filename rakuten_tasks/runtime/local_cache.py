@@ -1,4 +1,4 @@
-"""Adapter of flytekit's cache of local runs: stores it in var/, and ignores results whose files were deleted or changed.
+"""Adapter of flytekit's cache of local runs: stores it in var/, ignores results whose files were deleted or changed.
 
 flytekit keeps it under the home folder and never checks that the outputs still exist: once they are deleted, every
 later run fails. A cluster uses Flyte's own cache instead. tests/test_local_cache.py tests the names used here.

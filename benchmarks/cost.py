@@ -1,9 +1,9 @@
-"""What a thousand products cost at each step, and what catalogues of other sizes would need by that.
+"""Cost of a thousand products at each step, extrapolated to catalogues of other sizes.
 
-python -m benchmarks.cost                       (generated products; --source FOLDER for a catalogue's first ones)
-Each step is a process of its own, as in its pod. Photos are at 224 pixels, as with ImageNet's weights, and block 5 of
-VGG16 is trained, as in configs/challenge.yaml: by default it is not, and then of the 207 MB that photos write the 201
-that block 5 reads are left out, and so is the member vgg16.
+python -m benchmarks.cost                       (synthetic products; --source FOLDER for a catalogue's first ones)
+Each step runs in its own process, as in its pod. Photos have 224 pixels, as with ImageNet's weights, and block 5 of
+VGG16 is trained, as in configs/challenge.yaml. With the default configuration it is not: the member vgg16 is omitted,
+and so are 201 of the 207 MB of photo features, which only block 5 reads.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from rakuten_tasks.training.loop import choose_device, half_precision
 SHARD = IngestConfig().rows_per_shard
 SIZES = (84_916, 1_000_000, 100_000_000)
 GB = 1e9
-WIDTH = 110  # columns of a log, which the tables need
+WIDTH = 110  # characters; narrower than the tables in a log otherwise
 
 
 @dataclass(frozen=True)
 class Step:
-    """name: of the function in cost_steps.py. epochs: that a training of a large catalogue does, if any.
+    """A step of the pipeline. name: its function in cost_steps.py. epochs: in the training of a large catalogue; or 0.
 
-    shards: whether it is a map task over shards, else one pod does all. photos: whether only some go through it.
-    kept: whether what it writes grows with the rows.
+    shards: whether it is a map task over shards, or one pod. photos: whether it is measured on a part of the products.
+    stores_rows: whether its output grows with the rows.
     """
 
     name: str
@@ -50,22 +50,22 @@ class Step:
     shards: bool = False
     epochs: int = 0
     photos: bool = False
-    kept: bool = True
+    stores_rows: bool = True
 
 
-SCRATCH = Step("scratch", "VGG16 whole, 32 px, an epoch", photos=True, kept=False)
+SCRATCH = Step("scratch", "all of VGG16, 32 px, an epoch", photos=True, stores_rows=False)
 STEPS = (
     Step("ingest", "ingest"),
     Step("split", "assign splits and folds"),
     Step("text", "n-grams and subwords", shards=True),
     Step("vectors", "vectors of the text encoder", shards=True),
     Step("photos", "photos through VGG16", shards=True, photos=True),
-    Step("bag", "member bag", kept=False),
-    Step("encoder", "member encoder", kept=False),
-    Step("bag_encoder", "member bag_encoder", kept=False),
-    Step("lstm", "member lstm, an epoch", epochs=8, kept=False),
-    Step("photo", "member photo", kept=False),
-    Step("vgg16", "member vgg16 (block 5), an epoch", epochs=3, photos=True, kept=False),
+    Step("bag", "member bag", stores_rows=False),
+    Step("encoder", "member encoder", stores_rows=False),
+    Step("bag_encoder", "member bag_encoder", stores_rows=False),
+    Step("lstm", "member lstm, an epoch", epochs=8, stores_rows=False),
+    Step("photo", "member photo", stores_rows=False),
+    Step("vgg16", "member vgg16 (block 5), an epoch", epochs=3, photos=True, stores_rows=False),
     SCRATCH,
     Step("pool", "pool"),
     Step("evaluation", "evaluate"),
@@ -75,7 +75,7 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a step: measured on some products. growth: of its memory, in bytes a product, where one pod holds them all."""
+    """Measured cost of a step. growth: of memory, in bytes a product, if one pod reads all products; else 0."""
 
     step: Step
     used: ResourceUsage
@@ -84,30 +84,30 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """A thousand products, an epoch."""
+        """Seconds for a thousand products, in one epoch."""
         return 1000 * self.used.seconds / self.products
 
     @property
     def output(self) -> float:
-        """Bytes a thousand products."""
+        """Bytes for a thousand products."""
         return 1000 * self.used.output / self.products
 
     def hours(self, products: int) -> float:
-        """Of one pod, all epochs."""
-        whole = self.used.seconds * max(1, self.step.epochs) + self.used.once
-        return whole * products / self.products / 3600
+        """Return the hours of one pod, all epochs included."""
+        seconds = self.used.seconds * max(1, self.step.epochs) + self.used.once
+        return seconds * products / self.products / 3600
 
     def memory(self, products: int) -> float:
-        """Of one pod, in bytes."""
+        """Return the peak memory of one pod, in bytes."""
         return self.used.memory + self.growth * (products - self.products)
 
 
 @click.command()
 @click.option(
-    "--source", default=SAMPLE, help="a local folder with the challenge's own file names; sample: made-up products"
+    "--source", default=SAMPLE, help="a local folder with the challenge's file names; sample: synthetic products"
 )
-@click.option("--products", default=3 * SHARD, help="how many of them; two shards or more")
-@click.option("--photos", default=100, help="how many of them go through VGG16")
+@click.option("--products", default=3 * SHARD, help="number of products; two shards or more")
+@click.option("--photos", default=100, help="number of products for VGG16")
 def main(source: str, products: int, photos: int) -> None:
     """Print both tables."""
     os.environ["TQDM_DISABLE"] = "1"
@@ -119,41 +119,41 @@ def main(source: str, products: int, photos: int) -> None:
             except ValueError as error:  # too few
                 raise click.ClickException(str(error)) from error
         try:
-            there = len(pd.read_csv(f"{source}/Y_train_CVw08PX.csv"))
-            if (products := min(products, there)) < 2 * SHARD:
-                raise click.ClickException(f"{products} products of {source}: from {2 * SHARD} on growth can be seen")
+            count = len(pd.read_csv(f"{source}/Y_train_CVw08PX.csv"))
+            if (products := min(products, count)) < 2 * SHARD:
+                raise click.ClickException(f"{products} products of {source}: growth can be measured from {2 * SHARD}")
             costs = [measure(step, BenchContext(source, Path(folder), products, photos)) for step in STEPS]
         except (CatalogueError, FileNotFoundError) as error:
             raise click.ClickException(f"{source}: {error}") from error
     console = Console(width=WIDTH)
-    console.print(measured(costs, products, photos))
-    console.print(needed([cost for cost in costs if cost.step is not SCRATCH]))
+    console.print(cost_table(costs, products, photos))
+    console.print(extrapolation_table([cost for cost in costs if cost.step is not SCRATCH]))
 
 
 def measure(step: Step, work: BenchContext) -> Cost:
-    """In a process of its own; where one pod does all, also on a single shard, to see how its memory grows."""
-    shard, aside = replace(work, products=SHARD), work.folder / "aside"
-    used = _alone(step, work)
-    if step.photos:  # they are read from disk as they are asked for
+    """Run the step in a new process; if one pod reads all products, also on one shard, to measure growth of memory."""
+    shard, shard_folder = replace(work, products=SHARD), work.folder / "one-shard"
+    used = _run_in_new_process(step, work)
+    if step.photos:  # features are read from disk by batch
         return Cost(step, used, work.photos)
     if step.shards:
         return Cost(step, used, work.products)
-    return Cost(step, used, work.products, _growth(_alone(step, shard, aside), used, work.products))
+    return Cost(step, used, work.products, _growth(_run_in_new_process(step, shard, shard_folder), used, work.products))
 
 
-def _growth(shard: ResourceUsage, whole: ResourceUsage, products: int) -> float:
-    return max(0, whole.memory - shard.memory) / (products - SHARD)
+def _growth(shard: ResourceUsage, total: ResourceUsage, products: int) -> float:
+    return max(0, total.memory - shard.memory) / (products - SHARD)
 
 
-def _alone(step: Step, work: BenchContext, out: Path | None = None) -> ResourceUsage:
+def _run_in_new_process(step: Step, work: BenchContext, out: Path | None = None) -> ResourceUsage:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.cost_steps"])
     with ProcessPoolExecutor(1, context) as process:
         return process.submit(run, step.name, work, (out or work.folder) / step.name).result()
 
 
-def measured(costs: list[Cost], products: int, photos: int) -> Table:
-    """A row a step."""
+def cost_table(costs: list[Cost], products: int, photos: int) -> Table:
+    """Return a table with one row a step."""
     dtype = "bf16" if half_precision(choose_device()) else "fp32"
     title = (
         f"by {products:,} products ({photos} through VGG16 of 224 px)\n"
@@ -167,16 +167,16 @@ def measured(costs: list[Cost], products: int, photos: int) -> Table:
             cost.step.title + (" *" if cost.step.shards else ""),
             f"{cost.seconds:.2f}",
             f"{cost.seconds * cost.used.cores:.2f}",
-            f"{cost.output / 1e6:.1f}" if cost.step.kept else "",
+            f"{cost.output / 1e6:.1f}" if cost.step.stores_rows else "",
             f"{cost.used.memory / 1e6:.0f}",
         )
     table.caption = "* a map task over shards; the others are one pod"
     return table
 
 
-def needed(costs: list[Cost]) -> Table:
-    """By proportion to what was measured, on this machine's processors; no GPU is assumed."""
-    table = Table(title="what a training and a prediction of all products would need", box=box.SIMPLE_HEAD)
+def extrapolation_table(costs: list[Cost]) -> Table:
+    """Extrapolate the measured costs in proportion to the products, for this machine's processors and no GPU."""
+    table = Table(title="extrapolated cost of a training and a prediction of all products", box=box.SIMPLE_HEAD)
     table.add_column("products", no_wrap=True)
     for size in SIZES:
         table.add_column(f"{size:,}", justify="right", no_wrap=True)
@@ -193,19 +193,19 @@ def needed(costs: list[Cost]) -> Table:
     def gigabytes(size: int) -> float:
         return max(cost.memory(size) for cost in costs if cost.step.shards) / GB
 
-    def at_once(size: int) -> int:
+    def concurrent(size: int) -> int:
         return min(shards(size), pods.CONCURRENCY)
 
     add("shards", lambda size: f"{shards(size):,}")
-    add(f"pods at once (RAKUTEN_CONCURRENCY={pods.CONCURRENCY})", lambda size: str(at_once(size)))
-    add("... their steps in all", lambda size: f"{hours(size) / at_once(size):,.1f} h, {gigabytes(size):.1f} GB")
+    add(f"pods at once (RAKUTEN_CONCURRENCY={pods.CONCURRENCY})", lambda size: str(concurrent(size)))
+    add("... their steps in all", lambda size: f"{hours(size) / concurrent(size):,.1f} h, {gigabytes(size):.1f} GB")
     add("... pods to end in a day", lambda size: f"{math.ceil(hours(size) / 24):,}")
     for cost in costs:
         if not cost.step.shards:
             times = f", {cost.step.epochs} epochs" if cost.step.epochs else ""
             title = cost.step.title.removesuffix(", an epoch") + times
             add(title, lambda size, c=cost: f"{c.hours(size):,.1f} h, {c.memory(size) / GB:,.1f} GB")  # type: ignore[misc]
-    written = sum(cost.output for cost in costs if cost.step.kept) / 1000
+    written = sum(cost.output for cost in costs if cost.step.stores_rows) / 1000
     add("storage", lambda size: f"{written * size / GB:,.0f} GB")
     return table
 

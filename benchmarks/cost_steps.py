@@ -1,4 +1,4 @@
-"""What the tasks of a training and a prediction call, without Flyte, as benchmarks/cost.py measures it."""
+"""Steps of a training and a prediction without Flyte, for benchmarks/cost.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, SplitConfig, TrainingConfig, Weights
-from rakuten_tasks.data import read_catalogue as catalogue
+from rakuten_tasks.data import read_catalogue
 from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION, TitleSplits, assign_folds
 from rakuten_tasks.evaluation.baseline import fit_tfidf_svm
@@ -39,14 +39,14 @@ PHOTO_MEMBERS = ("photo", "vgg16")
 
 
 def ignore(epoch: EpochMetrics) -> None:
-    """Of a fit whose epochs nobody measures."""
+    """Ignore the epochs of a fit."""
 
 
 @dataclass(frozen=True)
 class BenchContext:
-    """folder: of all that the steps write. products: how many of the catalogue a step takes, from the first on.
+    """Inputs of every step. folder: of their outputs. products: number that a step reads, from the first on.
 
-    photos: how many of them go through VGG16, which takes half a minute for a few hundred.
+    photos: number of products for VGG16, which takes half a minute for a few hundred.
     """
 
     source: str
@@ -56,22 +56,22 @@ class BenchContext:
 
     @cached_property
     def shards(self) -> list[Path]:
-        """What `products` fill of the shards that ingest wrote for all."""
+        """Shards of ingest with the first `products`."""
         count = -(-self.products // IngestConfig().rows_per_shard)
         return sorted((self.folder / "ingest").glob("labelled-*.parquet"))[:count]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """Without photos."""
+        """Products of these shards, without photos."""
         columns = ["row", "designation", "description", "prdtypecode"]
         return pd.concat([read_shard(shard, columns) for shard in self.shards], ignore_index=True)
 
     @cached_property
     def assignments(self) -> pd.DataFrame:
         """row, prdtypecode, label, split, fold of the rows of these shards."""
-        every = pd.read_parquet(self.folder / "split" / "assignments.parquet")
-        every["label"] = class_index(every["prdtypecode"], self.codes)
-        return every[every["row"].isin(self.rows["row"])]
+        assignments = pd.read_parquet(self.folder / "split" / "assignments.parquet")
+        assignments["label"] = class_index(assignments["prdtypecode"], self.codes)
+        return assignments[assignments["row"].isin(self.rows["row"])]
 
     @cached_property
     def codes(self) -> list[int]:
@@ -79,7 +79,7 @@ class BenchContext:
 
     @cached_property
     def config(self) -> TrainingConfig:
-        """The default with photo weights that need no download and take as long, and VGG16's block 5 trained too."""
+        """The default with random photo weights, which need no download, and with training of VGG16's block 5."""
         path = self.folder / "vgg16.safetensors"
         if not path.exists():
             save_file(random_convolutions(batch_norm=False).state_dict(), path)
@@ -87,32 +87,31 @@ class BenchContext:
         return TrainingConfig(refit=Refit.NONE, lstm=LSTMConfig(epochs=2), photo=resolve_weights(photo)[0])
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Of training rows."""
+        """Yield title and description of training rows."""
         rows = self.rows[(self.assignments["split"] == TRAIN).to_numpy()]
         yield from zip(rows["designation"], rows["description"], strict=True)
 
     def features(self, extractor: str) -> list[Path]:
-        """Of these shards, as far as a step has written them."""
-        found = sorted((self.folder / "features" / extractor).glob("*.safetensors"))
-        return found[: len(self.shards)]
+        """List the features of these shards that a step has written."""
+        return sorted((self.folder / "features" / extractor).glob("*.safetensors"))[: len(self.shards)]
 
     def extract(
-        self, name: str, shards: list[Path], most: int | None = None, config: TrainingConfig | None = None
+        self, name: str, shards: list[Path], limit: int | None = None, config: TrainingConfig | None = None
     ) -> None:
-        """As the map task does: all products of these shards that the extractor can read, or the first so many."""
+        """Extract features like the map task, of at most `limit` products a shard."""
         extractor = build_extractor(name, config or self.config, self.texts, choose_device())
         extractor.save(self.folder / "extractors" / name)
         for shard in shards:
             rows = read_shard(shard)
             products = products_of(rows)
-            places = np.flatnonzero([extractor.available(product) for product in products])[:most]
-            arrays = extractor.extract([products[place] for place in places])
+            available = np.flatnonzero([extractor.available(product) for product in products])[:limit]
+            arrays = extractor.extract([products[index] for index in available])
             path = self.folder / "features" / name / f"{shard.stem}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_shard(path, {"row": rows["row"].to_numpy(np.int64)[places], **arrays})
+            write_shard(path, {"row": rows["row"].to_numpy(np.int64)[available], **arrays})
 
-    def written(self, *names: str) -> int:
-        """Bytes of the features of these extractors."""
+    def feature_bytes(self, *names: str) -> int:
+        """Return the bytes of the features of these extractors."""
         return sum(path.stat().st_size for name in names for path in self.features(name))
 
 
@@ -123,15 +122,15 @@ def ingest(work: BenchContext, out: Path) -> None:
         table = pd.read_csv(f"{work.source}/{name}", index_col=0, keep_default_na=False, dtype=str)
         table.head(work.products).to_csv(first / name)
     (first / "images").symlink_to(Path(work.source, "images").resolve())
-    catalogue.ingest(str(first), out, IngestConfig(), unlabelled=False)
+    read_catalogue.ingest(str(first), out, IngestConfig(), unlabelled=False)
 
 
 def split(work: BenchContext, out: Path) -> None:
     titles, codes = work.rows["designation"].tolist(), work.rows["prdtypecode"].tolist()
     title_splits = TitleSplits.empty().extended(titles, codes, SplitConfig())
     title_splits.save(out / "splits.parquet")
-    places = {"split": title_splits.lookup(titles), "fold": assign_folds(titles, codes, FOLDS)}
-    work.rows[["row", "prdtypecode"]].assign(**places).to_parquet(out / "assignments.parquet", index=False)
+    assignments = {"split": title_splits.lookup(titles), "fold": assign_folds(titles, codes, FOLDS)}
+    work.rows[["row", "prdtypecode"]].assign(**assignments).to_parquet(out / "assignments.parquet", index=False)
 
 
 def text(work: BenchContext, out: Path) -> None:
@@ -164,13 +163,13 @@ def lstm(work: BenchContext, out: Path, mark: Mark) -> None:
 
 
 def photo(work: BenchContext, out: Path) -> None:
-    """On as many rows as there are products: the measured photos' features, with noise, over and over."""
+    """Fit on as many rows as products: the features of the measured photos, repeated with noise."""
     (path,) = work.features("maps")
-    seen = ShardArrays([path]).column("photo")
+    features = ShardArrays([path]).column("photo")
     rows = work.assignments["row"].to_numpy(np.int64)
     random = np.random.default_rng(0)
-    many = seen[np.arange(len(rows)) % len(seen)].astype(np.float32)
-    many += seen.std(0, dtype=np.float32) * random.standard_normal(many.shape, dtype=np.float32)
+    many = features[np.arange(len(rows)) % len(features)].astype(np.float32)
+    many += features.std(0, dtype=np.float32) * random.standard_normal(many.shape, dtype=np.float32)
     write_shard(out / "many", {"row": rows, "photo": many.astype(np.float16)})
     _fit(work, "photo", out, files=[out / "many"])
 
@@ -195,18 +194,18 @@ def _fit(
     files: list[Path] | None = None,
 ) -> None:
     config = config or work.config
-    read = extractors_of(name, config)
-    folders = {e: work.folder / "extractors" / e for e in read}
-    shards = {e: files or work.features(e) for e in read}
+    names = extractors_of(name, config)
+    folders = {e: work.folder / "extractors" / e for e in names}
+    shards = {e: files or work.features(e) for e in names}
     data = TrainingData.load(shards, work.assignments, len(work.codes), folders)
     fitted = MEMBERS[name].fit(MEMBERS[name].settings(config), data, FitContext(0, choose_device(), Refit.NONE, mark))
     fitted.member.save(out / "member")
-    kept = {"row": data.rows[fitted.rows], "stopping": fitted.stopping.astype(np.uint8), "logits": fitted.logits}
-    write_shard(out / "scores", kept)
+    scores = {"row": data.rows[fitted.rows], "stopping": fitted.stopping.astype(np.uint8), "logits": fitted.logits}
+    write_shard(out / "scores", scores)
 
 
 def _members(work: BenchContext) -> dict[str, Member]:
-    """Those that were fitted."""
+    """Load the fitted members."""
     members = {}
     for name in (*TEXT_MEMBERS, *PHOTO_MEMBERS):
         members[name] = MEMBERS[name].load(work.folder / name / "member", choose_device())
@@ -222,46 +221,46 @@ def _score(work: BenchContext, rows: NDArray) -> Logits:
 
 def pool(work: BenchContext, out: Path) -> None:
     rows = work.assignments["row"].to_numpy(np.int64)
-    place = {int(row): at for at, row in enumerate(rows)}
+    position = {int(row): index for index, row in enumerate(rows)}
     by_member, available = {}, {}
     for name in (*TEXT_MEMBERS, *PHOTO_MEMBERS):
         scores = ShardArrays([work.folder / name / "scores"])
-        known = np.isin(scores.column("row"), rows)
-        at = np.array([place[int(row)] for row in scores.column("row")[known]], dtype=np.int64)
+        mask = np.isin(scores.column("row"), rows)
+        at = np.array([position[int(row)] for row in scores.column("row")[mask]], dtype=np.int64)
         by_member[name] = np.zeros((len(rows), len(work.codes)), dtype=np.float32)
         available[name] = np.zeros(len(rows), dtype=bool)
-        by_member[name][at] = scores.column("logits")[known]
-        available[name][at] = scores.column("stopping")[known] == 0
+        by_member[name][at] = scores.column("logits")[mask]
+        available[name][at] = scores.column("stopping")[mask] == 0
     labels, modality = work.assignments["label"].to_numpy(np.int64), {n: MEMBERS[n].modality for n in by_member}
     counts = np.bincount(labels, minlength=len(work.codes)) + 1
     fitted = fit_pool(Logits(by_member, available), labels, modality, counts / counts.sum())
     (out / "pool.json").write_text(json.dumps(fitted.to_dict()))
     held_out = work.assignments["split"].isin([VALIDATION, BLENDING]).to_numpy()
-    pool_logits(_score(work, rows[held_out]), fitted, work.codes)  # the reference of drift
+    pool_logits(_score(work, rows[held_out]), fitted, work.codes)  # the drift reference
 
 
 def evaluation(work: BenchContext, out: Path) -> None:
     test = (work.assignments["split"] == TEST).to_numpy()
-    train, asked = work.rows[~test], work.rows[test]
+    train, test_rows = work.rows[~test], work.rows[test]
     labels = work.assignments["label"].to_numpy(np.int64)
     columns = train["designation"].tolist(), train["description"].tolist()
     baseline = fit_tfidf_svm(*columns, labels[~test], len(work.codes), 0)
-    scores = pool_logits(_score(work, asked["row"].to_numpy(np.int64)), _pool(work), work.codes)
-    texts = asked["designation"].tolist(), asked["description"].tolist()
+    scores = pool_logits(_score(work, test_rows["row"].to_numpy(np.int64)), _pool(work), work.codes)
+    texts = test_rows["designation"].tolist(), test_rows["description"].tolist()
     systems = {**scores.by_member, POOL: scores.probabilities, TFIDF_SVM: baseline.probabilities(*texts)}
     evaluate(systems, labels[test], work.codes, 0)
-    asked.to_parquet(out / "rows.parquet")
+    test_rows.to_parquet(out / "rows.parquet")
 
 
 def predict(work: BenchContext, out: Path) -> None:
     rows = read_shard(work.shards[0])[: work.photos]
-    read = {name: extractors_of(name, work.config) for name in (*TEXT_MEMBERS, *PHOTO_MEMBERS)}
-    folders = {name: work.folder / name / "member" for name in read}
+    members = {name: extractors_of(name, work.config) for name in (*TEXT_MEMBERS, *PHOTO_MEMBERS)}
+    folders = {name: work.folder / name / "member" for name in members}
     extractors = work.folder / "extractors"
-    predictor = Predictor.assemble(work.codes, _pool(work), read, extractors, folders, choose_device())
+    predictor = Predictor.assemble(work.codes, _pool(work), members, extractors, folders, choose_device())
     scores = predictor.score(products_of(rows))
-    answers = rows.drop(columns=["photo"]).assign(predicted=scores.predicted, confidence=scores.confidence)
-    answers.to_parquet(out / "rows.parquet")
+    predictions = rows.drop(columns=["photo"]).assign(predicted=scores.predicted, confidence=scores.confidence)
+    predictions.to_parquet(out / "rows.parquet")
 
 
 def _pool(work: BenchContext) -> Pool:
@@ -274,10 +273,10 @@ EPOCHS = ("lstm", "vgg16", "scratch")
 
 @dataclass(frozen=True)
 class ResourceUsage:
-    """What one run of a step took. seconds and cores: of one epoch where the step has epochs, else of all of it.
+    """Cost of one run of a step. seconds, cores: of one epoch if the step has epochs, else of the step.
 
-    once: seconds of what such a step does beside its epochs. cores: kept busy on average. output: bytes written.
-    memory: the process's peak, in bytes.
+    once: seconds outside of the epochs. cores: busy on average. output: bytes written. memory: peak of the process, in
+    bytes.
     """
 
     seconds: float
@@ -288,7 +287,7 @@ class ResourceUsage:
 
 
 def run(name: str, work: BenchContext, out: Path) -> ResourceUsage:
-    """In a process of its own, which has imported all and done nothing yet."""
+    """Run and measure the step. Call it in a new process that has imported everything and done nothing else."""
     out.mkdir(parents=True)
     marks = [(time.perf_counter(), time.process_time())]
 
@@ -301,7 +300,7 @@ def run(name: str, work: BenchContext, out: Path) -> ResourceUsage:
     measured = marks[-3:-1] if epochs else marks  # the last epoch
     seconds, busy = (end - start for start, end in zip(*measured, strict=True))
     once = marks[-1][0] - marks[0][0] - seconds * (len(marks) - 2) if epochs else 0.0
-    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) + work.written(
+    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) + work.feature_bytes(
         *WRITES.get(name, ())
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,7 +1,7 @@
 """A real French catalogue from Debian's package descriptions, in the challenge's layout: sections are the classes.
 
 python -m benchmarks.debian --translations Translation-fr.bz2 --packages Packages.xz --products 4700 --out debian
-Both files lie on every Debian mirror, under dists/bookworm/main/: i18n and binary-amd64. There are no photos.
+Both files are on every Debian mirror, under dists/bookworm/main/: i18n and binary-amd64. There are no photos.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
-    """Fields of each package; a field's further lines follow after a line break."""
+    """Parse the fields of each package; continuation lines are joined by line breaks."""
     for block in text.split("\n\n"):
         fields: dict[str, str] = {}
         name = ""
@@ -34,8 +34,8 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
         yield fields
 
 
-def described(translations: str, packages: str) -> pd.DataFrame:
-    """section, designation, description of each package that has a French title, once by title."""
+def join_descriptions(translations: str, packages: str) -> pd.DataFrame:
+    """Return section, designation and description of each package with a French title, without duplicate titles."""
     sections = {package["Package"]: package["Section"].rpartition("/")[2] for package in stanzas(packages) if package}
     rows = []
     for package in stanzas(translations):
@@ -52,9 +52,9 @@ def described(translations: str, packages: str) -> pd.DataFrame:
 @click.option("--seed", default=0)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
 def main(translations: Path, packages: Path, products: int, seed: int, out: Path) -> None:
-    """Write X_train_update.csv and Y_train_CVw08PX.csv of so many products of the 27 largest sections."""
+    """Write X_train_update.csv and Y_train_CVw08PX.csv with products of the 27 largest sections."""
     french, english = bz2.decompress(translations.read_bytes()), lzma.decompress(packages.read_bytes())
-    rows = described(french.decode(), english.decode())
+    rows = join_descriptions(french.decode(), english.decode())
     largest = sorted(rows["section"].value_counts().index[:CLASSES])
     rows = rows[rows["section"].isin(largest)].sample(products, random_state=seed, ignore_index=True)
     rows.loc[np.random.default_rng(seed).random(products) < MISSING, "description"] = ""

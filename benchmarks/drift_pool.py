@@ -1,4 +1,4 @@
-"""A pool of made-up products with the drift columns of the real pipeline, as they are and spoilt in known ways."""
+"""A pool of synthetic products with the drift columns of the real pipeline, unchanged and with simulated drift."""
 
 from __future__ import annotations
 
@@ -33,33 +33,36 @@ DARKER, WITHOUT_PHOTOS, NEW_WORDS, MORE_OF_A_CLASS = (
 
 @dataclass(frozen=True)
 class Pool:
-    """Row i of each frame is the same product. codes: what it is, (N,)."""
+    """Drift columns of N products; row i of each frame is the same product. codes: (N,) true classes."""
 
     codes: NDArray
     plain: pd.DataFrame
-    spoilt: dict[str, pd.DataFrame]
+    drifted: dict[str, pd.DataFrame]
 
 
 def make_pool(predictor: Predictor, count: int, seed: int) -> Pool:
-    """count: products. seed: another one than of what the predictor was trained on."""
-    made = make_products(count, 0, seed)
+    """Generate products and compute their drift columns. seed: must differ from the training catalogue's."""
+    products = make_products(count, 0, seed)
+    codes = [product.code for product in products]
     rows = pd.DataFrame(
         {
-            "designation": [product.text.designation for product in made],
-            "description": [product.text.description for product in made],
-            "photo": [_drawn(product.code, Random(f"{seed} photo {row}")) for row, product in enumerate(tqdm(made))],
+            "designation": [product.text.designation for product in products],
+            "description": [product.text.description for product in products],
+            "photo": [_draw_jpeg(code, Random(f"{seed} photo {row}")) for row, code in enumerate(tqdm(codes))],
             "photo_status": "ok",
         }
     )
     random = Random(seed)
-    dark = rows.assign(photo=[_darker(photo) for photo in rows["photo"]])
-    gone = np.array([random.random() < MISSING for _ in made])
-    bare = rows.assign(photo=rows["photo"].where(~gone, None), photo_status=np.where(gone, "none", "ok"))
-    worded = rows.assign(**{name: [_reworded(text, random) for text in rows[name]] for name in rows.columns[:2]})
+    dark = rows.assign(photo=[_darken(photo) for photo in rows["photo"]])
+    missing = np.array([random.random() < MISSING for _ in products])
+    status = np.where(missing, "none", "ok")
+    without_photos = rows.assign(photo=rows["photo"].where(~missing, None), photo_status=status)
+    texts = {name: [_replace_words(text, random) for text in rows[name]] for name in rows.columns[:2]}
+    new_words = rows.assign(**texts)
     plain = _featurize_rows(predictor, rows)
-    spoilt = {DARKER: dark, WITHOUT_PHOTOS: bare, NEW_WORDS: worded}
-    seen = {name: _featurize_rows(predictor, frame) for name, frame in spoilt.items()}
-    return Pool(np.array([product.code for product in made]), plain, seen)
+    changed = {DARKER: dark, WITHOUT_PHOTOS: without_photos, NEW_WORDS: new_words}
+    drifted = {name: _featurize_rows(predictor, frame) for name, frame in changed.items()}
+    return Pool(np.array(codes), plain, drifted)
 
 
 def _featurize_rows(predictor: Predictor, rows: pd.DataFrame) -> pd.DataFrame:
@@ -68,11 +71,11 @@ def _featurize_rows(predictor: Predictor, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _drawn(code: int, random: Random) -> bytes:
+def _draw_jpeg(code: int, random: Random) -> bytes:
     return _jpeg(draw_photo(code, random))
 
 
-def _darker(photo: bytes) -> bytes:
+def _darken(photo: bytes) -> bytes:
     with Image.open(BytesIO(photo)) as image:
         return _jpeg(ImageEnhance.Brightness(image).enhance(BRIGHTNESS))
 
@@ -83,38 +86,38 @@ def _jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _reworded(text: str, random: Random) -> str:
-    """A fifth of the words become others of the same length that no product has, tags and entities stay."""
+def _replace_words(text: str, random: Random) -> str:
+    """Replace a fifth of the words by random ones of the same length; tags and entities stay."""
 
-    def other(word: re.Match[str]) -> str:
+    def replace(word: re.Match[str]) -> str:
         if random.random() >= REPLACED:
             return word[0]
         return "".join(random.choice("aeioubdfglmnprstv") for _ in word[0])
 
-    return re.sub(r"(?<![<&/\w])[^\W\d_]{2,}(?![>;\w])", other, text)
+    return re.sub(r"(?<![<&/\w])[^\W\d_]{2,}(?![>;\w])", replace, text)
 
 
-def called_drift(pool: Pool, kind: str | None, size: int, reference: int, times: int, seed: int = 0) -> float:
-    """The share of windows that the rule calls drift. kind: of what is in the window, None for ordinary products.
+def drift_rate(pool: Pool, kind: str | None, size: int, reference: int, times: int, seed: int = 0) -> float:
+    """Return the share of windows in which drift is reported. kind: simulated drift, None for unchanged products.
 
-    Each time reference and window are drawn anew, and share no product.
+    Each repetition samples a new reference and window without a common product.
     """
     random = np.random.default_rng([seed, size, *map(ord, kind or "")])
     draw: Callable[[NDArray, np.random.Generator], pd.DataFrame]
     if kind == MORE_OF_A_CLASS:
         draw = lambda rest, random: _more_of_a_class(pool, rest, size, random)  # noqa: E731
     else:
-        frame = pool.spoilt[kind] if kind else pool.plain
+        frame = pool.drifted[kind] if kind else pool.plain
         draw = lambda rest, random: frame.iloc[rest[:size]]  # noqa: E731
-    found = []
+    reported = []
     for _ in range(times):
         order = random.permutation(len(pool.codes))
-        found.append(decide(pool.plain.iloc[order[:reference]], draw(order[reference:], random)).drift)
-    return float(np.mean(found))
+        reported.append(decide(pool.plain.iloc[order[:reference]], draw(order[reference:], random)).drift)
+    return float(np.mean(reported))
 
 
 def _more_of_a_class(pool: Pool, rest: NDArray, size: int, random: np.random.Generator) -> pd.DataFrame:
-    """Products of the class take the place of as many as make its share 10 points larger than in the pool."""
+    """Replace products by some of the class until its share is 10 points larger than in the pool."""
     of_class = rest[pool.codes[rest] == FREQUENT]
     share = float((pool.codes == FREQUENT).mean())
     swapped = random.random(size) < POINTS / (1 - share)

@@ -1,9 +1,8 @@
-"""How the time and memory of `train_classifier` grow with the catalogue, and what Flyte, MLflow and copying cost.
+"""Growth of time and memory of `train_classifier` with the catalogue, and the overhead of Flyte, MLflow and copying.
 
 python -m benchmarks.growth
-Each size is a process of its own, so that its peak memory is its own. The parts are the times that the stages
-themselves spend in this project's functions; the rest of the whole is orchestration. The configuration is the sample's,
-with the same epochs at every size.
+Each size runs in its own process, so that peak memory is measured separately. The time outside of the functions in
+`_functions` counts as orchestration. The configuration is the sample's, with the same epochs at every size.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ STAGES = ("ingest", "features", "members", "pool", "evaluation", "registration")
 
 
 def _functions() -> dict[str, list[tuple[Any, str]]]:
-    """By stage, what does its work: who has the function, and its name."""
+    """Return the functions that are timed, by stage, as (module or class, name)."""
     from rakuten_tasks.evaluation.baseline import MostFrequent, TfidfSVM
     from rakuten_tasks.models.extractors import EXTRACTORS
     from rakuten_tasks.models.members import MEMBERS
@@ -47,7 +46,7 @@ def _functions() -> dict[str, list[tuple[Any, str]]]:
     extract = [(kind, "extract") for kind in EXTRACTORS.values()]
     pool = ("fit_pool", "report_pool", "score_features", "reference_rows")
     return {
-        "ingest": [(ingest_catalogue.catalogue, "ingest")],
+        "ingest": [(ingest_catalogue.read_catalogue, "ingest")],
         "features": [(train_members, "build_extractor"), *extract],
         "members": [(kind, "fit") for kind in MEMBERS.values()],
         "pool": [(fit_pool_weights, name) for name in pool],
@@ -59,16 +58,16 @@ def _functions() -> dict[str, list[tuple[Any, str]]]:
     }
 
 
-class Clock:
-    """Adds up by stage what its functions take; what they call of each other is counted once."""
+class StageTimer:
+    """Total seconds by stage; nested calls are counted once."""
 
     def __init__(self) -> None:
-        self.spent: dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, float] = defaultdict(float)
         self._busy = False
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """In here every function of _functions() is timed."""
+    def patch(self) -> Iterator[None]:
+        """Time every function of _functions() inside the block."""
         from rakuten_tasks.evaluation.baseline import BASELINES
 
         with ExitStack() as stack:
@@ -76,14 +75,14 @@ class Clock:
                 for owner, name in functions:
                     work = getattr(owner, name)
                     bound = inspect.isclass(owner) and inspect.ismethod(work)  # a class method
-                    counted = self._counting(work, stage)
-                    stack.enter_context(mock.patch.object(owner, name, staticmethod(counted) if bound else counted))
-            fits = {name: self._counting(fit, "evaluation") for name, fit in BASELINES.items()}
+                    timed = self._time(work, stage)
+                    stack.enter_context(mock.patch.object(owner, name, staticmethod(timed) if bound else timed))
+            fits = {name: self._time(fit, "evaluation") for name, fit in BASELINES.items()}
             stack.enter_context(mock.patch.dict(BASELINES, fits))
             yield
 
-    def _counting(self, work: Callable[..., Any], stage: str) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
+    def _time(self, work: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
             if self._busy:
                 return work(*args, **kwargs)
             self._busy, started = True, time.perf_counter()
@@ -91,13 +90,13 @@ class Clock:
                 return work(*args, **kwargs)
             finally:
                 self._busy = False
-                self.spent[stage] += time.perf_counter() - started
+                self.seconds[stage] += time.perf_counter() - started
 
-        return counted
+        return timed
 
 
 def measure(products: int, folder: Path) -> dict:
-    """Train on so many made-up products. Seconds of the whole and of each stage's own work; peak memory in MB."""
+    """Train on synthetic products. -> total seconds, seconds by stage, peak memory in MB"""
     from rakuten_tasks.config import LSTMConfig, PhotoConfig, Refit, TrainingConfig, Weights
     from rakuten_tasks.data.sample.generate import write_sample
     from workflows.training import train_classifier
@@ -107,13 +106,13 @@ def measure(products: int, folder: Path) -> dict:
     config = TrainingConfig(
         refit=Refit.NONE, lstm=LSTMConfig(epochs=8), photo=PhotoConfig(weights=Weights.RANDOM, epochs=2)
     )
-    clock = Clock()
-    with clock.running():
+    timer = StageTimer()
+    with timer.patch():
         started = time.perf_counter()
         train_classifier(source=str(folder / "catalogue"), config=config, model=f"growth-{products}")
-        whole = time.perf_counter() - started
+        total = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"products": products, "whole": whole, "parts": dict(clock.spent), "peak": peak}
+    return {"products": products, "total": total, "parts": dict(timer.seconds), "peak": peak}
 
 
 @click.command()
@@ -125,26 +124,26 @@ def main(sizes: str, one: int | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             click.echo(json.dumps(measure(one, Path(folder))))
         return
-    table = Table("products", "whole s", "stages' own work s", "orchestration", "peak MB", *STAGES)
+    table = Table("products", "total s", "stages s", "orchestration", "peak MB", *STAGES)
     if not all(size.strip().isdigit() for size in sizes.split(",")):
         raise click.BadParameter(f"{sizes}: numbers of products, separated by commas", param_hint="--sizes")
     for size in sizes.split(","):
-        found = _in_its_own_process(int(size))
-        own = sum(found["parts"].values())
-        parts = [f"{found['parts'].get(stage, 0):.1f}" for stage in STAGES]
-        share = (found["whole"] - own) / found["whole"]
-        table.add_row(size, f"{found['whole']:.1f}", f"{own:.1f}", f"{share:.0%}", f"{found['peak']:.0f}", *parts)
+        result = _measure_in_new_process(int(size))
+        own = sum(result["parts"].values())
+        parts = [f"{result['parts'].get(stage, 0):.1f}" for stage in STAGES]
+        share = (result["total"] - own) / result["total"]
+        table.add_row(size, f"{result['total']:.1f}", f"{own:.1f}", f"{share:.0%}", f"{result['peak']:.0f}", *parts)
     Console(width=170).print(table)
-    click.echo(f"orchestration: wanted under {LIMIT:.0%} at 5,000 products")
+    click.echo(f"orchestration: target under {LIMIT:.0%} at 5,000 products")
 
 
-def _in_its_own_process(size: int) -> dict:
+def _measure_in_new_process(size: int) -> dict:
     command = [sys.executable, "-m", "benchmarks.growth", "--one", str(size)]
     with tempfile.TemporaryDirectory() as var:
         environment = {**os.environ, "RAKUTEN_VAR": var, "TMPDIR": var}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise click.ClickException(f"{size} products: the training failed, as said above")
+        raise click.ClickException(f"{size} products: the training failed, see above")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

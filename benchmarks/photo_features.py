@@ -1,7 +1,7 @@
-"""Frozen VGG16 features of prepared photos beside the bare forward pass: python -m benchmarks.photo_features
+"""Speed of frozen VGG16 features compared with the bare forward pass: python -m benchmarks.photo_features
 
-The bare pass is the same convolutions in the same dtype and batch, over a tensor that lies ready on the device.
-The weights are random: they take as long as any others.
+The bare pass is the same convolutions in the same dtype and batch, over a tensor on the device. The weights are random,
+which does not change the speed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPEATS, LIMIT = 4, 0.95
 
 
 def backbone(device: torch.device) -> VGG16Backbone:
-    """VGG16 with random weights, as a bundle would load it."""
+    """Build VGG16 with random weights as it is loaded from a bundle."""
     weights = PretrainedWeights("vgg16", "random numbers", "NONE", "random")
     description = Description("vgg16", BACKBONE_FEATURES + TOP_FEATURES, IMAGE_SIZE, weights, {"batch_norm": False})
     return VGG16Backbone(Convolutions(random_convolutions(batch_norm=False), IMAGE_SIZE), description, device)
@@ -32,7 +32,7 @@ def backbone(device: torch.device) -> VGG16Backbone:
 
 @torch.inference_mode()
 def bare_pass(layers: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, count: int) -> None:
-    """`count` photos through the convolutions, nothing read and nothing kept."""
+    """Run `count` photos through the convolutions, without reading or storing anything."""
     for _ in range(0, count, len(batch)):
         with autocast(batch.device):
             layers(batch)
@@ -45,12 +45,12 @@ def main() -> None:
     size = batch_size(device)
     count = 32 * size
     layers = random_convolutions(batch_norm=False)[:-1].to(device).to(memory_format=torch.channels_last).eval()
-    bare_layers = prepack(layers) if is_supported(device) else layers  # the fastest pass there is of the same bits
+    bare_layers = prepack(layers) if is_supported(device) else layers  # the fastest pass with bit-identical results
     frozen = backbone(device)
     batch = torch.randn(size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device).to(memory_format=torch.channels_last)
     photos = np.random.default_rng(0).integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     bare_pass(bare_layers, batch, size)
-    # in turn, so that whatever else the machine does slows both
+    # alternating, so that other load slows both
     pairs = [
         (seconds(lambda: bare_pass(bare_layers, batch, count)), seconds(lambda: frozen.features(photos)))
         for _ in range(REPEATS)

@@ -1,8 +1,8 @@
-"""What could move the limit of VGG16's features, beside the plain forward pass: photos a second.
+"""Throughput of VGG16's convolutions under possible optimisations, in photos per second.
 
 python -m benchmarks.photo_limits
-Each row is the whole convolutional part over a batch that lies ready. int8 is torch's oneDNN convolution with a fixed
-scale, rectified: its speed alone, for without calibrated scales and ImageNet's weights its answers mean nothing.
+Each row runs all convolutions over a prepared batch. int8 is torch's oneDNN convolution with a fixed scale and ReLU: it
+measures speed only, as its outputs are meaningless without calibrated scales and ImageNet's weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REPEATS = 4
 
 
 def int8(network: nn.Sequential) -> Callable[[Tensor], Tensor]:
-    """The same convolutions and pools on bytes."""
+    """Convert the convolutions and poolings to uint8 activations and int8 weights."""
     prepack = []
     for layer in network:
         if isinstance(layer, nn.Conv2d):
@@ -59,7 +59,7 @@ def int8(network: nn.Sequential) -> Callable[[Tensor], Tensor]:
                     "",
                 )
             elif isinstance(layer, nn.MaxPool2d):
-                rows = torch.maximum(maps[:, :, ::2], maps[:, :, 1::2])  # torch's pool refuses maps of bytes this large
+                rows = torch.maximum(maps[:, :, ::2], maps[:, :, 1::2])  # max_pool2d refuses uint8 maps of this size
                 maps = torch.maximum(rows[..., ::2], rows[..., 1::2]).contiguous(memory_format=torch.channels_last)
         return maps
 
@@ -71,7 +71,7 @@ GEOMETRY = ([1, 1], [1, 1], [1, 1])  # stride, padding, dilation
 
 @torch.inference_mode()
 def rate(work: Callable[[Tensor], object], batch: Tensor, half: bool) -> float:
-    """Photos a second, the best of some runs."""
+    """Measure photos per second; the best of REPEATS runs."""
 
     def once() -> float:
         started = time.perf_counter()
@@ -87,7 +87,7 @@ def rate(work: Callable[[Tensor], object], batch: Tensor, half: bool) -> float:
 
 @click.command()
 def main() -> None:
-    """Print a row for each way, as a ratio to the plain forward pass."""
+    """Print a row for each variant, with its ratio to the plain forward pass."""
     device = choose_device()
     network = random_convolutions(batch_norm=False).to(device).to(memory_format=torch.channels_last)
     network.eval().requires_grad_(False)
@@ -97,25 +97,25 @@ def main() -> None:
         return pixels.to(memory_format=torch.channels_last)
 
     dtype = "bf16" if half_precision(device) else "fp32"
-    found = {
+    rates = {
         f"{dtype}, 224 px": rate(network, batch(224), True),
         "fp32": rate(network, batch(224), False),
     }
     if is_supported(device):
-        found["bf16, packed: the pipeline"] = rate(prepack(network), batch(224), True)
+        rates["bf16, prepacked: the pipeline"] = rate(prepack(network), batch(224), True)
     if shutil.which("c++") or device.type == "cuda":  # inductor compiles C++ on processors
-        found[f"{dtype}, torch.compile"] = rate(torch.compile(network), batch(224), True)
+        rates[f"{dtype}, torch.compile"] = rate(torch.compile(network), batch(224), True)
         torch.compiler.reset()
         import torch._inductor.config as inductor
 
         with inductor.patch(freezing=True):
-            found[f"{dtype}, torch.compile with freezing"] = rate(torch.compile(network), batch(224), True)
+            rates[f"{dtype}, torch.compile with freezing"] = rate(torch.compile(network), batch(224), True)
     if device.type == "cpu":
-        found["int8 (speed alone)"] = rate(int8(network), batch(224), False)
-    found |= {f"{dtype}, {image_size} px": rate(network, batch(image_size), True) for image_size in SIDES[1:]}
+        rates["int8 (speed only)"] = rate(int8(network), batch(224), False)
+    rates |= {f"{dtype}, {image_size} px": rate(network, batch(image_size), True) for image_size in SIDES[1:]}
     table = Table("", "photos/s", "ratio", title=f"VGG16's convolutions on {device}, batches of {batch_size(device)}")
-    usual = next(iter(found.values()))
-    for name, photos in found.items():
+    usual = next(iter(rates.values()))
+    for name, photos in rates.items():
         table.add_row(name, f"{photos:.2f}", f"{photos / usual:.2f}")
     Console().print(table)
 

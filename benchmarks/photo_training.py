@@ -1,9 +1,9 @@
-"""Photo training with frozen VGG16 beside the ordinary loop, which decodes and runs the frozen network every epoch.
+"""Training on photos with frozen VGG16, compared with a plain loop that decodes and runs the network every epoch.
 
 python -m benchmarks.photo_training
-The ordinary loop is fp32, decodes with Pillow in its data loader, and trains a linear head on the pooled last block for
-five epochs. Ours reads the same JPEGs: features once, and the member `photo` fitted on them, four times out of fold and
-once on all. The weights are random: they take as long as any others.
+The plain loop is fp32, decodes with Pillow in its data loader, and trains a linear head on the pooled last block for
+five epochs. Ours reads the same JPEGs: it extracts features once and fits the member `photo` on them, four times out of
+fold and once on all rows. The weights are random, which does not change the speed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ORIGINAL = 500  # pixels: the challenge's photos
 
 
 class Photos(Dataset[tuple[Tensor, int]]):
-    """JPEGs, decoded each time they are asked for."""
+    """JPEGs, decoded on each access."""
 
     def __init__(self, files: Sequence[bytes], labels: NDArray) -> None:
         self.files, self.labels = files, labels
@@ -60,8 +60,8 @@ class Photos(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.open(BytesIO(self.files[row])).convert("RGB")), int(self.labels[row])
 
 
-def ordinary(files: Sequence[bytes], labels: NDArray, device: torch.device, epochs: int) -> None:
-    """As people write it."""
+def train_plainly(files: Sequence[bytes], labels: NDArray, device: torch.device, epochs: int) -> None:
+    """Train a linear head in a plain PyTorch loop."""
     network = random_convolutions(batch_norm=False).to(device).eval().requires_grad_(False)
     head = nn.Linear(512, CLASSES).to(device)
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
@@ -75,21 +75,21 @@ def ordinary(files: Sequence[bytes], labels: NDArray, device: torch.device, epoc
 
 
 def ours(files: Sequence[bytes], labels: NDArray, device: torch.device, folder: Path) -> None:
-    """Through what the pipeline calls."""
+    """Train with the functions of the pipeline."""
     config = PhotoConfig(weights=Weights.FILE, weights_file=str(folder / "vgg16.safetensors"))
     extractor = PhotoExtractor(load_backbone(resolve_weights(config)[0], device))
     rows = np.arange(len(files))
     features = extractor.extract([Product(photo=file) for file in files])
     write_shard(folder / "features", {"row": rows, **features})
-    places = pd.DataFrame({"row": rows, "label": labels, "split": TRAIN, "fold": rows % FOLDS})
-    data = TrainingData.load({extractor.name: [folder / "features"]}, places, CLASSES, {})
+    assignments = pd.DataFrame({"row": rows, "label": labels, "split": TRAIN, "fold": rows % FOLDS})
+    data = TrainingData.load({extractor.name: [folder / "features"]}, assignments, CLASSES, {})
     member = MEMBERS["photo"]
     member.fit(member.settings(TrainingConfig(photo=config)), data, FitContext(0, device))
 
 
 @torch.inference_mode()
 def forward(device: torch.device, photos: int, half: bool) -> float:
-    """Seconds of the bare forward pass over so many photos: the ceiling of either way."""
+    """Measure the seconds of the bare forward pass over the photos, a lower bound of either training."""
     network = random_convolutions(batch_norm=False).to(device).to(memory_format=torch.channels_last).eval()
     run_once = prepack(network) if half and is_supported(device) else network
     size = batch_size(device) if half else BATCH
@@ -106,8 +106,8 @@ def forward(device: torch.device, photos: int, half: bool) -> float:
     return seconds(run)
 
 
-def drawn(count: int) -> tuple[list[bytes], NDArray]:
-    """JPEGs of the challenge's size, and labels."""
+def draw_jpegs(count: int) -> tuple[list[bytes], NDArray]:
+    """Generate JPEGs of the challenge's size, and random labels."""
     files = []
     for row in range(count):
         buffer = BytesIO()
@@ -119,22 +119,23 @@ def drawn(count: int) -> tuple[list[bytes], NDArray]:
 @click.command()
 @click.option("--count", default=96, help="photos")
 def main(count: int) -> None:
-    """Print both times, their ratio with its limit, and the ratio that the measured forward rates would allow."""
+    """Print both times, their ratio with its target, and the ratio of the measured forward passes alone."""
     device = choose_device()
-    files, labels = drawn(count)
+    files, labels = draw_jpegs(count)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_file(random_convolutions(batch_norm=False).state_dict(), folder / "vgg16.safetensors")
         ours(files[:16], labels[:16], device, folder)  # warms up
-        mine = seconds(lambda: ours(files, labels, device, folder))
-    theirs = seconds(lambda: ordinary(files, labels, device, EPOCHS))
+        our_seconds = seconds(lambda: ours(files, labels, device, folder))
+    plain_seconds = seconds(lambda: train_plainly(files, labels, device, EPOCHS))
     full, half = (forward(device, count, half) for half in (False, True))
     dtype = "bf16" if half_precision(device) else "fp32"
-    click.echo(f"{count} photos of {SIDE} pixels on {device}; {EPOCHS} epochs of the ordinary loop")
-    click.echo(f"ordinary fp32 loop            {theirs:7.1f} s")
-    click.echo(f"features once, then a member  {mine:7.1f} s, in {dtype}")
+    click.echo(f"{count} photos of {SIDE} pixels on {device}; {EPOCHS} epochs of the plain loop")
+    click.echo(f"plain fp32 loop               {plain_seconds:7.1f} s")
+    click.echo(f"features once, then a member  {our_seconds:7.1f} s, in {dtype}")
     click.echo(f"bare forward passes           {full:7.1f} s fp32, {half:.1f} s {dtype}")
-    click.echo(f"ratio {theirs / mine:.1f} (wanted {LIMIT:.0f}); the forward rates allow {EPOCHS * full / half:.1f}")
+    ratio, bound = plain_seconds / our_seconds, EPOCHS * full / half
+    click.echo(f"ratio {ratio:.1f} (target {LIMIT:.0f}); ratio of the forward passes alone {bound:.1f}")
 
 
 if __name__ == "__main__":

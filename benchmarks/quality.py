@@ -1,9 +1,9 @@
-"""Every member, their pool and the baselines on one or more catalogues, several seeds: what the product answers.
+"""Metrics of every member, the pool and the baselines on one or more catalogues, with several seeds.
 
 python -m benchmarks.quality --source FOLDER --source sample --seeds 3 --config configs/default.yaml
 
-The same code as the tasks of a training, without Flyte and MLflow: features once, then for each seed the fits, the pool
-by likelihood, and the rows that no fit saw: test rows, and those of X_test_update.csv that Y_test.csv answers.
+It runs the code of the training tasks without Flyte and MLflow: features once, then for each seed the fits, the pool
+and the predictions of rows outside of all fits: test rows, and rows of X_test_update.csv with a label in Y_test.csv.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.evaluation.metrics import POOL
 
 COLUMNS = {
-    "unseen F1": "weighted F1 on rows scored out of fold by all members that can; of a network on its held-out ones",
+    "unseen F1": "weighted F1 on rows that all members have scored out of fold; of a network on its held-out rows",
     "unseen log loss": "the same rows, nats",
     "test F1": "weighted F1 on the test rows",
     "test macro F1": "",
     "test log loss": "",
     "test ECE": "expected calibration error",
-    "Y_test F1": "weighted F1 on the rows of X_test_update.csv, where Y_test.csv answers them",
+    "Y_test F1": "weighted F1 on the rows of X_test_update.csv with a label in Y_test.csv",
 }
 
 
@@ -44,10 +44,10 @@ COLUMNS = {
 @click.option("--seeds", default=3, type=click.IntRange(1))
 @click.option("--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="where to write the tables as Markdown too"
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="also write the tables to this file, as Markdown"
 )
 def main(sources: Sequence[str], seeds: int, file: Path | None, out: Path | None) -> None:
-    """Print a table for each catalogue: mean over the seeds, and the spread of what they move."""
+    """Print a table for each catalogue: mean and standard deviation over the seeds."""
     config = TrainingConfig.from_json(json.dumps(yaml.safe_load(file.read_text()) or {})) if file else TrainingConfig()
     if out and not out.absolute().parent.is_dir():
         raise click.ClickException(f"--out {out}: make the folder {out.parent} first")
@@ -65,12 +65,12 @@ def main(sources: Sequence[str], seeds: int, file: Path | None, out: Path | None
 
 
 def _measure(source: str, config: TrainingConfig, seeds: int, folder: Path) -> tuple[pd.DataFrame, str]:
-    """-> system, seed and COLUMNS, and a title."""
-    place = source
+    """Train and measure. -> table of system, seed and COLUMNS, and a title"""
+    folder_or_address = source
     if source == SAMPLE:
-        place = str(folder / SAMPLE)
-        write_sample(Path(place))
-    run = TrainingRun(place, config, folder)
+        folder_or_address = str(folder / SAMPLE)
+        write_sample(Path(folder_or_address))
+    run = TrainingRun(folder_or_address, config, folder)
     rows = []
     for seed in range(seeds):
         for system, values in run.measure(seed).items():
@@ -79,7 +79,7 @@ def _measure(source: str, config: TrainingConfig, seeds: int, folder: Path) -> t
     weights = ", ".join(f"{item.name} {item.source}" for item in run.pretrained)
     title = (
         f"{source}: {len(run.rows)} labelled products, {len(run.codes)} classes, {run.test_rows} test rows, "
-        f"{run.answered} answered by Y_test.csv; {seeds} seeds; {weights}"
+        f"{run.labelled_test_rows} labelled by Y_test.csv; {seeds} seeds; {weights}"
     )
     return pd.DataFrame(rows), title
 

@@ -1,4 +1,4 @@
-"""A server in a process of its own, its memory and its processor time. For benchmarks/serving.py."""
+"""A server process with its memory and processor time. For benchmarks/serving.py."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 
 
 class Process:
-    """A server in a process of its own."""
+    """A server process and its children."""
 
     def __init__(self, command: list[str], environment: dict[str, str], ready: str, port: int) -> None:
         self.port = port
         self._child = subprocess.Popen([sys.executable, *command], env={**os.environ, **environment})
         ends = time.monotonic() + 120
-        while not self._answers(ready):
+        while not self._is_ready(ready):
             if self._child.poll() is not None or time.monotonic() > ends:
                 raise RuntimeError(f"{' '.join(command)} did not start: see above")
             time.sleep(0.2)
 
-    def _answers(self, path: str) -> bool:
+    def _is_ready(self, path: str) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
             connection.request("GET", path)
@@ -34,25 +34,25 @@ class Process:
             connection.close()
 
     def pids(self) -> list[int]:
-        """The main process and all below it."""
-        found = [self._child.pid]
-        for pid in found:
-            found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        return found
+        """List the main process and all its descendants."""
+        pids = [self._child.pid]
+        for pid in pids:
+            pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return pids
 
     def memory(self) -> float:
-        """Megabytes; what several processes share is counted once."""
+        """Return megabytes; memory shared by several processes counts once."""
         rollups = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.pids())
         return sum(int(rollup.partition("Pss:")[2].split()[0]) for rollup in rollups) / 1024
 
     def cpu(self, seconds: float) -> float:
-        """Share of one core over so many seconds."""
+        """Return the used share of one core, measured for so many seconds."""
         before = self.cpu_seconds()
         time.sleep(seconds)
         return (self.cpu_seconds() - before) / seconds
 
     def cpu_seconds(self) -> float:
-        """Processor time so far."""
+        """Return the processor time so far, in seconds."""
         fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids())
         return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
 
@@ -65,7 +65,7 @@ class Process:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -1,10 +1,10 @@
-"""The app beside the bare predictor and an ordinary endpoint: same bundle, same products, same run.
+"""Throughput and latency of the app, compared with the bare predictor and a plain FastAPI endpoint on the same bundle.
 
 python -m benchmarks.serving [--seconds 8] [--rounds 3] [--text-only]
 
-VGG16 at 224 pixels with random weights, which take as long as any others. In each round every system is measured in
-turn, so that whatever else the machine does slows all of them; the best round of each counts. Then text alone: the
-default text members beside the two that need no pretrained encoder, each in an app of its own.
+VGG16 at 224 pixels with random weights, which do not change the speed. Each round measures every system, so that other
+load slows all of them; the best round of each counts. Then text only: the default text members, compared with the two
+that need no pretrained encoder, each in an app of its own.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from tests.support.bundles import ENCODED, TEXTS, register, write_bundle
 
 SIDE, PRODUCTS, CLIENTS, BATCHES = 224, 32, (1, 8, 32), (1, 8, 16, 32)
 MODEL = "benchmark"
-# The text-only bundles: as large as those of the challenge's 85,000 products and 27 codes.
+# Size of the text-only bundles: that of the challenge's 85,000 products and 27 codes.
 CODES, BITS, HIDDEN = 27, 18, (384, 256)
 BEFORE = ("bag", "lstm")
-TEXT_WANTED = 2.0  # times the p50 of BEFORE
-WANTED = {
+TEXT_TARGET = 2.0  # times the p50 of BEFORE
+TARGETS = {
     "app / bare predictor's best, 32 clients": ("at least", 0.85),
-    "app / ordinary endpoint, 32 clients": ("at least", 2.0),
-    "app's p99 / ordinary endpoint's, 32 clients": ("under", 1.0),
+    "app / plain endpoint, 32 clients": ("at least", 2.0),
+    "app's p99 / plain endpoint's, 32 clients": ("under", 1.0),
     "ms over 1.15 times the bare predictor's p50, 1 client": ("at most", 5.0),
     "idle CPU, share of one core": ("under", 0.05),
 }
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Products a second; milliseconds; processor milliseconds a product, which other programs disturb least."""
+class LoadMetrics:
+    """Metrics of one system. rate: products per second. p50, p99: ms. cpu: processor ms a product, the least noisy."""
 
     rate: float
     p50: float
@@ -58,20 +58,20 @@ class Figures:
     cpu: float
 
 
-def figures(seconds: list[float], wall: float, cpu: float, products: int = 1) -> Figures:
-    """From the time of each call of so many products, and all the processor time."""
+def load_metrics(seconds: list[float], wall: float, cpu: float, products: int = 1) -> LoadMetrics:
+    """Compute them from the seconds of each call of `products`, the wall-clock time and the processor time."""
     p50, p99 = np.percentile(seconds, (50, 99)) * 1000
     count = len(seconds) * products
-    return Figures(count / wall, float(p50), float(p99), 1000 * cpu / count)
+    return LoadMetrics(count / wall, float(p50), float(p99), 1000 * cpu / count)
 
 
-def best(rounds: list[Figures]) -> Figures:
-    """The round with the highest rate."""
+def best(rounds: list[LoadMetrics]) -> LoadMetrics:
+    """Return the round with the highest rate."""
     return max(rounds, key=lambda round_: round_.rate)
 
 
 def make_products() -> list[Product]:
-    """Photos of 500 x 500 pixels, as the challenge's."""
+    """Generate products with photos of 500 x 500 pixels, as in the challenge."""
     draw, made = np.random.default_rng(0), []
     for i in range(PRODUCTS):
         pixels = draw.integers(0, 256, (25, 25, 3), dtype=np.uint8)
@@ -82,8 +82,8 @@ def make_products() -> list[Product]:
     return made
 
 
-def bare(predictor: Predictor, products: list[Product], batch: int, seconds: float) -> Figures:
-    """The predictor in a loop."""
+def bare(predictor: Predictor, products: list[Product], batch: int, seconds: float) -> LoadMetrics:
+    """Measure the predictor in a loop."""
     times: list[float] = []
     ends, at = time.perf_counter() + seconds, 0
     started, cpu = time.perf_counter(), time.process_time()
@@ -93,11 +93,11 @@ def bare(predictor: Predictor, products: list[Product], batch: int, seconds: flo
         predictor.score(chosen)
         times.append(time.perf_counter() - before)
         at += batch
-    return figures(times, time.perf_counter() - started, time.process_time() - cpu, batch)
+    return load_metrics(times, time.perf_counter() - started, time.process_time() - cpu, batch)
 
 
-def ask(server: Process, bodies: list[bytes], clients: int, seconds: float) -> Figures:
-    """So many clients over connections that stay open, each with one request at a time."""
+def load_test(server: Process, bodies: list[bytes], clients: int, seconds: float) -> LoadMetrics:
+    """Measure `clients` with persistent connections, each with one request at a time."""
     times: list[float] = []
     ends = time.perf_counter() + seconds
 
@@ -121,11 +121,11 @@ def ask(server: Process, bodies: list[bytes], clients: int, seconds: float) -> F
         thread.start()
     for thread in threads:
         thread.join()
-    return figures(times, time.perf_counter() - started, server.cpu_seconds() - cpu)
+    return load_metrics(times, time.perf_counter() - started, server.cpu_seconds() - cpu)
 
 
 def app(folder: Path, bundle: Path) -> Process:
-    """The app, with a store and a var/ of its own."""
+    """Start the app with its own store and var/."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow/mlflow.db"
     from rakuten_tasks.registry.tracking import connect
 
@@ -135,25 +135,25 @@ def app(folder: Path, bundle: Path) -> Process:
     return Process(["-m", "serving"], settings, "/ready", port)
 
 
-def ordinary(bundle: Path) -> Process:
-    """The endpoint that it is compared with."""
+def plain_endpoint(bundle: Path) -> Process:
+    """Start the plain FastAPI endpoint."""
     port = free_port()
-    return Process(["-m", "benchmarks.ordinary_endpoint", str(bundle), str(port)], {}, "/openapi.json", port)
+    return Process(["-m", "benchmarks.plain_endpoint", str(bundle), str(port)], {}, "/openapi.json", port)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--text-only", action="store_true", help="leave out photos")
-    asked = parser.parse_args()
-    if not asked.text_only:
-        with_photos(asked)
-    text_alone(asked)
+    parser.add_argument("--text-only", action="store_true", help="do not measure photos")
+    options = parser.parse_args()
+    if not options.text_only:
+        with_photos(options)
+    text_only(options)
 
 
-def with_photos(asked: argparse.Namespace) -> None:
-    """App, bare predictor and ordinary endpoint, on products with text and photo."""
+def with_photos(options: argparse.Namespace) -> None:
+    """Measure app, bare predictor and plain endpoint on products with text and photo."""
     products = make_products()
     bodies = [
         json.dumps(
@@ -170,27 +170,27 @@ def with_photos(asked: argparse.Namespace) -> None:
         predictor = Predictor.load(bundle)
         running = {
             "app": servers.enter_context(app(Path(folder), bundle)),
-            "ordinary endpoint": servers.enter_context(ordinary(bundle)),
+            "plain endpoint": servers.enter_context(plain_endpoint(bundle)),
         }
-        time.sleep(5)  # what starting leaves to do is not idleness
-        idle = running["app"].cpu(60)  # a whole minute, with all that is done once a minute
-        work: dict[tuple[str, int], Callable[[], Figures]] = {
-            ("bare predictor", n): lambda n=n: bare(predictor, products, n, asked.seconds)  # type: ignore[misc]
+        time.sleep(5)  # until the start-up is complete
+        idle = running["app"].cpu(60)  # a minute, to include the work done once a minute
+        work: dict[tuple[str, int], Callable[[], LoadMetrics]] = {
+            ("bare predictor", n): lambda n=n: bare(predictor, products, n, options.seconds)  # type: ignore[misc]
             for n in BATCHES
         }
         for n in CLIENTS:
             for name, server in running.items():
-                work[name, n] = lambda server=server, n=n: ask(server, bodies, n, asked.seconds)  # type: ignore[misc]
-        measured: dict[tuple[str, int], list[Figures]] = {key: [] for key in work}
-        for _ in range(asked.rounds):
+                work[name, n] = lambda server=server, n=n: load_test(server, bodies, n, options.seconds)  # type: ignore[misc]
+        measured: dict[tuple[str, int], list[LoadMetrics]] = {key: [] for key in work}
+        for _ in range(options.rounds):
             for key, measure in work.items():
                 measured[key].append(measure())
         memory = {name: server.memory() for name, server in running.items()}
-    show({key: best(rounds) for key, rounds in measured.items()}, memory, idle, asked)
+    show({key: best(rounds) for key, rounds in measured.items()}, memory, idle, options)
 
 
 def make_texts() -> list[Product]:
-    """A third are titles alone, as in the challenge; the others have a description of some 400 characters."""
+    """Generate texts: a third without description, as in the challenge; the others with about 400 characters."""
     sentences = [f"{title}. {description}." for title, description in TEXTS]
     return [
         Product(f"{TEXTS[i % 4][0]} n° {i}", "" if i % 3 == 0 else " ".join(sentences[(i + j) % 4] for j in range(8)))
@@ -198,38 +198,38 @@ def make_texts() -> list[Product]:
     ]
 
 
-def text_alone(asked: argparse.Namespace) -> None:
-    """p50 of `POST /predict` with text only and one client: default text members, and BEFORE."""
+def text_only(options: argparse.Namespace) -> None:
+    """Measure the p50 of `POST /predict` with text only and one client, for the default text members and for BEFORE."""
     bodies = [json.dumps({"designation": p.designation, "description": p.description}).encode() for p in make_texts()]
     names = {code: str(code) for code in range(CODES)}
-    measured: dict[tuple[str, ...], list[Figures]] = {ENCODED: [], BEFORE: []}
+    measured: dict[tuple[str, ...], list[LoadMetrics]] = {ENCODED: [], BEFORE: []}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
         running = {}
         for members in measured:
             own = Path(folder) / "-".join(members)
             bundle = write_bundle(own / "bundle", names=names, members=members, bits=BITS, hidden=HIDDEN)
             running[members] = servers.enter_context(app(own, bundle))
-            ask(running[members], bodies, 1, 1)  # the first answers take longer
-        for _ in range(asked.rounds):
+            load_test(running[members], bodies, 1, 1)  # warm-up
+        for _ in range(options.rounds):
             for members, server in running.items():
-                measured[members].append(ask(server, bodies, 1, asked.seconds))
+                measured[members].append(load_test(server, bodies, 1, options.seconds))
     p50 = {members: min(round_.p50 for round_ in rounds) for members, rounds in measured.items()}
     for members, milliseconds in p50.items():
         print(f"text only, {', '.join(members)}: p50 {milliseconds:.1f} ms")
     ratio = p50[ENCODED] / p50[BEFORE]
     print(
-        f"text only, p50, default text members / {' and '.join(BEFORE)}: {ratio:.2f} (wanted: at most {TEXT_WANTED:g})"
+        f"text only, p50, default text members / {' and '.join(BEFORE)}: {ratio:.2f} (target: at most {TEXT_TARGET:g})"
     )
 
 
 def show(
-    found: dict[tuple[str, int], Figures], memory: dict[str, float], idle: float, asked: argparse.Namespace
+    results: dict[tuple[str, int], LoadMetrics], memory: dict[str, float], idle: float, options: argparse.Namespace
 ) -> None:
-    """The table, and what was wanted of it."""
+    """Print the table, and the ratios with their targets."""
     cores = len(os.sched_getaffinity(0))
-    title = f"VGG16 at {SIDE} pixels, {cores} cores; best of {asked.rounds} rounds of {asked.seconds:g} s"
+    title = f"VGG16 at {SIDE} pixels, {cores} cores; best of {options.rounds} rounds of {options.seconds:g} s"
     table = Table("", "clients or batch", "products/s", "p50 ms", "p99 ms", "CPU ms each", "MB", title=title)
-    for (name, n), f in found.items():
+    for (name, n), f in results.items():
         table.add_row(
             name,
             str(n),
@@ -241,18 +241,18 @@ def show(
         )
     Console(width=100).print(table)
     many, one = max(CLIENTS), min(CLIENTS)
-    best_bare = max(f.rate for (name, _), f in found.items() if name.startswith("bare"))
-    alone = found["bare predictor", 1].p50
-    app_many, ordinary_many = found["app", many], found["ordinary endpoint", many]
+    best_bare = max(f.rate for (name, _), f in results.items() if name.startswith("bare"))
+    bare_p50 = results["bare predictor", 1].p50
+    app_many, plain_many = results["app", many], results["plain endpoint", many]
     values = [
         app_many.rate / best_bare,
-        app_many.rate / ordinary_many.rate,
-        app_many.p99 / ordinary_many.p99,
-        found["app", one].p50 - 1.15 * alone,
+        app_many.rate / plain_many.rate,
+        app_many.p99 / plain_many.p99,
+        results["app", one].p50 - 1.15 * bare_p50,
         idle,
     ]
-    for (what, (rule, limit)), value in zip(WANTED.items(), values, strict=True):
-        print(f"{what}: {value:.3f} (wanted: {rule} {limit:g})")
+    for (name, (rule, limit)), value in zip(TARGETS.items(), values, strict=True):
+        print(f"{name}: {value:.3f} (target: {rule} {limit:g})")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What text preparation costs: cleaning, tokens and n-grams together, against the tokenizer alone.
+"""Time of text preparation: cleaning, tokens and n-grams together, compared with the tokenizer alone.
 
 python -m benchmarks.text_preparation
-The pretrained encoder's vectors are another matter: benchmarks/vectors.py.
+For the pretrained encoder's vectors see benchmarks/vectors.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROUNDS = 5
 
 
 def fastest(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of ROUNDS."""
+    """Return the seconds of the fastest of ROUNDS."""
     seconds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()

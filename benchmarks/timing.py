@@ -1,4 +1,4 @@
-"""One clock for the benchmarks."""
+"""Timer of the benchmarks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """One run's time."""
+    """Run it. -> seconds"""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

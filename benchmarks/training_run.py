@@ -1,4 +1,4 @@
-"""One catalogue's training without Flyte and MLflow: features once, then members, pool and scores for each seed."""
+"""Training on one catalogue without Flyte and MLflow: features once, then members, pool and metrics for each seed."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from rakuten_tasks.models.predictor import pool_logits
 from rakuten_tasks.models.scoring import products_of, score_features
 from rakuten_tasks.preprocessing.feature_shards import class_index, write_shard
 from rakuten_tasks.tasks.assign_splits import fold_rows
-from rakuten_tasks.tasks.start_run import pretrained_weights, resolve
+from rakuten_tasks.tasks.start_run import resolve
 from rakuten_tasks.training.loop import choose_device
 
 
 class TrainingRun:
-    """Ingested, split and extracted when it is made. answered: rows whose answers Y_test.csv holds."""
+    """A training whose catalogue is ingested, split and extracted on construction."""
 
     def __init__(self, source: str, config: TrainingConfig, folder: Path) -> None:
         resolved = resolve(config)
-        self.config, self.pretrained, self.folder = resolved.config, pretrained_weights(resolved), folder
+        self.config, self.pretrained, self.folder = resolved.config, resolved.pretrained, folder
         self.device = choose_device()
-        self._answers = test_labels(source)
-        ingested = ingest(source, folder / "catalogue", config.ingest, unlabelled=self._answers is not None)
+        self._test_labels = test_labels(source)
+        ingested = ingest(source, folder / "catalogue", config.ingest, unlabelled=self._test_labels is not None)
         self._labelled = [shard.path for shard in ingested.labelled]
         self._unlabelled = [shard.path for shard in ingested.unlabelled]
         self.codes = sorted(ingested.class_counts)
@@ -55,8 +55,9 @@ class TrainingRun:
         return int((self.rows["split"] == TEST).sum())
 
     @property
-    def answered(self) -> int:
-        return 0 if self._answers is None else len(self._answers)
+    def labelled_test_rows(self) -> int:
+        """Number of rows of X_test_update.csv with a label in Y_test.csv."""
+        return 0 if self._test_labels is None else len(self._test_labels)
 
     def _assign(self) -> pd.DataFrame:
         columns = ["row", "designation", "description", "prdtypecode", "photo_status"]
@@ -79,14 +80,14 @@ class TrainingRun:
     def _write(self, extractor: Extractor, shard: Path) -> Path:
         rows = read_shard(shard)
         products = products_of(rows)
-        places = np.flatnonzero([extractor.available(product) for product in products])
+        available = np.flatnonzero([extractor.available(product) for product in products])
         path = self.folder / f"{shard.stem}-{extractor.name}.safetensors"
-        arrays = extractor.extract([products[place] for place in places])
-        write_shard(path, {"row": rows["row"].to_numpy(np.int64)[places], **arrays})
+        arrays = extractor.extract([products[index] for index in available])
+        write_shard(path, {"row": rows["row"].to_numpy(np.int64)[available], **arrays})
         return path
 
     def _score_baselines(self) -> dict[str, tuple[NDArray, NDArray | None]]:
-        """Each baseline's probabilities of the test rows and of those to predict."""
+        """Return each baseline's probabilities of the test rows and of the labelled rows of X_test_update.csv."""
         fitted = self.rows[self.rows["split"] != TEST]
         test = self.rows[self.rows["split"] == TEST]
         scored = {}
@@ -94,21 +95,21 @@ class TrainingRun:
             texts = fitted["designation"].tolist(), fitted["description"].tolist()
             baseline = fit(*texts, fitted["label"].to_numpy(np.int64), len(self.codes), 0)
             other = None
-            if self._answers is not None:
-                rows = self._to_predict()
+            if self._test_labels is not None:
+                rows = self._labelled_test_products()
                 other = baseline.probabilities(rows["designation"].tolist(), rows["description"].tolist())
             scored[name] = (
                 baseline.probabilities(test["designation"].tolist(), test["description"].tolist()), other,
             )  # fmt: skip
         return scored
 
-    def _to_predict(self) -> pd.DataFrame:
+    def _labelled_test_products(self) -> pd.DataFrame:
         columns = ["row", "designation", "description"]
         rows = pd.concat([read_shard(path, columns) for path in self._unlabelled], ignore_index=True)
-        return rows[rows["row"].isin(self._answers.index)]  # type: ignore[union-attr]
+        return rows[rows["row"].isin(self._test_labels.index)]  # type: ignore[union-attr]
 
     def fit(self, seed: int) -> dict[str, tuple[FitResult, TrainingData]]:
-        """Every member, and the rows that it was fitted on."""
+        """Fit every member. -> result and data of each"""
         fitted = {}
         for name in self.members:
             names = extractors_of(name, self.config)
@@ -121,7 +122,7 @@ class TrainingRun:
         return fitted
 
     def measure(self, seed: int) -> dict[str, dict[str, float]]:
-        """The columns of the quality table, by system."""
+        """Return the columns of the quality table, by system."""
         fitted = self.fit(seed)
         unseen, labels = self._unseen(fitted)
         modality = {name: MEMBERS[name].modality for name in fitted}
@@ -129,50 +130,50 @@ class TrainingRun:
         pool = fit_pool(unseen, labels, modality, counts / counts.sum())
         members = {name: item.member for name, (item, _) in fitted.items()}
         test = self.rows[self.rows["split"] == TEST]
-        answers = self._score(members, pool, self._features, test["row"].to_numpy(np.int64))
+        test_scores = self._score(members, pool, self._features, test["row"].to_numpy(np.int64))
         scored = {name: int(mask.sum()) for name, mask in unseen.available.items()}
         most = [mask for name, mask in unseen.available.items() if 2 * scored[name] >= max(scored.values())]
-        common = np.flatnonzero(np.logical_and.reduce(most))  # rows that all members out of fold have scored
-        before = self._answer(unseen.take(common), pool)
+        common = np.flatnonzero(np.logical_and.reduce(most))  # rows that all out-of-fold members have scored
+        held_out_scores = self._pool_scores(unseen.take(common), pool)
         result = {}
-        other = self._score_answers(members, pool)
+        y_test_f1 = self._score_test_labels(members, pool)
         for name in [*members, POOL, *self._baselines]:
-            probabilities = answers[name] if name in answers else self._baselines[name][0]
+            probabilities = test_scores[name] if name in test_scores else self._baselines[name][0]
             values = {f"test {k}": v for k, v in _metrics(probabilities, test["label"].to_numpy(np.int64)).items()}
-            if name in before:
-                known = unseen.available[name][common] if name in unseen.available else np.ones(len(common), bool)
-                held_out = _metrics(before[name][known], labels[common][known])
+            if name in held_out_scores:
+                mask = unseen.available[name][common] if name in unseen.available else np.ones(len(common), bool)
+                held_out = _metrics(held_out_scores[name][mask], labels[common][mask])
                 values |= {"unseen F1": held_out["F1"], "unseen log loss": held_out["log loss"]}
-            values["Y_test F1"] = other.get(name, float("nan"))
+            values["Y_test F1"] = y_test_f1.get(name, float("nan"))
             result[name] = values
         print({name: {k: round(v, 2) for k, v in w.items()} for name, w in pool.weights.items()}, flush=True)
         return result
 
-    def _answer(self, logits: Logits, pool: Pool) -> dict[str, NDArray]:
+    def _pool_scores(self, logits: Logits, pool: Pool) -> dict[str, NDArray]:
         scores = pool_logits(logits, pool, self.codes)
         return {**scores.by_member, POOL: scores.probabilities}
 
     def _score(
         self, members: dict[str, Member], pool: Pool, features: dict[str, list[Path]], rows: NDArray
     ) -> dict[str, NDArray]:
-        return self._answer(score_features(members, features, rows, len(self.codes))[0], pool)
+        return self._pool_scores(score_features(members, features, rows, len(self.codes))[0], pool)
 
-    def _score_answers(self, members: dict[str, Member], pool: Pool) -> dict[str, float]:
-        if self._answers is None:
+    def _score_test_labels(self, members: dict[str, Member], pool: Pool) -> dict[str, float]:
+        if self._test_labels is None:
             return {}
-        rows = self._to_predict()["row"].to_numpy(np.int64)
-        truth = self._answers.loc[rows].to_numpy()
+        rows = self._labelled_test_products()["row"].to_numpy(np.int64)
+        truth = self._test_labels.loc[rows].to_numpy()
         scored = self._score(members, pool, self._unlabelled_features, rows)
         scored |= {name: pair[1] for name, pair in self._baselines.items() if pair[1] is not None}
         codes = np.asarray(self.codes)
         return {name: float(f1_score(truth, codes[p.argmax(1)], average="weighted")) for name, p in scored.items()}
 
     def _unseen(self, fitted: dict[str, tuple[FitResult, TrainingData]]) -> tuple[Logits, NDArray]:
-        """What no member had seen of the labelled rows, in their order."""
-        place = {int(row): i for i, row in enumerate(self.rows["row"])}
+        """Return logits of rows outside of each member's fit, in the order of the labelled rows, and their labels."""
+        position = {int(row): i for i, row in enumerate(self.rows["row"])}
         by_member, available = {}, {}
         for name, (item, data) in fitted.items():
-            at = np.array([place[int(row)] for row in data.rows[item.rows]], dtype=np.int64)
+            at = np.array([position[int(row)] for row in data.rows[item.rows]], dtype=np.int64)
             by_member[name] = np.zeros((len(self.rows), len(self.codes)), dtype=np.float32)
             available[name] = np.zeros(len(self.rows), dtype=bool)
             by_member[name][at], available[name][at] = item.logits, ~item.stopping

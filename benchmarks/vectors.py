@@ -1,9 +1,9 @@
-"""Time and memory of a pretrained encoder's vectors, of products whose texts are as long as the challenge's.
+"""Time and memory of a pretrained text encoder on texts as long as the challenge's.
 
-python -m benchmarks.vectors                    (--products 84916 for as many as the challenge has)
-Made-up texts, a shard after the other as the map task reads them: titles of 70 characters on average, descriptions of
-two thirds of the products, 800 on average. Half as many products are measured too, each size in a process of its own:
-the peaks differ by little if memory does not grow with the products.
+python -m benchmarks.vectors                    (--products 84916: the size of the challenge)
+Synthetic texts, read shard by shard like the map task: titles of 70 characters on average; two thirds of the products
+have descriptions, of 800 on average. Half as many products are measured too, each size in its own process: if memory
+does not grow with the products, both peaks are about equal.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.preprocessing.text import clean
 from rakuten_tasks.training.loop import choose_device
 
-CHALLENGE, WANTED = 84_916, 15  # products, minutes on 2 cores
+CHALLENGE, TARGET = 84_916, 15  # products, minutes on 2 cores
 SHARD = IngestConfig().rows_per_shard
-TITLES, DESCRIPTIONS = (40, 100), (400, 1200)  # characters, from and to: each length as often as any other
+TITLES, DESCRIPTIONS = (40, 100), (400, 1200)  # characters, uniform between these
 DESCRIBED = 2 / 3
 
 
 def make_texts(products: int, seed: int = 0) -> Iterator[Product]:
-    """Titles and descriptions of the sample's grammar, put together until they are as long as wanted."""
+    """Generate titles and descriptions from the sample's grammar, repeated up to the sampled length."""
     random, codes = Random(seed), list(class_names())
     for _ in range(products):
         code = random.choice(codes)
-        title = _written(code, random, TITLES, "designation")
+        title = _write(code, random, TITLES, "designation")
         described = random.random() < DESCRIBED
-        yield Product(title, _written(code, random, DESCRIPTIONS, "description") if described else "")
+        yield Product(title, _write(code, random, DESCRIPTIONS, "description") if described else "")
 
 
-def _written(code: int, random: Random, lengths: tuple[int, int], part: str) -> str:
+def _write(code: int, random: Random, lengths: tuple[int, int], part: str) -> str:
     length, text = random.randint(*lengths), ""
     while len(text) < length:
         text = f"{text} {clean(getattr(write_text(code, random), part))}".lstrip()
@@ -54,19 +54,19 @@ def _written(code: int, random: Random, lengths: tuple[int, int], part: str) -> 
 
 
 def measure(encoder: str, products: int) -> dict[str, float]:
-    """Seconds of the map task's work on so many products, and this process's peak in MB."""
+    """Measure the map task's work. -> seconds, characters a product, peak memory in MB"""
     extractor = VectorExtractor(load_encoder(TextConfig(encoder=encoder), choose_device()))
-    made = make_texts(products)
-    spent, characters = 0.0, 0
+    generated = make_texts(products)
+    seconds, characters = 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         for start in range(0, products, SHARD):
-            shard = [next(made) for _ in range(min(SHARD, products - start))]
+            shard = [next(generated) for _ in range(min(SHARD, products - start))]
             characters += sum(len(product.designation) + len(product.description) for product in shard)
             started = time.perf_counter()
             write_shard(Path(folder) / "vectors.safetensors", extractor.extract(shard))
-            spent += time.perf_counter() - started
+            seconds += time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": spent, "characters": characters / products, "peak": peak / 1e6}
+    return {"seconds": seconds, "characters": characters / products, "peak": peak / 1e6}
 
 
 @click.command()
@@ -83,22 +83,22 @@ def main(products: int, encoder: str, one: bool) -> None:
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{weights.name} on {choose_device()}, {torch.get_num_threads()} threads, shards of {SHARD} products")
-    half, whole = (_in_its_own_process(encoder, size) for size in (products // 2, products))
-    for size, found in ((products // 2, half), (products, whole)):
+    half, full = (_measure_in_new_process(encoder, size) for size in (products // 2, products))
+    for size, result in ((products // 2, half), (products, full)):
         click.echo(
-            f"{size:9,} products of {found['characters']:.0f} characters: {found['seconds']:7.1f} s, "
-            f"{size / found['seconds']:7.1f} products/s, peak {found['peak']:.0f} MB"
+            f"{size:9,} products of {result['characters']:.0f} characters: {result['seconds']:7.1f} s, "
+            f"{size / result['seconds']:7.1f} products/s, peak {result['peak']:.0f} MB"
         )
-    minutes = whole["seconds"] * CHALLENGE / products / 60
-    click.echo(f"{CHALLENGE:9,} products by proportion: {minutes:.1f} minutes (wanted {WANTED} on 2 cores)")
-    click.echo(f"memory: {whole['peak'] / half['peak']:.2f} times for twice the products (wanted 1.0)")
+    minutes = full["seconds"] * CHALLENGE / products / 60
+    click.echo(f"{CHALLENGE:9,} products, extrapolated: {minutes:.1f} minutes (target {TARGET} on 2 cores)")
+    click.echo(f"memory: {full['peak'] / half['peak']:.2f} times for twice the products (target 1.0)")
 
 
-def _in_its_own_process(encoder: str, products: int) -> dict[str, float]:
+def _measure_in_new_process(encoder: str, products: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.vectors", "--one", "--encoder", encoder, "--products", str(products)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise click.ClickException(f"{products} products: it failed, as said above")
+        raise click.ClickException(f"{products} products: it failed, see above")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

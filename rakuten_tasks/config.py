@@ -2,91 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, replace
 from enum import Enum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import click
-from mashumaro.exceptions import InvalidFieldValue
+from mashumaro.config import BaseConfig
+from mashumaro.helper import pass_through
 from mashumaro.mixins.json import DataClassJSONMixin
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+# mashumaro takes 2.7 for 2 and true for 1: with these pydantic gets the values unchanged
+UNCHANGED: dict[Any, Any] = {kind: {"deserialize": pass_through} for kind in (int, float, str, bool)}
 
 
-def _whole(value: object) -> bool:
-    # some of Flyte's transports turn 3 into 3.0
-    return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
+class Strict(DataClassJSONMixin):
+    """Base of dataclasses stored as JSON. Unknown keys raise ValueError: flytekit alone drops them silently."""
 
+    class Config(BaseConfig):
+        forbid_extra_keys = True
 
-# mashumaro alone takes 2.7 for 2 and true for 1
-SCALARS: dict[str, Callable[[object], bool]] = {
-    "int": _whole,
-    "float": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
-    "str": lambda value: isinstance(value, str),
-}
-
-
-def _number(value: object) -> bool:
-    # as 1e-3, which YAML 1.1 wants a point in
-    try:
-        float(str(value))
-    except ValueError:
-        return False
-    return isinstance(value, str)
+    @classmethod
+    def __pre_deserialize__(cls, d: Any) -> Any:
+        if not isinstance(d, dict):  # mashumaro would raise AttributeError
+            raise ValueError(f"{cls.__name__}: {d!r} is no mapping of keys to values")
+        return d
 
 
 @dataclass(frozen=True)
-class Strict(DataClassJSONMixin):
-    """A dataclass that refuses unknown keys: flytekit alone drops them silently."""
+class Settings(Strict):
+    """Base of the dataclasses that a user writes as YAML or JSON. pydantic checks each value on construction."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+    class Config(BaseConfig):
+        forbid_extra_keys = True
+        serialization_strategy = UNCHANGED
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_an_empty_section(cls, values: Any) -> Any:
+        return {} if values is None else values
 
     @classmethod
-    def __pre_deserialize__(cls, d: Any) -> dict[Any, Any]:
-        if d is None:  # an empty file: every key keeps its default
-            return {}
-        if not isinstance(d, dict):
-            raise ValueError(f"{cls.__name__}: {d!r} is no mapping of keys to values")
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(d) - known):
-            raise ValueError(
-                f"{cls.__name__}: unknown key {', '.join(map(repr, unknown))}: remove it, or use one of {sorted(known)}"
-            )
-        for f in fields(cls):
-            if f.type in SCALARS and f.name in d and not SCALARS[str(f.type)](d[f.name]):
-                hint = (
-                    ": YAML takes it for text, write 0.001 or 1.0e-3"
-                    if f.type == "float" and _number(d[f.name])
-                    else ""
-                )
-                raise ValueError(f"{f.name}={d[f.name]!r}: must be of type {f.type}{hint}")
-        return d
-
-    @classmethod
-    def from_json(cls, data: Any, *args: Any, **kwargs: Any) -> Self:
-        """What `pyflyte run --config FILE` calls: one line that names the wrong key, instead of a traceback."""
+    def from_json(cls, data: str | bytes | bytearray, *_: Any, **__: Any) -> Self:
+        """Parse the file of `pyflyte run --config FILE`. click.BadParameter lists every invalid key with its path."""
         try:
-            return super().from_json(data, *args, **kwargs)
-        except (ValueError, InvalidFieldValue) as error:
-            raise click.BadParameter(_innermost(error)) from error
+            return TypeAdapter(cls).validate_json(data)
+        except ValidationError as error:
+            raise click.BadParameter("\n".join(_describe(item) for item in error.errors())) from error
 
 
-def _innermost(error: BaseException) -> str:
-    # mashumaro wraps the cause once per nesting level and leaves the cause out of its own message
-    cause = error.__cause__ or error.__context__
-    if not isinstance(error, InvalidFieldValue) or cause is None:
-        return str(error)
-    separator = "." if isinstance(cause, InvalidFieldValue) else ": "
-    return f"{error.field_name}{separator}{_innermost(cause)}"
+def _describe(error: Any) -> str:
+    """One error of pydantic as `path.to.key=value: rule`."""
+    path, kind, value = ".".join(map(str, error["loc"])), error["type"], error["input"]
+    if kind == "unexpected_keyword_argument":
+        return f"{path}: unknown key: remove it, or use one of docs/reference/configuration.md"
+    if kind == "value_error":  # raised by `_require`, which names the key
+        return f"{path}{'.' if path else ''}{error['ctx']['error']}"
+    hint = ": YAML reads it as text, write 0.001 or 1.0e-3" if kind == "float_type" and isinstance(value, str) else ""
+    return f"{path or 'configuration'}={value!r}: {error['msg']}{hint}"
 
 
-def _require(ok: bool, field_name: str, value: object, rule: str) -> None:
-    if not ok:
-        raise ValueError(f"{field_name}={value!r}: {rule}")
+def _require(condition: bool, key: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"{key}={value!r}: {rule}")
+
+
+def _restore_integer(value: object) -> object:
+    # some of Flyte's transports turn 3 into 3.0
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_restore_integer)]
+NonNegativeInt = Annotated[Integer, Field(ge=0)]
+PositiveInt = Annotated[Integer, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Weights(Enum):
-    """Where a photo backbone's weights come from.
+    """Source of a photo backbone's weights.
 
-    AUTO: ImageNet's where they are cached or can be downloaded, else RANDOM, which is said loudly. Each of the others
-    fails rather than fall back.
+    AUTO: ImageNet's where they are cached or can be downloaded, else RANDOM, with a warning. The others fail instead of
+    falling back.
     """
 
     AUTO = "auto"
@@ -96,15 +98,15 @@ class Weights(Enum):
 
 
 class Refit(Enum):
-    """What members are fitted on once more after they were judged. Those that are fitted out of fold always are."""
+    """Rows that networks are fitted on again after their evaluation. Members fitted out of fold are always refitted."""
 
-    NONE = "none"  # networks stay as they were judged, fitted on training rows alone: half the time
-    EXCEPT_TEST = "except_test"  # every labelled row but the test rows: the figures are of the registered model
-    EVERYTHING = "everything"  # the test rows too: the figures are of the model before that
+    NONE = "none"  # networks stay as evaluated, fitted on training rows alone: half the time
+    EXCEPT_TEST = "except_test"  # every labelled row but the test rows: the metrics are the registered model's
+    EVERYTHING = "everything"  # the test rows too: the metrics are those of the model before that
 
 
 class Precision(Enum):
-    """Arithmetic of a network. AUTO: bf16 where the hardware has it, else fp32."""
+    """Arithmetic of a network. AUTO: bf16 where the hardware supports it, else fp32."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -112,186 +114,148 @@ class Precision(Enum):
 
 
 @dataclass(frozen=True)
-class IngestConfig(Strict):
-    """rows_per_shard: products in one Parquet shard. max_bad_share: of labelled rows, above it the run stops."""
+class IngestConfig(Settings):
+    """Reading of a catalogue.
 
-    rows_per_shard: int = 1000
-    max_bad_share: float = 0.05
-    max_photo_bytes: int = 20_000_000
-    max_photo_pixels: int = 50_000_000
+    rows_per_shard: products in one Parquet shard. max_bad_share: share of labelled rows in quarantine above which the
+    run stops.
+    """
 
-    def __post_init__(self) -> None:
-        _require(self.rows_per_shard >= 1, "rows_per_shard", self.rows_per_shard, "at least 1")
-        _require(0 <= self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "a share, from 0 to 1")
-        _require(self.max_photo_bytes >= 1, "max_photo_bytes", self.max_photo_bytes, "at least 1")
-        # what preprocessing/photos.py decodes at most
-        _require(1 <= self.max_photo_pixels <= 50_000_000, "max_photo_pixels", self.max_photo_pixels, "1 to 50000000")
+    rows_per_shard: PositiveInt = 1000
+    max_bad_share: Fraction = 0.05
+    max_photo_bytes: PositiveInt = 20_000_000
+    max_photo_pixels: Annotated[PositiveInt, Field(le=50_000_000)] = 50_000_000  # limit of preprocessing/photos.py
 
 
 @dataclass(frozen=True)
-class SplitConfig(Strict):
+class SplitConfig(Settings):
     """Shares of titles in each split; training gets the rest."""
 
-    validation: float = 0.08
-    blending: float = 0.08
-    test: float = 0.10
+    validation: OpenFraction = 0.08
+    blending: OpenFraction = 0.08
+    test: OpenFraction = 0.10
 
     def __post_init__(self) -> None:
-        for name in ("validation", "blending", "test"):
-            _require(0 < getattr(self, name) < 1, name, getattr(self, name), "a share, above 0 and under 1")
-        held_out = round(self.validation + self.blending + self.test, 6)
-        _require(held_out < 0.9, "validation + blending + test", held_out, "under 0.9, or too little is trained on")
+        total = round(self.validation + self.blending + self.test, 6)
+        _require(total < 0.9, "validation + blending + test", total, "under 0.9, or too few rows train")
 
 
 @dataclass(frozen=True)
-class BagConfig(Strict):
+class BagConfig(Settings):
     """The member `bag`: a linear model on hashed n-grams. ngram_bits: 2 ** ngram_bits buckets."""
 
-    ngram_bits: int = 18
-
-    def __post_init__(self) -> None:
-        _require(10 <= self.ngram_bits <= 24, "ngram_bits", self.ngram_bits, "from 10 to 24")
+    ngram_bits: Annotated[Integer, Field(ge=10, le=24)] = 18
 
 
 @dataclass(frozen=True)
-class LSTMConfig(Strict):
-    """The member `lstm`. Zero for a size means: chosen from the data's size by `models/members/lstm.py`."""
+class LSTMConfig(Settings):
+    """The member `lstm`. `models/members/lstm.py` replaces a zero by a value that fits the number of rows."""
 
-    vocabulary_size: int = 0
-    max_tokens: int = 128
-    epochs: int = 0
-    batch_size: int = 64
-    learning_rate: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(self.vocabulary_size >= 0, "vocabulary_size", self.vocabulary_size, "0 (chosen) or above")
-        _require(4 <= self.max_tokens <= 4096, "max_tokens", self.max_tokens, "from 4 to 4096")
-        _require(self.epochs >= 0, "epochs", self.epochs, "0 (chosen) or above")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        _require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "0 (chosen) or above")
+    vocabulary_size: NonNegativeInt = 0
+    max_tokens: Annotated[Integer, Field(ge=4, le=4096)] = 128
+    epochs: NonNegativeInt = 0
+    batch_size: PositiveInt = 64
+    learning_rate: NonNegative = 0.0
 
 
 @dataclass(frozen=True)
-class TextConfig(Strict):
-    """The pretrained text encoder of the members `encoder` and `bag_encoder`.
+class TextConfig(Settings):
+    """The pretrained text encoder of the members `encoder`, `bag_encoder` and `transformer`.
 
-    encoder: use-multilingual, hf:NAME_OR_FOLDER, or none. revision: commit of a hub's model. prefix: what is put before
-    each text, as "query: " for E5; empty for what the model's own configuration says. max_characters: of a text that
-    are read; zero: the encoder's own choice. max_tokens: of an hf: encoder; zero: what the model was made for, at most
-    512. fine_tune_epochs: above 0, an hf: encoder is trained with its head, at learning_rate, which falls by
+    encoder: use-multilingual, hf:NAME_OR_FOLDER, or none. revision: commit of a model on Hugging Face's hub. prefix:
+    prepended to each text, as "query: " for E5; empty for the one in the model's own configuration. max_characters:
+    longer texts are cut; zero for the encoder's default. max_tokens: of an hf: encoder; zero for the model's own limit,
+    at most 512. fine_tune_epochs: above 0, an hf: encoder is trained with its head, at learning_rate, multiplied by
     layer_decay from each layer to the one below it.
     """
 
     encoder: str = "use-multilingual"
     revision: str = ""
     prefix: str = ""
-    max_characters: int = 0
-    max_tokens: int = 0
-    batch_size: int = 32
+    max_characters: NonNegativeInt = 0
+    max_tokens: Annotated[NonNegativeInt, Field(le=8192)] = 0
+    batch_size: PositiveInt = 32
     precision: Precision = Precision.AUTO
-    fine_tune_epochs: int = 0
-    learning_rate: float = 2e-5
-    warmup: float = 0.1
-    layer_decay: float = 1.0
+    fine_tune_epochs: NonNegativeInt = 0
+    learning_rate: Positive = 2e-5
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         hub = self.encoder.startswith("hf:") and len(self.encoder) > len("hf:")
-        known = hub or self.encoder in ("use-multilingual", "none")
-        _require(known, "encoder", self.encoder, "use-multilingual, hf:NAME_OR_FOLDER, or none")
-        _require(hub or not self.revision, "revision", self.revision, "goes with an hf: encoder, and only with it")
-        _require(self.max_characters >= 0, "max_characters", self.max_characters, "0 (chosen) or above")
-        _require(0 <= self.max_tokens <= 8192, "max_tokens", self.max_tokens, "0 (chosen), or up to 8192")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        _require(self.fine_tune_epochs >= 0, "fine_tune_epochs", self.fine_tune_epochs, "0 (none) or above")
+        valid = hub or self.encoder in ("use-multilingual", "none")
+        _require(valid, "encoder", self.encoder, "use-multilingual, hf:NAME_OR_FOLDER, or none")
+        _require(hub or not self.revision, "revision", self.revision, "only an hf: encoder has one")
         tunable = hub or self.fine_tune_epochs == 0
         _require(tunable, "fine_tune_epochs", self.fine_tune_epochs, "needs an hf: encoder: no other can be trained")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        _require(0 <= self.warmup < 1, "warmup", self.warmup, "a share of the steps, from 0 to under 1")
-        _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0, at most 1")
 
     def for_vectors(self) -> TextConfig:
-        """Only what frozen vectors depend on; the rest as it is by default."""
-        default = TextConfig()
-        kept = ("encoder", "revision", "prefix", "max_characters", "max_tokens", "precision")
-        return replace(default, **{name: getattr(self, name) for name in kept})
+        """Keep the settings that frozen vectors depend on; reset the others to their defaults."""
+        names = ("encoder", "revision", "prefix", "max_characters", "max_tokens", "precision")
+        return replace(TextConfig(), **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
-class PhotoConfig(Strict):
+class PhotoConfig(Settings):
     """The member `photo`: a pretrained backbone and a linear head, or VGG16 trained from random weights.
 
-    backbone: vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER. revision: commit of a hub's model. weights_file: for
-    weights: file, a .pth or .safetensors of the backbone. image_size: pixels; zero means what the backbone was made for
-    (VGG16: 224), or 32 for VGG16 from random weights. epochs, batch_size and learning_rate are of training VGG16;
-    fine_tune_epochs: above 0, VGG16's block 5 is trained too.
+    backbone: vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER. revision: commit of a model on Hugging Face's hub.
+    weights_file: with weights: file, a .pth or .safetensors of the backbone. image_size: pixels; zero for the
+    backbone's own (VGG16: 224), or 32 for VGG16 from random weights. epochs, batch_size and learning_rate apply to
+    training VGG16; fine_tune_epochs: above 0, VGG16's block 5 is trained too.
     """
 
     backbone: str = "vgg16"
     weights: Weights = Weights.AUTO
     weights_file: str = ""
     revision: str = ""
-    image_size: int = 0
-    epochs: int = 0
-    batch_size: int = 32
-    learning_rate: float = 0.0
-    fine_tune_epochs: int = 0
+    image_size: NonNegativeInt = 0
+    epochs: NonNegativeInt = 0
+    batch_size: Annotated[Integer, Field(ge=2)] = 32  # batch norm needs two
+    learning_rate: NonNegative = 0.0
+    fine_tune_epochs: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        vgg16 = self.backbone == "vgg16"
+        vgg16, hub = self.backbone == "vgg16", self.backbone.startswith("hf:")
         kind, _, name = self.backbone.partition(":")
-        known = vgg16 or (kind in ("torchvision", "hf") and bool(name))
-        _require(known, "backbone", self.backbone, "vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER")
-        _require(
-            self.image_size == 0 or 32 <= self.image_size <= 1024,
-            "image_size",
-            self.image_size,
-            "0 (chosen), or from 32 to 1024 pixels",
-        )
-        _require(self.epochs >= 0, "epochs", self.epochs, "0 (chosen) or above")
-        _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2: batch norm needs two")
-        _require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "0 (chosen) or above")
-        _require(self.fine_tune_epochs >= 0, "fine_tune_epochs", self.fine_tune_epochs, "0 (none) or above")
-        named = bool(self.weights_file) == (self.weights is Weights.FILE)
-        _require(named, "weights_file", self.weights_file, "goes with weights: file, and only with it")
-        hub = self.backbone.startswith("hf:")
-        _require(hub or not self.revision, "revision", self.revision, "goes with an hf: backbone, and only with it")
-        fitting = not hub or self.weights is Weights.AUTO
-        _require(fitting, "weights", self.weights.value, "an hf: backbone brings its own: leave weights out")
-        trained = vgg16 or self.weights is not Weights.RANDOM
-        _require(trained, "weights", self.weights.value, "only vgg16 is trained from random weights")
-        tunable = (vgg16 and self.weights is not Weights.RANDOM) or self.fine_tune_epochs == 0
+        valid = vgg16 or (kind in ("torchvision", "hf") and bool(name))
+        _require(valid, "backbone", self.backbone, "vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER")
+        size, sizes = self.image_size, "0 (the backbone's own), or from 32 to 1024 pixels"
+        _require(size == 0 or 32 <= size <= 1024, "image_size", size, sizes)
+        consistent = bool(self.weights_file) == (self.weights is Weights.FILE)
+        _require(consistent, "weights_file", self.weights_file, "goes with weights: file, and only with it")
+        _require(hub or not self.revision, "revision", self.revision, "only an hf: backbone has one")
+        default = not hub or self.weights is Weights.AUTO
+        _require(default, "weights", self.weights.value, "an hf: backbone brings its own: leave weights out")
+        pretrained = self.weights is not Weights.RANDOM
+        _require(vgg16 or pretrained, "weights", self.weights.value, "only vgg16 is trained from random weights")
+        tunable = (vgg16 and pretrained) or self.fine_tune_epochs == 0
         rule = "needs vgg16 with pretrained weights: random ones are all trained"
         _require(tunable, "fine_tune_epochs", self.fine_tune_epochs, rule)
 
 
 @dataclass(frozen=True)
-class GateConfig(Strict):
+class GateConfig(Settings):
     """When the alias `champion` moves to a new version."""
 
-    max_f1_loss: float = 0.005
-    min_probability: float = 0.90
-    max_class_loss: float = 0.1
-    min_class_rows: int = 30
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.max_f1_loss <= 1, "max_f1_loss", self.max_f1_loss, "from 0 to 1")
-        _require(0 < self.min_probability < 1, "min_probability", self.min_probability, "above 0 and under 1")
-        _require(0 <= self.max_class_loss <= 1, "max_class_loss", self.max_class_loss, "from 0 to 1")
-        _require(self.min_class_rows >= 1, "min_class_rows", self.min_class_rows, "at least 1")
+    max_f1_loss: Fraction = 0.005
+    min_probability: OpenFraction = 0.90
+    max_class_loss: Fraction = 0.1
+    min_class_rows: PositiveInt = 30
 
 
 MEMBERS = ("bag", "lstm", "encoder", "bag_encoder", "transformer", "photo", "vgg16")
 
 
 @dataclass(frozen=True)
-class TrainingConfig(Strict):
-    """Everything a training run can be told. A file may name only what it changes.
+class TrainingConfig(Settings):
+    """All settings of a training run. A file may name only what it changes.
 
-    members: what is trained and pooled, see models/members. refit: see Refit.
+    members: models that are trained and pooled, see models/members. refit: see Refit.
     """
 
-    seed: int = 0
+    seed: Annotated[NonNegativeInt, Field(lt=2**31)] = 0
     members: list[str] = field(default_factory=lambda: list(MEMBERS))
     refit: Refit = Refit.EXCEPT_TEST
     ingest: IngestConfig = field(default_factory=IngestConfig)
@@ -303,31 +267,27 @@ class TrainingConfig(Strict):
     gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
-        rule = f"one or more of {', '.join(MEMBERS)}, each once"
         distinct = 0 < len(self.members) == len(set(self.members))
+        rule = f"one or more of {', '.join(MEMBERS)}, each once"
         _require(distinct and set(self.members) <= set(MEMBERS), "members", self.members, rule)
 
 
 class Mode(Enum):
-    """What becomes of the products that a published catalogue holds when more are published there."""
+    """Whether products of the current version stay in the next version of a published catalogue."""
 
     ADD = "add"  # they stay, and new ones join them
-    REPLACE = "replace"  # only those of the source are in the next version
+    REPLACE = "replace"  # the next version has only the products of the source
 
 
 @dataclass(frozen=True)
-class PublicationConfig(Strict):
-    """What a catalogue must be to be published.
+class PublicationConfig(Settings):
+    """Requirements on a catalogue before it is published.
 
-    min_kept_share: products at least, as a share of what the version before held. may_lose_classes: whether a class
-    of the version before may have none.
+    min_kept_share: least number of products, divided by the current version's. may_lose_classes: whether a class of
+    the current version may have no product.
     """
 
     ingest: IngestConfig = field(default_factory=IngestConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
-    min_kept_share: float = 0.5
+    min_kept_share: Fraction = 0.5
     may_lose_classes: bool = False
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.min_kept_share <= 1, "min_kept_share", self.min_kept_share, "a share, from 0 to 1")

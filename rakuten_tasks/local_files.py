@@ -11,9 +11,9 @@ from typing import Any
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace the file as a whole: a reader sees the old or the new content, also after a power cut.
+    """Replace the file atomically: a reader sees the old or the new content, also after a power cut.
 
-    The folder is made if it is not there. What a killed process leaves is a `*.part` file beside it.
+    Creates the folder if necessary. A killed process may leave a `*.part` file beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(prefix=f"{path.name}.", suffix=".part", dir=path.parent, delete=False) as file:
@@ -28,17 +28,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of the content, in hex."""
+    """Return the SHA-256 of the content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of a value that JSON can hold, in hex; the order of keys does not matter."""
+    """Return the SHA-256 of a JSON value, in hex; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def hash_folder(folder: Path, leave_out: str = "") -> str:
-    """SHA-256 of the names and contents of all files below the folder but those named `leave_out`, in hex."""
+    """Return the SHA-256 of names and contents of all files below the folder except those named `leave_out`, in hex."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != leave_out]
     return hash_json({path.relative_to(folder).as_posix(): hash_file(path) for path in files})

@@ -1,6 +1,6 @@
 """var/: the one folder that local runs write to. Deleting it, or any folder directly in it, is always safe.
 
-What lies in mlflow/ belongs together: without its artifacts `make prune` is needed.
+Delete mlflow/ as a whole: without its artifacts `make prune` is needed.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from pathlib import Path
 
 
 def var_folder() -> Path:
-    """RAKUTEN_VAR, or else var/ where this runs."""
+    """Return RAKUTEN_VAR, by default var/ in the working directory."""
     return Path(os.environ.get("RAKUTEN_VAR") or "var").resolve()
 
 
 def runs_folder() -> Path:
-    """Outputs of local runs: a folder each, in which Flyte keeps what the tasks wrote."""
+    """Return the folder of local runs: each has a folder with the outputs of its tasks."""
     return var_folder() / "flyte" / "runs"
 
 
 def cache_folder() -> Path:
-    """Which task gave which outputs from which inputs, as Flyte remembers it locally."""
+    """Return the folder of Flyte's local cache: the outputs of a task by its inputs."""
     return var_folder() / "flyte" / "cache"
 
 
 def checkpoints_folder() -> Path:
-    """Trainings that were cut short, to be gone on with."""
+    """Return the folder of checkpoints of interrupted trainings."""
     return var_folder() / "checkpoints"

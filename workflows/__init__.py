@@ -1,1 +1,1 @@
-"""The pipelines, each on one screen."""
+"""The pipelines, one module each."""

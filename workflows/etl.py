@@ -1,4 +1,4 @@
-"""A catalogue is read, checked and published as the next version of one that trainings can rely on.
+"""Read, check and publish a catalogue as the next immutable version, which trainings can use as their source.
 
 pyflyte run workflows/etl.py publish_catalogue --source FOLDER --destination s3://BUCKET/catalogue
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from flytekit import workflow
 
 from rakuten_tasks.config import Mode, PublicationConfig
-from rakuten_tasks.tasks.ingest_catalogue import ingest_to_publish, look
+from rakuten_tasks.tasks.ingest_catalogue import identify_source, ingest_without_run
 from rakuten_tasks.tasks.publish import Publication, publish_version
 
 
@@ -19,18 +19,18 @@ def publish_catalogue(
     config: PublicationConfig = PublicationConfig(),
     mode: Mode = Mode.ADD,
 ) -> Publication:
-    """Publish the next version of a catalogue, or nothing if it is broken or holds nothing new.
+    """Publish the next version of a catalogue, or nothing if it is invalid or unchanged.
 
     Args:
         destination: folder or fsspec address of the published catalogue; a source for all other workflows.
         source: folder of the catalogue in the challenge's layout, local or remote; "sample" for the built-in one.
         config: YAML or JSON of rakuten_tasks/config.py's PublicationConfig.
-        mode: add, and the products of the version before stay; replace, and those of the source stand alone.
+        mode: add the source's products to the current version's, or replace those.
     """
-    found = look(source=source)
-    catalogue, labelled, unlabelled = ingest_to_publish(source=found, config=config.ingest)
+    catalogue_source = identify_source(source=source)
+    catalogue, labelled, unlabelled = ingest_without_run(source=catalogue_source, config=config.ingest, labelled=True)
     return publish_version(
-        source=found,
+        source=catalogue_source,
         catalogue=catalogue,
         labelled=labelled,
         unlabelled=unlabelled,

@@ -1,7 +1,7 @@
-"""When what runs by itself. Registering activates none of these, unless RAKUTEN_ACTIVATE says so.
+"""Schedules and fixed inputs of the workflows. Registering activates them only with RAKUTEN_ACTIVATE=1.
 
-pyflyte register workflows                       # on the cluster, asleep
-RAKUTEN_ACTIVATE=1 pyflyte register workflows    # and on their schedules
+pyflyte register workflows                       # registered, inactive
+RAKUTEN_ACTIVATE=1 pyflyte register workflows    # registered and scheduled
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from rakuten_tasks.config import (
     Weights,
 )
 from rakuten_tasks.data.sample.generate import SAMPLE
+from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.pod_env import require_object_store
-from rakuten_tasks.runtime.pod_sizes import yes_or_no
 from rakuten_tasks.runtime.schedules import SCHEDULES
 from rakuten_tasks.tasks.check_drift import MonitoringPaths
 from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
 from workflows.training import train_classifier
 
-ACTIVE = yes_or_no("RAKUTEN_ACTIVATE")
+ACTIVE = pods.SETTINGS.activate == "1"
 SOURCE = os.environ.get("RAKUTEN_SOURCE") or SAMPLE
 if SOURCE != SAMPLE:
     require_object_store("RAKUTEN_SOURCE", SOURCE)
-INCOMING = os.environ.get("RAKUTEN_INCOMING") or SOURCE  # what the ETL reads
+INCOMING = os.environ.get("RAKUTEN_INCOMING") or SOURCE  # source of the ETL
 if INCOMING != SAMPLE:
     require_object_store("RAKUTEN_INCOMING", INCOMING)
 STORE = require_object_store("RAKUTEN_STORE", os.environ.get("RAKUTEN_STORE") or "s3://rakuten").rstrip("/")
 NOTIFIED = [address.strip() for address in os.environ.get("RAKUTEN_NOTIFIED", "").split(",") if address.strip()]
-PLACES = MonitoringPaths(
+PATHS = MonitoringPaths(
     log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history", reports=f"{STORE}/drift/reports"
 )
 if wrong := [address for address in NOTIFIED if "@" not in address.strip("@")]:
-    raise ValueError(f"RAKUTEN_NOTIFIED: {', '.join(wrong)} is no e-mail address: separate several by commas")
+    raise ValueError(f"RAKUTEN_NOTIFIED: {', '.join(wrong)} is no e-mail address: separate addresses by commas")
 FAILED = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT, WorkflowExecutionPhase.ABORTED]
-# One epoch of each network: that everything runs, not that it learns
+# One epoch of each network: tests that everything runs, not that it learns
 SMOKE = TrainingConfig(
     bag=BagConfig(ngram_bits=12), lstm=LSTMConfig(epochs=1), photo=PhotoConfig(weights=Weights.RANDOM, epochs=1)
 )
@@ -56,7 +56,7 @@ def _plan(name: str, workflow: Any, purpose: str, **options: Any) -> LaunchPlan:
     return LaunchPlan.get_or_create(
         workflow,
         name=name,
-        # one that still runs is left alone: the next look sees the same log
+        # skipped while the previous execution runs: the next one reads the same log
         concurrency=ConcurrencyPolicy(max_concurrency=1, behavior=ConcurrencyLimitBehavior.SKIP),
         notifications=[Email(phases=FAILED, recipients_email=NOTIFIED)] if NOTIFIED else [],
         labels=Labels({"project": "rakuten", "purpose": purpose}),
@@ -80,10 +80,10 @@ drift_watch = _plan(
     "drift",
     schedule=CronSchedule(schedule=SCHEDULES["drift_watch"], kickoff_time_input_arg="kickoff"),
     default_inputs={"source": SOURCE, "config": TrainingConfig(), "model": "", "rest_hours": 72.0},
-    fixed_inputs={"places": PLACES, "hours": 6.0},
+    fixed_inputs={"paths": PATHS, "hours": 6.0},
 )
 
-# What it publishes is trained on where RAKUTEN_SOURCE names it
+# nightly_training reads its catalogue if RAKUTEN_SOURCE names it
 weekly_etl = _plan(
     "weekly_etl",
     publish_catalogue,
@@ -93,7 +93,7 @@ weekly_etl = _plan(
     fixed_inputs={"destination": f"{STORE}/catalogue"},
 )
 
-# On the sample, whatever has drifted: that everything still runs
+# On the sample: tests that everything still runs
 smoke = _plan(
     "smoke",
     train_classifier,

@@ -1,4 +1,4 @@
-"""The champion labels a catalogue's unlabelled products.
+"""Predict the classes of a catalogue's unlabelled products with the champion.
 
 pyflyte run workflows/prediction.py predict_catalogue --source FOLDER --output FOLDER
 """
@@ -11,7 +11,7 @@ from flytekit import map_task, workflow
 
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.runtime import pods
-from rakuten_tasks.tasks.ingest_catalogue import ingest_unlabelled, look
+from rakuten_tasks.tasks.ingest_catalogue import identify_source, ingest_without_run
 from rakuten_tasks.tasks.predict_products import Predictions, fetch_champion, predict_shard, write_submission
 
 
@@ -19,15 +19,15 @@ from rakuten_tasks.tasks.predict_products import Predictions, fetch_champion, pr
 def predict_catalogue(
     source: str = "sample", config: IngestConfig = IngestConfig(), model: str = "", output: str = ""
 ) -> Predictions:
-    """Label X_test_update.csv with the champion and write the challenge's submission file.
+    """Predict the products of X_test_update.csv with the champion and write the challenge's submission file.
 
     Args:
         source: folder of the catalogue in the challenge's layout, local or remote; "sample" for the built-in one.
         config: YAML or JSON of rakuten_tasks/config.py's IngestConfig.
         model: name of the registered model; empty for the one that fits the catalogue.
-        output: folder or fsspec address for submission.csv and details.parquet; empty for nowhere.
+        output: folder or fsspec address for submission.csv and details.parquet; empty for none.
     """
     champion = fetch_champion(source=source, model=model)
-    _, _, unlabelled = ingest_unlabelled(source=look(source=source), config=config)
+    _, _, unlabelled = ingest_without_run(source=identify_source(source=source), config=config, labelled=False)
     predict = map_task(partial(predict_shard, champion=champion), concurrency=pods.CONCURRENCY)
     return write_submission(parts=predict(shard=unlabelled), champion=champion, source=source, output=output)

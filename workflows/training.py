@@ -1,4 +1,4 @@
-"""From a catalogue to a registered champion.
+"""Train a model from a catalogue and register it.
 
 pyflyte run workflows/training.py train_classifier --source FOLDER --config configs/default.yaml
 """
@@ -36,25 +36,25 @@ class Trained(NamedTuple):
 def train_bundle(
     run: Run,
     source: Source,
-    known: FlyteFile,
+    title_splits: FlyteFile,
     resolved: ResolvedConfig,
     ingest_config: IngestConfig,
     split_config: SplitConfig,
     seed: int,
 ) -> Trained:
-    """Train every member, pool them and evaluate once: a bundle, not yet registered.
+    """Train every member, fit the pool and evaluate both on the test rows. -> a bundle, not yet registered
 
     Args:
         run: the training's run in MLflow.
         source: the catalogue.
-        known: splits of titles from earlier trainings; they never change.
-        resolved: the configuration, and the pretrained weights that it stands for.
-        ingest_config: its part for reading.
-        split_config: its part for splitting.
-        seed: its seed.
+        title_splits: permanent splits of the titles of earlier trainings.
+        resolved: the configuration and its pretrained weights.
+        ingest_config: settings of `ingest`.
+        split_config: settings of `split`.
+        seed: seed of every random number.
     """
     catalogue, labelled, _ = ingest(source=source, config=ingest_config, run=run)
-    splits = split(shards=labelled, known=known, config=split_config, run=run)
+    splits = split(shards=labelled, previous_splits=title_splits, config=split_config, run=run)
     members, extractors, features = train_members(
         shards=labelled, splits=splits, catalogue=catalogue, resolved=resolved, run=run
     )
@@ -97,50 +97,52 @@ def train_bundle(
 def train_classifier(
     source: str = "sample", config: TrainingConfig = TrainingConfig(), model: str = "", report: str = ""
 ) -> RegisteredVersion:
-    """Train every member, pool them, evaluate once and register.
+    """Train every member, fit the pool, evaluate and register the model.
 
     Args:
         source: folder of the catalogue in the challenge's layout, local or remote; "sample" for the built-in one.
-        config: YAML or JSON of rakuten_tasks/config.py's TrainingConfig; what it leaves out keeps its default.
+        config: YAML or JSON of rakuten_tasks/config.py's TrainingConfig; missing keys keep their defaults.
         model: name of the registered model; empty for rakuten-classifier (rakuten-classifier-sample for the sample).
-        report: where to write the result as JSON, local or remote; empty for nowhere.
+        report: path or fsspec address of the JSON report; empty for none.
     """
-    run, found, known, resolved, ingesting, splitting, seed = open_run(
+    run, catalogue_source, title_splits, resolved, ingest_config, split_config, seed = open_run(
         source=source, model=model, config=config, report=report
     )
     bundle, catalogue, labelled, evaluated = train_bundle(
         run=run,
-        source=found,
-        known=known,
+        source=catalogue_source,
+        title_splits=title_splits,
         resolved=resolved,
-        ingest_config=ingesting,
-        split_config=splitting,
+        ingest_config=ingest_config,
+        split_config=split_config,
         seed=seed,
     )
     registered = register(folder=bundle, shards=labelled, config=config.gate, seed=seed, run=run)
-    return report_training(source=found, catalogue=catalogue, evaluated=evaluated, registered=registered, report=report)
+    return report_training(
+        source=catalogue_source, catalogue=catalogue, evaluated=evaluated, registered=registered, report=report
+    )
 
 
 @workflow(on_failure=record_failed_reproduction)
 def reproduce_version(version: int, model: str = "", source: str = "", report: str = "") -> Comparison:
-    """Train a registered version again, from the catalogue and configuration that it names, and compare.
+    """Train a registered version again, from the catalogue and configuration of its lineage, and compare.
 
     Args:
         version: number of the registered version.
         model: name of the registered model; empty for the one that has a champion.
-        source: where its catalogue lies, if it was moved; empty for where the version says.
-        report: where to write the comparison as JSON, local or remote; empty for nowhere.
+        source: new address of its catalogue if it was moved; empty for the one in its lineage.
+        report: path or fsspec address of the JSON comparison; empty for none.
     """
-    run, found, known, resolved, ingesting, splitting, seed, original = reopen(
+    run, catalogue_source, title_splits, resolved, ingest_config, split_config, seed, original = reopen(
         version=version, model=model, source=source
     )
     bundle, _, _, _ = train_bundle(
         run=run,
-        source=found,
-        known=known,
+        source=catalogue_source,
+        title_splits=title_splits,
         resolved=resolved,
-        ingest_config=ingesting,
-        split_config=splitting,
+        ingest_config=ingest_config,
+        split_config=split_config,
         seed=seed,
     )
     return compare(version=version, original=original, again=bundle, run=run, report=report)

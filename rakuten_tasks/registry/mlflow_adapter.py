@@ -1,4 +1,4 @@
-"""What this package uses of MLflow beyond its documented API; tests/unit/registry/test_mlflow_adapter.py checks each item."""
+"""MLflow names beyond its documented API; tests/unit/registry/test_mlflow_adapter.py checks each of them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Retention of var/: deletes old outputs, cached features and checkpoints of local runs.
 
-python -m rakuten_tasks.runtime.housekeeping run -- COMMAND    sweep, then run it with a folder of its own as TMPDIR
-python -m rakuten_tasks.runtime.housekeeping clean             delete all of it
+python -m rakuten_tasks.runtime.housekeeping run -- COMMAND    sweep, then run it with a new folder as TMPDIR
+python -m rakuten_tasks.runtime.housekeeping clean             delete everything
 
-The registry (var/mlflow), reports and predictions are never touched. A run that goes on is left alone, and so is what
-it may be reading: only what was last used before the oldest run that goes on began is deleted.
+The registry (var/mlflow), reports and predictions are never deleted, nor is an active run or anything used since the
+oldest active run began, which it may be reading.
 """
 
 from __future__ import annotations
@@ -17,41 +17,28 @@ import sqlite3
 import time
 import uuid
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
 from rakuten_tasks.paths import cache_folder, checkpoints_folder, runs_folder
 
-LOCK = "going-on.lock"
-STARTED = "%Y%m%d-%H%M%S"  # how a run's folder begins; UTC
+LOCK = "run.lock"
+STARTED = "%Y%m%d-%H%M%S"  # prefix of a run's folder; UTC
 TRASH_PREFIX = ".deleted-"
 
 
-@dataclass(frozen=True)
-class Retention:
-    """days: what was not used for so long goes. gigabytes: the rest is cut to this, longest unused first."""
+class Folder(NamedTuple):
+    """A folder that may be deleted."""
 
-    days: float = 30
-    gigabytes: float = 10
-
-    def __post_init__(self) -> None:
-        if not (self.days >= 0 and self.gigabytes >= 0):
-            raise ValueError(f"{self}: KEEP_DAYS and KEEP_GB must be 0 or more")
-
-
-@dataclass(frozen=True)
-class Folder:
-    """What may be deleted. used: when it last was, in seconds since 1970; size: bytes."""
-
+    used: float  # time of the last use, seconds since 1970
+    size: int  # bytes
     path: Path
-    used: float
-    size: int
 
 
 def new_run() -> tuple[Path, int]:
-    """A folder for one run's outputs, and the lock (a file descriptor) that keeps sweeps away while it is open."""
+    """Create a folder for one run's outputs. -> folder, and a file descriptor whose lock protects it while open"""
     folder = runs_folder() / f"{time.strftime(STARTED, time.gmtime())}-{uuid.uuid4().hex[:6]}"
     folder.mkdir(parents=True)
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
@@ -59,73 +46,73 @@ def new_run() -> tuple[Path, int]:
     return folder, lock
 
 
-def sweep(retention: Retention) -> list[Path]:
-    """Delete what the retention does not keep. -> what was deleted"""
-    oldest_kept = time.time() - retention.days * 86400
-    folders = sorted(_deletable(), key=lambda folder: folder.used)
-    too_much = sum(folder.size for folder in folders) - retention.gigabytes * 1e9
-    gone = []
+def sweep(days: float = 30, gigabytes: float = 10) -> list[Path]:
+    """Delete folders unused for so many days, then those unused longest down to the size. -> deleted folders"""
+    if not (days >= 0 and gigabytes >= 0):
+        raise click.UsageError(f"KEEP_DAYS={days} and KEEP_GB={gigabytes} must be 0 or more")
+    folders = sorted(_list_inactive())
+    excess = sum(folder.size for folder in folders) - gigabytes * 1e9
+    deleted = []
     for folder in folders:
-        if folder.used < oldest_kept or too_much > 0:
-            too_much -= folder.size
+        if folder.used < time.time() - days * 86400 or excess > 0:
+            excess -= folder.size
             _delete(folder.path)
-            gone.append(folder.path)
-    return gone
+            deleted.append(folder.path)
+    return deleted
 
 
 def clean() -> list[Path]:
-    """Delete all outputs, checkpoints and cached results, but for what runs that go on may need."""
-    gone = sweep(Retention(days=0, gigabytes=0))
-    _inside(cache_folder().parent)  # what an earlier deletion of the cache left
-    if not _going_on():
+    """Delete all outputs, checkpoints and cached results that no active run may need. -> deleted folders"""
+    deleted = sweep(days=0, gigabytes=0)
+    _list_folders(cache_folder().parent)  # finishes an interrupted deletion of the cache
+    if not _active_runs():
         _delete(cache_folder())
-    return gone
-
-
-def _deletable() -> list[Folder]:
-    going_on = _going_on()
-    began = min((_started(folder) for folder in going_on), default=float("inf"))
-    paths = [path for path in _inside(runs_folder()) + _inside(checkpoints_folder()) if path not in going_on]
-    return [folder for path in paths if (folder := _look(path)) and folder.used < began]
-
-
-def _look(path: Path) -> Folder | None:
-    try:
-        return Folder(path, path.stat().st_mtime, sum(inside.lstat().st_size for inside in path.rglob("*")))
-    except FileNotFoundError:  # another run's sweep is deleting it
-        return None
-
-
-def _inside(parent: Path) -> list[Path]:
-    """Its folders, without those whose deletion was cut short, which is finished."""
-    paths = [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
-    for cut_short in (path for path in paths if path.name.startswith(TRASH_PREFIX)):
-        shutil.rmtree(cut_short, ignore_errors=True)
-    return [path for path in paths if not path.name.startswith(TRASH_PREFIX)]
+    return deleted
 
 
 def reset_corrupt_cache() -> bool:
-    """Forget which results are there if the file that knows is no database any more. -> whether it was so"""
+    """Delete the cache of task results if its database is damaged. -> whether it was"""
     database = cache_folder() / "cache.db"
     if not database.is_file():
         return False
     try:
         with closing(sqlite3.connect(database)) as connection:
-            whole = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-    except sqlite3.OperationalError:  # another run has it locked: then it is one
+            intact = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+    except sqlite3.OperationalError:  # another run has locked it
         return False
     except sqlite3.DatabaseError:
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         _delete(cache_folder())
-    return not whole
+    return not intact
 
 
-def _going_on() -> set[Path]:
-    return {folder for folder in _inside(runs_folder()) if _locked(folder / LOCK)}
+def _list_inactive() -> list[Folder]:
+    active = _active_runs()
+    oldest = min((_start_time(run) for run in active), default=float("inf"))
+    folders = []
+    for path in _list_folders(runs_folder()) + _list_folders(checkpoints_folder()):
+        try:
+            size = sum(file.lstat().st_size for file in path.rglob("*"))
+            folders.append(Folder(path.stat().st_mtime, size, path))
+        except FileNotFoundError:  # another run's sweep is deleting it
+            continue
+    return [folder for folder in folders if folder.used < oldest and folder.path not in active]
 
 
-def _locked(path: Path) -> bool:
+def _list_folders(parent: Path) -> list[Path]:
+    """List its folders, and finish interrupted deletions."""
+    paths = [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+    for trash in (path for path in paths if path.name.startswith(TRASH_PREFIX)):
+        shutil.rmtree(trash, ignore_errors=True)
+    return [path for path in paths if not path.name.startswith(TRASH_PREFIX)]
+
+
+def _active_runs() -> set[Path]:
+    return {folder for folder in _list_folders(runs_folder()) if _is_locked(folder / LOCK)}
+
+
+def _is_locked(path: Path) -> bool:
     try:
         with path.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,18 +123,18 @@ def _locked(path: Path) -> bool:
     return False
 
 
-def _started(run: Path) -> float:
+def _start_time(run: Path) -> float:
     return calendar.timegm(time.strptime(run.name[:15], STARTED))
 
 
 def _delete(folder: Path) -> None:
-    """Renamed first, in one step: a reader finds all of it or nothing, also where the deletion is cut short."""
-    doomed = folder.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex[:6]}-{folder.name}")
+    """Rename, then delete: a reader sees the complete folder or none, even if the deletion is interrupted."""
+    trash = folder.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex[:6]}-{folder.name}")
     try:
-        folder.rename(doomed)
-    except FileNotFoundError:  # another run's sweep was quicker
+        folder.rename(trash)
+    except FileNotFoundError:  # another run's sweep was faster
         return
-    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 @click.group()
@@ -156,21 +143,16 @@ def housekeeping() -> None:
 
 
 @housekeeping.command("run", context_settings={"ignore_unknown_options": True})
-@click.option("--days", type=click.FloatRange(min=0), default=30, help="what was not used for so many days goes")
-@click.option("--gigabytes", type=click.FloatRange(min=0), default=10, help="longest unused first, down to this")
+@click.option("--days", type=float, default=30, help="delete what was unused for so many days")
+@click.option("--gigabytes", type=float, default=10, help="delete what was unused longest, down to this size")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run_command(days: float, gigabytes: float, command: tuple[str, ...]) -> None:
-    """Sweep, then become COMMAND, with a folder of its own as TMPDIR, where Flyte keeps the outputs of local tasks."""
-    try:
-        retention = Retention(days, gigabytes)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if gone := sweep(retention):
-        click.echo(
-            f"deleted {len(gone)} old folders of outputs and checkpoints (KEEP_DAYS={days:g}, KEEP_GB={gigabytes:g})"
-        )
+    """Sweep, then become COMMAND, with a new folder as TMPDIR, where Flyte stores the outputs of local tasks."""
+    if deleted := sweep(days, gigabytes):
+        limits = f"(KEEP_DAYS={days:g}, KEEP_GB={gigabytes:g})"
+        click.echo(f"deleted {len(deleted)} old folders of outputs and checkpoints {limits}")
     if reset_corrupt_cache():
-        click.echo(f"{cache_folder()} was damaged and is deleted: what it knew is computed again")
+        click.echo(f"deleted {cache_folder()}, which was damaged: its results are computed again")
     folder, lock = new_run()
     os.set_inheritable(lock, True)  # the lock lives as long as the command does
     os.environ["TMPDIR"] = str(folder)

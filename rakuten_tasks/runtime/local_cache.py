@@ -1,98 +1,87 @@
-"""Flyte's cache of local runs, in var/; an entry whose files are gone is ignored.
+"""Adapter of flytekit's cache of local runs: stores it in var/, ignores results whose files were deleted or changed.
 
-flytekit keeps it under the home folder and never looks whether the outputs still exist: once they are deleted, every
-run after that fails. On a cluster Flyte's own cache is used and nothing here plays a part.
+flytekit keeps it under the home folder and never checks that the outputs still exist: once they are deleted, every
+later run fails. A cluster uses Flyte's own cache instead. Contract test: tests/unit/runtime/test_local_cache.py.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 import msgpack
 from flytekit.core import local_cache
-from flytekit.core.local_cache import LocalTaskCache, _calculate_cache_key
-from flytekit.models.literals import Literal, LiteralMap
+from flytekit.core.local_cache import LocalTaskCache
+from flytekit.models.literals import Literal, LiteralMap, Primitive, Scalar
+from google.protobuf.json_format import MessageToDict
 
 from rakuten_tasks.paths import runs_folder
 
-_remembered, _remember = LocalTaskCache.get, LocalTaskCache.set
-FILES = "-files"
+if not version("flytekit").startswith("1.16."):
+    raise ImportError(f"flytekit {version('flytekit')}: this adapter was written for 1.16, see {__name__}")
+
+_get, _set = LocalTaskCache.get, LocalTaskCache.set
+FILES = "files"
 
 
 def use(folder: Path) -> None:
-    """Keep this process's cache there, and check what it says."""
+    """Keep this process's cache in the folder, and check the files of every result that it returns."""
     local_cache.CACHE_LOCATION = str(folder)
     LocalTaskCache._initialized = False
-    LocalTaskCache.get = staticmethod(_still_there)
-    LocalTaskCache.set = staticmethod(_with_files)
+    LocalTaskCache.get = staticmethod(_get_checked)
+    LocalTaskCache.set = staticmethod(_set_with_files)
 
 
-def _still_there(*key: Any) -> LiteralMap | None:
-    """What flytekit's cache gives for this key, if its files are as they were; they count as used today."""
-    outputs = _remembered(*key)
-    if outputs is None:
+def _get_checked(task: str, code: str, *inputs: Any) -> LiteralMap | None:
+    """The cached outputs if their files are unchanged, or None. Marks the runs that wrote them as used now."""
+    outputs, listed = _get(task, code, *inputs), _get(task, f"{code}-{FILES}", *inputs)
+    if outputs is None or listed is None:
         return None
-    places = _named(outputs)
-    if LocalTaskCache._cache.get(_calculate_cache_key(*key) + FILES) != _files(places):
+    files = _stat_files(outputs)
+    if json.loads(listed.literals[FILES].scalar.primitive.string_value) != files:
         return None
-    runs = {place.relative_to(runs_folder()).parts[0] for place in places if place.is_relative_to(runs_folder())}
+    paths = [Path(path) for path in files]
     try:
-        for run in runs:
+        for run in {path.relative_to(runs_folder()).parts[0] for path in paths if path.is_relative_to(runs_folder())}:
             os.utime(runs_folder() / run)
-    except FileNotFoundError:  # swept between the two looks
+    except FileNotFoundError:  # a sweep deleted it meanwhile
         return None
     return outputs
 
 
-def _with_files(*arguments: Any) -> None:
-    """flytekit's own `set`, and beside the outputs which files they were."""
-    *key, outputs = arguments
-    _remember(*arguments)
-    LocalTaskCache._cache.set(_calculate_cache_key(*key) + FILES, _files(_named(outputs)))
+def _set_with_files(task: str, code: str, *arguments: Any) -> None:
+    """Store the outputs, and a second entry that lists their files."""
+    *inputs, outputs = arguments
+    _set(task, code, *inputs, outputs)
+    text = Literal(scalar=Scalar(primitive=Primitive(string_value=json.dumps(_stat_files(outputs)))))
+    _set(task, f"{code}-{FILES}", *inputs, LiteralMap({FILES: text}))
 
 
-def _files(places: list[Path]) -> dict[str, list[int]]:
-    """Sizes and times of change of files, those in folders too: one that was deleted, cut or edited shows."""
-    inside = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*")))]
-    found = {str(path): path.stat() for path in inside if path.is_file()}
-    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in found.items()}
+def _stat_files(outputs: LiteralMap) -> dict[str, list[int]]:
+    """Size in bytes and modification time in ns of each local file, those in folders included."""
+    urls = [(address, urlparse(address)) for address in _find_addresses(MessageToDict(outputs.to_flyte_idl()))]
+    paths = [Path(unquote(url.path) if url.scheme else address) for address, url in urls if url.scheme in ("", "file")]
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    stats = {str(file): file.stat() for file in files if file.is_file()}
+    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}
 
 
-def _named(outputs: LiteralMap) -> list[Path]:
-    return [place for literal in outputs.literals.values() for place in _places(literal)]
-
-
-def _places(literal: Literal) -> Iterator[Path]:
-    """Where the local files and folders of a task's output lie, those inside dataclasses too."""
-    if literal.collection:
-        for item in literal.collection.literals:
-            yield from _places(item)
-    elif literal.map:
-        for item in literal.map.literals.values():
-            yield from _places(item)
-    elif literal.scalar and literal.scalar.blob:
-        yield from _local(literal.scalar.blob.uri)
-    elif literal.scalar and literal.scalar.binary:
-        yield from _named_in(msgpack.unpackb(literal.scalar.binary.value))
-
-
-def _named_in(value: Any) -> Iterator[Path]:
-    """flytekit writes a FlyteFile or FlyteDirectory in a dataclass as {"path": address, ...}."""
-    if isinstance(value, Mapping):
-        if isinstance(value.get("path"), str):
-            yield from _local(value["path"])
-        for inner in value.values():
-            yield from _named_in(inner)
+def _find_addresses(value: Any) -> Iterator[str]:
+    """Addresses of files and folders: `uri` of a blob, `path` of a FlyteFile or FlyteDirectory in a dataclass."""
+    if isinstance(value, dict):
+        if value.get("tag") == "msgpack":  # a dataclass
+            yield from _find_addresses(msgpack.unpackb(base64.b64decode(value["value"])))
+        for key, inner in value.items():
+            if key in ("uri", "path") and isinstance(inner, str):
+                yield inner
+            else:
+                yield from _find_addresses(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _named_in(inner)
-
-
-def _local(address: str) -> Iterator[Path]:
-    url = urlparse(address)
-    if url.scheme in ("", "file"):
-        yield Path(unquote(url.path) if url.scheme else address)
+            yield from _find_addresses(inner)

@@ -1,6 +1,6 @@
-"""Environment of pods: the settings that are copied from the environment of the registration.
+"""Environment of pods: variables copied from the environment of the registration, and checks of addresses.
 
-Nothing secret is among them: whoever sees a task in Flyte's console sees these.
+They are no secrets: Flyte's console shows them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")  # fsspec's names of those that Flyte's pods write to
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")  # fsspec's protocols
 
-# A pod of Flyte's knows its store by the first names, which only flytekit reads; fsspec and MLflow read the second.
-# Real clusters name neither: there a role of the pod's service account opens the store.
+# The demo cluster sets the first names, which only flytekit reads; fsspec and MLflow read the second. Real clusters set
+# neither: a role of the pod's service account gives access to the store.
 STORE = {
     "FLYTE_AWS_ENDPOINT": "AWS_ENDPOINT_URL",
     "FLYTE_AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
@@ -26,52 +26,45 @@ STORE = {
 
 
 def forwarded_env(names: Iterable[str]) -> dict[str, str]:
-    """Those of these settings that are set here, but for addresses that mean something here alone.
-
-    In a pod such an address would quietly be another, empty store.
-    """
-    found = {name: os.environ[name] for name in names if os.environ.get(name)}
-    return {name: value for name, value in found.items() if not (_is_address(name) and is_local_address(value))}
+    """Return the variables that are set, without addresses of this machine: a pod would write to its own disk."""
+    values = {name: os.environ[name] for name in names if os.environ.get(name)}
+    return {n: value for n, value in values.items() if not (n.endswith(("_URI", "_URL")) and is_local_address(value))}
 
 
 def is_local_address(address: str) -> bool:
-    """Whether it means something on this machine alone: a folder, a sqlite file, localhost."""
+    """Whether only this machine can reach the address: a folder, a sqlite file, localhost."""
     url = urlsplit(address)
     host = url.hostname or ""
-    here = host in ("localhost", "0.0.0.0", "::1") or host.startswith("127.")
-    return here or url.scheme in ("", "file") or url.scheme.startswith("sqlite")
+    loopback = host in ("localhost", "0.0.0.0", "::1") or host.startswith("127.")
+    return loopback or url.scheme in ("", "file") or url.scheme.startswith("sqlite")
 
 
 def require_object_store(name: str, address: str) -> str:
-    """The address, which the setting `name` holds. ValueError unless it is in an object store, which pods share."""
+    """Return the address, the value of the setting `name`. ValueError unless it is in an object store."""
     url = urlsplit(address)
     if url.scheme not in OBJECT_STORES or not url.netloc:
         raise ValueError(
-            f"{name}={address!r}: pods share what is in an object store, and nothing that is on one machine: name "
-            f"an address such as s3://bucket/folder ({', '.join(OBJECT_STORES)})"
+            f"{name}={address!r}: pods share no machine, only an object store: set it to an "
+            f"address such as s3://bucket/folder ({', '.join(OBJECT_STORES)})"
         )
     return address
 
 
 def require_remote(name: str, address: str) -> str:
-    """The address, to which a task writes. ValueError if it does so in a pod, and the pod's own disk is meant."""
+    """Return the address that a task writes to. ValueError in a pod unless it is empty or in an object store."""
     return require_object_store(name, address) if address and "FLYTE_INTERNAL_EXECUTION_ID" in os.environ else address
 
 
 def in_pod(function: F) -> F:
-    """The function; in a pod it finds the store by the names that fsspec and MLflow read, and says what it does."""
+    """Decorate a task: in a pod, log at level INFO and set the store's variables that fsspec and MLflow read."""
 
     @functools.wraps(function)
-    def told(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         if "FLYTE_INTERNAL_EXECUTION_ID" in os.environ:
             logging.basicConfig()
-            logging.getLogger("rakuten_tasks").setLevel(logging.INFO)  # the log is all that is seen of a pod
+            logging.getLogger("rakuten_tasks").setLevel(logging.INFO)  # a pod shows nothing but its log
             if not any(name in os.environ for name in STORE.values()):
                 os.environ.update({ours: os.environ[flytes] for flytes, ours in STORE.items() if flytes in os.environ})
         return function(*args, **kwargs)
 
-    return told  # type: ignore[return-value]
-
-
-def _is_address(name: str) -> bool:
-    return name.endswith(("_URI", "_URL"))
+    return wrapper  # type: ignore[return-value]

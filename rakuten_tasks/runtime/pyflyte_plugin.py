@@ -1,4 +1,4 @@
-"""Plugin that flytekit loads when it is imported; named in pyproject.toml."""
+"""Plugin that flytekit loads on import: an entry point in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ class Pyflyte(FlytekitPlugin):
 
     @staticmethod
     def configure_pyflyte_cli(main: click.Group) -> click.Group:
+        # not above: they import flytekit, which is still being imported when it imports this module
         from rakuten_tasks.paths import cache_folder
-        from rakuten_tasks.runtime import (
-            local_cache,  # imports flytekit, which is still being imported when this module is
-        )
+        from rakuten_tasks.runtime import local_cache
 
         local_cache.use(cache_folder())
         return main

@@ -10,16 +10,16 @@ from typing import Any, TypeVar
 import torch
 from aiohttp import ClientError as HttpError
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
-from flytekit.exceptions.base import FlyteRecoverableException as Tried
+from flytekit.exceptions.base import FlyteRecoverableException as FlytekitTransientError
 from flytekit.exceptions.user import FlyteRecoverableException
 from mlflow.exceptions import MlflowException
-from requests.exceptions import ConnectionError as NoConnection
+from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import Timeout
 from sqlalchemy.exc import OperationalError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# A wrong value, path, right or setting: trying again changes nothing. Ours are sentences that say what to mend.
+# A wrong value, path, permission or setting: a retry changes nothing.
 PERMANENT_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
     LookupError,
@@ -32,25 +32,25 @@ PERMANENT_ERRORS: tuple[type[Exception], ...] = (
     ParamValidationError,
 )
 TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
-    OSError,  # store and network; a full disk too, as the next pod has another
-    NoConnection,
+    OSError,  # store and network; also a full disk, as the next pod has another
+    RequestsConnectionError,
     Timeout,
     HttpError,
     BotoCoreError,
     OperationalError,
     sqlite3.OperationalError,
-    Tried,  # flytekit's own down- and uploads
-    # the memory that another process holds may be free by then; what never fits is a MemoryError that says what to do
+    FlytekitTransientError,  # flytekit's own down- and uploads
+    # another process may have freed its memory by then; what never fits raises MemoryError
     torch.OutOfMemoryError,
     torch.AcceleratorError,
 )
 
 
 def as_recoverable(function: F) -> F:
-    """The function, whose passing faults become FlyteRecoverableException; all others stay as they are."""
+    """Decorate a task: transient errors become FlyteRecoverableException, others stay unchanged."""
 
     @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except FlyteRecoverableException:
@@ -59,15 +59,15 @@ def as_recoverable(function: F) -> F:
             if not is_transient(error):
                 raise
             raise FlyteRecoverableException(
-                f"{type(error).__name__}: {error}; this may pass: Flyte tries the task again, locally run the same "
-                "command again, what is done is kept"
+                f"{type(error).__name__}: {error}; this may be transient: Flyte retries the task; locally, repeat "
+                "the command, which continues with the finished tasks"
             ) from error
 
-    return guarded  # type: ignore[return-value]
+    return wrapper  # type: ignore[return-value]
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same task may do better a minute later, by the first error in the chain that is known."""
+    """Whether a retry may succeed, according to the first error of the chain that is in one of the lists."""
     for cause in _chain(error):
         if isinstance(cause, PERMANENT_ERRORS):
             return False

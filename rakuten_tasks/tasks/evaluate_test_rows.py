@@ -1,4 +1,4 @@
-"""Stage 8: every member, the pool and the baselines on the test rows, once."""
+"""Stage 8: evaluate members, pool and baselines on the test rows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from rakuten_tasks.tasks.types import (
 
 @stage(pods.CPU, cached=True)
 def score_baselines(shards: list[Shard], splits: Splits, catalogue: Catalogue, seed: int, run: Run) -> KeyedFile:
-    """Baselines fitted on everything but the test rows: their probabilities of the test rows. Parquet."""
+    """Fit the baselines on all rows but the test rows. -> Parquet of their probabilities of the test rows"""
     with runs.child_run(run.run_id, "score_baselines"):
         columns = ["row", "designation", "description"]
         rows = pd.concat([read_shard(local(s.products), columns) for s in shards], ignore_index=True)
@@ -76,34 +76,35 @@ def evaluate_test(
     seed: int,
     run: Run,
 ) -> EvaluationFiles:
-    """What members that were fitted on everything else say of the test rows, once."""
+    """Evaluate on the test rows, with members that were fitted on all other rows."""
     work = workspace()
     codes, pool = catalogue.codes, Pool.from_json(local(pooled.pool).read_text())
     assignments = read_assignments(splits, catalogue)
     test = assignments[assignments["split"] == TEST]
     with runs.child_run(run.run_id, "evaluate_test") as log:
-        files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
+        paths_of = {e.name: [local(s.file) for s in part] for e, part in zip(extractors, features, strict=True)}
         labels = test["label"].to_numpy(np.int64)
         loaded = load_members(members)
-        logits, embeddings = score_features(loaded, files, test["row"].to_numpy(np.int64), len(codes))
+        logits, embeddings = score_features(loaded, paths_of, test["row"].to_numpy(np.int64), len(codes))
         scores = pool_logits(logits, pool, codes)
         systems = {**scores.by_member, POOL: scores.probabilities, **_read_baselines(local(baselines), test["row"])}
         evaluation = evaluate(systems, labels, codes, seed, pool.text_only(logits))
         log.metrics(evaluation.summary())
         for figure_name, figure in result_plots.evaluation_figures(evaluation, catalogue.names).items():
             log.figure(figure, figure_name)
-        at = top_errors(scores, labels)
+        worst = top_errors(scores, labels)
         paths = [local(shard.products) for shard in shards]
         rows = _products(paths, test["row"])
-        mistakes = describe_errors(with_photos(rows, at, paths), scores, labels)
+        mistakes = describe_errors(with_photos(rows, worst, paths), scores, labels)
         deck = show_deck("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, mistakes), log)
     (work / bundle.EVALUATION).write_text(json.dumps(evaluation.to_dict()))
     rows.assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(work / bundle.TEST)
-    photographed = rows_on(paths, TitleSplits.load(local(splits.titles)), (TEST,))  # in the order of the assignments
-    reference = reference_rows(photographed, tfidf_of(loaded), scores, embeddings)
+    products = rows_on(paths, TitleSplits.load(local(splits.titles)), (TEST,))  # in the order of the assignments
+    reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
     reference.to_parquet(work / bundle.REFERENCE, index=False)
-    written = {name: FlyteFile(str(work / name)) for name in (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)}
-    return EvaluationFiles(written[bundle.EVALUATION], written[bundle.TEST], written[bundle.REFERENCE], deck)
+    names = (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)
+    evaluation_file, predictions, reference_file = (FlyteFile(str(work / name)) for name in names)
+    return EvaluationFiles(evaluation_file, predictions, reference_file, deck)
 
 
 def _read_baselines(path: Path, rows: pd.Series) -> dict[str, NDArray]:
@@ -113,8 +114,7 @@ def _read_baselines(path: Path, rows: pd.Series) -> dict[str, NDArray]:
 
 
 def _products(shards: Sequence[Path], rows: pd.Series) -> pd.DataFrame:
-    """Columns of the catalogue but the photo, in the order of these row numbers."""
+    """Read the text and class of these row numbers, in their order."""
     columns = ["row", "productid", "designation", "description", "prdtypecode"]
-    parts = [read_shard(path, columns) for path in shards]
-    found = pd.concat([part[part["row"].isin(rows)] for part in parts], ignore_index=True)
-    return found.set_index("row").loc[rows].reset_index()
+    parts = [shard[shard["row"].isin(rows)] for shard in (read_shard(path, columns) for path in shards)]
+    return pd.concat(parts, ignore_index=True).set_index("row").loc[rows].reset_index()

@@ -1,4 +1,4 @@
-"""Stage 7: the pool, fitted on scores of rows that the members were not trained on."""
+"""Stage 7: fit the pool on scores of rows that the members were not trained on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.splits import BLENDING, TEST, VALIDATION, TitleSplits
+from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.members.linear import tfidf_of
@@ -25,7 +26,7 @@ from rakuten_tasks.registry import runs
 from rakuten_tasks.reports.pool_deck import pool_deck
 from rakuten_tasks.reports.result_plots import pool_figures
 from rakuten_tasks.runtime import pods
-from rakuten_tasks.runtime.files import content_hash, local, workspace
+from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.train_members import load_members, read_assignments
@@ -45,10 +46,10 @@ HELD_OUT = (VALIDATION, BLENDING)
 
 
 @dataclass(frozen=True)
-class Unseen:
-    """What members said of N labelled rows that they were not trained on; available tells who scored which.
+class HeldOutScores:
+    """Logits of N labelled rows from members that were not trained on them; `available` marks who scored which.
 
-    rows: (N,) row numbers of the catalogue. stopping: (N,) bool by member, whether the row told it when to stop.
+    rows: (N,) row numbers of the catalogue. stopping: (N,) bool by member, whether the row was used for early stopping.
     """
 
     rows: NDArray
@@ -58,7 +59,7 @@ class Unseen:
 
     @property
     def to_fit(self) -> Logits:
-        """Only what no member has seen at all."""
+        """Logits without each member's rows of early stopping."""
         masks = {name: mask & ~self.stopping[name] for name, mask in self.logits.available.items()}
         return Logits(self.logits.by_member, masks)
 
@@ -73,12 +74,12 @@ def pool_members(
     features: list[list[FeatureShard]],
     run: Run,
 ) -> KeyedPool:
-    """Fit the pool on rows out of fold or held out; the validation rows become a part of the drift reference."""
+    """Fit the pool on rows out of fold or held out, and compute the validation rows of the drift reference."""
     work = workspace()
     assignments = read_assignments(splits, catalogue)
-    unseen = read_unseen(members, assignments, len(catalogue.codes))
+    unseen = read_scores(members, assignments, len(catalogue.codes))
     counts = np.bincount(assignments.loc[assignments["split"] != TEST, "label"], minlength=len(catalogue.codes))
-    prior = (counts + 1) / (counts + 1).sum()  # one more of each: a class that is rare is not impossible
+    prior = (counts + 1) / (counts + 1).sum()  # Laplace smoothing
     modality = {member.name: MEMBERS[member.name].modality for member in members}
     with runs.child_run(run.run_id, "pool_members") as log:
         pool = fit_pool(unseen.to_fit, unseen.labels, modality, prior)
@@ -93,26 +94,26 @@ def pool_members(
             shards, splits, members, extractors, features, assignments, unseen, pool, catalogue.codes
         )
         reference.to_parquet(work / REFERENCE, index=False)
-        key = content_hash(work)
+        key = hash_folder(work)
         deck = show_deck("pool", "Pool", pool_deck(report), log)
     return FittedPool(FlyteFile(str(work / "pool.json")), FlyteFile(str(work / REFERENCE)), key, deck)
 
 
-def read_unseen(members: Sequence[FittedMember], assignments: pd.DataFrame, classes: int) -> Unseen:
-    """assignments: row, label and split of every labelled row."""
+def read_scores(members: Sequence[FittedMember], assignments: pd.DataFrame, classes: int) -> HeldOutScores:
+    """Join the scores of all members. assignments: row and label of every labelled row."""
     scores = {member.name: pd.read_parquet(local(member.scores)).set_index("row") for member in members}
     rows = np.unique(np.concatenate([frame.index.to_numpy(np.int64) for frame in scores.values()]))
     by_member: dict[str, NDArray] = {}
-    scored: dict[str, NDArray] = {}
+    available: dict[str, NDArray] = {}
     stopping: dict[str, NDArray] = {}
     for name, frame in scores.items():
         frame = frame.reindex(rows)
-        scored[name] = frame["0"].notna().to_numpy()
+        available[name] = frame["0"].notna().to_numpy()
         stopping[name] = frame.pop("stopping").eq(True).to_numpy(bool)
         by_member[name] = frame.fillna(0).to_numpy(np.float32)
         assert by_member[name].shape[1] == classes
     labels = assignments.set_index("row")["label"].loc[rows]
-    return Unseen(rows, labels.to_numpy(np.int64), Logits(by_member, scored), stopping)
+    return HeldOutScores(rows, labels.to_numpy(np.int64), Logits(by_member, available), stopping)
 
 
 def _reference(
@@ -122,22 +123,21 @@ def _reference(
     extractors: Sequence[StoredExtractor],
     features: Sequence[Sequence[FeatureShard]],
     assignments: pd.DataFrame,
-    unseen: Unseen,
+    unseen: HeldOutScores,
     pool: Pool,
     codes: Sequence[int],
 ) -> pd.DataFrame:
-    """The validation rows with the columns that drift is measured on, but for how sure an answer is.
+    """Compute the drift columns of the validation rows, without those of confidence.
 
-    Members that had not seen these rows were fitted on fewer than those that are registered, and less sure of all.
+    Members scored these rows when fitted on fewer rows than the registered ones, and were less confident.
     """
-    held_out = assignments.loc[assignments["split"].isin(HELD_OUT), "row"].to_numpy(np.int64)  # in the shards' order
+    held_out = assignments.loc[assignments["split"].isin(HELD_OUT), "row"].to_numpy(np.int64)
     held_out = held_out[np.isin(held_out, unseen.rows)]
     scores = pool_logits(unseen.logits.take(np.searchsorted(unseen.rows, held_out)), pool, codes)
     loaded = load_members(members)
     files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
     _, embeddings = score_features(loaded, files, held_out, len(codes))
     rows = rows_on([local(shard.products) for shard in shards], TitleSplits.load(local(splits.titles)), HELD_OUT)
-    kept = (part[part["row"].isin(held_out)] for part in rows)
-    return reference_rows(kept, tfidf_of(loaded), scores, embeddings).assign(
-        **dict.fromkeys(UNCERTAINTY_COLUMNS, np.nan)
-    )
+    products = (part[part["row"].isin(held_out)] for part in rows)
+    reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
+    return reference.assign(**dict.fromkeys(UNCERTAINTY_COLUMNS, np.nan))

@@ -1,4 +1,4 @@
-"""Stage 1: a catalogue to checked shards with photos inside, and a quarantine."""
+"""Stage 1: read and check a catalogue. Writes shards of products with photos, and the quarantine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import IngestConfig
-from rakuten_tasks.data import read_catalogue as catalogue
+from rakuten_tasks.data import read_catalogue
 from rakuten_tasks.data.fingerprint import listing
 from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
 from rakuten_tasks.data.schema import CatalogueError
@@ -31,7 +31,7 @@ class IngestOutputs(NamedTuple):
 
 @stage(pods.CPU, cached=True, deck=True)
 def ingest(source: Source, config: IngestConfig, run: Run) -> IngestOutputs:
-    """Read the whole catalogue, products to predict included."""
+    """Read the catalogue with its unlabelled products, and log to a run of its own."""
     with runs.child_run(run.run_id, "ingest") as log:
         result = _ingest(source, config, labelled=True, log=log)
         log.artifact(Path(result.catalogue.summary.path))
@@ -39,22 +39,16 @@ def ingest(source: Source, config: IngestConfig, run: Run) -> IngestOutputs:
     return result
 
 
-@stage(pods.CPU, cached=True, deck=True)
-def ingest_to_publish(source: Source, config: IngestConfig) -> IngestOutputs:
-    """Read the whole catalogue, for no training."""
-    return _ingest(source, config, labelled=True, log=None)
-
-
 @stage(pods.SMALL)
-def look(source: str) -> KeyedSource:
-    """See what the catalogue holds, so that what was read of it before need not be read again."""
+def identify_source(source: str) -> KeyedSource:
+    """Fingerprint the catalogue: an unchanged one is not read again."""
     return stat_source(source)
 
 
 @stage(pods.CPU, cached=True, deck=True)
-def ingest_unlabelled(source: Source, config: IngestConfig) -> IngestOutputs:
-    """Read only the products to predict: labels and training rows need not be there."""
-    return _ingest(source, config, labelled=False, log=None)
+def ingest_without_run(source: Source, config: IngestConfig, labelled: bool) -> IngestOutputs:
+    """Read the catalogue outside of a training. labelled: False to read the unlabelled products alone."""
+    return _ingest(source, config, labelled, log=None)
 
 
 def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | None) -> IngestOutputs:
@@ -63,7 +57,7 @@ def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | 
     if folder == SAMPLE:
         folder = str(work / SAMPLE)
         write_sample(Path(folder))
-    summary = catalogue.ingest(folder, work / "catalogue", config, labelled=labelled)
+    summary = read_catalogue.ingest(folder, work / "catalogue", config, labelled=labelled)
     if listing(source.address) != source.listing:
         raise CatalogueError(f"{source.address} changed while it was read: run again when it is complete")
     return IngestOutputs(
@@ -81,5 +75,5 @@ def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | 
     )
 
 
-def _shard(shard: catalogue.Shard) -> Shard:
+def _shard(shard: read_catalogue.Shard) -> Shard:
     return Shard(FlyteFile(str(shard.path)), shard.rows, shard.sha256)

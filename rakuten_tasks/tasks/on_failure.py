@@ -1,4 +1,4 @@
-"""Workflow failure handlers: mark the MLflow run as failed with the reason, even if the pod could not report."""
+"""Workflow failure handlers: mark the MLflow run as failed with the reason, even if a pod was killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import execution
 from rakuten_tasks.runtime.stage import stage
 
-UNKNOWN = "the workflow failed without saying why: see the execution in Flyte's console"
+UNKNOWN = "the workflow failed without a message: see the execution in Flyte's console"
 
 
 @stage(pods.SMALL)

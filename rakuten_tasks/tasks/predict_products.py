@@ -1,4 +1,4 @@
-"""Stage 10: the champion predicts the unlabelled products."""
+"""Stage 10: predict the unlabelled products with the champion."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOP = 3
 
 @dataclass(frozen=True)
 class Champion:
-    """The bundle that answers. notice: empty, or why it is not the model one would expect."""
+    """The champion's bundle. notice: empty, or the reason why another model than usual was chosen."""
 
     folder: FlyteDirectory
     model: str
@@ -39,7 +39,7 @@ class Champion:
 
 @dataclass(frozen=True)
 class Predictions:
-    """submission: the challenge's CSV. details: Parquet with confidence, the top three and what was looked at."""
+    """submission: the challenge's CSV. details: Parquet with confidence, the top three and the modalities used."""
 
     submission: FlyteFile
     details: FlyteFile
@@ -47,7 +47,7 @@ class Predictions:
 
 @stage(pods.SMALL)
 def fetch_champion(source: str, model: str) -> Champion:
-    """The champion of the asked model, or of the one that fits the catalogue."""
+    """Fetch the champion of the model, or, if `model` is empty, of the one that fits the catalogue."""
     synthetic = source == SAMPLE or is_synthetic(source)
     champion = versions.fetch_champion(tracking.connect(), model, synthetic)
     if champion.notice:
@@ -57,7 +57,7 @@ def fetch_champion(source: str, model: str) -> Champion:
 
 @stage(pods.GPU)
 def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
-    """One shard's answers. Parquet: see `_details`."""
+    """Predict one shard. -> Parquet, see `_details`"""
     rows = read_shard(local(shard.products))
     scores = Predictor.load(local(champion.folder)).score(products_of(rows))
     path = workspace() / "predictions.parquet"
@@ -66,22 +66,22 @@ def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
 
 
 def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
-    codes, probabilities = scores.top(TOP)
     details = pd.DataFrame(
         {
             "row": rows["row"].to_numpy(),
             "productid": rows["productid"].array,
             "prdtypecode": scores.predicted,
             "confidence": scores.confidence,
-            # "none": neither text nor photo could be used, and the answer is the class prior's
+            # "none": without text and photo the class prior is predicted
             "used": ["+".join(scores.modalities(row)) or "none" for row in range(len(rows))],
             "issue": rows["issue"].to_numpy(),
             "photo_status": rows["photo_status"].to_numpy(),
         }
     )
-    for name, alone in scores.by_member.items():
-        details[f"{name}_code"] = pd.array(scores.codes[alone.argmax(1)], "Int64")
+    for name, of_member in scores.by_member.items():
+        details[f"{name}_code"] = pd.array(scores.codes[of_member.argmax(1)], "Int64")
         details.loc[~scores.available[name], f"{name}_code"] = pd.NA
+    codes, probabilities = scores.top(TOP)
     for k in range(codes.shape[1]):
         details[f"code_{k + 1}"], details[f"probability_{k + 1}"] = codes[:, k], probabilities[:, k]
     return details
@@ -89,20 +89,20 @@ def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
 
 @stage(pods.CPU)
 def write_submission(parts: list[FlyteFile], champion: Champion, source: str, output: str) -> Predictions:
-    """One row for each product, in the file's order; copied to the folder `output`, unless that is empty."""
+    """Write one row for each product, in the file's order. output: folder for copies; empty for none."""
     require_remote("output", output)
     work = workspace()
     details = pd.concat([pd.read_parquet(local(part)) for part in parts], ignore_index=True)
     details.to_parquet(work / "details.parquet", index=False)
     details.set_index("row")["prdtypecode"].rename_axis(None).to_csv(work / "submission.csv")
     console = Console()
-    console.print(f"{len(details)} products labelled by {champion.model} version {champion.version}")
+    console.print(f"{len(details)} products predicted by {champion.model} version {champion.version}")
     console.print(details["used"].value_counts().to_string())
-    if (answers := sample_answers() if source == SAMPLE else test_labels(source)) is not None:
+    if (labels := sample_answers() if source == SAMPLE else test_labels(source)) is not None:
         by_row = details.set_index("row")
         members = [name for name in by_row.columns if name.endswith("_code")]
-        answered = {name.removesuffix("_code"): by_row[name] for name in members} | {POOL: by_row["prdtypecode"]}
-        console.print(score_against_labels(answered, answers))
+        predicted = {name.removesuffix("_code"): by_row[name] for name in members} | {POOL: by_row["prdtypecode"]}
+        console.print(score_against_labels(predicted, labels))
     for name in ("submission.csv", "details.parquet") if output else ():
         with fsspec.open(f"{output.rstrip('/')}/{name}", "wb", auto_mkdir=True) as file:
             file.write((work / name).read_bytes())

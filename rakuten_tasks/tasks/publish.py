@@ -1,10 +1,9 @@
-"""Last stage of the ETL: publish what was read as the next version of a catalogue."""
+"""Last stage of the ETL: publish the ingested catalogue as the next version."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from flytekit.types.file import FlyteFile
 from rich.console import Console
@@ -27,9 +26,9 @@ from rakuten_tasks.tasks.types import Catalogue, Shard, Source
 
 @dataclass(frozen=True)
 class Publication:
-    """The current version of a published catalogue. new: whether this publication made it."""
+    """The current version of a published catalogue. new: whether this publication wrote it."""
 
-    address: str  # of this version, for ever
+    address: str  # of this version; immutable
     version: int
     new: bool
     labelled: int
@@ -49,11 +48,11 @@ def publish_version(
     config: PublicationConfig,
     mode: Mode,
 ) -> Publication:
-    """Check it, and publish it if it is sound and new."""
+    """Check the catalogue, and publish it if it is valid and changed."""
     answers = sample_answers() if source.address == SAMPLE else test_labels(source.address)
-    place = absolute(require_remote("destination", destination)) if destination else ""
-    read, origin = _ingested(catalogue, labelled, unlabelled), SourceInfo(source.address, answers)
-    outcome = publish(read, origin, place, config, mode is Mode.ADD, workspace())
+    address = absolute(require_remote("destination", destination)) if destination else ""
+    result, origin = _load_ingested(catalogue, labelled, unlabelled), SourceInfo(source.address, answers)
+    outcome = publish(result, origin, address, config, mode is Mode.ADD, workspace())
     Console(soft_wrap=True).print(describe_result(outcome))
     manifest = outcome.published.manifest
     return Publication(
@@ -68,33 +67,32 @@ def publish_version(
     )
 
 
-def _ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list[Shard]) -> IngestResult:
-    """What an earlier task has read, on this machine."""
+def _load_ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list[Shard]) -> IngestResult:
+    """Load the result of an earlier task."""
     summary = local(catalogue.summary)
-    read = json.loads(summary.read_text(encoding="utf-8"))
+    content = json.loads(summary.read_text(encoding="utf-8"))
     return IngestResult(
         labelled=[shards.Shard(local(shard.products), shard.rows, shard.sha256) for shard in labelled],
         unlabelled=[shards.Shard(local(shard.products), shard.rows, shard.sha256) for shard in unlabelled],
-        counts={part: Counts(**counts) for part, counts in read["counts"].items()},
-        class_counts={int(code): n for code, n in read["class_counts"].items()},
+        counts={part: Counts(**counts) for part, counts in content["counts"].items()},
+        class_counts={int(code): n for code, n in content["class_counts"].items()},
         names={int(code): name for code, name in catalogue.names.items()},
         synthetic=catalogue.synthetic,
         content_hash=catalogue.content_hash,
         quarantine=local(catalogue.quarantine),
-        file=Path(summary),
+        file=summary,
     )
 
 
 def describe_result(outcome: PublishResult) -> str:
-    """What came of it, in words."""
+    """Describe the result in one or two lines."""
     manifest = outcome.published.manifest
     rows = f"{manifest.rows('labelled')} labelled products in {len(manifest.class_counts)} classes"
     left_out = ", ".join(f"{n} {reason}" for reason, n in outcome.left_out.items())
     reasons = f"; left out: {left_out}" if left_out else ""
     if not outcome.new:
-        return (
-            f"nothing new: version {manifest.version} holds it already ({rows}){reasons}\n{outcome.published.address}"
-        )
+        unchanged = f"nothing new: version {manifest.version} has the same products ({rows}){reasons}"
+        return f"{unchanged}\n{outcome.published.address}"
     added = f", {outcome.joined} of them added to version {manifest.added_to}," if manifest.added_to else ""
     to_predict = f" and {manifest.rows('unlabelled')} to predict"
     return f"published version {manifest.version}: {rows}{added}{to_predict}{reasons}\n{outcome.published.address}"

@@ -20,6 +20,7 @@ from rakuten_tasks.config import GateConfig, Refit, TrainingConfig
 from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.bootstrap import paired_differences
 from rakuten_tasks.evaluation.metrics import Evaluation
+from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.extractors import EXTRACTORS
 from rakuten_tasks.models.model_card import model_card
@@ -32,10 +33,9 @@ from rakuten_tasks.registry.promotion import Promotion, Rivals, alias_for
 from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.reports.registration_deck import registration_deck
 from rakuten_tasks.runtime import pods
-from rakuten_tasks.runtime.files import content_hash, local, workspace
+from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import code_version, stage
-from rakuten_tasks.tasks.start_run import pretrained_weights
 from rakuten_tasks.tasks.types import (
     Catalogue,
     EvaluationFiles,
@@ -102,7 +102,7 @@ def assemble(
 
 def _copy(stored: StoredExtractor, target: Path) -> None:
     source = local(stored.folder)
-    if content_hash(source) != stored.sha256:
+    if hash_folder(source) != stored.sha256:
         raise ValueError(
             f"the files of {stored.name} were changed after they were made: `make clean`, then train again"
         )
@@ -273,5 +273,5 @@ def _lineage(
         run_id=run.run_id,
         machine="; ".join(sorted({member.machine for member in members})),
         code=code_version(),
-        pretrained=pretrained_weights(resolved),
+        pretrained=resolved.pretrained,
     )

@@ -1,4 +1,4 @@
-"""Reproduction: train a registered version again from its lineage and compare."""
+"""Reproduction: compare a registered version with the same training, repeated from its lineage."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from rich.table import Column, Table
 
 from rakuten_tasks.config import IngestConfig, SplitConfig
 from rakuten_tasks.evaluation.metrics import POOL, Evaluation
+from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models import bundle
 from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import execution
-from rakuten_tasks.runtime.files import content_hash, local
+from rakuten_tasks.runtime.files import local
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.start_run import absolute, load_previous_splits, resolve, stat_source
 from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, ResolvedConfig, Run
 
-COMPARED = "catalogue, code, libraries, pretrained weights and machine"
+ORIGINS = "catalogue, code, libraries, pretrained weights and machine"
 
 
 class OriginalRun(NamedTuple):
     run: Run
     source: KeyedSource
-    known: KeyedFile  # the version's own splits: every title keeps its split
+    title_splits: KeyedFile  # the version's own, so that every title keeps its split
     resolved: ResolvedConfig
     ingest: IngestConfig
     split: SplitConfig
@@ -40,12 +41,12 @@ class OriginalRun(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What became of a version that was trained again. differences: what could explain other weights."""
+    """Result of training a version again. differences: possible causes of other weights."""
 
     model: str
     version: int
     same_weights: bool  # bit for bit, extractors and pool included
-    same_answers: float  # share of the test rows with the same label
+    same_predictions: float  # share of the test rows with the same predicted class
     f1_then: float
     f1_now: float
     differences: list[str]
@@ -53,9 +54,9 @@ class Comparison:
 
 @stage(pods.SMALL)
 def reopen(version: int, model: str, source: str) -> OriginalRun:
-    """Open a run for the reproduction and read from the version what it was made of.
+    """Open a run for the reproduction, and read the lineage and configuration of the version.
 
-    source: where its catalogue lies now; empty for where it lay.
+    source: new address of its catalogue; empty if it was not moved.
     """
     client = tracking.connect()
     name = model or versions.resolve_model(client, model, synthetic=False)[0]
@@ -79,29 +80,32 @@ def reopen(version: int, model: str, source: str) -> OriginalRun:
 
 @stage(pods.SMALL)
 def compare(version: int, original: FlyteDirectory, again: FlyteDirectory, run: Run, report: str) -> Comparison:
-    """Print what differs, write it as JSON to `report` unless that is empty; ValueError if the answers differ."""
+    """Print the comparison and write it as JSON to `report` unless that is empty.
+
+    Raises ValueError if a test row is predicted differently.
+    """
     comparison = compare_versions(run.model, version, local(original), local(again))
     runs.log_to_parent(run.run_id).dictionary(asdict(comparison), "comparison.json")
     Console().print(_table(comparison))
     if report:
         with fsspec.open(report, "w", auto_mkdir=True) as file:
             json.dump(asdict(comparison), file, indent=1)
-    if comparison.same_answers < 1:
-        because = "; ".join(comparison.differences) or f"{COMPARED} are the same, so this is a bug"
-        other = f"{1 - comparison.same_answers:.1%} of the test rows are answered differently"
+    if comparison.same_predictions < 1:
+        because = "; ".join(comparison.differences) or f"{ORIGINS} are the same, so this is a bug"
+        other = f"{1 - comparison.same_predictions:.1%} of the test rows are predicted differently"
         raise ValueError(f"{comparison.model} version {version} was not reproduced: {other}: {because}")
     runs.finish_parent(run.run_id)
     return comparison
 
 
 def compare_versions(model: str, version: int, original: Path, again: Path) -> Comparison:
-    """Two bundles' folders: what was registered, and what the same training gave again."""
+    """Compare the folders of two bundles: the registered one, and the one of the repeated training."""
     then, now = (bundle.read_manifest(folder) for folder in (original, again))
-    answers = [pd.read_parquet(folder / bundle.TEST).set_index("row")["predicted"] for folder in (original, again)]
-    same = answers[0].reindex(answers[0].index.union(answers[1].index)).eq(answers[1])
+    predictions = [pd.read_parquet(folder / bundle.TEST).set_index("row")["predicted"] for folder in (original, again)]
+    same = predictions[0].reindex(predictions[0].index.union(predictions[1].index)).eq(predictions[1])
     f1 = [Evaluation.load(folder / bundle.EVALUATION).systems[POOL].weighted_f1.value for folder in (original, again)]
     weights = [_hashes(folder, manifest) for folder, manifest in ((original, then), (again, now))]
-    facts = {
+    origins = {
         "catalogue": (then.lineage.catalogue_hash, now.lineage.catalogue_hash),
         "code commit": (then.lineage.git_commit, now.lineage.git_commit),
         "code or libraries": (then.lineage.code, now.lineage.code),
@@ -112,11 +116,11 @@ def compare_versions(model: str, version: int, original: Path, again: Path) -> C
         model=model,
         version=version,
         same_weights=weights[0] == weights[1] and then.pool == now.pool,
-        same_answers=float(same.mean()),
+        same_predictions=float(same.mean()),
         f1_then=f1[0],
         f1_now=f1[1],
         differences=[
-            f"{name}: {old or 'not kept'} then, {new} now" for name, (old, new) in facts.items() if old != new
+            f"{name}: {old or 'unknown'} then, {new} now" for name, (old, new) in origins.items() if old != new
         ],
     )
 
@@ -126,7 +130,7 @@ def _hashes(folder: Path, manifest: bundle.Manifest) -> dict[str, str]:
     extractors = dict.fromkeys(name for read in manifest.members.values() for name in read)
     parts = [f"{bundle.MEMBERS_FOLDER}/{name}" for name in manifest.members]
     parts += [f"{bundle.EXTRACTORS_FOLDER}/{name}" for name in extractors]
-    return {part: content_hash(folder / part) for part in parts}
+    return {part: hash_folder(folder / part) for part in parts}
 
 
 def _pretrained(manifest: bundle.Manifest) -> str:
@@ -135,9 +139,9 @@ def _pretrained(manifest: bundle.Manifest) -> str:
 
 def _table(comparison: Comparison) -> Table:
     title = f"{comparison.model} version {comparison.version}, trained again"
-    table = Table("", Column(overflow="fold"), title=title, show_header=False)  # hashes whole
+    table = Table("", Column(overflow="fold"), title=title, show_header=False)
     table.add_row("members, extractors, pool", "same, bit for bit" if comparison.same_weights else "differ")
-    table.add_row("test rows answered alike", f"{comparison.same_answers:.1%}")
+    table.add_row("test rows predicted alike", f"{comparison.same_predictions:.1%}")
     table.add_row("weighted F1 then and now", f"{comparison.f1_then:.4f}, {comparison.f1_now:.4f}")
-    table.add_row("changed since", "\n".join(comparison.differences) or f"nothing: {COMPARED}")
+    table.add_row("changed since then", "\n".join(comparison.differences) or f"nothing: {ORIGINS}")
     return table

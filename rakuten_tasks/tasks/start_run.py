@@ -1,8 +1,9 @@
-"""Stage 0: open the MLflow run, identify the catalogue, load previous splits, resolve the configuration."""
+"""Stage 0: open the MLflow run, fingerprint the catalogue, load previous splits, resolve the configuration."""
 
 from __future__ import annotations
 
 import logging
+import posixpath
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,6 @@ from rakuten_tasks.models.backbones import resolve_weights
 from rakuten_tasks.models.bundle import TITLE_SPLITS
 from rakuten_tasks.models.encoders import resolve_encoder
 from rakuten_tasks.models.members.plan import active_members
-from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import execution
@@ -36,66 +36,59 @@ log = logging.getLogger(__name__)
 class RunContext(NamedTuple):
     run: Run
     source: KeyedSource
-    known: KeyedFile  # titles whose split is settled, by the model's latest version or the published catalogue
+    title_splits: KeyedFile  # permanent splits: of the model's latest version and of the published catalogue
     resolved: ResolvedConfig
-    ingest: IngestConfig  # parts by themselves: those that a workflow takes out of a dataclass have no settled bytes
+    ingest: IngestConfig  # outputs of their own: the bytes of a field that a workflow reads from a dataclass may vary
     split: SplitConfig
     seed: int
 
 
 @stage(pods.SMALL)
 def open_run(source: str, model: str, config: TrainingConfig, report: str) -> RunContext:
-    """Open the parent run in MLflow, settle which registered model it works for, see what the catalogue holds.
+    """Open the parent run in MLflow, choose the registered model, fingerprint the catalogue, load previous splits.
 
-    Encoder and weights are settled here too: what cannot be had is told before anything is read.
+    Raises before anything is read if the encoder or the weights are not available or the report cannot be written.
     """
     source = absolute(source)
-    tags = {"source": source}
-    # first, so that whatever is wrong has a run to be told in
-    run_id = runs.start_parent(model or versions.DEFAULT_MODEL, config.to_dict(), tags, execution())
+    # first, so that every error has a run to be reported in
+    run_id = runs.start_parent(model or versions.DEFAULT_MODEL, config.to_dict(), {"source": source}, execution())
     resolved = resolve(config)
     if report:
-        _require_writable(report)  # told before, not after, an alias has moved
+        _require_writable(report)
     synthetic = source == SAMPLE or is_synthetic(source)
     name = model or (versions.SAMPLE_MODEL if synthetic else versions.DEFAULT_MODEL)
     runs.rename(run_id, name, {"synthetic": str(synthetic)})
-    found = stat_source(source)
-    # drift asks whether there is anything new to learn
-    runs.rename(run_id, name, {"source": found.address, runs.FINGERPRINT: found.content})
-    runs.log_pretrained(run_id, pretrained_weights(resolved))
-    known = load_previous_splits(name, source=found.address)
-    return RunContext(
-        Run(run_id, name, found.address), found, known, resolved, config.ingest, config.split, config.seed
-    )
+    catalogue = stat_source(source)
+    # a drift check compares the fingerprints of two trainings' catalogues
+    runs.rename(run_id, name, {"source": catalogue.address, runs.FINGERPRINT: catalogue.content})
+    runs.log_pretrained(run_id, resolved.pretrained)
+    title_splits = load_previous_splits(name, source=catalogue.address)
+    run = Run(run_id, name, catalogue.address)
+    return RunContext(run, catalogue, title_splits, resolved, config.ingest, config.split, config.seed)
 
 
 def resolve(config: TrainingConfig) -> ResolvedConfig:
-    """The configuration with its weights settled: `auto` becomes what there is. Raises what the resolvers raise."""
-    config = from_anywhere(config)
-    encoded = {"encoder", "bag_encoder", "transformer"} & set(config.members) and config.text.encoder != "none"
+    """Replace `auto` by the weights that are available. Raises what resolve_encoder and resolve_weights raise."""
+    config = with_absolute_paths(config)
+    needs_encoder = {"encoder", "bag_encoder", "transformer"} & set(config.members) and config.text.encoder != "none"
     text = photo = None
-    if encoded:
-        resolved_text, text = resolve_encoder(config.text)
-        config = replace(config, text=resolved_text)
+    if needs_encoder:
+        text_config, text = resolve_encoder(config.text)
+        config = replace(config, text=text_config)
     if {"photo", "vgg16"} & set(config.members):
-        settled, photo = resolve_weights(config.photo)
-        config = replace(config, photo=settled)
+        photo_config, photo = resolve_weights(config.photo)
+        config = replace(config, photo=photo_config)
     active_members(config)
     return ResolvedConfig(config, text, photo)
 
 
-def pretrained_weights(resolved: ResolvedConfig) -> list[PretrainedWeights]:
-    """Of text and photo, those that there are."""
-    return [weights for weights in (resolved.text, resolved.photo) if weights is not None]
-
-
 def absolute(source: str) -> str:
-    """The catalogue's address: a local folder's, wherever one stands."""
+    """Make the path of a local folder absolute; URLs and "sample" stay unchanged."""
     return source if source == SAMPLE or "://" in source else str(Path(source).expanduser().resolve())
 
 
-def from_anywhere(config: TrainingConfig) -> TrainingConfig:
-    """The configuration with the whole paths of a local weights_file and encoder, as a version keeps them."""
+def with_absolute_paths(config: TrainingConfig) -> TrainingConfig:
+    """Make the paths of a local weights_file and encoder absolute, as a version stores them."""
     photo, text = config.photo, config.text
     if photo.weights_file:
         photo = replace(photo, weights_file=absolute(photo.weights_file))
@@ -106,31 +99,28 @@ def from_anywhere(config: TrainingConfig) -> TrainingConfig:
 
 
 def _require_writable(report: str) -> None:
+    """Create and delete a file in the folders of the report and of its pages."""
     filesystem, path = fsspec.url_to_fs(require_remote("report", report))
-    folder = filesystem._parent(path)
-    probe_name = f".probe-{uuid.uuid4().hex[:8]}"  # of this training alone
-    for probe in (f"{folder}/{probe_name}", f"{folder}/decks/{probe_name}"):
-        filesystem.makedirs(filesystem._parent(probe), exist_ok=True)
-        filesystem.touch(probe)
-        filesystem.rm(probe)
+    name = f".probe-{uuid.uuid4().hex[:8]}"  # another training may be probing too
+    for folder in (posixpath.dirname(path), f"{posixpath.dirname(path)}/decks"):
+        filesystem.makedirs(folder, exist_ok=True)
+        filesystem.touch(f"{folder}/{name}")
+        filesystem.rm(f"{folder}/{name}")
 
 
 def stat_source(source: str) -> Source:
-    """The catalogue's address and what it holds now.
-
-    Of a published catalogue it is the address of the version that is current now, whatever is published later.
-    """
+    """Fingerprint the catalogue. Of a published catalogue, the address is that of its current, immutable version."""
     source = absolute(source)
     published = find_version(source) if source != SAMPLE else None
-    source = published.address if published else source
-    found = fingerprint(source)
-    return Source(source, found.content, found.listing)
+    address = published.address if published else source
+    files = fingerprint(address)
+    return Source(address, files.content, files.listing)
 
 
 def load_previous_splits(model: str, version: int | None = None, source: str = SAMPLE) -> FlyteFile:
-    """The splits of a version's titles, by default the model's latest, and then those of a published source.
+    """Load the title splits of a version (None: the model's latest), extended by those of a published source.
 
-    Where they differ the model's is right: what it was trained on must never become its test.
+    Where they differ the model's wins: titles that it was trained on must never become test rows.
     """
     client = tracking.connect()
     splits = TitleSplits.empty()

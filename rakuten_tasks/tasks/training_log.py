@@ -19,14 +19,14 @@ from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.training.hardware import hardware_info
 from rakuten_tasks.training.state import EpochMetrics
 
-# zero stands for what is chosen from the data, or for the network's own
+# settings whose zero stands for a value chosen by the code
 CHOSEN = ("epochs", "learning_rate", "vocabulary_size", "image_size", "max_characters", "max_tokens")
 
 
 def log_epoch(log: RunLog) -> Callable[[EpochMetrics], None]:
-    """A callback that sends each epoch's figures to the task's run.
+    """Return a callback that logs each epoch's metrics to the task's run.
 
-    Of several trainings in a row, those after the first have a number before the names: "2_train_loss".
+    Names of the second training in the same fit have the prefix "2_", as in "2_train_loss", and so on.
     """
     training, last = 1, 0
 
@@ -34,20 +34,21 @@ def log_epoch(log: RunLog) -> Callable[[EpochMetrics], None]:
         nonlocal training, last
         training += epoch.number <= last
         last = epoch.number
-        figures = {name: value for name, value in dataclasses.asdict(epoch).items() if name != "number"}
         prefix = f"{training}_" if training > 1 else ""
-        known = {f"{prefix}{name}": value for name, value in figures.items() if not math.isnan(value)}
-        log.metrics(known, step=epoch.number)
+        values = dataclasses.asdict(epoch)
+        number = values.pop("number")
+        metrics = {f"{prefix}{name}": value for name, value in values.items() if not math.isnan(value)}
+        log.metrics(metrics, step=number)
 
     return send
 
 
-def record(
+def log_fit(
     name: str, fitted: FitResult, settings: Mapping[str, object], folder: Path, log: RunLog
 ) -> tuple[FlyteFile, FlyteFile]:
-    """The epochs as JSON, their curves as a figure of the run, and a page of both and the settings. -> both files
+    """Log curves and a Deck of epochs and settings to the run. -> JSON of the epochs, HTML of the Deck
 
-    name: the member's. A member that was fitted without epochs has an empty list, and no curves.
+    name: the member's. A member without epochs has an empty list and no curves.
     """
     if fitted.epochs:
         log.figure(training_curves(fitted.epochs), "curves")
@@ -56,6 +57,7 @@ def record(
     rows = [{key: None if math.isnan(value) else value for key, value in epoch.items()} for epoch in epochs]
     path.write_text(json.dumps(rows, indent=1))
     chosen = {key: "chosen" if value == 0 and key in CHOSEN else value for key, value in settings.items()}
-    facts = {**chosen, **fitted.facts, "rows scored unseen": int((~fitted.stopping).sum()), "machine": hardware_info()}
-    page = training_deck(f"Member {name}", fitted.epochs, facts)
+    counts = {**fitted.facts, "rows scored unseen": int((~fitted.stopping).sum())}
+    properties = {**chosen, **counts, "machine": hardware_info()}
+    page = training_deck(f"Member {name}", fitted.epochs, properties)
     return FlyteFile(str(path)), show_deck(f"{FIT}{name}", f"Member {name}", page, log)

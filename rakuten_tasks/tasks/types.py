@@ -1,7 +1,7 @@
-"""Inputs and outputs of Flyte tasks: frozen dataclasses of files and facts about them.
+"""Inputs and outputs of Flyte tasks: frozen dataclasses of files and their metadata.
 
-Tasks return the types named Keyed...: Flyte then knows them by what they hold, so what depends on them is cached by
-content, wherever the files lie and whichever run wrote them.
+Tasks return the types named Keyed...: Flyte then identifies a value by the hash of its content, so tasks that depend on
+it are cached by content, wherever the files are and whichever run wrote them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import TrainingConfig
+from rakuten_tasks.local_files import hash_file, hash_json
 from rakuten_tasks.models.pretrained import PretrainedWeights
-from rakuten_tasks.runtime.files import content_hash, key_of, local
+from rakuten_tasks.runtime.files import local
 
-KeyedFile = Annotated[FlyteFile, HashMethod(lambda file: content_hash(local(file)))]
-KeyedFolder = Annotated[FlyteDirectory, HashMethod(lambda folder: content_hash(local(folder)))]
+KeyedFile = Annotated[FlyteFile, HashMethod(lambda file: hash_file(local(file)))]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its parent run in MLflow, the registered model that it works for, the catalogue's address."""
+    """One training: its parent run in MLflow, the model whose version it will register, the catalogue's address."""
 
     run_id: str
     model: str
@@ -33,7 +33,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Source:
-    """A catalogue that was looked at but not read yet; see data/fingerprint.py."""
+    """A catalogue's address and fingerprint, before it is read; see data/fingerprint.py."""
 
     address: str
     content: str
@@ -46,30 +46,30 @@ class Shard:
 
     products: FlyteFile
     rows: int
-    sha256: str  # of rows and photos, whatever the file's encoding
+    sha256: str  # of rows and photos, independent of the file's encoding
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What was read of a catalogue. kept + quarantined = read."""
+    """The ingested catalogue. kept + quarantined = read."""
 
     content_hash: str
     codes: list[int]  # ascending; a class index is a position in it
     names: dict[str, str]  # code -> name for people; may be empty
     synthetic: bool
-    quarantine: FlyteFile  # Parquet: each row that was not kept, with its reason
+    quarantine: FlyteFile  # Parquet: each unusable row, with the reason
     summary: FlyteFile  # JSON: counts
     deck: FlyteFile
 
     @property
     def key(self) -> str:
-        """What later stages read here: the rows have keys of their own."""
-        return key_of([self.codes, self.names, self.synthetic])
+        """Hash of the fields that later stages read; the rows have keys of their own."""
+        return hash_json([self.codes, self.names, self.synthetic])
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The split of each title, which never changes, and the split and fold of each labelled row."""
+    """The permanent split of each title, and the assignments of this catalogue's labelled rows."""
 
     titles: FlyteFile  # Parquet: title_hash, split; see data/splits.py
     assignments: FlyteFile  # Parquet: row, prdtypecode, split (position in splits.SPLITS), fold, has_photo
@@ -78,29 +78,34 @@ class Splits:
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """A configuration whose weights are settled, and what they are; "" stands for those that are not pretrained."""
+    """A configuration without `auto`, and the pretrained weights that it uses; None where there are none."""
 
     config: TrainingConfig
     text: PretrainedWeights | None
     photo: PretrainedWeights | None
 
+    @property
+    def pretrained(self) -> list[PretrainedWeights]:
+        """List the weights of text and photo that are not None."""
+        return [weights for weights in (self.text, self.photo) if weights is not None]
+
 
 @dataclass(frozen=True)
 class FeatureShard:
-    """One shard's features: safetensors with `row` and what an extractor gives."""
+    """One shard's features: safetensors with `row` and the arrays of an extractor."""
 
     file: FlyteFile
     sha256: str
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """The shard that lies there."""
-        return cls(FlyteFile(str(path)), content_hash(path))
+        """Hash the file."""
+        return cls(FlyteFile(str(path)), hash_file(path))
 
 
 @dataclass(frozen=True)
 class StoredExtractor:
-    """An extractor as it lies in the bundle."""
+    """An extractor's folder, as in the bundle."""
 
     name: str
     folder: FlyteDirectory
@@ -109,42 +114,42 @@ class StoredExtractor:
 
 @dataclass(frozen=True)
 class FittedMember:
-    """A fitted member, what it said of rows before it had seen them, and how it was fitted."""
+    """A fitted member, its logits of rows that it was not fitted on, and the log of its fit."""
 
     name: str
     extractors: list[str]
     folder: FlyteDirectory  # fitted on everything but the test rows
-    final: FlyteDirectory  # what is registered: `folder`, or fitted on every row
+    final: FlyteDirectory  # registered: `folder`, or fitted on every row
     scores: FlyteFile  # Parquet: row, stopping (see members.FitResult), a column of logits for each class index
     epochs: FlyteFile  # JSON list of training.EpochMetrics
     deck: FlyteFile
-    machine: str  # that fitted it
+    machine: str  # hardware of the fit
     sha256: str  # of folders and scores
 
 
 @dataclass(frozen=True)
 class FittedPool:
-    """How members become one answer, and the validation rows, as far as drift is measured against them."""
+    """The fitted pool, and the validation rows of the drift reference."""
 
     pool: FlyteFile  # JSON of pool.Pool
-    reference: FlyteFile  # Parquet: validation rows with the columns that drift is measured on
+    reference: FlyteFile  # Parquet: validation rows with the drift columns
     sha256: str  # of both
     deck: FlyteFile
 
 
 @dataclass(frozen=True)
 class EvaluationFiles:
-    """What the test split showed, once."""
+    """Metrics and predictions of the test rows."""
 
     evaluation: FlyteFile  # JSON of evaluation.Evaluation
     predictions: FlyteFile  # Parquet: row, productid, prdtypecode, predicted, confidence
-    reference: FlyteFile  # Parquet: these rows with the columns that drift is measured on
+    reference: FlyteFile  # Parquet: these rows with the drift columns
     deck: FlyteFile
 
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """The version that a training made. alias: champion or challenger; reason: the gate's sentence."""
+    """The version that a training registered. alias: champion or challenger; reason: the gate's sentence."""
 
     model: str
     version: int

@@ -1,4 +1,4 @@
-"""Last stage of a training: the printed table, the JSON report, the Decks' folder."""
+"""Last stage of a training: print the table, write the JSON report and the folder of Decks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.register_version import DECKS
 from rakuten_tasks.tasks.types import Catalogue, EvaluationFiles, RegisteredVersion, Source
 
-WIDTH = 110  # columns of a log, which the table needs
+WIDTH = 110  # characters; narrower than the table in a log otherwise
 
 
 @stage(pods.SMALL)
 def report_training(
     source: Source, catalogue: Catalogue, evaluated: EvaluationFiles, registered: RegisteredVersion, report: str
 ) -> RegisteredVersion:
-    """Print the result; write it as JSON to `report`, a path or fsspec address, and the pages into decks/ beside it."""
+    """Print the result. report: path or fsspec address of the JSON, with the pages in decks/ beside it; or empty."""
     evaluation = Evaluation.load(local(evaluated.evaluation))
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     kind = "SYNTHETIC sample" if catalogue.synthetic else source.address
@@ -50,16 +50,15 @@ def report_training(
         }
         with fsspec.open(report, "w", auto_mkdir=True) as file:
             json.dump(content, file, indent=1)
-        pages = f"{report.rpartition('/')[0] or '.'}/decks"
-        shown = sorted(runs.fetch(registered.run_id, DECKS).glob("*.html"), key=lambda page: page_order(page.stem))
-        index = write_pages(
-            pages, {page.stem: page.read_text(encoding="utf-8") for page in shown}, _facts(source, registered)
-        )
-        console.print(f"written to {report}, pages to look at to {index}; `make deck` opens them")
+        folder = f"{report.rpartition('/')[0] or '.'}/decks"
+        pages = sorted(runs.fetch(registered.run_id, DECKS).glob("*.html"), key=lambda page: page_order(page.stem))
+        properties = {
+            "registered": f"{registered.model} version {registered.version}, {registered.alias}",
+            "gate": registered.reason,
+            "catalogue": source.address,
+            "run": registered.run_id,
+        }
+        index = write_pages(folder, {page.stem: page.read_text(encoding="utf-8") for page in pages}, properties)
+        console.print(f"written to {report}, pages to {index}; `make deck` opens them")
     runs.finish_parent(registered.run_id)
     return registered
-
-
-def _facts(source: Source, registered: RegisteredVersion) -> dict[str, object]:
-    version = f"{registered.model} version {registered.version}, {registered.alias}"
-    return {"registered": version, "gate": registered.reason, "catalogue": source.address, "run": registered.run_id}

@@ -25,11 +25,11 @@ from flytekit.core.data_persistence import FileAccessProvider
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import LiteralMap
 
+from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.registry.versions import SAMPLE_MODEL
-from rakuten_tasks.runtime.files import content_hash
 from rakuten_tasks.tasks.train_members import train_network_on_gpus
 from rakuten_tasks.tasks.types import FittedMember
 from tests.support.as_pod import SETTINGS
@@ -127,7 +127,7 @@ def check_pod(folder: Path) -> None:
     kept = folder / "kept"
     shutil.copytree(member.folder.path, kept / "except_test")
     shutil.copy(member.scores.path, kept / "scores.parquet")
-    require(content_hash(kept) == member.sha256, f"{TASK}: left the weights and scores that it tells of")
+    require(hash_folder(kept) == member.sha256, f"{TASK}: left the weights and scores that it tells of")
     seconds = time.monotonic() - started
     weights = kept / "except_test/vgg16.safetensors"
     require(weights.stat().st_size > 1e6, f"{TASK}: trained without a network in {seconds:.0f} s")

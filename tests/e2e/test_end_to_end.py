@@ -98,7 +98,7 @@ class Shop:
     """A server whose champion is watched over the published catalogue that it was trained on."""
 
     server: Server
-    places: MonitoringPaths
+    paths: MonitoringPaths
     source: str
 
     def right(self, asked: list[Product]) -> float:
@@ -116,13 +116,13 @@ class Shop:
         end = datetime.now(UTC)
         hours = (end - start).total_seconds() / 3600
         look = watch_drift(
-            kickoff=end, places=self.places, source=self.source, config=CONFIG, model=MODEL, hours=hours
+            kickoff=end, paths=self.paths, source=self.source, config=CONFIG, model=MODEL, hours=hours
         )  # fmt: skip
         assert look.decision.window_rows == len(asked)
         return look, right
 
     def _logged(self, since: datetime) -> int:
-        return len(predictions(read_log(self.places.log, Path(self.places.open_hours), since)))
+        return len(predictions(read_log(self.paths.log, Path(self.paths.open_hours), since)))
 
 
 @pytest.mark.timeout(1800)
@@ -135,11 +135,11 @@ def test_a_new_kind_of_products_is_noticed_labelled_learned_and_served(
     first = train_classifier(source=source, config=CONFIG, model=MODEL)
     assert first.alias == versions.CHAMPION
     var = tmp_path / "var"
-    places = MonitoringPaths(
+    paths = MonitoringPaths(
         str(var / "prediction_log"), str(var / "history"), str(var / "reports"), str(var / "serving/open_hours")
     )
     with serving(var, MODEL=MODEL) as server:
-        shop = Shop(server, places, source)
+        shop = Shop(server, paths, source)
         assert server.serves(first.version)
 
         look, right = shop.window(products(WINDOW, "monday"))
@@ -168,6 +168,6 @@ def test_a_new_kind_of_products_is_noticed_labelled_learned_and_served(
         assert shop.right(products(90, "friday", new_kind=True)) > 0.9
         assert shop.right(products(90, "friday")) > 0.9
         assert server.stop() == 0
-    assert [found.action for found in load_checks(places.history, MODEL)] == [
+    assert [found.action for found in load_checks(paths.history, MODEL)] == [
         Action.NOTHING.value, Action.WAIT.value, Action.CALL_FOR_LABELS.value, Action.RETRAIN.value,
     ]  # fmt: skip

@@ -179,7 +179,7 @@ def test_every_launch_plan_lacks_no_input_and_names_only_the_store_and_source_it
     assert given["nightly_training"][1] == {"report": f"{STORE}/reports/nightly.json"}
     assert given["drift_watch"][1] == {
         "hours": 6.0,
-        "places": {
+        "paths": {
             "log": f"{STORE}/prediction_log",
             "history": f"{STORE}/drift/history",
             "reports": f"{STORE}/drift/reports",

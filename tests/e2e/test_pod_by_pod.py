@@ -188,7 +188,7 @@ def test_a_training_pod_that_is_killed_is_gone_on_with_from_its_checkpoint(story
 
 def test_a_recoverable_error_is_tried_again(story, trained):
     first, second = story.cluster.of("training", "open_run")
-    assert "Flyte tries the task again" in first.pod.error.error.message
+    assert "Flyte retries the task" in first.pod.error.error.message
     assert second.pod.error is None
 
 
@@ -214,7 +214,7 @@ def test_what_was_computed_from_the_same_contents_is_not_computed_again(story, t
     plan = "workflows.training.reproduce_version"
     outputs = story.run(plan, reproduce_version, "again", version=1, model=MODEL)
     comparison = value(outputs["o0"], Comparison)
-    assert (comparison.same_weights, comparison.same_answers, comparison.differences) == (True, 1.0, [])
+    assert (comparison.same_weights, comparison.same_predictions, comparison.differences) == (True, 1.0, [])
     ran = {function(ran.task): ran.pod is not None for ran in story.cluster.of("again")}
     # split starts from the version's sides instead of from none, and gives the same splits
     assert {name for name, anew in ran.items() if anew} == {"reopen", "split", "train_members", "assemble", "compare"}
@@ -241,7 +241,7 @@ def log_hour(story: Story, version: int, end: datetime, **changed: Any) -> None:
 
 
 def test_drift_is_watched_pod_by_pod_until_it_is_trained_on_and_decided_as_in_this_process(story, trained):
-    """By the launch plan, whose places are those it was registered with: quiet, dark, dark with new labels."""
+    """By the launch plan, with the paths that it was registered with: quiet, dark, dark with new labels."""
     root = f"{story.store}/rakuten"
     beside = MonitoringPaths(f"{root}/prediction_log", f"{root}/beside/history", f"{root}/beside/reports")
     given = {"source": story.source, "model": MODEL, "rest_hours": 72.0}
@@ -249,7 +249,7 @@ def test_drift_is_watched_pod_by_pod_until_it_is_trained_on_and_decided_as_in_th
     def watched(number: int, **changed: Any) -> DriftCheck:
         kickoff = NOON + number * SIX
         log_hour(story, 1, kickoff, **changed)
-        here, _ = check_drift(kickoff=kickoff, hours=6.0, places=beside, **given)
+        here, _ = check_drift(kickoff=kickoff, hours=6.0, paths=beside, **given)
         outputs = story.run("drift_watch", watch_drift, f"watch{number}", kickoff=kickoff, config=CONFIG, **given)
         look = value(outputs["o0"], DriftCheck)
         assert look.decision == here.decision

@@ -38,7 +38,7 @@ def test_the_two_commands_of_the_first_screen_train_and_predict_the_sample(var):
     report = json.loads((var / "reports/training.json").read_text())
     f1 = {name: system["weighted_f1"]["value"] for name, system in report["evaluation"]["systems"].items()}
     assert f1["pool"] > max(f1["bag_encoder"], f1["vgg16"]) > 0.5
-    assert "400 products labelled by rakuten-classifier-sample version 1" in make("predict", var)
+    assert "400 products predicted by rakuten-classifier-sample version 1" in make("predict", var)
     submission = pd.read_csv(var / "predictions/submission.csv", index_col=0)
     assert submission.index.tolist() == list(range(2400, 2800))
     assert "champion" in make("versions", var, "MODEL=rakuten-classifier-sample")

@@ -45,17 +45,17 @@ def source(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytes
 def extracted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Extractors that were made, and one name more for each shard that one of them read."""
     done: list[str] = []
-    stored, extract = train_members._stored, train_members._extract
+    build, extract = train_members._build_extractor, train_members._extract
 
     def make(name: str, *inputs: Any) -> Any:
         done.append(f"make {name}")
-        return stored(name, *inputs)
+        return build(name, *inputs)
 
     def read(shard: Any, extractor: Any) -> Any:
         done.append(extractor.name)
         return extract(shard, extractor)
 
-    monkeypatch.setattr(train_members, "_stored", make)
+    monkeypatch.setattr(train_members, "_build_extractor", make)
     monkeypatch.setattr(train_members, "_extract", read)
     return done
 

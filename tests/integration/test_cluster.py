@@ -89,7 +89,7 @@ def test_pods_are_not_registered_without_a_tracking_server_that_they_reach(comma
     for command in ("register", "train"):
         code, said = run(command, "--config", listening, "--version", "v7")
         assert code == 1
-        assert f"MLFLOW_TRACKING_URI={address!r} is nothing that a pod reaches: set it to" in said
+        assert f"MLFLOW_TRACKING_URI={address!r} cannot be reached from a pod: set it to" in said
     assert commands == []
     code, said = run("register", "--config", listening, "--version", "v7", "--dry-run")
     assert (code, len(commands)) == (0, 1)
@@ -99,7 +99,7 @@ def test_pods_are_not_registered_without_a_tracking_server_that_they_reach(comma
 def test_a_training_on_the_cluster_takes_no_folder_of_this_machine(commands, listening):
     code, said = run("train", "--config", listening, "--version", "v7", "--source", "my/catalogue")
     assert (code, commands) == (1, [])
-    assert "SOURCE='my/catalogue': pods share what is in an object store" in said
+    assert "SOURCE='my/catalogue': pods share no machine, only an object store" in said
     code, _ = run("train", "--config", listening, "--version", "v7", "--source", "s3://shop/catalogue", "--model", "m")
     ((command, _),) = commands
     assert code == 0
@@ -164,8 +164,8 @@ def test_the_version_is_gits_and_another_as_soon_as_a_file_differs(tmp_path, mon
 @pytest.mark.parametrize(
     ("options", "address", "said"),
     [
-        (("--version", "a b/c"), "http://mlflow.example:5001", "it is the tag of the image too"),
-        (("--image", "reg.example/x@sha256:abcd"), "http://mlflow.example:5001", "without a digest"),
+        (("--version", "a b/c"), "http://mlflow.example:5001", "it is also the tag of the image"),
+        (("--image", "reg.example/x@sha256:abcd"), "http://mlflow.example:5001", "remove the digest"),
         ((), "http://user:secret@mlflow.example:5001", "holds a password"),
     ],
 )

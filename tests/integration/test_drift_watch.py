@@ -133,12 +133,12 @@ def test_traffic_that_drifts_for_two_windows_is_trained_on_once_there_are_new_la
     mlflow_store.set_tag(run_id, runs.FINGERPRINT, fingerprint(str(source)).content)
     version = versions.register(mlflow_store, model, reference_bundle(tmp_path / "bundle", run_id), run_id, {})
     versions.promote(mlflow_store, model, version, "tests", "a test")
-    places = MonitoringPaths(str(tmp_path / "log"), str(tmp_path / "history"), str(tmp_path / "reports"))
+    paths = MonitoringPaths(str(tmp_path / "log"), str(tmp_path / "history"), str(tmp_path / "reports"))
 
     def watched(number: int, window: pd.DataFrame) -> DriftCheck:
         kickoff = NOON + number * SIX
         serve(tmp_path / "log", window, kickoff, model, version)
-        return watch_drift(kickoff=kickoff, places=places, source=str(source), config=TINY, model=model)
+        return watch_drift(kickoff=kickoff, paths=paths, source=str(source), config=TINY, model=model)
 
     def dark(seed: int) -> pd.DataFrame:
         return rows(seed=seed).assign(brightness=lambda frame: frame["brightness"] - 1)
@@ -159,10 +159,10 @@ def test_traffic_that_drifts_for_two_windows_is_trained_on_once_there_are_new_la
     assert versions.latest_version(mlflow_store, model) == version + 1
     # the bundle of this test knows other classes than the catalogue, and such are never promoted by themselves
     assert third.outcome.startswith(f"version {version + 1}, challenger: ")
-    assert [found.action for found in load_checks(places.history, model)] == [
+    assert [found.action for found in load_checks(paths.history, model)] == [
         look.action for look in (quiet, first, second, third)
     ]
-    assert load_checks(places.history, model)[-1].outcome == third.outcome
+    assert load_checks(paths.history, model)[-1].outcome == third.outcome
     report = DriftReport.from_json((tmp_path / "reports/20260102T120000/drift_report.json").read_text())
     assert report.decision == quiet.decision
     sandbox = Path(FlyteContextManager.current_context().file_access.local_sandbox_dir)
@@ -172,7 +172,7 @@ def test_traffic_that_drifts_for_two_windows_is_trained_on_once_there_are_new_la
 
 
 @pytest.mark.slow
-def test_the_look_runs_in_a_pod_and_its_record_and_bool_come_out_typed(
+def test_the_check_runs_in_a_pod_and_its_outputs_have_their_types(
     tmp_path: Path, mlflow_store: MlflowClient, bucket: str
 ):
     model = "watched-in-a-pod"
@@ -181,25 +181,25 @@ def test_the_look_runs_in_a_pod_and_its_record_and_bool_come_out_typed(
     versions.promote(mlflow_store, model, version, "tests", "a test")
     serve(tmp_path / "log", rows(seed=2), NOON, model, version)
     fsspec.filesystem("s3").put(str(tmp_path / "log"), f"{bucket}/log", recursive=True)
-    places = MonitoringPaths(f"{bucket}/log", f"{bucket}/history", f"{bucket}/reports")
-    inputs = {"kickoff": NOON, "hours": 6.0, "places": places, "source": "sample", "model": model, "rest_hours": 72.0}
+    paths = MonitoringPaths(f"{bucket}/log", f"{bucket}/history", f"{bucket}/reports")
+    inputs = {"kickoff": NOON, "hours": 6.0, "paths": paths, "source": "sample", "model": model, "rest_hours": 72.0}
     told = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "MLFLOW_"))}
     attempt = start(check_drift, inputs, tmp_path / "pod", **told)
     context = FlyteContextManager.current_context()
     outputs = attempt.outputs().literals
-    look = TypeEngine.to_python_value(context, outputs["look"], DriftCheck)
-    assert look == load_checks(places.history, model)[0]
+    look = TypeEngine.to_python_value(context, outputs["check"], DriftCheck)
+    assert look == load_checks(paths.history, model)[0]
     assert (look.decision.outcome, look.action) == (Outcome.NO_DRIFT, Action.NOTHING.value)
     assert TypeEngine.to_python_value(context, outputs["retrain"], bool) is False
     deck = (tmp_path / "pod/outputs/deck.html").read_text(encoding="utf-8")
     assert "<h1>Drift</h1>" in deck
-    assert f"{places.reports}/20260102T120000/drift_report.html" in deck
+    assert f"{paths.reports}/20260102T120000/drift_report.html" in deck
 
 
-def test_in_a_pod_no_place_is_on_the_pods_own_disk(monkeypatch: pytest.MonkeyPatch):
+def test_in_a_pod_no_path_is_on_the_pods_own_disk(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "pod")
     store = {"log": "s3://a/log", "history": "s3://a/history", "reports": "s3://a/reports"}
     for name in ("log", "history", "reports", "open_hours"):
-        places = MonitoringPaths(**{**store, name: "here"})
-        with pytest.raises(ValueError, match=f"places.{name}='here': pods share what is in an object store"):
-            check_drift.task_function(NOON, 6.0, places, "sample", "", 72.0)
+        paths = MonitoringPaths(**{**store, name: "here"})
+        with pytest.raises(ValueError, match=f"paths.{name}='here': pods share no machine, only an object store"):
+            check_drift.task_function(NOON, 6.0, paths, "sample", "", 72.0)

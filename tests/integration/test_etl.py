@@ -442,7 +442,7 @@ def test_the_workflow_publishes_adds_and_says_when_there_is_nothing_new(
     assert "6 of them added to version 1" in capsys.readouterr().out
     third = run_etl(tmp_path / "export", tmp_path / "shop")
     assert (third.version, third.new) == (2, False)
-    assert "nothing new: version 2 holds it already" in capsys.readouterr().out
+    assert "nothing new: version 2 has the same products" in capsys.readouterr().out
     assert "<h1>Published catalogue</h1>" in Path(third.deck.path).read_text(encoding="utf-8")
 
 

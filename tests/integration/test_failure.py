@@ -100,7 +100,7 @@ def test_what_cannot_be_trained_is_told_in_a_sentence_before_anything_is_read(
     ("address", "kind", "said"),
     [
         ("", ContainerError.NON_RECOVERABLE, "nowhere: looked for X_train_update.csv"),
-        ("http://127.0.0.1:1", ContainerError.RECOVERABLE, "Flyte tries the task again"),
+        ("http://127.0.0.1:1", ContainerError.RECOVERABLE, "Flyte retries the task"),
     ],
     ids=["a wrong path is not tried again", "a tracking server that is away is"],
 )

@@ -50,7 +50,7 @@ def test_a_version_is_trained_again_and_is_the_same_bit_for_bit(source, trained,
     report, moved = tmp_path / "report.json", tmp_path / "moved"
     shutil.copytree(source, moved)
     comparison = reproduce_version(version=trained.version, model=MODEL, source=str(moved), report=str(report))
-    assert (comparison.same_weights, comparison.same_answers, comparison.differences) == (True, 1.0, [])
+    assert (comparison.same_weights, comparison.same_predictions, comparison.differences) == (True, 1.0, [])
     assert comparison.f1_then == comparison.f1_now
     assert json.loads(report.read_text())["version"] == 1
     assert {"ingest", "split", "fit_bag", "fit_lstm", "fit_vgg16", "pool_members", "evaluate_test"} <= children(
@@ -87,7 +87,7 @@ def test_what_differs_between_two_bundles_is_told(trained, mlflow_store, tmp_pat
     test.to_parquet(other / bundle.TEST)
     comparison = compare_versions(MODEL, 1, folder, other)
     assert comparison.same_weights
-    assert comparison.same_answers == pytest.approx(1 - 1 / len(test))
+    assert comparison.same_predictions == pytest.approx(1 - 1 / len(test))
     lineage = bundle.read_manifest(folder).lineage
     assert lineage.code == code_version()
     assert comparison.differences == [

@@ -11,11 +11,11 @@ from mlflow import MlflowClient
 
 from rakuten_tasks.config import PhotoConfig, Refit, TextConfig, TrainingConfig, Weights
 from rakuten_tasks.evaluation.metrics import Evaluation
+from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.registry import versions
-from rakuten_tasks.runtime.files import content_hash
 from tests.support.catalogues import NAMES, TINY, photo_bytes, set_cell, write_catalogue
 from tests.support.tiny_models import write_bert, write_vgg16, write_vit
 from workflows.prediction import predict_catalogue
@@ -68,7 +68,7 @@ def members_of(folder: Path) -> dict[str, list[str]]:
 
 
 def weights(folder: Path, member: str) -> str:
-    return content_hash(folder / "members" / member)
+    return hash_folder(folder / "members" / member)
 
 
 @pytest.mark.parametrize(

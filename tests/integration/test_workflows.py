@@ -189,7 +189,7 @@ def test_every_product_to_predict_gets_one_row_whatever_is_wrong_with_it(trained
     prior = bundle.read_manifest(trained.bundle).pool.prior
     assert details.loc[4, "confidence"] == pytest.approx(max(prior))
     assert (details["probability_1"] == details["confidence"]).all()
-    assert "6 products labelled by whole-way version" in capsys.readouterr().out
+    assert "6 products predicted by whole-way version" in capsys.readouterr().out
 
 
 def test_a_catalogue_with_another_label_set_never_replaces_the_champion(trained, mlflow_store, tmp_path):
@@ -233,8 +233,8 @@ def extract_shards(shards: list[Shard]) -> list[FeatureShard]:
 
 @workflow
 def extract_all(source: str) -> list[FeatureShard]:
-    run, found, _, _, ingesting, _, _ = open_run(source=source, model="unused", config=TINY, report="")
-    _, labelled, _ = ingest(source=found, config=ingesting, run=run)
+    run, catalogue_source, _, _, config, _, _ = open_run(source=source, model="unused", config=TINY, report="")
+    _, labelled, _ = ingest(source=catalogue_source, config=config, run=run)
     return extract_shards(shards=labelled)
 
 

@@ -17,9 +17,9 @@ from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import PhotoConfig, Refit, TrainingConfig, Weights
 from rakuten_tasks.data.splits import BLENDING, TRAIN, VALIDATION
+from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models.extractors import PixelExtractor
 from rakuten_tasks.preprocessing.feature_shards import write_shard
-from rakuten_tasks.runtime.files import content_hash
 from rakuten_tasks.tasks.train_members import train_network_on_gpus
 from rakuten_tasks.tasks.types import Catalogue, FeatureShard, FittedMember, Run, Splits, StoredExtractor
 
@@ -52,7 +52,7 @@ def task_inputs(folder: Path, run_id: str, epochs: int = 4, train: int = 75, hel
         "name": "vgg16",
         "features": [[FeatureShard.of(folder / "pixels.safetensors")]],
         "extractors": [
-            StoredExtractor("pixels", FlyteDirectory(str(folder / "pixels")), content_hash(folder / "pixels"))
+            StoredExtractor("pixels", FlyteDirectory(str(folder / "pixels")), hash_folder(folder / "pixels"))
         ],
         "splits": Splits(file, FlyteFile(str(folder / "assignments.parquet")), "splits"),
         "catalogue": Catalogue("hash", CODES, {}, True, file, file, file),

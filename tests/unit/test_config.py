@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import click
@@ -6,7 +7,7 @@ import pytest
 import yaml
 
 from rakuten_tasks.config import PhotoConfig, SplitConfig, TextConfig, TrainingConfig, Weights
-from rakuten_tasks.tasks.start_run import from_anywhere
+from rakuten_tasks.tasks.start_run import with_absolute_paths
 
 
 def test_a_partial_file_keeps_the_defaults_of_what_it_leaves_out():
@@ -14,34 +15,60 @@ def test_a_partial_file_keeps_the_defaults_of_what_it_leaves_out():
     assert (config.seed, config.photo.weights, config.text) == (3, Weights.IMAGENET, TextConfig())
 
 
-@pytest.mark.parametrize("where", [{"epoch": 3}, {"text": {"epoch": 3}}])
-def test_an_unknown_key_is_refused_by_name(where):
-    with pytest.raises(click.BadParameter, match=r"unknown key 'epoch': remove it, or use one of \["):
-        TrainingConfig.from_json(json.dumps(where))
+@pytest.mark.parametrize(("path", "values"), [("epoch", {"epoch": 3}), ("text.epoch", {"text": {"epoch": 3}})])
+def test_an_unknown_key_is_refused_with_its_path(path, values):
+    with pytest.raises(click.BadParameter, match=rf"^{path}: unknown key: remove it, or use one of docs/reference"):
+        TrainingConfig.from_json(json.dumps(values))
+    with pytest.raises(ValueError, match="epoch"):
+        TrainingConfig.from_dict(values)
 
 
 @pytest.mark.parametrize(
-    ("where", "message"),
+    ("values", "message"),
     [
-        ({"seed": -1}, r"seed=-1: from 0 to 2147483647"),
-        ({"split": {"test": 0.95}}, r"validation \+ blending \+ test=1.11"),
-        ({"ingest": {"max_bad_share": 5}}, r"max_bad_share=5.0: a share, from 0 to 1"),
-        ({"photo": {"image_size": 8}}, r"image_size=8: 0 \(chosen\), or from 32 to 1024 pixels"),
-        ({"photo": {"weights": "random", "fine_tune_epochs": 2}}, r"fine_tune_epochs=2: needs vgg16 with pretrained"),
-        ({"gate": {"min_probability": 1.0}}, r"min_probability=1.0: above 0 and under 1"),
-        ({"text": {"batch_size": 0}}, r"batch_size=0: at least 1"),
-        ({"text": {"encoder": "bert"}}, r"encoder='bert': use-multilingual, hf:NAME_OR_FOLDER, or none"),
-        ({"text": {"fine_tune_epochs": 1}}, r"fine_tune_epochs=1: needs an hf: encoder"),
-        ({"photo": {"backbone": "hf:vit", "weights": "random"}}, r"weights='random': an hf: backbone brings its own"),
-        ({"bag": {"ngram_bits": 9}}, r"ngram_bits=9: from 10 to 24"),
+        ({"seed": -1}, r"seed=-1: .*greater than or equal to 0"),
+        ({"split": {"test": 0.95}}, r"split\.validation \+ blending \+ test=1.11: under 0.9"),
+        ({"ingest": {"max_bad_share": 5}}, r"ingest\.max_bad_share=5: .*less than or equal to 1"),
+        ({"photo": {"image_size": 8}}, r"photo\.image_size=8: 0 \(.*\), or from 32 to 1024 pixels"),
+        (
+            {"photo": {"weights": "random", "fine_tune_epochs": 2}},
+            r"photo\.fine_tune_epochs=2: needs vgg16 with pretrained",
+        ),
+        ({"photo": {"weights": "best"}}, r"photo\.weights='best': .*'auto', 'imagenet', 'file' or 'random'"),
+        ({"gate": {"min_probability": 1.0}}, r"gate\.min_probability=1.0: .*less than 1"),
+        ({"text": {"batch_size": 0}}, r"text\.batch_size=0: .*greater than or equal to 1"),
+        ({"text": {"encoder": "bert"}}, r"text\.encoder='bert': use-multilingual, hf:NAME_OR_FOLDER, or none"),
+        ({"text": {"fine_tune_epochs": 1}}, r"text\.fine_tune_epochs=1: needs an hf: encoder"),
+        (
+            {"photo": {"backbone": "hf:vit", "weights": "random"}},
+            r"photo\.weights='random': an hf: backbone brings its own",
+        ),
+        ({"bag": {"ngram_bits": 9}}, r"bag\.ngram_bits=9: .*greater than or equal to 10"),
         ({"members": []}, r"members=\[\]: one or more of bag, lstm, encoder"),
         ({"members": ["bag", "bag"]}, r"members=\['bag', 'bag'\]: .*, each once"),
         ({"members": ["svm"]}, r"members=\['svm'\]: one or more of"),
     ],
 )
-def test_nonsense_is_refused_with_the_field_the_value_and_the_rule(where, message):
-    with pytest.raises(click.BadParameter, match=message):
-        TrainingConfig.from_json(json.dumps(where))
+def test_an_invalid_value_is_refused_with_its_path_the_value_and_the_rule(values, message):
+    with pytest.raises(click.BadParameter, match=f"^{message}"):
+        TrainingConfig.from_json(json.dumps(values))
+    with pytest.raises(ValueError, match=re.escape(values.copy().popitem()[0])):
+        TrainingConfig.from_dict(values)
+
+
+def test_all_errors_of_a_file_are_listed_at_once():
+    with pytest.raises(click.BadParameter) as refused:
+        TrainingConfig.from_json('{"sed": 1, "lstm": {"epochs": -1, "batch_size": 0}}')
+    assert [line.partition(":")[0] for line in refused.value.message.splitlines()] == [
+        "lstm.epochs=-1",
+        "lstm.batch_size=0",
+        "sed",
+    ]
+
+
+def test_an_integer_that_flyte_sends_as_a_float_stays_an_integer():
+    config = TrainingConfig.from_dict({"lstm": {"epochs": 3.0}})
+    assert (config.lstm.epochs, type(config.lstm.epochs)) == (3, int)
 
 
 def test_a_weights_file_goes_with_weights_file_only():
@@ -58,34 +85,39 @@ def test_every_shipped_configuration_is_accepted():
         TrainingConfig.from_json(json.dumps(yaml.safe_load(file.read_text())))
 
 
-def test_training_is_left_most_of_the_titles():
+def test_training_gets_most_of_the_titles():
     split = SplitConfig()
     assert 1 - split.validation - split.blending - split.test > 0.7
 
 
-def test_an_empty_file_keeps_every_default_and_what_is_no_mapping_is_refused():
+def test_an_empty_file_or_section_keeps_every_default_and_a_list_is_refused():
     assert TrainingConfig.from_json("null") == TrainingConfig()
-    with pytest.raises(click.BadParameter, match=r"TrainingConfig: \[1\] is no mapping of keys to values"):
+    assert TrainingConfig.from_json('{"lstm": null}') == TrainingConfig()
+    with pytest.raises(click.BadParameter, match=r"configuration=\[1\]: Input should be an object"):
         TrainingConfig.from_json("[1]")
+    with pytest.raises(ValueError, match=r"TrainingConfig: \[1\] is no mapping of keys to values"):
+        TrainingConfig.from_dict([1])
 
 
 @pytest.mark.parametrize("value", ["two", "2", 2.7, True, None])
-def test_a_value_of_the_wrong_type_is_refused_with_the_way_to_its_key(value):
-    with pytest.raises(click.BadParameter, match=rf"lstm: epochs={value!r}: must be of type int"):
+def test_a_value_of_the_wrong_type_is_refused_with_its_path(value):
+    with pytest.raises(click.BadParameter, match=rf"^lstm\.epochs={value!r}: .*valid integer"):
         TrainingConfig.from_json(json.dumps({"lstm": {"epochs": value}}))
+    with pytest.raises(ValueError, match="epochs"):
+        TrainingConfig.from_dict({"lstm": {"epochs": value}})
 
 
 def test_a_version_keeps_the_whole_path_of_local_weights(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for told, kept in {"w.pth": str(tmp_path / "w.pth"), "s3://bucket/w.pth": "s3://bucket/w.pth"}.items():
-        config = TrainingConfig(photo=PhotoConfig(weights=Weights.FILE, weights_file=told))
-        assert from_anywhere(config) == TrainingConfig(photo=PhotoConfig(weights=Weights.FILE, weights_file=kept))
-    assert from_anywhere(TrainingConfig()) == TrainingConfig()
+    for path, stored in {"w.pth": str(tmp_path / "w.pth"), "s3://bucket/w.pth": "s3://bucket/w.pth"}.items():
+        config = TrainingConfig(photo=PhotoConfig(weights=Weights.FILE, weights_file=path))
+        assert with_absolute_paths(config).photo == PhotoConfig(weights=Weights.FILE, weights_file=stored)
+    assert with_absolute_paths(TrainingConfig()) == TrainingConfig()
     (tmp_path / "bert").mkdir()
-    for told, kept in {"hf:bert": f"hf:{tmp_path}/bert", "hf:some/model": "hf:some/model"}.items():
-        assert from_anywhere(TrainingConfig(text=TextConfig(encoder=told))).text.encoder == kept
+    for name, stored in {"hf:bert": f"hf:{tmp_path}/bert", "hf:some/model": "hf:some/model"}.items():
+        assert with_absolute_paths(TrainingConfig(text=TextConfig(encoder=name))).text.encoder == stored
 
 
-def test_a_number_that_yaml_takes_for_text_is_told_how_to_be_written():
-    with pytest.raises(click.BadParameter, match=r"learning_rate='1e-3': must be of type float: YAML .* write 0\.001"):
+def test_the_error_for_a_number_that_yaml_reads_as_text_says_how_to_write_it():
+    with pytest.raises(click.BadParameter, match=r"photo\.learning_rate='1e-3': .*number: YAML .* write 0\.001"):
         TrainingConfig.from_json(json.dumps({"photo": yaml.safe_load("learning_rate: 1e-3")}))

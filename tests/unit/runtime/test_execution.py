@@ -47,7 +47,7 @@ def test_a_store_that_hangs_up_is_asked_again_and_in_the_end_training_starts_ane
     (tmp_path / "1" / "checkpoint").write_bytes(b"step 3")
     assert FlyteCheckpointStore(Faulty(4, tmp_path / "2", tmp_path / "1"), wait=0).read() == b"step 3"
     assert FlyteCheckpointStore(Faulty(5, tmp_path / "2", tmp_path / "1"), wait=0).read() is None
-    assert "the checkpoint of the attempt before cannot be had, training starts anew" in caplog.text
+    assert "checkpoint cannot be downloaded, training starts from the beginning" in caplog.text
 
 
 def test_locally_a_training_is_found_again_by_its_inputs_and_forgotten_once_it_is_done(tmp_path, monkeypatch):

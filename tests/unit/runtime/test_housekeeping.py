@@ -7,9 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
-from rakuten_tasks.runtime.housekeeping import Retention, clean, new_run, reset_corrupt_cache, sweep
+from rakuten_tasks.runtime.housekeeping import clean, new_run, reset_corrupt_cache, sweep
 
 HOUR = 3600.0
 
@@ -28,32 +29,32 @@ def folder(path: Path, size: int, hours_ago: float) -> Path:
     return path
 
 
-def test_what_was_not_used_for_so_long_goes_and_the_rest_stays(var):
+def test_folders_unused_for_so_many_days_are_deleted_and_the_others_stay(var):
     old = folder(var / "flyte/runs/20260101-000000-aaaaaa", 10, hours_ago=50)
     forgotten = folder(var / "checkpoints/lstm-1", 10, hours_ago=49)
     recent = folder(var / "flyte/runs/20260102-000000-bbbbbb", 10, hours_ago=1)
-    assert set(sweep(Retention(days=2, gigabytes=1))) == {old, forgotten}
+    assert set(sweep(days=2, gigabytes=1)) == {old, forgotten}
     assert recent.exists()
     assert not old.exists()
 
 
-def test_what_is_too_much_goes_longest_unused_first(var):
+def test_above_the_size_limit_the_longest_unused_folders_are_deleted_first(var):
     sizes = [folder(var / f"flyte/runs/20260101-00000{i}-aaaaaa", 400_000, hours_ago=10 - i) for i in range(4)]
-    assert sweep(Retention(days=30, gigabytes=0.001)) == sizes[:2]
+    assert sweep(days=30, gigabytes=0.001) == sizes[:2]
     assert sizes[2].exists()
     assert sizes[3].exists()
 
 
-def test_a_run_that_goes_on_and_what_was_used_since_it_began_are_never_deleted(var):
+def test_an_active_run_and_what_was_used_since_it_began_are_never_deleted(var):
     before = folder(var / "flyte/runs/20260101-000000-aaaaaa", 10, hours_ago=5)
     run, lock = new_run()
     os.utime(run, (0, 0))
     since = folder(var / "checkpoints/lstm-1", 10, hours_ago=-1)
-    assert sweep(Retention(days=0, gigabytes=0)) == [before]
+    assert sweep(days=0, gigabytes=0) == [before]
     assert run.exists()
     assert since.exists()
     os.close(lock)
-    assert run in sweep(Retention(days=0, gigabytes=0))
+    assert run in sweep(days=0, gigabytes=0)
 
 
 def test_clean_takes_outputs_checkpoints_and_the_cache_and_leaves_models_and_reports(var):
@@ -64,7 +65,7 @@ def test_clean_takes_outputs_checkpoints_and_the_cache_and_leaves_models_and_rep
     assert left == {"mlflow/artifacts/output", "reports/output"}
 
 
-def test_clean_leaves_the_cache_to_a_run_that_goes_on(var):
+def test_clean_keeps_the_cache_of_an_active_run(var):
     folder(var / "flyte/cache", 10, hours_ago=1)
     _, lock = new_run()
     assert clean() == []
@@ -72,16 +73,16 @@ def test_clean_leaves_the_cache_to_a_run_that_goes_on(var):
     os.close(lock)
 
 
-def test_a_deletion_that_was_cut_short_is_finished(var):
-    doomed = folder(var / "flyte/runs/.deleted-20260101-000000-aaaaaa", 10, hours_ago=0)
-    assert sweep(Retention()) == []
-    assert not doomed.exists()
+def test_an_interrupted_deletion_is_finished(var):
+    trash = folder(var / "flyte/runs/.deleted-20260101-000000-aaaaaa", 10, hours_ago=0)
+    assert sweep() == []
+    assert not trash.exists()
 
 
 def test_a_command_runs_with_a_folder_of_its_own_that_is_locked_as_long_as_it_lives(var):
     script = (
-        "import os, pathlib, subprocess, sys; from rakuten_tasks.runtime.housekeeping import Retention, sweep;"
-        "print(os.environ['TMPDIR'], sweep(Retention(0, 0)), pathlib.Path(os.environ['TMPDIR']).exists(), sys.argv)"
+        "import os, pathlib, subprocess, sys; from rakuten_tasks.runtime.housekeeping import sweep;"
+        "print(os.environ['TMPDIR'], sweep(0, 0), pathlib.Path(os.environ['TMPDIR']).exists(), sys.argv)"
     )
     command = [
         sys.executable,
@@ -99,16 +100,16 @@ def test_a_command_runs_with_a_folder_of_its_own_that_is_locked_as_long_as_it_li
     tmpdir, *rest = done.stdout.split(maxsplit=1)
     assert Path(tmpdir).parent == var / "flyte/runs"
     assert rest == ["[] True ['-c', '--seed', '3']\n"]
-    assert sweep(Retention(days=0, gigabytes=0)) == [Path(tmpdir)]
+    assert sweep(days=0, gigabytes=0) == [Path(tmpdir)]
 
 
 @pytest.mark.parametrize("values", [{"days": -1}, {"gigabytes": -0.5}, {"days": float("nan")}])
 def test_a_retention_below_zero_is_refused(values):
-    with pytest.raises(ValueError, match="KEEP_DAYS and KEEP_GB must be 0 or more"):
-        Retention(**values)
+    with pytest.raises(click.UsageError, match=r"KEEP_DAYS=.* and KEEP_GB=.* must be 0 or more"):
+        sweep(**values)
 
 
-def test_a_damaged_cache_is_forgotten_and_a_whole_or_missing_one_is_not(var):
+def test_a_damaged_cache_is_deleted_and_an_intact_or_missing_one_is_not(var):
     assert not reset_corrupt_cache()
     database = folder(var / "flyte/cache", 10, hours_ago=0) / "cache.db"
     with sqlite3.connect(database) as connection:

@@ -28,7 +28,7 @@ def test_what_others_reach_is(address):
     ["", "out", "/out", "file:///out", "memory://out", "http://store:9000/out", "foo://out", "s3://", "s3:/a"],
 )
 def test_pods_share_what_is_in_an_object_store_only(address):
-    with pytest.raises(ValueError, match=r"RAKUTEN_STORE='.*': pods share what is in an object store, and nothing "):
+    with pytest.raises(ValueError, match=r"RAKUTEN_STORE='.*': pods share no machine, only an object store"):
         require_object_store("RAKUTEN_STORE", address)
 
 
@@ -42,7 +42,7 @@ def test_a_task_writes_to_a_folder_only_where_its_disk_stays(monkeypatch):
     assert [require_remote("output", address) for address in ("out", "", "s3://a")] == ["out", "", "s3://a"]
     monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "pod")
     assert [require_remote("output", address) for address in ("", "s3://a")] == ["", "s3://a"]
-    with pytest.raises(ValueError, match="output='out': pods share what is in an object store"):
+    with pytest.raises(ValueError, match="output='out': pods share no machine, only an object store"):
         require_remote("output", "out")
 
 

@@ -55,7 +55,7 @@ def test_a_fault_of_store_server_or_memory_is_tried_again(error):
     def fails() -> None:
         raise error
 
-    with pytest.raises(FlyteRecoverableException, match="Flyte tries the task again") as raised:
+    with pytest.raises(FlyteRecoverableException, match="Flyte retries the task") as raised:
         fails()
     assert raised.value.__cause__ is error
 

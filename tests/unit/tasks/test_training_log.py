@@ -11,7 +11,7 @@ import pytest
 from flytekit import FlyteContextManager
 
 from rakuten_tasks.models.members.member import FitResult
-from rakuten_tasks.tasks.training_log import log_epoch, record
+from rakuten_tasks.tasks.training_log import log_epoch, log_fit
 from tests.support.deck_cases import epochs_of, refitted
 
 
@@ -45,7 +45,7 @@ def log():
 
 
 def test_a_member_without_epochs_has_a_page_of_its_facts_and_no_curves(log, tmp_path):
-    epochs, deck = record("bag", fitted([], features=123), {"ngram_bits": 18}, tmp_path, log)
+    epochs, deck = log_fit("bag", fitted([], features=123), {"ngram_bits": 18}, tmp_path, log)
     assert json.loads(Path(epochs.path).read_text()) == []
     assert log.figures == []
     assert log.pages == ["fit_bag.html"]
@@ -56,7 +56,7 @@ def test_a_member_without_epochs_has_a_page_of_its_facts_and_no_curves(log, tmp_
 
 def test_a_networks_epochs_are_kept_without_what_is_no_number(log, tmp_path):
     made = [*epochs_of(2), *refitted(1)]
-    epochs, deck = record("lstm", fitted(made), {"epochs": 0, "batch_size": 64, "patience": 0}, tmp_path, log)
+    epochs, deck = log_fit("lstm", fitted(made), {"epochs": 0, "batch_size": 64, "patience": 0}, tmp_path, log)
     kept = json.loads(Path(epochs.path).read_text(), parse_constant=pytest.fail)
     assert [epoch["number"] for epoch in kept] == [1, 2, 1]
     assert kept[1]["valid_loss"] == made[1].valid_loss

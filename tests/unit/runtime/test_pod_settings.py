@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rakuten_tasks.runtime import pod_sizes
+from rakuten_tasks.runtime.pod_settings import PodSettings
 
 ASK = """
 import json
@@ -93,34 +93,41 @@ def test_an_amount_of_memory_that_kubernetes_would_refuse_is_refused_at_once(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAKUTEN_GPU_MEMORY", value)
-    with pytest.raises(ValueError, match=rf"RAKUTEN_GPU_MEMORY='{value}': set it to an amount such as 16Gi .*for 1Gi"):
-        pod_sizes.memory("GPU", "1Gi")
+    with pytest.raises(ValueError, match=rf"RAKUTEN_GPU_MEMORY='{value}': set it to an amount such as 16Gi .*for 16Gi"):
+        PodSettings.from_environment()
 
 
 @pytest.mark.parametrize("value", ["0", "1.5", "two", "-2"])
-def test_numbers_that_make_no_sense_are_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_make_no_sense_are_refused_all_at_once(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAKUTEN_PHOTO_GPUS", value)
     monkeypatch.setenv("RAKUTEN_CPU_CORES", value)
-    with pytest.raises(ValueError, match=f"RAKUTEN_PHOTO_GPUS='{value}': set it to a whole number from 1, or unset"):
-        pod_sizes.whole("RAKUTEN_PHOTO_GPUS", 1)
-    with pytest.raises(ValueError, match=f"RAKUTEN_CPU_CORES='{value}': set it to a whole number such as 4"):
-        pod_sizes.cores("CPU", "2")
+    with pytest.raises(ValueError, match="RAKUTEN_CPU_CORES") as refused:
+        PodSettings.from_environment()
+    assert f"RAKUTEN_PHOTO_GPUS='{value}': set it to a whole number from 1, or unset it for 1" in str(refused.value)
+    assert f"RAKUTEN_CPU_CORES='{value}': set it to a number such as 4, or thousandths" in str(refused.value)
 
 
-@pytest.mark.parametrize("value", ["abc", "-1", "nan", "1e3"])
+@pytest.mark.parametrize("value", ["abc", "-1", "nan", "inf"])
 def test_seconds_are_a_number_from_0(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAKUTEN_CHECKPOINT_SECONDS", value)
     with pytest.raises(ValueError, match=f"RAKUTEN_CHECKPOINT_SECONDS='{value}': set it to a number of seconds, 0 or"):
-        pod_sizes.seconds("RAKUTEN_CHECKPOINT_SECONDS", "30")
+        PodSettings.from_environment()
     monkeypatch.setenv("RAKUTEN_CHECKPOINT_SECONDS", "0.5")
-    assert pod_sizes.seconds("RAKUTEN_CHECKPOINT_SECONDS", "30") == 0.5
+    assert PodSettings.from_environment().checkpoint_seconds == 0.5
 
 
-def test_yes_is_1_and_nothing_else_passes_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAKUTEN_ACTIVATE", raising=False)
-    assert not pod_sizes.yes_or_no("RAKUTEN_ACTIVATE")
-    monkeypatch.setenv("RAKUTEN_ACTIVATE", "1")
-    assert pod_sizes.yes_or_no("RAKUTEN_ACTIVATE")
-    monkeypatch.setenv("RAKUTEN_ACTIVATE", "true")
-    with pytest.raises(ValueError, match="RAKUTEN_ACTIVATE='true': set it to 1 for yes, or unset it for 0"):
-        pod_sizes.yes_or_no("RAKUTEN_ACTIVATE")
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("RAKUTEN_ACTIVATE", "true", "1 for yes, or unset it for 0"),
+        ("RAKUTEN_POD_PROFILE", "tpu", "'cpu' or 'gpu', or unset it for gpu"),
+    ],
+)
+def test_a_choice_takes_its_values_alone_and_an_empty_variable_is_unset(
+    name: str, value: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "")
+    assert PodSettings.from_environment() == PodSettings()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}='{value}': set it to {rule}"):
+        PodSettings.from_environment()

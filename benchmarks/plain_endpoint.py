@@ -1,4 +1,4 @@
-"""The endpoint as people write it: FastAPI, the bundle in fp32, one request at a time. For benchmarks/serving.py."""
+"""A plain FastAPI endpoint: the bundle in fp32, one request at a time. The baseline of benchmarks/serving.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rakuten_tasks.preprocessing.product import Product
 
 
 def build(bundle: Path) -> FastAPI:
-    """One route that does everything in its turn."""
+    """Build an app with one route that handles requests sequentially."""
     for networks in (frozen, vgg16):
         mock.patch.object(networks, "autocast", return_value=nullcontext()).start()
     predictor = Predictor.load(bundle)

@@ -1,0 +1,54 @@
+"""Settings of pods, read from RAKUTEN_* at registration: a launch plan cannot change what a task requests."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, Field, ValidationError
+
+# Kubernetes' formats, without exponents and fractions of a byte
+Memory = Annotated[str, Field(pattern=r"^[1-9]\d*(Mi|Gi|Ti|M|G|T)$", description="an amount such as 16Gi or 512Mi")]
+Cores = Annotated[str, Field(pattern=r"^[1-9]\d*m?$", description="a number such as 4, or thousandths such as 500m")]
+Count = Annotated[int, Field(ge=1, description="a whole number from 1")]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more")]
+
+
+class PodSettings(BaseModel, frozen=True):
+    """Size and number of pods."""
+
+    # A pod that requests a GPU stays Pending on a cluster without GPUs. Locally the profile changes nothing.
+    pod_profile: Annotated[Literal["cpu", "gpu"], Field(description="'cpu' or 'gpu'")] = "gpu"
+    small_cores: Cores = "1"
+    small_memory: Memory = "2Gi"
+    cpu_cores: Cores = "2"
+    cpu_memory: Memory = "4Gi"
+    gpu_cores: Cores = "4"
+    gpu_memory: Memory = "16Gi"
+    # VGG16 on several GPUs: one process each; with the profile cpu, one process for each GPU that it would request
+    photo_gpus: Count = 1
+    photo_nodes: Count = 1
+    photo_cores: Cores = ""  # empty: gpu_cores, or 4 for each of several GPUs
+    photo_memory: Memory = ""  # empty: gpu_memory, or 16Gi for each of several GPUs
+    concurrency: Count = 16  # shards that a map task works on at once
+    checkpoint_seconds: Seconds = 30.0  # least time between two checkpoints of a training; 0: after every step
+    activate: Annotated[Literal["0", "1"], Field(description="1 for yes")] = "0"  # launch plans
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Read the variables; an empty one counts as unset. ValueError names each invalid one, its value and rule."""
+        names = {name: variable(name) for name in cls.model_fields}
+        try:
+            return cls.model_validate({name: os.environ[key] for name, key in names.items() if os.environ.get(key)})
+        except ValidationError as error:
+            messages = []
+            for item in error.errors():
+                field = cls.model_fields[str(item["loc"][0])]
+                rule = f"set it to {field.description}, or unset it for {field.default or 'the default'}"
+                messages.append(f"{variable(str(item['loc'][0]))}={item['input']!r}: {rule}")
+            raise ValueError("; ".join(messages)) from error
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"RAKUTEN_{name.upper()}"

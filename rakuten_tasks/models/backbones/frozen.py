@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rakuten_tasks.config import Strict
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast
-from rakuten_tasks.training.oom import MicrobatchSize
+from rakuten_tasks.training.oom import MicrobatchRunner
 
 TENSORS = "backbone.safetensors"
 DESCRIPTION = "backbone.json"
@@ -42,7 +42,7 @@ class FrozenBackbone:
         """batch: photos at once, if they fit into memory."""
         self.network = network.eval().requires_grad_(False)
         self.description = description
-        self.batch = MicrobatchSize(batch, "photo features")
+        self.batch = MicrobatchRunner(batch, "photo features")
 
     @property
     def size(self) -> int:
@@ -79,7 +79,7 @@ class FrozenBackbone:
             return [tensor.float().clamp(-LARGEST, LARGEST).half() for tensor in seen]
 
         # kept on the device until the end: copying each batch back would make a GPU wait
-        parts = self.batch.parts(len(photos), part)
+        parts = self.batch.iter_chunks(len(photos), part)
         return [torch.cat(tensors).cpu().numpy()[: len(pixels)] for tensors in zip(*parts, strict=True)]
 
     def save(self, folder: Path) -> None:

@@ -27,7 +27,7 @@ from rakuten_tasks.models.encoders.transformer_parts import (
 )
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast
-from rakuten_tasks.training.oom import MicrobatchSize
+from rakuten_tasks.training.oom import MicrobatchRunner
 
 __all__ = ["PREFIX", "TransformerEncoder", "load", "load_saved", "resolve"]
 
@@ -49,7 +49,7 @@ class TransformerEncoder:
         self.size = int(network.config.hidden_size) * len(self.modes)
         self.model: nn.Module = network.eval().to(device)
         self.fine_tuned = False
-        self.batch_size = MicrobatchSize(batch_size, f"encoder {self.weights.name}")
+        self.batch_size = MicrobatchRunner(batch_size, f"encoder {self.weights.name}")
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> NDArray:
@@ -77,7 +77,7 @@ class TransformerEncoder:
                 hidden = self.model(**inputs).last_hidden_state  # (B, T, H)
             return self.pool(hidden, inputs["attention_mask"]).cpu().numpy()
 
-        return np.concatenate(list(self.batch_size.parts(len(tokens), part)))
+        return np.concatenate(list(self.batch_size.iter_chunks(len(tokens), part)))
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The arithmetic that was configured."""

@@ -15,7 +15,7 @@ import torch
 
 from rakuten_tasks.config import TextConfig
 from rakuten_tasks.models.encoders.model_folder import LENGTHS, PREFIX, PROMPTS, ModelFolder
-from rakuten_tasks.training.oom import out_of_memory
+from rakuten_tasks.training.oom import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -131,7 +131,7 @@ def _with_clear_errors(folder: ModelFolder, what: str) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             yield
     except Exception as error:  # of no closed set
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
@@ -15,8 +14,8 @@ from rakuten_tasks.config import Refit, Strict
 from rakuten_tasks.data.splits import TRAIN, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.models.members.member import FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
-from rakuten_tasks.training.checkpoint import Checkpoints, open_checkpoints
-from rakuten_tasks.training.distributed import BroadcastCheckpointStore, convert_sync_batchnorm, world_size
+from rakuten_tasks.training.checkpoint import Checkpoints, fingerprint
+from rakuten_tasks.training.distributed import convert_sync_batchnorm, world_size
 from rakuten_tasks.training.loop import Dataset, EpochMetrics, Schedule, best_epoch, fit, predict_logits
 
 
@@ -102,12 +101,11 @@ class HeldOutFit(ABC):
             trained.append(epochs)
         return network.eval(), trained
 
-    def _open_checkpoints(self, facts: list[object]) -> Checkpoints:
+    def _open_checkpoints(self, settings: list[object]) -> Checkpoints:
         context = self.context
-        store, interval = context.store, context.interval
-        if world_size() > 1:
-            interval = interval if store else math.inf
-            store = BroadcastCheckpointStore(store, context.device)
-        # two encoders may cut texts alike, and are not the same to begin with
-        read = [*self.arrays.paths, *sorted(path for path in self.extractor.rglob("*") if path.is_file())]
-        return open_checkpoints(store, interval, [*facts, world_size(), context.device.type], read, {})
+        if not context.store and world_size() == 1:
+            return Checkpoints()
+        # the extractor's files too: two encoders may give the same tokens and start from different weights
+        files = [*self.arrays.paths, *sorted(path for path in self.extractor.rglob("*") if path.is_file())]
+        key = fingerprint([*settings, world_size(), context.device.type], files)
+        return Checkpoints(context.store, key, context.interval)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -23,7 +24,6 @@ from rakuten_tasks.models.members.held_out import HeldOutFit, Phase
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.networks.token_lstm import PADDING, TokenLSTM, TokenLSTMConfig
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
-from rakuten_tasks.training.checkpoint import Record
 from rakuten_tasks.training.loop import Schedule
 
 WEIGHTS = "lstm.safetensors"
@@ -85,12 +85,11 @@ class _LSTMFit(HeldOutFit):
     def new_network(self, phase: str, rows: NDArray) -> TokenLSTM:
         lstm = TokenLSTM(TokenLSTMConfig(self.vocabulary, self.data.classes, *self.sizes)).to(self.context.device)
         phase = f"embedding{phase}"
-        if kept := self.checkpoints.take(phase):
-            lstm.load_state_dict(kept.tensors, strict=False)
+        if result := self.checkpoints.finished.get(phase):
+            lstm.embed.load_state_dict(result["model"])
             return lstm
         lstm.init_embedding_from_svd(token_counts(self.arrays, rows, self.vocabulary), self.context.seed)
-        fixed = {"embed.weight": lstm.state_dict()["embed.weight"].clone()}
-        self.checkpoints.save(phase, Record(fixed, {}, finished=True))
+        self.checkpoints.finish(phase, {"model": copy.deepcopy(lstm.embed.state_dict())})
         return lstm
 
     def phases(self, network: nn.Module, rows: NDArray) -> list[Phase]:

@@ -22,7 +22,7 @@ from rakuten_tasks.models.members.held_out import HeldOutFit, Phase
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
 from rakuten_tasks.training.loop import Schedule
-from rakuten_tasks.training.oom import MicrobatchSize
+from rakuten_tasks.training.oom import MicrobatchRunner
 
 HEAD = "head.safetensors"
 DROPOUT, LABEL_SMOOTHING, WEIGHT_DECAY = 0.1, 0.1, 0.01
@@ -64,7 +64,7 @@ class Transformer:
 
     def __init__(self, network: FineTunedEncoder) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.batch = MicrobatchSize(64, "transformer")
+        self.batch = MicrobatchRunner(64, "transformer")
 
     @classmethod
     def settings(cls, config: TrainingConfig) -> Strict:
@@ -87,7 +87,7 @@ class Transformer:
             read: list[Tensor] = []
             hook = head.register_forward_pre_hook(lambda _, inputs, read=read: read.append(inputs[0]))
             try:
-                list(self.batch.parts(len(at), partial(self._ask, [rows[i] for i in at])))
+                list(self.batch.iter_chunks(len(at), partial(self._ask, [rows[i] for i in at])))
             finally:
                 hook.remove()
             pooled = torch.cat(read).float()

@@ -33,7 +33,7 @@ from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions, rand
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.training.distributed import world_size
 from rakuten_tasks.training.loop import Dataset, Schedule, autocast
-from rakuten_tasks.training.oom import MicrobatchSize
+from rakuten_tasks.training.oom import MicrobatchRunner
 
 WEIGHTS, SHAPE = "vgg16.safetensors", "vgg16.json"
 PATIENCE = 10  # at the peak of the learning rate validation gets worse for several epochs
@@ -95,7 +95,7 @@ class VGG16:
 
         hook = head.linear.register_forward_pre_hook(lambda _, features: read.append(features[0].float()))
         try:
-            list(MicrobatchSize(batch_size(device), "photos").parts(len(inputs[0]), part))
+            list(MicrobatchRunner(batch_size(device), "photos").iter_chunks(len(inputs[0]), part))
         finally:
             hook.remove()
         embeddings = torch.cat(read)

@@ -21,7 +21,7 @@ from rakuten_tasks.models.networks.vgg16_blocks import (
 )
 from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions
 from rakuten_tasks.training.loop import autocast
-from rakuten_tasks.training.oom import MicrobatchSize
+from rakuten_tasks.training.oom import MicrobatchRunner
 
 __all__ = ["BACKBONE_FEATURES", "TOP_FEATURES", "VGG16Config", "VGG16Network", "batch_size", "photo_logits"]
 
@@ -105,4 +105,4 @@ def photo_logits(network: VGG16Network, pixels: NDArray) -> NDArray:
         with autocast(device):
             return network(torch.from_numpy(pixels[start:end]).to(device)).float().cpu()
 
-    return torch.cat(list(MicrobatchSize(batch_size(device), "photos").parts(len(pixels), part))).numpy()
+    return torch.cat(list(MicrobatchRunner(batch_size(device), "photos").iter_chunks(len(pixels), part))).numpy()

@@ -15,7 +15,7 @@ from rakuten_tasks.config import PhotoConfig, Refit, TextConfig, Weights
 from rakuten_tasks.models.members.member import FitContext
 from rakuten_tasks.models.members.transformer import Transformer
 from rakuten_tasks.models.members.vgg16 import VGG16, PixelExamples
-from rakuten_tasks.models.networks.vgg16_network import VGG16Config, VGG16Network
+from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.training.checkpoint import LocalCheckpointStore
 from rakuten_tasks.training.distributed import convert_sync_batchnorm, rank, shard_for_rank
@@ -53,7 +53,7 @@ def first_gradients(folder: Path) -> dict[str, Tensor]:
     In fp64: in fp32 one rounding now and then decides which of two near-equal pixels is the maximum.
     """
     torch.manual_seed(1)
-    branch = VGG16Network(VGG16Config(True, 32, 3), random_convolutions())
+    branch = VGG16Network(random_convolutions(), 32, 3)
     nn.init.normal_(branch.upper.head.linear.weight, std=0.01)
     branch.upper.head.dropout.p = 0.0
     convert_sync_batchnorm(branch.double())

@@ -253,7 +253,7 @@ def test_too_few_rows_are_refused_with_the_way_out(tmp_path, train, stopping):
     splits[np.flatnonzero(splits == TRAIN)[train:]] = TEST
     splits[np.flatnonzero(splits == VALIDATION_A)[stopping:]] = TEST
     found = training_data(tmp_path, [tokens_of(products, splits)], products, labels, splits)
-    message = rf"{train} rows to train on and {stopping} to stop by are too few for a network: leave it out of members"
+    message = rf"{train} rows to train on and {stopping} to stop on are too few for a network: leave it out of members"
     with pytest.raises(ValueError, match=message):
         fit(found)
 

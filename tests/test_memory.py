@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from rakuten_tasks.models.networks import vgg16_network
-from rakuten_tasks.models.networks.vgg16_network import VGG16Config, VGG16Network
+from rakuten_tasks.models.members import vgg16
+from rakuten_tasks.models.members.vgg16 import VGG16, VGG16Config
+from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.training import loop
 from rakuten_tasks.training.checkpoint import Checkpoints
@@ -170,10 +171,12 @@ def test_each_row_is_answered_once_and_in_order():
 
 def test_photos_come_in_halves(monkeypatch, caplog):
     torch.manual_seed(0)
-    branch = VGG16Network(VGG16Config(True, 32, 2), random_convolutions())
+    branch = VGG16Network(random_convolutions(), 32, 2)
+    nn.init.normal_(branch.upper.head.linear.weight, std=0.01)
+    member = VGG16(branch, VGG16Config(True, True, 32, 2))
     pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
-    monkeypatch.setattr(vgg16_network, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
-    logits = vgg16_network.photo_logits(branch, pixels)
+    monkeypatch.setattr(vgg16, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
+    logits, _ = member.logits_and_embedding({"pixels": pixels})
     lower = branch.lower.forward
 
     def cramped(batch):
@@ -182,7 +185,7 @@ def test_photos_come_in_halves(monkeypatch, caplog):
         return lower(batch)
 
     monkeypatch.setattr(branch.lower, "forward", cramped)
-    np.testing.assert_allclose(vgg16_network.photo_logits(branch, pixels), logits, atol=1e-4)
+    np.testing.assert_allclose(member.logits_and_embedding({"pixels": pixels})[0], logits, atol=1e-4)
     assert "photos: a batch of 11 does not fit into memory: continuing with 5" in caplog.messages
 
 

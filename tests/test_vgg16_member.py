@@ -18,7 +18,7 @@ from rakuten_tasks.models.backbones import load_backbone
 from rakuten_tasks.models.extractors import Extractor, MapExtractor, PixelExtractor
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.vgg16 import VGG16, epochs_from_scratch, random_flip_and_shift
-from rakuten_tasks.models.networks.vgg16_network import BACKBONE_FEATURES
+from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.training.loop import EpochMetrics
 from tests.tiny_models import write_vgg16
@@ -146,7 +146,7 @@ def test_features_beside_the_maps_are_those_of_the_frozen_backbone(frozen):
 def test_too_few_photos_are_refused_with_the_way_out(tmp_path):
     data = data_of(tmp_path, PixelExtractor(32), photos())
     data = replace(data, splits=np.where(data.splits == VALIDATION_A, TEST, data.splits))
-    with pytest.raises(ValueError, match=r"7 rows to train on and 0 to stop by are too few for a network"):
+    with pytest.raises(ValueError, match=r"7 rows to train on and 0 to stop on are too few for a network"):
         fit(data, SCRATCH)
 
 

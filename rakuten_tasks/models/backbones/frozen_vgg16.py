@@ -36,7 +36,7 @@ class VGG16Backbone(FrozenBackbone):
 
     def features_and_maps(self, pixels: NDArray) -> tuple[NDArray, NDArray]:
         """As `features`, and (N, 512, image_size // 16, image_size // 16) fp16: what block 5 reads, for training it."""
-        features, maps = self.answers(pixels, self.network.see)
+        features, maps = self.answers(pixels, self.network.features_and_maps)
         return features, maps
 
 

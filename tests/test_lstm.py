@@ -111,7 +111,7 @@ def test_it_is_trained_again_for_as_many_epochs_as_were_best_and_nothing_is_vali
     best = min(judged, key=lambda epoch: epoch.valid_loss).number
     assert [epoch.number for epoch in again] == list(range(1, best + 1))
     assert fitted.epochs == judged + again
-    assert fitted.facts == {"epochs kept": str(best)}
+    assert fitted.details == {"best epochs": str(best)}
 
 
 def test_without_a_refit_the_member_is_the_one_that_was_judged(data, fitted, extractor, products):

@@ -16,8 +16,9 @@ from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.training import loop
 from rakuten_tasks.training.checkpoint import Checkpoints
-from rakuten_tasks.training.loop import Schedule, fit, predict_logits
+from rakuten_tasks.training.loop import fit, predict_logits
 from rakuten_tasks.training.oom import MicrobatchRunner, is_out_of_memory
+from rakuten_tasks.training.schedule import Schedule
 from tests.test_checkpoint import Kept
 from tests.test_resume import Cutting, PowerCut
 from tests.test_training import Points

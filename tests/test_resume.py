@@ -19,7 +19,9 @@ from rakuten_tasks.models.members.plan import fit_tokenizer
 from rakuten_tasks.models.members.vgg16 import VGG16
 from rakuten_tasks.models.networks.token_lstm import TokenLSTM
 from rakuten_tasks.training.checkpoint import Checkpoints
-from rakuten_tasks.training.loop import EpochMetrics, Schedule, fit
+from rakuten_tasks.training.loop import fit
+from rakuten_tasks.training.schedule import Schedule
+from rakuten_tasks.training.state import EpochMetrics
 from tests import test_vgg16_member as photos
 from tests.test_checkpoint import Kept
 from tests.test_training import Points
@@ -209,7 +211,7 @@ def lstm(texts) -> FitResult:
 def test_an_lstm_interrupted_after_every_step_of_both_trainings_ends_the_same(texts, lstm):
     again, attempts = in_attempts(lambda store: fit_lstm(texts, store))
     assert_same_fit(again, lstm)
-    kept = int(str(lstm.facts["epochs kept"]))
+    kept = int(str(lstm.details["best epochs"]))
     # each training: its embedding, its steps, the record of its end; and the way out
     assert attempts == (1 + 2 * 3 + 1) + (1 + kept * 5 + 1) + 1
 

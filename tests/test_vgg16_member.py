@@ -20,7 +20,7 @@ from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingD
 from rakuten_tasks.models.members.vgg16 import VGG16, epochs_from_scratch, random_flip_and_shift
 from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training.loop import EpochMetrics
+from rakuten_tasks.training.state import EpochMetrics
 from tests.tiny_models import write_vgg16
 from tests.training_data import CPU, assert_same, training_data
 
@@ -104,7 +104,7 @@ def test_refitted_on_everything_the_last_one_has_seen_the_test_rows(scratch, tmp
 
 
 def test_fine_tuning_goes_on_from_the_head_and_begins_with_the_pretrained_block(tuned, frozen):
-    head, block5 = map(int, str(tuned.facts["epochs kept"]).split(", "))
+    head, block5 = map(int, str(tuned.details["best epochs"]).split(", "))
     again = [*range(1, head + 1), *range(1, block5 + 1)]  # as many epochs as were best
     assert [epoch.number for epoch in tuned.epochs] == [1, 2, 1, *again]
     block = frozen.backbone.network.upper.block.state_dict()

@@ -56,6 +56,11 @@ def record(
     rows = [{key: None if math.isnan(value) else value for key, value in epoch.items()} for epoch in epochs]
     path.write_text(json.dumps(rows, indent=1))
     chosen = {key: "chosen" if value == 0 and key in CHOSEN else value for key, value in settings.items()}
-    facts = {**chosen, **fitted.facts, "rows scored unseen": int((~fitted.stopping).sum()), "machine": hardware_info()}
+    facts = {
+        **chosen,
+        **fitted.details,
+        "rows scored unseen": int((~fitted.stopping).sum()),
+        "machine": hardware_info(),
+    }
     page = training_deck(f"Member {name}", fitted.epochs, facts)
     return FlyteFile(str(path)), show_deck(f"{FIT}{name}", f"Member {name}", page, log)

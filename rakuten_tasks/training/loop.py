@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,6 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
 from rakuten_tasks.training.checkpoint import Checkpoints
@@ -30,37 +29,8 @@ from rakuten_tasks.training.distributed import (
     world_size,
 )
 from rakuten_tasks.training.oom import MicrobatchRunner, explain_out_of_memory
-from rakuten_tasks.training.state import EpochMetrics, TrainingState, best_epoch
-
-__all__ = [
-    "Dataset",
-    "EpochMetrics",
-    "Schedule",
-    "autocast",
-    "best_epoch",
-    "choose_device",
-    "fit",
-    "half_precision",
-    "predict_logits",
-]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Length, batches and learning rate of a training.
-
-    epochs: at most, over which the learning rate rises and falls. batch_size: of all ranks together. patience: epochs
-    without a better validation loss before stopping early. stop_after: if above 0, nothing is validated, and the
-    weights after that many epochs are the result. warmup: None for one cycle (arXiv 1708.07120), else the share of the
-    steps in which the rate rises before it falls, both linearly.
-    """
-
-    epochs: int
-    batch_size: int
-    patience: int
-    label_smoothing: float = 0.0
-    stop_after: int = 0
-    warmup: float | None = None
+from rakuten_tasks.training.schedule import Schedule
+from rakuten_tasks.training.state import EpochMetrics, TrainingState
 
 
 class Dataset(Protocol):
@@ -133,55 +103,30 @@ def fit(
         model.load_state_dict(result["model"])
         return epochs
 
-    peak_rates = [group["lr"] for group in optimizer.param_groups]
+    peak_rate = max(group["lr"] for group in optimizer.param_groups)
     saved = checkpoints.pop_unfinished(name)
-    first_batch = train_rows[: schedule.batch_size]
-    size = saved["microbatch_size"] if saved else find_microbatch_size(model, examples, first_batch, schedule, name)
+    size = saved["microbatch_size"] if saved else _find_microbatch_size(model, examples, train_rows, schedule, name)
     torch.manual_seed(seed)  # dropout
-    scheduler = _scheduler(optimizer, peak_rates, schedule, len(train_rows))
-    state = TrainingState(model, optimizer, scheduler, seed, size)
+    state = TrainingState(model, optimizer, schedule.scheduler(optimizer, len(train_rows)), seed, size)
     if saved:
         state.load_state_dict(saved)
         del saved  # its memory
     for epoch in state.epochs:
         on_epoch(epoch)
 
-    while not _should_stop(state.epochs, schedule):
+    while not schedule.should_stop(state.epochs):
         order = np.random.default_rng((seed, state.epoch)).permutation(train_rows)
         _train_epoch(state, examples, order, schedule, name, checkpoints)
-        valid = math.nan, math.nan
-        if not schedule.stop_after:
-            with state.timer("validate"):
-                valid = _validate(model, examples, valid_rows, schedule, state.device)
+        valid = (math.nan, math.nan) if schedule.stop_after else _validate(state, examples, valid_rows, schedule)
         on_epoch(state.end_epoch(state.loss / len(order), *valid))
 
     if schedule.stop_after and math.isfinite(state.epochs[-1].train_loss):
         state.best_weights = copy.deepcopy(model.state_dict())
     if not state.best_weights:
-        raise ValueError(
-            f"{name} diverged at learning rate {max(peak_rates):g}: the loss is no number; lower learning_rate"
-        )
+        raise ValueError(f"{name} diverged at learning rate {peak_rate:g}: the loss is no number; lower learning_rate")
     model.load_state_dict(state.best_weights)
     checkpoints.finish(name, {"model": state.best_weights, "epochs": [asdict(epoch) for epoch in state.epochs]})
     return state.epochs
-
-
-def _scheduler(optimizer: Optimizer, peak_rates: list[float], schedule: Schedule, rows: int) -> LRScheduler:
-    steps = schedule.epochs * -(-rows // schedule.batch_size)
-    if schedule.warmup is None:
-        # one more: the schedule steps after the last batch too, and past its end the rate rises again
-        return OneCycleLR(optimizer, max_lr=peak_rates, total_steps=steps + 1)
-    rising = max(1, round(schedule.warmup * steps))
-    return LambdaLR(optimizer, lambda step: min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising))))
-
-
-def _should_stop(epochs: list[EpochMetrics], schedule: Schedule) -> bool:
-    if not epochs:
-        return False
-    if schedule.stop_after:
-        return len(epochs) >= min(schedule.stop_after, schedule.epochs)
-    waited = len(epochs) - best_epoch(epochs).number
-    return len(epochs) >= schedule.epochs or waited >= max(1, schedule.patience)
 
 
 def _train_epoch(
@@ -240,12 +185,15 @@ def _loss(model: nn.Module, inputs: list[Tensor], labels: Tensor, label_smoothin
     return functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
 
 
-def find_microbatch_size(model: nn.Module, examples: Dataset, batch: NDArray, schedule: Schedule, name: str) -> int:
-    """Return how many rows of the batch fit into the memory of every rank, up to schedule.batch_size.
+def _find_microbatch_size(
+    model: nn.Module, examples: Dataset, train_rows: NDArray, schedule: Schedule, name: str
+) -> int:
+    """Return how many rows at once fit into the memory of every rank, up to schedule.batch_size.
 
-    Weights, batch norm's statistics and gradients stay as they are; random numbers are drawn. The batch is tried before
-    the first step, because with several ranks one that repeats a step would leave the others waiting.
+    Runs a batch before the first step, because with several ranks one that repeats a step would leave the others
+    waiting. Weights and batch norm's statistics do not change; random numbers are drawn.
     """
+    batch = train_rows[: schedule.batch_size]
     device = next(model.parameters()).device
     model.train()
     for layer in model.modules():
@@ -268,14 +216,13 @@ def find_microbatch_size(model: nn.Module, examples: Dataset, batch: NDArray, sc
     return all_reduce_min(runner.rows, device)
 
 
-def _validate(
-    model: nn.Module, examples: Dataset, rows: NDArray, schedule: Schedule, device: torch.device
-) -> tuple[float, float]:
+def _validate(state: TrainingState, examples: Dataset, rows: NDArray, schedule: Schedule) -> tuple[float, float]:
     """Return cross-entropy in nats and weighted F1; the same bits on every rank, so that all stop alike."""
-    logits = _gather_logits(model, examples, rows, schedule.batch_size, device)
-    labels = examples.labels[rows]
-    loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
-    return loss, float(f1_score(labels, logits.argmax(1), average="weighted", zero_division=0))
+    with state.timer("validate"):
+        logits = _gather_logits(state.model, examples, rows, schedule.batch_size, state.device)
+        labels = examples.labels[rows]
+        loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+        return loss, float(f1_score(labels, logits.argmax(1), average="weighted", zero_division=0))
 
 
 def _gather_logits(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -18,9 +18,19 @@ from rakuten_tasks.data.splits import TRAIN, VALIDATION_A, VALIDATION_B
 from rakuten_tasks.models.members.member import FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.training.checkpoint import Checkpoints, fingerprint
 from rakuten_tasks.training.distributed import convert_sync_batchnorm, world_size
-from rakuten_tasks.training.loop import Dataset, EpochMetrics, Schedule, best_epoch, fit, predict_logits
+from rakuten_tasks.training.loop import Dataset, fit, predict_logits
+from rakuten_tasks.training.schedule import Schedule
+from rakuten_tasks.training.state import EpochMetrics, best_epoch
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass
+class Examples:
+    """Rows whose inputs a function reads; see `Dataset`."""
+
+    labels: NDArray
+    batch: Callable[[NDArray, Callable[[], float] | None], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -80,8 +90,8 @@ class HeldOutFit(ABC, Generic[Network]):
             final = self.member(self._train(", all rows", data.everything, valid[:0], best)[0])
         epochs = [epoch for phase in trained for epoch in phase]
         stopping = data.splits[held_out] == VALIDATION_A
-        facts: dict[str, object] = {"epochs kept": ", ".join(map(str, best))}
-        return FitResult(self.member(network), final, held_out, logits, stopping, epochs, facts)
+        details: dict[str, object] = {"best epochs": ", ".join(map(str, best))}
+        return FitResult(self.member(network), final, held_out, logits, stopping, epochs, details)
 
     def _train(
         self, suffix: str, rows: NDArray, valid: NDArray, stops: list[int]

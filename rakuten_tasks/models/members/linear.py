@@ -86,10 +86,10 @@ class LinearMember:
         logits = np.zeros((len(data.rows), data.classes), dtype=np.float32)
         scored = np.zeros(len(data.rows), dtype=bool)
         for fold in tqdm(range(FOLDS), desc=f"{cls.name}: out of fold", leave=False):
-            others, held_out = rows[data.folds[rows] != fold], rows[data.folds[rows] == fold]
-            held_out = held_out[np.isin(data.labels[held_out], data.labels[others])]
+            fitted_on, held_out = rows[data.folds[rows] != fold], rows[data.folds[rows] == fold]
+            held_out = held_out[np.isin(data.labels[held_out], data.labels[fitted_on])]
             if len(held_out):
-                member = cls._fit(features, data, others, context)
+                member = cls._fit(features, data, fitted_on, context)
                 logits[held_out] = member._logits(features.take(held_out))
                 scored[held_out] = True
         places = np.flatnonzero(scored)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Self
@@ -20,11 +20,11 @@ from torch.nn.utils.rnn import pad_sequence
 from rakuten_tasks.config import LSTMConfig, Strict, TrainingConfig
 from rakuten_tasks.models.extractors import TokenExtractor
 from rakuten_tasks.models.linear_model import dense_product
-from rakuten_tasks.models.members.held_out import HeldOutFit, Phase
+from rakuten_tasks.models.members.held_out import Examples, HeldOutFit, Phase
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.networks.token_lstm import PADDING, TokenLSTM, TokenLSTMConfig
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
-from rakuten_tasks.training.loop import Schedule
+from rakuten_tasks.training.schedule import Schedule
 
 WEIGHTS = "lstm.safetensors"
 CONFIG = "lstm.json"
@@ -97,7 +97,8 @@ class _LSTMFit(HeldOutFit[TokenLSTM]):
         schedule = Schedule(epochs, config.batch_size, max(3, epochs // 5), LABEL_SMOOTHING)
         rate = config.learning_rate or LEARNING_RATE
         optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
-        return [Phase("LSTM", network, TokenExamples(self.arrays, self.data.labels), schedule, optimizer)]
+        examples = Examples(self.data.labels, lambda rows, augment: (pad(self.arrays.take_ragged("tokens", rows)),))
+        return [Phase("LSTM", network, examples, schedule, optimizer)]
 
     def member(self, network: TokenLSTM) -> LSTM:
         return LSTM(network)
@@ -108,17 +109,6 @@ def network_sizes(rows: int) -> tuple[int, int]:
     hidden = int(np.clip(16 * round(rows**0.5 / 16), 64, 256))
     # different sizes: with equal ones oneDNN rounds one product differently alone and in a batch
     return hidden * 3 // 2, hidden
-
-
-class TokenExamples:
-    """Tokens of rows, for training and prediction."""
-
-    def __init__(self, arrays: ShardArrays, labels: NDArray) -> None:
-        self.arrays, self.labels = arrays, labels
-
-    def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        """(B,) rows -> (B, T) tokens."""
-        return (pad(self.arrays.take_ragged("tokens", rows)),)
 
 
 def pad(tokens: list[NDArray]) -> Tensor:

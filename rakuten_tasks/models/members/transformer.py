@@ -18,11 +18,11 @@ from rakuten_tasks.config import Strict, TextConfig, TrainingConfig
 from rakuten_tasks.models.encoders import load_saved_encoder, pooling
 from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
 from rakuten_tasks.models.extractors import EncoderTokenExtractor
-from rakuten_tasks.models.members.held_out import HeldOutFit, Phase, capture_inputs
+from rakuten_tasks.models.members.held_out import Examples, HeldOutFit, Phase, capture_inputs
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
-from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
-from rakuten_tasks.training.loop import Schedule
+from rakuten_tasks.preprocessing.feature_shards import OFFSETS
 from rakuten_tasks.training.oom import MicrobatchRunner
+from rakuten_tasks.training.schedule import Schedule
 
 HEAD = "head.safetensors"
 DROPOUT, LABEL_SMOOTHING, WEIGHT_DECAY = 0.1, 0.1, 0.01
@@ -136,9 +136,12 @@ class _TransformerFit(HeldOutFit[FineTunedEncoder]):
             config.fine_tune_epochs, config.batch_size, config.fine_tune_epochs, LABEL_SMOOTHING, warmup=config.warmup
         )
         groups = parameter_groups(network, config.learning_rate, config.layer_decay)
-        examples = TextExamples(self.arrays, self.data.labels, network.pad_id, network.max_tokens)
+
+        def read(rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
+            return pad(self.arrays.take_ragged("ids", rows), network.pad_id, network.max_tokens)
+
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
-        return [Phase("transformer", network, examples, schedule, optimizer)]
+        return [Phase("transformer", network, Examples(self.data.labels, read), schedule, optimizer)]
 
     def member(self, network: FineTunedEncoder) -> Transformer:
         return Transformer(network)
@@ -158,17 +161,6 @@ def parameter_groups(network: FineTunedEncoder, rate: float, decay: float) -> li
         {"params": parameters, "lr": rate * decay ** (top - layer)} for layer, parameters in sorted(layers.items())
     ]
     return [*groups, {"params": list(network.head.parameters()), "lr": rate * HEAD_RATE}]
-
-
-class TextExamples:
-    """Token ids of rows, for training and prediction."""
-
-    def __init__(self, arrays: ShardArrays, labels: NDArray, pad_id: int, max_tokens: int) -> None:
-        self.arrays, self.labels, self.pad_id, self.max_tokens = arrays, labels, pad_id, max_tokens
-
-    def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        """(B,) rows -> ids and mask, (B, T) int64 each"""
-        return pad(self.arrays.take_ragged("ids", rows), self.pad_id, self.max_tokens)
 
 
 def pad(rows: list[NDArray], pad_id: int, max_tokens: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import ClassVar, Self
@@ -20,15 +21,16 @@ from rakuten_tasks.models.backbones import load_saved_backbone
 from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
 from rakuten_tasks.models.extractors import MapExtractor, PixelExtractor
 from rakuten_tasks.models.linear_model import dense_product
-from rakuten_tasks.models.members.held_out import HeldOutFit, Phase, capture_inputs
+from rakuten_tasks.models.members.held_out import Examples, HeldOutFit, Phase, capture_inputs
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, batch_size
 from rakuten_tasks.models.networks.vgg16_network import TrainableTop, VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions, random_convolutions
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.training.distributed import world_size
-from rakuten_tasks.training.loop import Dataset, Schedule, autocast
+from rakuten_tasks.training.loop import autocast
 from rakuten_tasks.training.oom import MicrobatchRunner
+from rakuten_tasks.training.schedule import Schedule
 
 WEIGHTS, CONFIG = "vgg16.safetensors", "vgg16.json"
 PATIENCE = 10  # at the peak of the learning rate validation gets worse for several epochs
@@ -131,21 +133,21 @@ class _VGG16Fit(HeldOutFit[VGG16Network | TrainableTop]):
         return upper.requires_grad_(True).to(self.context.device)
 
     def phases(self, network: VGG16Network | TrainableTop, rows: NDArray) -> list[Phase]:
-        config, arrays, labels = self.config, self.arrays, self.data.labels
-        rate, epochs = config.learning_rate, config.epochs
+        rate, epochs, size = self.config.learning_rate, self.config.epochs, batch_of(self.config.batch_size, len(rows))
+
+        def phase(name: str, part: nn.Module, read: Callable, epochs: int, rate: float) -> Phase:
+            examples = Examples(self.data.labels, partial(read, self.arrays))
+            schedule = Schedule(epochs, size, PATIENCE, LABEL_SMOOTHING)
+            optimizer = torch.optim.AdamW(part.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
+            return Phase(name, part, examples, schedule, optimizer)
+
         if isinstance(network, VGG16Network):
             epochs = epochs or epochs_from_scratch(len(self.train_rows), self.context.device)
-            return [self._phase("VGG16", network, PixelExamples(arrays, labels), epochs, rate or 5e-4, rows)]
-        head, both = HeadExamples(arrays, labels), MapExamples(arrays, labels)
+            return [phase("VGG16", network, read_pixels, epochs, rate or 5e-4)]
         return [
-            self._phase("VGG16 head", network.head, head, epochs or 30, rate or 1e-3, rows),
-            self._phase("VGG16 block 5", network, both, config.fine_tune_epochs, 5e-5, rows),
+            phase("VGG16 head", network.head, read_head_inputs, epochs or 30, rate or 1e-3),
+            phase("VGG16 block 5", network, read_top_inputs, self.config.fine_tune_epochs, 5e-5),
         ]
-
-    def _phase(self, name: str, part: nn.Module, examples: Dataset, epochs: int, rate: float, rows: NDArray) -> Phase:
-        schedule = Schedule(epochs, batch_of(self.config.batch_size, len(rows)), PATIENCE, LABEL_SMOOTHING)
-        optimizer = torch.optim.AdamW(part.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
-        return Phase(name, part, examples, schedule, optimizer)
 
     def member(self, network: VGG16Network | TrainableTop) -> VGG16:
         return VGG16(network, self.architecture)
@@ -170,36 +172,22 @@ def epochs_from_scratch(photos: int, device: torch.device) -> int:
     return 30 if device.type == "cuda" else min(30, max(2, round(FORWARD_BUDGET / photos)))
 
 
-class _PhotoExamples:
-    def __init__(self, arrays: ShardArrays, labels: NDArray) -> None:
-        self.arrays, self.labels = arrays, labels
+def read_pixels(arrays: ShardArrays, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor]:
+    """(B,) rows -> (B, S, S, 3) uint8 prepared photos, to train the whole network on"""
+    pixels = arrays.take("pixels", rows)
+    return (torch.from_numpy(random_flip_and_shift(pixels, augment) if augment else pixels),)
 
 
-class PixelExamples(_PhotoExamples):
-    """Prepared photos, to train the whole network on."""
-
-    def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        """(B,) rows -> (B, S, S, 3) uint8"""
-        pixels = self.arrays.take("pixels", rows)
-        return (torch.from_numpy(random_flip_and_shift(pixels, augment) if augment else pixels),)
+def read_head_inputs(arrays: ShardArrays, rows: NDArray, augment: object) -> tuple[Tensor, Tensor]:
+    """(B,) rows -> (B, BACKBONE_FEATURES), (B, TOP_FEATURES) fp16 of the frozen backbone, without augmentation"""
+    photo = torch.from_numpy(arrays.take("photo", rows))
+    return photo[:, :BACKBONE_FEATURES], photo[:, BACKBONE_FEATURES:]
 
 
-class HeadExamples(_PhotoExamples):
-    """Features of the frozen backbone, to train the head on."""
-
-    def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        """(B,) rows -> (B, BACKBONE_FEATURES), (B, TOP_FEATURES) fp16, never augmented: photos are not read again."""
-        photo = torch.from_numpy(self.arrays.take("photo", rows))
-        return photo[:, :BACKBONE_FEATURES], photo[:, BACKBONE_FEATURES:]
-
-
-class MapExamples(_PhotoExamples):
-    """Outputs of the frozen blocks, to train block 5 and the head on."""
-
-    def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        """(B,) rows -> (B, BACKBONE_FEATURES), (B, 512, S / 16, S / 16) fp16"""
-        photo, maps = (torch.from_numpy(self.arrays.take(name, rows)) for name in ("photo", "maps"))
-        return photo[:, :BACKBONE_FEATURES], maps
+def read_top_inputs(arrays: ShardArrays, rows: NDArray, augment: object) -> tuple[Tensor, Tensor]:
+    """(B,) rows -> (B, BACKBONE_FEATURES), (B, 512, S / 16, S / 16) fp16 of the frozen blocks, without augmentation"""
+    photo, maps = (torch.from_numpy(arrays.take(name, rows)) for name in ("photo", "maps"))
+    return photo[:, :BACKBONE_FEATURES], maps
 
 
 def random_flip_and_shift(pixels: NDArray, random: Callable[[], float]) -> NDArray:

@@ -58,9 +58,12 @@ class MicrobatchRunner:
     def iter_chunks(self, total: int, compute: Callable[[int, int], Result]) -> Iterator[Result]:
         """Yield `compute(start, end)` over rows 0 to total - 1, as many at once as fit."""
         start = 0
+
+        def attempt(rows: int) -> Result:
+            return compute(start, start + rows)
+
         while start < total:
-            first = start  # of this chunk, for the lambda
-            chunk = self.run(lambda rows, first=first: compute(first, first + rows), total - start)  # type: ignore[misc]
+            chunk = self.run(attempt, total - start)
             start += min(self.rows, total - start)
             yield chunk
 

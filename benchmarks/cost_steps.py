@@ -31,7 +31,8 @@ from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from rakuten_tasks.models.predictor import Predictor, pool_logits
 from rakuten_tasks.models.scoring import products_of, score_features
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays, class_index, write_shard
-from rakuten_tasks.training.loop import EpochMetrics, choose_device
+from rakuten_tasks.training.loop import choose_device
+from rakuten_tasks.training.state import EpochMetrics
 
 Mark = Callable[[EpochMetrics], None]
 TEXT_MEMBERS = ("bag", "lstm", "encoder", "bag_encoder")

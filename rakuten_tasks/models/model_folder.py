@@ -19,7 +19,7 @@ import torch
 from rakuten_tasks.local_files import hash_file, hash_json
 from rakuten_tasks.models.downloads import ANSWER, CONNECT, first_line, innermost, within
 from rakuten_tasks.models.pretrained import UNKNOWN, PretrainedWeights
-from rakuten_tasks.training.oom import out_of_memory
+from rakuten_tasks.training.oom import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -142,7 +142,7 @@ class ModelFolder:
             with quiet_transformers():
                 yield
         except Exception as error:  # of no closed set
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise ValueError(
                 f"{self.kind.option}={self.name!r}: transformers {transformers.__version__} cannot load the {part} in "

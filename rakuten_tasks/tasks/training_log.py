@@ -57,7 +57,7 @@ def log_fit(
     rows = [{key: None if math.isnan(value) else value for key, value in epoch.items()} for epoch in epochs]
     path.write_text(json.dumps(rows, indent=1))
     chosen = {key: "chosen" if value == 0 and key in CHOSEN else value for key, value in settings.items()}
-    counts = {**fitted.facts, "rows scored unseen": int((~fitted.stopping).sum())}
+    counts = {**fitted.details, "rows scored unseen": int((~fitted.stopping).sum())}
     properties = {**chosen, **counts, "machine": hardware_info()}
     page = training_deck(f"Member {name}", fitted.epochs, properties)
     return FlyteFile(str(path)), show_deck(f"{FIT}{name}", f"Member {name}", page, log)

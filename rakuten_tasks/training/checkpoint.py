@@ -1,52 +1,50 @@
 """Checkpoints of an interrupted training: one blob of bytes, complete or ignored.
 
-A blob is the SHA-256 of the rest (32 bytes) and a safetensors file, whose metadata holds one JSON document.
+A blob is the SHA-256 of the rest (32 bytes), the SHA-256 of the training's fingerprint (32 bytes) and what torch.save
+writes. It is unpickled only if both match, and then with weights_only.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
-Weights = Mapping[str, Tensor]
+from rakuten_tasks.local_files import hash_file, hash_json, write_atomically
+from rakuten_tasks.training.distributed import broadcast_from_rank_0, rank
+
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 CODE = ("preprocessing", "training", "models")  # packages of which an edit makes a checkpoint stale
 INTERVAL = 30.0  # seconds between two checkpoints
-MAX_OVERHEAD = 0.05  # of the time, at most, goes into writing them
-STALE_PART_SECONDS = 600  # seconds after which a half-written file is nobody's
+MAX_OVERHEAD = 0.05  # largest share of the time that goes into writing them
+STALE_PART_SECONDS = 600  # age at which a half-written file is taken for a killed process's
 DIGEST = hashlib.sha256().digest_size
+
+State = Mapping[str, Any]  # nested mappings and lists of tensors, numbers and strings, as state_dict() returns
 
 
 class CheckpointStore(Protocol):
-    """Keeps one blob."""
+    """Storage of one blob."""
 
     def read(self) -> bytes | None:
-        """What was written last, by this attempt or the one before it; None if nothing was."""
+        """Return the blob that this attempt or the one before it wrote last; None if there is none."""
         ...
 
     def write(self, content: bytes) -> None:
-        """Replace what is kept."""
+        """Replace the blob."""
         ...
 
 
 class LocalCheckpointStore:
-    """Keeps the blob as a file; whoever reads it finds one of the blobs written, whole, however many write at once."""
+    """A file that holds the blob. A reader gets a complete blob, however many processes write at once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "checkpoint"
@@ -57,81 +55,50 @@ class LocalCheckpointStore:
         return None
 
     def write(self, content: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep(STALE_PART_SECONDS)
-        with tempfile.NamedTemporaryFile(suffix=".part", dir=self.folder, delete=False) as file:
-            part = Path(file.name)
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                part.replace(self.path)
-            finally:
-                part.unlink(missing_ok=True)
+        self._remove_parts(STALE_PART_SECONDS)
+        write_atomically(self.path, content)
 
     def remove(self) -> None:
-        """Once the training's outputs are safe."""
+        """Delete the blob, once the training's outputs are safe."""
         self.path.unlink(missing_ok=True)
-        self._sweep(0)
-        with suppress(OSError):  # not there, or not ours alone
+        self._remove_parts(0)
+        with suppress(OSError):  # missing, or with files of others
             self.folder.rmdir()
 
-    def _sweep(self, age: float) -> None:
-        # a killed process leaves its half-written file
+    def _remove_parts(self, age: float) -> None:
+        """Delete the half-written files of killed processes. age: in seconds."""
         for part in self.folder.glob("*.part"):
             with suppress(FileNotFoundError):
                 if time.time() - part.stat().st_mtime >= age:
                     part.unlink()
 
 
-@dataclass(frozen=True)
-class Record:
-    """Where one phase of a training stands. facts: what JSON can hold."""
-
-    tensors: Mapping[str, Tensor]
-    facts: Mapping[str, Any]
-    finished: bool = False
-
-
-def encode(records: Mapping[str, Record], fingerprint: str) -> bytes:
-    """Records by phase -> a blob."""
-    tensors = {
-        f"{phase}/{name}": tensor.detach().cpu().contiguous()
-        for phase, record in records.items()
-        for name, tensor in record.tensors.items()
-    }
-    phases = {phase: {"facts": dict(r.facts), "finished": r.finished} for phase, r in records.items()}
-    document = {"format": FORMAT, "fingerprint": fingerprint, "phases": phases}
-    body = save(tensors, {"checkpoint": json.dumps(document)})
+def encode(state: State, fingerprint: str) -> bytes:
+    """Return the state as a blob of the training with this fingerprint."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    body = hashlib.sha256(fingerprint.encode()).digest() + buffer.getvalue()
     return hashlib.sha256(body).digest() + body
 
 
-def decode(blob: bytes, fingerprint: str) -> dict[str, Record]:
-    """What `encode` was given. Raises ValueError, saying why, for anything but a whole blob of this fingerprint."""
-    body = blob[DIGEST:]
+def decode(blob: bytes, fingerprint: str) -> dict[str, Any]:
+    """Return the encoded state, tensors on the CPU.
+
+    Raises ValueError if the blob is incomplete or of another training.
+    """
+    body = memoryview(blob)[DIGEST:]
     if hashlib.sha256(body).digest() != blob[:DIGEST]:
         raise ValueError("it is damaged or cut short")
-    try:
-        header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])  # as safetensors lays a file out
-        document = json.loads(header["__metadata__"]["checkpoint"])
-        found = document["format"], document["fingerprint"]
-        tensors = load(body)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError("it is of another format") from error
-    if found[0] != FORMAT:
-        raise ValueError(f"it is of format {found[0]}, not {FORMAT}")
-    if found[1] != fingerprint:
+    if body[:DIGEST] != hashlib.sha256(fingerprint.encode()).digest():
         raise ValueError("it is of another training: data, configuration, code or device differ")
-    return {
-        phase: Record(
-            {name.removeprefix(f"{phase}/"): t for name, t in tensors.items() if name.startswith(f"{phase}/")}, **saved
-        )
-        for phase, saved in document["phases"].items()
-    }
+    return torch.load(io.BytesIO(body[DIGEST:]), map_location="cpu", weights_only=True)
 
 
 class Checkpoints:
-    """The checkpoints of one training, phase by phase. Without a store there are none."""
+    """The checkpoints of one training, which consists of one or more phases, in a store.
+
+    finished: results of finished phases by name; they are part of every later checkpoint.
+    """
 
     def __init__(
         self,
@@ -140,39 +107,48 @@ class Checkpoints:
         interval: float = INTERVAL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """interval: seconds between two checkpoints; 0: one after every step."""
-        self._store, self._fingerprint, self._interval, self._clock = store, fingerprint, interval, clock
-        self._records: dict[str, Record] = {}
+        """store: rank 0's; without it nothing is read or written. Every rank must call this, as rank 0's blob is sent.
+
+        interval: seconds between two checkpoints; 0: one after every step.
+        """
+        self._store = store if rank() == 0 else None
+        self._fingerprint, self._interval, self._clock = fingerprint, interval, clock
+        self.finished: dict[str, State] = {}
+        self._unfinished: dict[str, State] = {}
         self._last, self._cost = clock(), 0.0
-        blob = store.read() if store else None
+        blob = broadcast_from_rank_0(self._store.read() if self._store else None)
         if blob is None:
             return
         try:
-            self._records = decode(blob, fingerprint)
+            phases = decode(blob, fingerprint)
         except ValueError as error:
             log.warning("checkpoint ignored, training starts anew: %s", error)
             return
-        log.warning("going on from a checkpoint: %s", ", ".join(self._records))
-        self._write(lambda: blob)  # a pod's next attempt sees what this one wrote, and no more
+        self.finished, self._unfinished = phases["finished"], phases["unfinished"]
+        log.warning("continuing from a checkpoint: %s", ", ".join((*self.finished, *self._unfinished)))
+        self._write(lambda: blob)  # a pod's next attempt can read only what this one has written
 
-    def take(self, phase: str) -> Record | None:
-        """Where the phase stands; None: nowhere yet. An unfinished record is handed out once, to free its memory."""
-        record = self._records.get(phase)
-        if record and not record.finished:
-            del self._records[phase]
-        return record
+    def pop_unfinished(self, phase: str) -> State | None:
+        """Return the state of an interrupted phase, once, so that its memory can be freed; None if there is none."""
+        return self._unfinished.pop(phase, None)
 
-    def save(self, phase: str, record: Record) -> None:
-        """Write the record beside those of the phases before it."""
-        if record.finished:
-            self._records[phase] = record
-        self._write(lambda: encode({**self._records, phase: record}, self._fingerprint))
+    def save(self, phase: str, state: State) -> None:
+        """Write the state of an unfinished phase."""
+        self._write(lambda: self._encode({phase: state}))
 
-    def save_if_due(self, phase: str, record: Callable[[], Record]) -> None:
-        """By the clock, and the more seldom the longer a store takes. No result depends on it."""
+    def save_if_due(self, phase: str, state: Callable[[], State]) -> None:
+        """Save once the interval has passed, or later if the store is slow. No result depends on it."""
         wait = max(self._interval, self._cost / MAX_OVERHEAD) if self._interval else 0
         if self._store and self._clock() - self._last >= wait:
-            self.save(phase, record())
+            self.save(phase, state())
+
+    def finish(self, phase: str, result: State) -> None:
+        """Write the result of a finished phase. Its tensors must not change later."""
+        self.finished[phase] = result
+        self._write(lambda: self._encode({}))
+
+    def _encode(self, unfinished: Mapping[str, State]) -> bytes:
+        return encode({"finished": self.finished, "unfinished": dict(unfinished)}, self._fingerprint)
 
     def _write(self, blob: Callable[[], bytes]) -> None:
         if not self._store:
@@ -180,31 +156,17 @@ class Checkpoints:
         started = self._clock()
         try:
             self._store.write(blob())
-        except Exception as error:  # a full disk or a store that is away need not end a training
-            log.warning("no checkpoint written, training goes on: %s", error)
+        except Exception as error:  # a full disk or an unreachable store need not end a training
+            log.warning("no checkpoint written, training continues: %s", error)
         self._last = self._clock()
         self._cost = self._last - started
 
 
-def open_checkpoints(
-    store: CheckpointStore | None, interval: float, facts: Sequence[Any], shards: Sequence[Path], born: Weights
-) -> Checkpoints:
-    """Of the training that `fingerprint` tells of. Without a store nothing is read, the shards neither."""
-    return Checkpoints(store, fingerprint(facts, shards, born), interval) if store else Checkpoints()
+def fingerprint(settings: Sequence[Any], files: Sequence[Path]) -> str:
+    """Return the SHA-256 of everything that decides the result of a training, in hex.
 
-
-def fingerprint(facts: Sequence[Any], shards: Sequence[Path], born: Weights) -> str:
-    """Of all that decides what a training comes to: facts that JSON can hold, data, initial weights, code, torch."""
+    settings: values that JSON can hold. files: its data. The package's code and torch's version are added.
+    """
     package = Path(__file__).parents[1]
     code = sorted(path for name in CODE for path in (package / name).rglob("*.py"))
-    files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in code]
-    for path in shards:
-        with path.open("rb") as file:
-            files.append(hashlib.file_digest(file, "sha256").hexdigest())
-    device = {tensor.device.type for tensor in born.values()}
-    known = json.dumps([facts, files, sorted(device), torch.__version__], sort_keys=True, default=str)
-    digest = hashlib.sha256(known.encode())
-    for name, tensor in born.items():
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return hash_json([settings, [hash_file(path) for path in (*code, *files)], torch.__version__])

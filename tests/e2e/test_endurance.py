@@ -132,7 +132,7 @@ def test_a_training_killed_at_random_points_and_started_again_ends_with_the_same
     judged = "select version from model_version_tags where key = 'gate_decision'"
     assert ask(killed, f"select count(*) from model_versions where version not in ({judged}) and {there}") == [(0,)]
     assert weights(killed) == weights(calm)
-    assert "going on from a checkpoint" in "".join(log.read_text() for log in killed.glob("log-*"))
+    assert "continuing from a checkpoint" in "".join(log.read_text() for log in killed.glob("log-*"))
     assert ask(killed, "pragma integrity_check") == [("ok",)]
     assert ask(killed, "select count(*) from runs where status = 'RUNNING'") == [(0,)]
     reasons = ask(killed, "select distinct value from tags where key = 'error'")
@@ -179,4 +179,4 @@ def test_a_pod_that_is_killed_is_gone_on_with_by_the_next_and_that_by_the_one_af
         before = attempt.checkpoints
     last = start(train_network_on_gpus, photo_inputs, tmp_path / "last", before, **settings)
     assert photo_weights(last) == expected
-    assert "going on from a checkpoint" in (last.folder / "log").read_text()
+    assert "continuing from a checkpoint" in (last.folder / "log").read_text()

@@ -22,7 +22,7 @@ from rakuten_tasks.models.members.member import FitContext
 from rakuten_tasks.models.members.plan import fit_tokenizer
 from rakuten_tasks.models.members.vgg16 import VGG16
 from rakuten_tasks.training.checkpoint import LocalCheckpointStore
-from rakuten_tasks.training.loop import EpochMetrics
+from rakuten_tasks.training.state import EpochMetrics
 from tests.support.training_data import CPU, labelled_products, read_training_data, training_data
 from tests.support.vgg16_data import read_data, write_data
 

@@ -182,8 +182,8 @@ def test_the_items_of_a_map_task_have_a_pod_each(story, trained):
 def test_a_training_pod_that_is_killed_is_gone_on_with_from_its_checkpoint(story, trained):
     killed, last = story.cluster.of("training", "train_network_on_gpus")
     assert (killed.pod.returncode, last.attempt) == (-9, 1)
-    assert "going on from a checkpoint" in last.pod.log  # the weights are compared with pyflyte run's above
-    assert "going on from a checkpoint" not in killed.pod.log
+    assert "continuing from a checkpoint" in last.pod.log  # the weights are compared with pyflyte run's above
+    assert "continuing from a checkpoint" not in killed.pod.log
 
 
 def test_a_recoverable_error_is_tried_again(story, trained):

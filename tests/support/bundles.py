@@ -44,7 +44,7 @@ from rakuten_tasks.models.members import MEMBERS, Member
 from rakuten_tasks.models.members.linear import LinearMember, Standardizer
 from rakuten_tasks.models.members.lstm import LSTM
 from rakuten_tasks.models.members.plan import fit_tokenizer
-from rakuten_tasks.models.members.vgg16 import VGG16, Shape
+from rakuten_tasks.models.members.vgg16 import VGG16, VGG16Config
 from rakuten_tasks.models.networks.token_lstm import TokenLSTM, TokenLSTMConfig
 from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
@@ -158,15 +158,15 @@ class _Maker:
         return LSTM(network)
 
     def _vgg16(self) -> Member:
-        shape = Shape(not self.tuned, True, self.image_size, self.classes)
-        network = shape.network()
+        config = VGG16Config(not self.tuned, True, self.image_size, self.classes)
+        network = config.network()
         for layer in network.modules():
             if isinstance(layer, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 torch.nn.init.zeros_(layer.bias)
         head = network.head if self.tuned else network.upper.head
         torch.nn.init.normal_(head.linear.weight, std=0.05)
-        member = VGG16(network, shape)
+        member = VGG16(network, config)
         member.extractors = (PixelExtractor.name,)
         return member
 

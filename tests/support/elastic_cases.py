@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from rakuten_tasks.config import PhotoConfig, Refit, TextConfig, Weights
+from rakuten_tasks.models.members.held_out import Examples
 from rakuten_tasks.models.members.member import FitContext
 from rakuten_tasks.models.members.transformer import Transformer
-from rakuten_tasks.models.members.vgg16 import VGG16, PixelExamples
-from rakuten_tasks.models.networks.vgg16_network import VGG16Config, VGG16Network
+from rakuten_tasks.models.members.vgg16 import VGG16, read_pixels
+from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.training.checkpoint import LocalCheckpointStore
 from rakuten_tasks.training.distributed import convert_sync_batchnorm, rank, shard_for_rank
-from rakuten_tasks.training.loop import EpochMetrics, Schedule, fit
+from rakuten_tasks.training.loop import fit
+from rakuten_tasks.training.schedule import Schedule
+from rakuten_tasks.training.state import EpochMetrics
 from tests.support.training_data import CPU, read_training_data, without_timings
 from tests.support.vgg16_data import read_data
 from tests.unit.training.test_loop import Points
@@ -28,13 +30,6 @@ from tests.unit.training.test_oom import Cramped
 ROWS = np.arange(13)  # of two processes one gets seven, the other six
 SCRATCH = PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=4, batch_size=16)
 TUNED = PhotoConfig(weights=Weights.IMAGENET, image_size=32, epochs=2, batch_size=16, fine_tune_epochs=2)
-
-
-class Unmoved(PixelExamples):
-    """Prepared photos, never moved, so that several processes see what one sees."""
-
-    def batch(self, rows: np.ndarray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        return super().batch(rows, None)
 
 
 class Recorded(torch.optim.AdamW):
@@ -53,7 +48,7 @@ def first_gradients(folder: Path) -> dict[str, Tensor]:
     In fp64: in fp32 one rounding now and then decides which of two near-equal pixels is the maximum.
     """
     torch.manual_seed(1)
-    branch = VGG16Network(VGG16Config(True, 32, 3), random_convolutions())
+    branch = VGG16Network(random_convolutions(), 32, 3)
     nn.init.normal_(branch.upper.head.linear.weight, std=0.01)
     branch.upper.head.dropout.p = 0.0
     convert_sync_batchnorm(branch.double())
@@ -61,7 +56,8 @@ def first_gradients(folder: Path) -> dict[str, Tensor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "float", Tensor.double)
         data = read_data(folder)
-        examples = Unmoved(data.arrays["pixels"], data.labels)
+        # without augmentation, so that several processes get the same photos as one
+        examples = Examples(data.labels, lambda rows, augment: read_pixels(data.arrays["pixels"], rows, None))
         fit(branch, examples, ROWS, ROWS + 75, Schedule(1, len(ROWS), 1), optimizer, seed=0)
     names = (name for name, _ in branch.named_parameters())
     means = {name: buffer for name, buffer in branch.named_buffers() if "running" in name}

@@ -1,4 +1,4 @@
-"""What the photo branch's head reads, listened to while photos are scored."""
+"""Logits of the photo branch, and the inputs of its head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rakuten_tasks.models.networks.vgg16_network import VGG16Network, photo_logits
+from rakuten_tasks.models.networks.vgg16_network import VGG16Network
+from rakuten_tasks.training.loop import autocast
+
+
+@torch.inference_mode()
+def photo_logits(branch: VGG16Network, pixels: NDArray) -> NDArray:
+    """(N, S, S, 3) prepared photos -> (N, K) fp32, two at a time."""
+    branch.eval()
+    with autocast(torch.device("cpu")):
+        parts = [branch(part).float() for part in torch.from_numpy(pixels).split(2)]
+    return torch.cat(parts).numpy()
 
 
 def photo_embedding(branch: VGG16Network, pixels: NDArray) -> NDArray:

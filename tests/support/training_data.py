@@ -17,7 +17,7 @@ from rakuten_tasks.models.extractors import Extractor
 from rakuten_tasks.models.members.member import FOLDS, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training.loop import EpochMetrics
+from rakuten_tasks.training.state import EpochMetrics
 
 CPU = torch.device("cpu")
 THINGS = ["piscine gonflable ronde", "figurine de collection", "roman policier broché"]

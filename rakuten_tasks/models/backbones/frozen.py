@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rakuten_tasks.config import Strict
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast
-from rakuten_tasks.training.oom import MicrobatchSize
+from rakuten_tasks.training.oom import MicrobatchRunner
 
 TENSORS = "backbone.safetensors"
 DESCRIPTION = "backbone.json"
@@ -43,7 +43,7 @@ class FrozenBackbone:
         self.network = network.eval().requires_grad_(False)
         self.size, self.image_size, self.weights = description.size, description.image_size, description.weights
         self.description = description
-        self.batch = MicrobatchSize(batch, "photo features")
+        self.batch = MicrobatchRunner(batch, "photo features")
 
     def features(self, pixels: NDArray) -> NDArray:
         """Compute (N, S, S, 3) uint8 prepared photos -> (N, size) fp16; on a CPU the same alone and in any batch."""
@@ -68,7 +68,7 @@ class FrozenBackbone:
             return [tensor.float().clamp(-LARGEST, LARGEST).half() for tensor in outputs]
 
         # copied from the device at the end: copying each batch would make a GPU wait
-        parts = self.batch.parts(len(photos), run_part)
+        parts = self.batch.iter_chunks(len(photos), run_part)
         return [torch.cat(tensors).cpu().numpy()[: len(pixels)] for tensors in zip(*parts, strict=True)]
 
     def save(self, folder: Path) -> None:

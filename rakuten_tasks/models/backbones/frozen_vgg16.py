@@ -36,7 +36,7 @@ class VGG16Backbone(FrozenBackbone):
 
     def features_and_maps(self, pixels: NDArray) -> tuple[NDArray, NDArray]:
         """Compute `features`, and the input of block 5, to train it on: (N, 512, S // 16, S // 16) fp16."""
-        features, maps = self.run_in_batches(pixels, self.network.see)
+        features, maps = self.run_in_batches(pixels, self.network.features_and_maps)
         return features, maps
 
 

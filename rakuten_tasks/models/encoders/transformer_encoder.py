@@ -22,7 +22,7 @@ from rakuten_tasks.models.encoders.transformer_settings import TEXT_ENCODER, rea
 from rakuten_tasks.models.model_folder import ModelFolder, find_model
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast
-from rakuten_tasks.training.oom import MicrobatchSize
+from rakuten_tasks.training.oom import MicrobatchRunner
 
 TEXTS_AT_ONCE = 4096  # tokenized and sorted before they are encoded
 # Texts are batched with others of the same length, rounded up to this: then a text's own padding is the same alone and
@@ -60,7 +60,7 @@ class TransformerEncoder:
         self.size = int(network.config.hidden_size) * len(self.modes)
         self.model: nn.Module = network.eval().to(device)
         self.fine_tuned = False
-        self.batch_size = MicrobatchSize(batch_size, f"encoder {self.weights.name}")
+        self.batch_size = MicrobatchRunner(batch_size, f"encoder {self.weights.name}")
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> NDArray:
@@ -88,7 +88,7 @@ class TransformerEncoder:
                 hidden = self.model(**inputs).last_hidden_state  # (B, T, H)
             return self.pool(hidden, inputs["attention_mask"]).cpu().numpy()
 
-        return np.concatenate(list(self.batch_size.parts(len(tokens), encode_part)))
+        return np.concatenate(list(self.batch_size.iter_chunks(len(tokens), encode_part)))
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context of the configured precision."""

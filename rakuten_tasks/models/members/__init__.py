@@ -1,4 +1,4 @@
-"""The members: every source of evidence for a product's code. A new one is one module, and one line in MEMBERS."""
+"""The members: the models of the pool. A new one needs one module and one line in MEMBERS."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Self
@@ -13,24 +14,23 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy import sparse
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rakuten_tasks.config import LSTMConfig, Strict, TrainingConfig
 from rakuten_tasks.models.extractors import TokenExtractor
 from rakuten_tasks.models.linear_model import dense_product
-from rakuten_tasks.models.members.held_out import HeldOutFit, Phase
+from rakuten_tasks.models.members.held_out import Examples, HeldOutFit, Phase
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.networks.token_lstm import PADDING, TokenLSTM, TokenLSTMConfig
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
-from rakuten_tasks.training.checkpoint import Record
-from rakuten_tasks.training.loop import Schedule
+from rakuten_tasks.training.schedule import Schedule
 
 WEIGHTS = "lstm.safetensors"
-SHAPE = "lstm.json"
+CONFIG = "lstm.json"
 LABEL_SMOOTHING = 0.1
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.05
-STEPS, EPOCHS = 800, (8, 60)  # so many steps, within so many epochs
+STEPS, EPOCHS = 800, (8, 60)  # number of steps, and bounds of the number of epochs
 
 
 class LSTM:
@@ -58,85 +58,72 @@ class LSTM:
         tokens = np.split(arrays["tokens"], arrays["tokens" + OFFSETS][1:-1])
         head = self.network.head
         with torch.inference_mode():
-            pooled = self.network.pooled(padded(tokens).to(head.weight.device))
+            pooled = self.network.pooled(pad(tokens).to(head.weight.device))
             logits = dense_product(pooled, head.weight.T) + head.bias
         return logits.cpu().numpy(), pooled.cpu().numpy()
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.network.state_dict(), folder / WEIGHTS)
-        (folder / SHAPE).write_text(json.dumps(asdict(self.network.shape)))
+        (folder / CONFIG).write_text(json.dumps(asdict(self.network.config)))
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
-        network = TokenLSTM(TokenLSTMConfig(**json.loads((folder / SHAPE).read_text())))
+        network = TokenLSTM(TokenLSTMConfig(**json.loads((folder / CONFIG).read_text())))
         network.load_state_dict(load_file(folder / WEIGHTS))
         return cls(network.to(device))
 
 
-class _LSTMFit(HeldOutFit):
+class _LSTMFit(HeldOutFit[TokenLSTM]):
     def __init__(self, settings: LSTMConfig, data: TrainingData, context: FitContext) -> None:
         super().__init__(settings, data, context, TokenExtractor.name)
         self.settings = settings
-        folder = data.folders[TokenExtractor.name]
-        self.vocabulary = len(TokenExtractor.load(folder, context.device).tokenizer)
+        self.vocabulary = len(TokenExtractor.load(self.extractor_folder, context.device).tokenizer)
         self.sizes = network_sizes(len(self.train_rows))
 
-    def new_network(self, phase: str, rows: NDArray) -> TokenLSTM:
+    def new_network(self, suffix: str, rows: NDArray) -> TokenLSTM:
         lstm = TokenLSTM(TokenLSTMConfig(self.vocabulary, self.data.classes, *self.sizes)).to(self.context.device)
-        phase = f"embedding{phase}"
-        if kept := self.checkpoints.take(phase):
-            lstm.load_state_dict(kept.tensors, strict=False)
+        phase = f"embedding{suffix}"
+        if result := self.checkpoints.finished.get(phase):
+            lstm.embed.load_state_dict(result["model"])
             return lstm
         lstm.init_embedding_from_svd(token_counts(self.arrays, rows, self.vocabulary), self.context.seed)
-        fixed = {"embed.weight": lstm.state_dict()["embed.weight"].clone()}
-        self.checkpoints.save(phase, Record(fixed, {}, finished=True))
+        self.checkpoints.finish(phase, {"model": copy.deepcopy(lstm.embed.state_dict())})
         return lstm
 
-    def phases(self, network: nn.Module, rows: NDArray) -> list[Phase]:
+    def phases(self, network: TokenLSTM, rows: NDArray) -> list[Phase]:
         config = self.settings
         epochs = config.epochs or int(np.clip(STEPS * config.batch_size // len(self.train_rows), *EPOCHS))
         schedule = Schedule(epochs, config.batch_size, max(3, epochs // 5), LABEL_SMOOTHING)
         rate = config.learning_rate or LEARNING_RATE
         optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
-        return [Phase("LSTM", network, TokenExamples(self.arrays, self.data.labels), schedule, optimizer)]
+        examples = Examples(self.data.labels, lambda rows, augment: (pad(self.arrays.take_ragged("tokens", rows)),))
+        return [Phase("LSTM", network, examples, schedule, optimizer)]
 
-    def member(self, network: nn.Module) -> LSTM:
-        assert isinstance(network, TokenLSTM)
+    def member(self, network: TokenLSTM) -> LSTM:
         return LSTM(network)
 
 
 def network_sizes(rows: int) -> tuple[int, int]:
-    """Embedding and hidden size for this many training rows: they grow with the square root, 64 hidden to 4,000."""
+    """Return embedding and hidden size for this many training rows: 64 hidden up to 4,000, then as the square root."""
     hidden = int(np.clip(16 * round(rows**0.5 / 16), 64, 256))
-    # never alike: of an LSTM whose two sizes are, oneDNN rounds one product otherwise than several
+    # different sizes: with equal ones oneDNN rounds one product differently alone and in a batch
     return hidden * 3 // 2, hidden
 
 
-class TokenExamples:
-    """Rows' tokens, for training and prediction."""
-
-    def __init__(self, arrays: ShardArrays, labels: NDArray) -> None:
-        self.arrays, self.labels = arrays, labels
-
-    def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
-        """(B,) rows -> (B, T) tokens."""
-        return (padded(self.arrays.take_ragged("tokens", rows)),)
-
-
-def padded(tokens: list[NDArray]) -> Tensor:
+def pad(tokens: list[NDArray]) -> Tensor:
     """B token lists -> (B, T) int64"""
     return pad_sequence([torch.from_numpy(row.astype(np.int64)) for row in tokens], True, PADDING)
 
 
 def token_counts(arrays: ShardArrays, rows: NDArray, tokens: int) -> sparse.csr_array:
-    """How often each token stands in each row. (len(rows), tokens)"""
-    found = arrays.take_ragged("tokens", rows)
-    ends = np.cumsum([0, *map(len, found)])
-    if ends[-1] < 2**31:  # or scipy makes the indices int64 too
+    """Count each token in each row. (len(rows), tokens)"""
+    row_tokens = arrays.take_ragged("tokens", rows)
+    ends = np.cumsum([0, *map(len, row_tokens)])
+    if ends[-1] < 2**31:  # else scipy makes the indices int64 too
         ends = ends.astype(np.int32)
     counts = sparse.csr_array(
-        (np.ones(ends[-1], dtype=np.float32), np.concatenate(found), ends), shape=(len(rows), tokens)
+        (np.ones(ends[-1], dtype=np.float32), np.concatenate(row_tokens), ends), shape=(len(rows), tokens)
     )
     counts.sum_duplicates()
     return counts

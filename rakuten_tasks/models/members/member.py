@@ -1,4 +1,4 @@
-"""The interface of a member, and the data that it is fitted on."""
+"""The interface of a member, its training data and its results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.training.checkpoint import INTERVAL, CheckpointStore
 from rakuten_tasks.training.state import EpochMetrics
 
-FOLDS = 4  # of the titles that are not test: a member fitted out of fold is trained on three quarters each time
+FOLDS = 4  # of the titles outside the test split: out of fold, a member is fitted on three quarters each time
 
 
 class Member(Protocol):
-    """One source of evidence: features -> logits.
+    """One model of the pool: features -> logits.
 
-    name: its section in reports. modality: text or photo. extractors: whose arrays it reads, see extractors.py. pod:
-    where it is fitted, "cpu", "gpu" or "elastic" (several GPUs). seeded: whether its fit depends on the seed.
+    name: also in reports. modality: text or photo. extractors: names of those whose arrays it reads, see extractors.py.
+    pod: where it is fitted, "cpu", "gpu" or "elastic" (several GPUs). seeded: whether its fit depends on the seed.
     """
 
     name: ClassVar[str]
@@ -36,16 +36,16 @@ class Member(Protocol):
 
     @classmethod
     def settings(cls, config: TrainingConfig) -> Strict:
-        """All of the configuration that its fit depends on: the rest may change without fitting it again."""
+        """Return the part of the configuration that its fit depends on; while it is unchanged, the fit is cached."""
         ...
 
     @classmethod
     def fit(cls, settings: Strict, data: TrainingData, context: FitContext) -> FitResult: ...
 
     def logits_and_embedding(self, arrays: Mapping[str, NDArray]) -> tuple[NDArray, NDArray | None]:
-        """Features of N products, as its extractors give them -> (N, K) fp32 logits, (N, E) embedding or None.
+        """Arrays of N products from its extractors -> (N, K) fp32 logits, (N, E) embedding or None.
 
-        A product gets the same answer alone and among others.
+        A product gets the same bits alone and in a batch.
         """
         ...
 
@@ -60,7 +60,7 @@ class TrainingData:
     """Features of labelled rows, with labels, splits and folds; row i of each is the same product.
 
     labels: (N,) class indices; splits: (N,) positions in splits.SPLITS; folds: (N,) 0 to FOLDS - 1, by title.
-    folders: where the extractors were saved, by name.
+    folders: of the saved extractors, by name.
     """
 
     arrays: Mapping[str, ShardArrays]
@@ -75,34 +75,38 @@ class TrainingData:
     def load(
         cls, shards: Mapping[str, Sequence[Path]], assignments: pd.DataFrame, classes: int, folders: Mapping[str, Path]
     ) -> Self:
-        """shards: by extractor. assignments: row, label, split, fold of every labelled row."""
+        """Read the labelled rows of feature shards, whose arrays stay on disk.
+
+        shards: by extractor. assignments: row, label, split, fold of every labelled row. Raises ValueError if the
+        extractors' rows differ.
+        """
         arrays = {name: ShardArrays(paths) for name, paths in shards.items()}
         rows = next(iter(arrays.values())).column("row")
         for name, others in arrays.items():
             if not np.array_equal(rows, others.column("row")):
                 raise ValueError(f"features of {name} are of other rows than those of {next(iter(arrays))}")
-        found = assignments.set_index("row").loc[rows]
-        labels, splits, folds = (found[name].to_numpy(np.int64) for name in ("label", "split", "fold"))
+        matching = assignments.set_index("row").loc[rows]
+        labels, splits, folds = (matching[name].to_numpy(np.int64) for name in ("label", "split", "fold"))
         return cls(arrays, rows, labels, splits, folds, classes, folders)
 
     def on(self, *splits: int) -> NDArray:
-        """Places of the rows on these splits, ascending."""
+        """Return the positions of the rows on these splits, ascending."""
         return np.flatnonzero(np.isin(self.splits, splits))
 
     @property
     def not_test(self) -> NDArray:
-        """Places of the rows that members are fitted on."""
+        """Positions of the rows outside the test split, on which members are fitted."""
         return self.on(TRAIN, VALIDATION, BLENDING)
 
     @property
     def everything(self) -> NDArray:
-        """Places of all rows."""
+        """Positions of all rows."""
         return self.on(TRAIN, VALIDATION, BLENDING, TEST)
 
 
 @dataclass(frozen=True)
 class FitContext:
-    """Where a fit runs and what it tells. refit: what a member is fitted on once more."""
+    """Seed, device, callback and checkpoints of a fit. refit: on which rows a member is fitted again."""
 
     seed: int
     device: torch.device
@@ -114,12 +118,12 @@ class FitContext:
 
 @dataclass(frozen=True)
 class FitResult:
-    """A fitted member and what it said of rows before it had seen them.
+    """A fitted member and its logits of rows that it had not been trained on.
 
-    member: fitted on everything but the test rows. final: on every row, if that was asked for. rows: (M,) places in
-    the data that it scored without having been trained on them; logits: (M, K) fp32; stopping: (M,) bool, whether the
-    row told when to stop, so that no pool is fitted on it. epochs: of a network, in the order trained. facts: what else
-    is worth knowing, for its page.
+    member: fitted on everything but the test rows. final: fitted on every row, if Refit.EVERYTHING. rows: (M,)
+    positions in the data of the scored rows; logits: (M, K) fp32; stopping: (M,) bool, whether the row was used for
+    early stopping, so that no pool may be fitted on it. epochs: of a network, in the order of training. details:
+    further values for its page, by name.
     """
 
     member: Member
@@ -128,4 +132,4 @@ class FitResult:
     logits: NDArray
     stopping: NDArray
     epochs: list[EpochMetrics] = field(default_factory=list)
-    facts: dict[str, object] = field(default_factory=dict)
+    details: dict[str, object] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Which members a configuration trains, which extractors each reads, and what their features depend on."""
+"""The members that a configuration trains, the extractors that each reads, and the settings of those."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ Texts = Callable[[], Iterable[tuple[str, str]]]
 
 
 def enough_photos(splits: NDArray) -> bool:
-    """Whether photo members can be fitted: (P,) splits of the rows with a photo, positions in splits.SPLITS."""
+    """Tell whether photo members can be fitted. splits: (P,) of the rows with a photo, positions in splits.SPLITS."""
     counts = np.bincount(splits, minlength=TEST + 1)
     return bool(counts[TRAIN] >= FEWEST_PHOTOS and counts[VALIDATION] and counts[BLENDING])
 
 
 def active_members(config: TrainingConfig, photos: bool = True) -> list[str]:
-    """The members that are trained: those of config.members that it gives something to do.
+    """Return the names of those config.members that can be trained.
 
     config: as resolved by tasks/start_run.py. photos: whether the catalogue has enough of them. Raises ValueError if
-    none is left.
+    no member can be trained.
     """
-    random, tuned = config.photo.weights is Weights.RANDOM, config.photo.fine_tune_epochs > 0
-    idle = {
+    random, fine_tuned = config.photo.weights is Weights.RANDOM, config.photo.fine_tune_epochs > 0
+    disabled = {
         "encoder": config.text.encoder == "none",
         "bag_encoder": config.text.encoder == "none",
         "transformer": config.text.fine_tune_epochs == 0,
         "photo": random,
-        "vgg16": not random and not tuned,
+        "vgg16": not random and not fine_tuned,
     }
-    active = [name for name in config.members if not idle.get(name, False)]
+    active = [name for name in config.members if not disabled.get(name, False)]
     if not photos:
         active = [name for name in active if MEMBERS[name].modality != "photo"]
     if not active:
@@ -67,10 +67,10 @@ def active_members(config: TrainingConfig, photos: bool = True) -> list[str]:
 
 
 def extractors_of(member: str, config: TrainingConfig) -> tuple[str, ...]:
-    """The extractors that a member reads under this configuration."""
+    """Return the names of the extractors whose arrays the member reads under this configuration."""
     names = MEMBERS[member].extractors
     if config.photo.fine_tune_epochs > 0:
-        # the maps come with the features of the same pass
+        # it returns the photo features of the same forward pass too
         return tuple(dict.fromkeys(MapExtractor.name if name == PhotoExtractor.name else name for name in names))
     if config.photo.weights is Weights.RANDOM:
         return tuple(PixelExtractor.name if name == MapExtractor.name else name for name in names)
@@ -80,7 +80,7 @@ def extractors_of(member: str, config: TrainingConfig) -> tuple[str, ...]:
 def extractor_settings(
     name: str, config: TrainingConfig, text: PretrainedWeights | None, photo: PretrainedWeights | None
 ) -> str:
-    """All that an extractor depends on, as JSON: the key of its cached result. Where weights lie is no part of it."""
+    """Return all settings that an extractor depends on, as JSON: the key of its cached result. Paths are left out."""
     settings: dict[str, object] = {"extractor": name}
     if name == NgramExtractor.name:
         settings |= config.bag.to_dict()
@@ -91,14 +91,14 @@ def extractor_settings(
         settings |= {**replace(config.text.for_vectors(), encoder="none", revision="").to_dict(), "sha256": text.sha256}
     else:
         assert photo is not None
-        # a folder is known by its files' hash, which covers the configuration that says what network it is
+        # a folder is identified by its files' hash, which covers the network's configuration
         backbone = PREFIX if photo.name.startswith(PREFIX) else photo.name
         settings |= {"image_size": config.photo.image_size, "backbone": backbone, "sha256": photo.sha256}
     return json.dumps(settings, sort_keys=True)
 
 
 def build_extractor(name: str, config: TrainingConfig, texts: Texts, device: torch.device) -> Extractor:
-    """texts: gives training rows' (title, description), the same each time; only a tokenizer asks for them."""
+    """Make an extractor. texts: returns training rows' (title, description), the same each time, for a tokenizer."""
     if name == NgramExtractor.name:
         return NgramExtractor(config.bag.ngram_bits)
     if name == TokenExtractor.name:
@@ -116,9 +116,9 @@ def build_extractor(name: str, config: TrainingConfig, texts: Texts, device: tor
 
 
 def fit_tokenizer(texts: Texts, size: int, max_tokens: int) -> TokenExtractor:
-    """A tokenizer of `size` tokens, 0 for what Heaps' law suggests, learned in two passes over training rows.
+    """Train a tokenizer of `size` tokens, or as many as Heaps' law suggests if 0, in two passes over training rows.
 
-    Raises ValueError if there are none.
+    Raises ValueError if there are no rows.
     """
     words = sum(len(clean(text).split()) for pair in texts() for text in pair)
     if not words:

@@ -1,8 +1,7 @@
-"""Convolutions for answers alone, on an x86 processor with bf16: weights are laid out once as oneDNN reads them, and
-ReLU is done within the convolution.
+"""Convolutions for inference on an x86 CPU with bf16: weights prepacked in oneDNN's layout, ReLU fused.
 
-That is what torch.compile's freezing does to them, which needs a C++ compiler and half a minute. The numbers stay the
-same bit for bit, at 0.7 to 0.9 times the time (`benchmarks/photo_limits.py`).
+This is what torch.compile's freezing does, which needs a C++ compiler and half a minute. The numbers stay the same bit
+for bit, at 0.7 to 0.9 times the time (`benchmarks/photo_limits.py`). The only module with torch's private oneDNN names.
 """
 
 from __future__ import annotations
@@ -14,25 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+TORCH = "2.14."  # whose private names tests/unit/models/test_onednn.py checks; others run the same layers unpacked
+
 Step = Callable[[Tensor], Tensor]
 
 
 def is_supported(device: torch.device) -> bool:
-    """Whether it is a processor of this kind, under a torch that has oneDNN."""
+    """Tell whether the device is a CPU with bf16, and torch is the version whose oneDNN names are used here."""
     capabilities = torch.cpu.get_capabilities()
-    there = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and there
+    has_bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    has_names = torch.__version__.startswith(TORCH) and torch.backends.mkldnn.is_available()
+    return device.type == "cpu" and has_names and has_bf16
 
 
 def is_inference_autocast() -> bool:
-    """Whether bf16 is wanted here, and no gradient."""
+    """Tell whether autocast to bf16 is enabled and gradients are not."""
     return torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
 
 
 def prepack(block: Iterable[nn.Module]) -> Step:
-    """(B, C, H, W), channels_last -> what the block gives under bf16's autocast.
+    """Return a function with the block's outputs under bf16's autocast, (B, C, H, W) channels_last, without gradients.
 
-    Later changes of the block's weights do not reach it. No gradients.
+    Later changes of the block's weights have no effect on it.
     """
     layers = [*block, None]
     steps: list[Step] = []
@@ -54,13 +56,13 @@ def prepack(block: Iterable[nn.Module]) -> Step:
 
 
 @torch.no_grad()
-def _convolution(layer: nn.Conv2d, then: str) -> Step:
-    where: list[Any] = [layer.padding, layer.stride, layer.dilation, layer.groups]
+def _convolution(layer: nn.Conv2d, activation: str) -> Step:
+    geometry: list[Any] = [layer.padding, layer.stride, layer.dilation, layer.groups]
     reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-    weight = reorder(layer.weight.bfloat16().to_mkldnn(), *where, None)
+    weight = reorder(layer.weight.bfloat16().to_mkldnn(), *geometry, None)
     bias = None if layer.bias is None else layer.bias.bfloat16()
 
     def run(maps: Tensor) -> Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(maps.bfloat16(), weight, bias, *where, then, [None], "")
+        return torch.ops.mkldnn._convolution_pointwise(maps.bfloat16(), weight, bias, *geometry, activation, [None], "")
 
     return run

@@ -1,8 +1,8 @@
 """torchvision's VGG16 without its 4096-wide head, pooled after every block.
 
-The convolutions are cut after their fourth block: `FrozenBlocks` is what fine-tuning leaves as it is,
-`TrainableBlock` is what it moves. Outside training both round what they hand on to fp16, as frozen features are kept,
-so a live photo meets the same numbers as a cached one.
+The convolutions are split after their fourth block: fine-tuning leaves `FrozenBlocks` unchanged and trains
+`TrainableBlock`. In eval mode both round their outputs to fp16, in which features are cached, so that a photo has the
+same numbers in serving as from the cache.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of
 
 
 def mean_max_pool(maps: Tensor, highest: Tensor | None = None) -> Tensor:
-    """(B, C, H, W) -> (B, 2C): each channel's mean, then its maximum, which also `highest` (B, C, h, w) holds.
+    """(B, C, H, W) -> (B, 2C): each channel's mean, then its maximum.
 
-    The sum is a matrix product, whose bf16 kernel takes a sixth of the time that mean's takes on two cores.
+    highest: (B, C, h, w), smaller maps with the same maxima, to save time. The sum is a matrix product, whose bf16
+    kernel takes a sixth of the time of `mean` on two cores.
     """
     each = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C): a view, channels_last
     mean = (each.new_ones(1, each.shape[1]) @ each).squeeze(1).float() / each.shape[1]
@@ -32,7 +33,7 @@ def mean_max_pool(maps: Tensor, highest: Tensor | None = None) -> Tensor:
 
 
 def max_pool_2x2(maps: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, H // 2, W // 2): max pooling. A processor answers by two maxima, in 0.7 of its time."""
+    """(B, C, H, W) -> (B, C, H // 2, W // 2): max pooling, in inference on a CPU by two maxima, in 0.7 of its time."""
     if torch.is_grad_enabled() or maps.device.type != "cpu" or not _even(maps):
         return functional.max_pool2d(maps, 2)
     rows = torch.maximum(maps[:, :, ::2], maps[:, :, 1::2])
@@ -44,7 +45,7 @@ def _even(maps: Tensor) -> bool:
 
 
 def _blocks(layers: nn.Sequential) -> Iterator[nn.Sequential]:
-    """VGG16's five blocks, each without the max pooling that ends it."""
+    """Yield VGG16's five blocks, each without the max pooling at its end."""
     start = 0
     for end, layer in enumerate(layers):
         if isinstance(layer, nn.MaxPool2d):
@@ -53,7 +54,7 @@ def _blocks(layers: nn.Sequential) -> Iterator[nn.Sequential]:
 
 
 class FrozenBlocks(nn.Module):
-    """Pixels -> pooled features of blocks 1 to 4, and what block 5 reads."""
+    """Pixels -> pooled features of blocks 1 to 4, and the input of block 5."""
 
     mean: Tensor
     deviation: Tensor
@@ -67,19 +68,19 @@ class FrozenBlocks(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, S, 3) uint8 -> (B, BACKBONE_FEATURES), (B, 512, S / 16, S / 16)"""
-        maps = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last as it lies in memory
+        maps = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last in memory
         maps = (maps - self.mean) / self.deviation
         early = []
         for block in self.packed if self.packed and is_inference_autocast() else self.blocks:
             maps = block(maps)  # (B, C, H, W)
             smaller = max_pool_2x2(maps)  # (B, C, H // 2, W // 2)
-            early.append(mean_max_pool(maps, smaller if _even(maps) else maps))  # of odd sides it leaves a row out
+            early.append(mean_max_pool(maps, smaller if _even(maps) else maps))  # at odd sides it drops the last row
             maps = smaller
         features = torch.cat(early, 1)
         return (features, maps) if self.training else (features.half(), maps.half())
 
     def pack(self) -> None:
-        """Where the processor can: later changes of the weights do not reach its answers."""
+        """Prepack the weights for inference if the CPU supports it; later changes of the weights have no effect."""
         if is_supported(self.mean.device):
             self.packed = [prepack(block) for block in self.blocks]  # type: ignore[arg-type]
 
@@ -92,14 +93,14 @@ class TrainableBlock(nn.Module):
         self.block = block
         self.packed: Step | None = None
 
-    def late(self, maps: Tensor) -> Tensor:
+    def features(self, maps: Tensor) -> Tensor:
         """(B, 512, H, W) -> (B, TOP_FEATURES)"""
         block = self.packed if self.packed and is_inference_autocast() else self.block
         features = mean_max_pool(block(maps.float()))
         return features if self.training else features.half()
 
     def pack(self) -> None:
-        """As `Lower.pack`."""
+        """Prepack as `FrozenBlocks.pack` does."""
         if is_supported(next(self.block.parameters()).device):
             self.packed = prepack(self.block)
 
@@ -110,7 +111,7 @@ class Convolutions(nn.Module):
     def __init__(
         self, layers: nn.Sequential, image_size: int, upper: Callable[[nn.Sequential], TrainableBlock] = TrainableBlock
     ) -> None:
-        """image_size: of a prepared photo, in pixels. upper: makes what holds block 5."""
+        """image_size: of a prepared photo, in pixels. upper: makes the module of block 5."""
         super().__init__()
         *lower, block5 = _blocks(layers)
         self.image_size = image_size
@@ -121,17 +122,17 @@ class Convolutions(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, BACKBONE_FEATURES + TOP_FEATURES)"""
-        return self.see(pixels)[0]
+        return self.features_and_maps(pixels)[0]
 
-    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, S, 3) uint8 -> (B, BACKBONE_FEATURES + TOP_FEATURES), (B, 512, S / 16, S / 16): what block 5 reads"""
+    def features_and_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, S, 3) uint8 -> (B, BACKBONE_FEATURES + TOP_FEATURES), (B, 512, S / 16, S / 16), block 5's input"""
         early, maps = self.lower(pixels)
-        late = self.upper.late(maps)
-        with torch.autocast(early.device.type, enabled=False):  # on the CPU it refuses to join fp16
+        late = self.upper.features(maps)
+        with torch.autocast(early.device.type, enabled=False):  # on the CPU it cannot concatenate fp16
             return torch.cat((early, late), 1), maps
 
     def freeze(self) -> Self:
-        """Ready to answer, as fast as may be; never to be trained from here on."""
+        """Prepare for the fastest inference; the network cannot be trained afterwards."""
         self.eval().requires_grad_(False)
         self.frozen = True
         self.lower.pack()
@@ -140,14 +141,14 @@ class Convolutions(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         if mode and self.frozen:
-            raise RuntimeError("a frozen VGG16 is not trained: answers would not follow its weights")
+            raise RuntimeError("a frozen VGG16 is not trained: its prepacked weights would not change")
         return super().train(mode)
 
 
 def batch_size(device: torch.device) -> int:
-    """Photos at once when nothing is trained.
+    """Return how many photos to run at once in inference.
 
-    On a CPU a pair: 38 ms a photo of 224 pixels on two cores in bf16, against 42 for one and 60 for 16, whose maps
-    leave the cache.
+    On a CPU two: 38 ms a photo of 224 pixels on two cores in bf16, against 42 with one and 60 with 16, whose maps do
+    not fit into the cache.
     """
     return 128 if device.type == "cuda" else 2

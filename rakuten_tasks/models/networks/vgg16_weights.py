@@ -1,4 +1,4 @@
-"""VGG16's convolutions by the name of their weights: imagenet, file or random. None is ever replaced by another."""
+"""VGG16's convolutions with the configured weights: imagenet, file or random; never another kind instead."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ NAME = "vgg16"
 
 
 def convolutions(config: PhotoConfig) -> nn.Sequential:
-    """torchvision's `features` of vgg16 or vgg16_bn, with the weights that the configuration names.
+    """Return torchvision's `features` of vgg16 or vgg16_bn, with the weights that the configuration names.
 
-    Raises FileNotFoundError if they cannot be had, ValueError if the file holds something else.
+    Raises FileNotFoundError if they are not available, ValueError if the file has other contents.
     """
+    if config.weights is Weights.AUTO:
+        raise ValueError("weights: auto is not settled yet: call backbones.resolve_weights first")
     if config.weights is Weights.RANDOM:
         return random_convolutions()
-    return load_convolutions(_file(config))
+    return load_convolutions(str(hub_file(IMAGENET.url)) if config.weights is Weights.IMAGENET else config.weights_file)
 
 
 def pretrained(config: PhotoConfig) -> PretrainedWeights:
-    """What `convolutions` gives, told apart by its bits, wherever the file lies. The file's content is not looked at.
+    """Describe the weights of `convolutions`, by hash rather than path. The tensors are not read.
 
-    Raises FileNotFoundError if they cannot be had.
+    Raises FileNotFoundError if they are not available.
     """
     if config.weights is Weights.RANDOM:
         return PretrainedWeights(NAME, "random initialisation, trained on the catalogue", "NONE", "random")
@@ -39,19 +41,13 @@ def pretrained(config: PhotoConfig) -> PretrainedWeights:
     return weights_of_file(NAME, config.weights_file)
 
 
-def _file(config: PhotoConfig) -> str:
-    if config.weights is Weights.AUTO:
-        raise ValueError("weights: auto is not settled yet: call backbones.resolve_weights first")
-    return str(hub_file(IMAGENET.url)) if config.weights is Weights.IMAGENET else config.weights_file
-
-
 def empty_convolutions(batch_norm: bool) -> nn.Sequential:
-    """The layers of vgg16_bn or vgg16, their weights to be filled in."""
+    """Return the layers of vgg16_bn or vgg16, to load weights into."""
     return make_layers(cfgs["D"], batch_norm)
 
 
 def random_convolutions(batch_norm: bool = True) -> nn.Sequential:
-    """vgg16_bn or vgg16, initialised as torchvision does. (arXiv 1502.01852)"""
+    """Return the layers of vgg16_bn or vgg16, initialised as torchvision does. Source: arXiv 1502.01852."""
     layers = empty_convolutions(batch_norm)
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
@@ -61,19 +57,19 @@ def random_convolutions(batch_norm: bool = True) -> nn.Sequential:
 
 
 def load_convolutions(path: str) -> nn.Sequential:
-    """From a .pth or .safetensors, local or remote, of vgg16 or vgg16_bn: the whole network or `features` alone."""
-    held: Mapping[str, Tensor] = read_state(path)
+    """Load a .pth or .safetensors, local or remote, of vgg16 or vgg16_bn: the whole network or `features` alone."""
+    state: Mapping[str, Tensor] = read_state(path)
     prefix = "features."
-    if any(name.startswith(prefix) for name in held):
-        held = {name.removeprefix(prefix): held[name] for name in held if name.startswith(prefix)}
-    layers = empty_convolutions(batch_norm="1.running_mean" in held)
+    if any(name.startswith(prefix) for name in state):
+        state = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+    layers = empty_convolutions(batch_norm="1.running_mean" in state)
     wanted = {name: tensor.shape for name, tensor in layers.state_dict().items() if "num_batches" not in name}
     for name, shape in wanted.items():
-        if name not in held or held[name].shape != shape:
-            found = f"has shape {tuple(held[name].shape)}" if name in held else "is missing"
+        if name not in state or state[name].shape != shape:
+            problem = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
             raise ValueError(
-                f"{path} holds no weights of torchvision's vgg16 or vgg16_bn: {prefix}{name} {found}, "
+                f"{path} holds no weights of torchvision's vgg16 or vgg16_bn: {prefix}{name} {problem}, "
                 f"wanted {tuple(shape)}: name a file with the state dict of one of the two"
             )
-    layers.load_state_dict({name: held[name] for name in wanted}, strict=False)
+    layers.load_state_dict({name: state[name] for name in wanted}, strict=False)
     return layers

@@ -21,7 +21,8 @@ from rakuten_tasks.config import PhotoConfig, Weights
 from rakuten_tasks.models.backbones import load_backbone, load_saved_backbone, resolve_weights
 from rakuten_tasks.models.backbones.frozen import FrozenBackbone
 from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
-from rakuten_tasks.models.networks.vgg16_network import BACKBONE_FEATURES, TOP_FEATURES, VGG16Config, VGG16Network
+from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES
+from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions, load_convolutions, random_convolutions
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast
@@ -142,7 +143,7 @@ def test_a_folder_without_a_backbone_is_named(tmp_path: Path) -> None:
 
 
 def test_vgg16_features_are_what_the_head_of_the_photo_branch_reads(vgg16_file: Path) -> None:
-    branch = VGG16Network(VGG16Config(False, 32, 3), load_convolutions(str(vgg16_file))).eval()
+    branch = VGG16Network(load_convolutions(str(vgg16_file)), 32, 3).eval()
     features = loaded(of_file(vgg16_file)).features(PHOTOS)
     assert features.shape == (5, BACKBONE_FEATURES + TOP_FEATURES)
     assert np.array_equal(features, photo_embedding(branch, PHOTOS))
@@ -155,7 +156,7 @@ def test_vgg16_gives_what_block_5_reads_beside_its_features(vgg16_file: Path) ->
     assert np.array_equal(features, backbone.features(PHOTOS))
     assert (maps.shape, maps.dtype, backbone.batch_norm) == ((5, 512, 2, 2), np.float16, False)
     with torch.inference_mode(), autocast(CPU):
-        late = backbone.network.upper.late(torch.from_numpy(maps))
+        late = backbone.network.upper.features(torch.from_numpy(maps))
     assert np.array_equal(late.numpy(), features[:, BACKBONE_FEATURES:])
     assert [array.shape for array in backbone.features_and_maps(PHOTOS[:0])] == [
         (0, BACKBONE_FEATURES + TOP_FEATURES),

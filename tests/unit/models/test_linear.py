@@ -19,8 +19,8 @@ from rakuten_tasks.models import linear_model
 from rakuten_tasks.models.extractors import NgramExtractor
 from rakuten_tasks.models.linear_model import Features, Loss, fit_linear
 from rakuten_tasks.models.members.linear import Bag, BagEncoder, Encoder, LinearMember, Photo, Standardizer
-from rakuten_tasks.models.members.link import FEWEST_ROWS, Link
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
+from rakuten_tasks.models.members.platt_scaling import FEWEST_ROWS, PlattScaling
 from rakuten_tasks.preprocessing.product import Product
 from tests.support.training_data import CPU, THINGS, labelled_products, training_data
 
@@ -125,7 +125,7 @@ def test_all_rows_but_test_are_scored_out_of_fold_and_mostly_right(data, fitted)
 
 def test_the_score_of_a_row_does_not_depend_on_its_own_label(data, monkeypatch):
     # the link's two numbers are fitted on all rows, as the pool's weights are
-    monkeypatch.setattr(Link, "fit", lambda scores, labels: None)
+    monkeypatch.setattr(PlattScaling, "fit", lambda scores, labels: None)
     fitted = fit(data)
     row = int(data.on(TRAIN)[4])
     labels = data.labels.copy()
@@ -142,12 +142,12 @@ def test_a_link_makes_of_scores_the_chances_that_they_stand_for():
     scores = random.normal(-0.8, 0.5, (4000, 5))
     chances = 1 / (1 + np.exp(-(3.0 * scores - 1.0)))
     labels = np.array([random.choice(5, p=row / row.sum()) for row in chances])
-    link = Link.fit(scores, labels)
+    link = PlattScaling.fit(scores, labels)
     assert (link.slope, link.offset) == (pytest.approx(3.0, abs=0.4), pytest.approx(-1.0, abs=0.5))
     linked = link.transform(scores)
     assert (linked.argmax(1) == scores.argmax(1)).all()
     assert linked[7:8].tobytes() == link.transform(scores[7:8]).tobytes()
-    assert Link.fit(scores[: FEWEST_ROWS - 1], labels[: FEWEST_ROWS - 1]) is None
+    assert PlattScaling.fit(scores[: FEWEST_ROWS - 1], labels[: FEWEST_ROWS - 1]) is None
 
 
 def test_test_rows_change_nothing_unless_everything_is_fitted(data, fitted):

@@ -91,7 +91,7 @@ def test_the_member_learns_what_the_titles_tell(fitted, extractor):
     assert (logits.argmax(1) == labels).mean() > 0.95
 
 
-def test_it_scores_both_validations_unseen_and_tells_which_of_them_stopped_it(fitted, data, products):
+def test_it_scores_validation_and_blending_unseen_and_says_which_rows_stopped_it(fitted, data, products):
     _, labels, splits = products
     assert fitted.rows.tolist() == np.flatnonzero(np.isin(splits, (VALIDATION, BLENDING))).tolist()
     assert fitted.stopping.tolist() == (splits[fitted.rows] == VALIDATION).tolist()
@@ -111,7 +111,7 @@ def test_it_is_trained_again_for_as_many_epochs_as_were_best_and_nothing_is_vali
     best = min(judged, key=lambda epoch: epoch.valid_loss).number
     assert [epoch.number for epoch in again] == list(range(1, best + 1))
     assert fitted.epochs == judged + again
-    assert fitted.facts == {"epochs kept": str(best)}
+    assert fitted.details == {"best epochs": str(best)}
 
 
 def test_without_a_refit_the_member_is_the_one_that_was_judged(data, fitted, extractor, products):
@@ -253,7 +253,7 @@ def test_too_few_rows_are_refused_with_the_way_out(tmp_path, train, stopping):
     splits[np.flatnonzero(splits == TRAIN)[train:]] = TEST
     splits[np.flatnonzero(splits == VALIDATION)[stopping:]] = TEST
     found = training_data(tmp_path, [tokens_of(products, splits)], products, labels, splits)
-    message = rf"{train} rows to train on and {stopping} to stop by are too few for a network: leave it out of members"
+    message = rf"{train} rows to train on and {stopping} to stop on are too few for a network: leave it out of members"
     with pytest.raises(ValueError, match=message):
         fit(found)
 

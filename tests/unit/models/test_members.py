@@ -173,8 +173,7 @@ def test_the_member_on_the_page_goes_the_whole_way_to_a_registered_model(added, 
     folder = versions.fetch(mlflow_store, "added-member", str(registered.version))
     assert bundle.read_manifest(folder).members == {"bag": ["ngrams"], added.name: ["ngrams"]}
     assert (
-        f"| `{added.name}` | text | Counts of n-grams, as if each stood in a text by itself. |"
-        in (folder / bundle.CARD).read_text()
+        f"| `{added.name}` | text | Multinomial naive Bayes on counted n-grams. |" in (folder / bundle.CARD).read_text()
     )
     scores = Predictor.load(folder).score([Product("Produit, drones"), Product()])
     assert scores.by_member[added.name][0].argmax() == list(NAMES).index(1300)

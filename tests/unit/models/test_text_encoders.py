@@ -310,7 +310,7 @@ def test_a_batch_that_does_not_fit_is_halved(tiny, monkeypatch, caplog):
 
     monkeypatch.setattr(encoder, "pool", cramped)
     np.testing.assert_array_equal(encoder.encode(TITLES * 4), expected)
-    assert "does not fit into memory: on with 2 at once" in caplog.text
+    assert "does not fit into memory: continuing with 2" in caplog.text
 
 
 def test_long_texts_are_cut_to_the_tokens_that_are_configured_or_that_the_model_was_made_for(model):

@@ -21,7 +21,8 @@ from rakuten_tasks.models.members.transformer import HEAD_RATE, FineTunedEncoder
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.training import loop
 from rakuten_tasks.training.checkpoint import LocalCheckpointStore
-from rakuten_tasks.training.loop import Schedule, fit
+from rakuten_tasks.training.loop import fit
+from rakuten_tasks.training.schedule import Schedule
 from tests.support import elastic_cases
 from tests.support.several_processes import run_in
 from tests.support.tiny_models import write_bert

@@ -23,7 +23,7 @@ from rakuten_tasks.tasks.train_members import train_network_on_gpus
 from rakuten_tasks.tasks.types import FittedMember
 from rakuten_tasks.training import loop
 from rakuten_tasks.training.checkpoint import LocalCheckpointStore
-from rakuten_tasks.training.loop import EpochMetrics, best_epoch
+from rakuten_tasks.training.state import EpochMetrics, best_epoch
 from tests.support.as_pod import Attempt, start
 from tests.support.elastic_cases import SCRATCH, TUNED, PowerCut, cramped, first_gradients, one_batch, trained
 from tests.support.photo_task import task_inputs

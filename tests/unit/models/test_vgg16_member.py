@@ -18,9 +18,9 @@ from rakuten_tasks.models.backbones import load_backbone
 from rakuten_tasks.models.extractors import Extractor, MapExtractor, PixelExtractor
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.vgg16 import VGG16, epochs_from_scratch, random_flip_and_shift
-from rakuten_tasks.models.networks.vgg16_network import BACKBONE_FEATURES
+from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training.loop import EpochMetrics
+from rakuten_tasks.training.state import EpochMetrics
 from tests.support.tiny_models import write_vgg16
 from tests.support.training_data import CPU, assert_same, training_data
 
@@ -105,7 +105,7 @@ def test_refitted_on_everything_the_last_one_has_seen_the_test_rows(scratch, tmp
 
 
 def test_fine_tuning_goes_on_from_the_head_and_begins_with_the_pretrained_block(tuned, frozen):
-    head, block5 = map(int, str(tuned.facts["epochs kept"]).split(", "))
+    head, block5 = map(int, str(tuned.details["best epochs"]).split(", "))
     again = [*range(1, head + 1), *range(1, block5 + 1)]  # as many epochs as were best
     assert [epoch.number for epoch in tuned.epochs] == [1, 2, 1, *again]
     block = frozen.backbone.network.upper.block.state_dict()
@@ -147,7 +147,7 @@ def test_features_beside_the_maps_are_those_of_the_frozen_backbone(frozen):
 def test_too_few_photos_are_refused_with_the_way_out(tmp_path):
     data = data_of(tmp_path, PixelExtractor(32), photos())
     data = replace(data, splits=np.where(data.splits == VALIDATION, TEST, data.splits))
-    with pytest.raises(ValueError, match=r"7 rows to train on and 0 to stop by are too few for a network"):
+    with pytest.raises(ValueError, match=r"7 rows to train on and 0 to stop on are too few for a network"):
         fit(data, SCRATCH)
 
 

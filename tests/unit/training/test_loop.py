@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from rakuten_tasks.training.loop import Schedule, fit, predict_logits
+from rakuten_tasks.training.loop import fit, predict_logits
+from rakuten_tasks.training.schedule import Schedule
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""Batches that do not fit are halved, in training and in prediction."""
+"""Batches that do not fit are halved, in prediction and before the first step of a training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from rakuten_tasks.models.networks import vgg16_network
-from rakuten_tasks.models.networks.vgg16_network import VGG16Config, VGG16Network
+from rakuten_tasks.models.members import vgg16
+from rakuten_tasks.models.members.vgg16 import VGG16, VGG16Config
+from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.training import loop
 from rakuten_tasks.training.checkpoint import Checkpoints
-from rakuten_tasks.training.loop import Schedule, fit, predict_logits
-from rakuten_tasks.training.oom import MicrobatchSize, out_of_memory
+from rakuten_tasks.training.loop import fit, predict_logits
+from rakuten_tasks.training.oom import MicrobatchRunner, is_out_of_memory
+from rakuten_tasks.training.schedule import Schedule
 from tests.unit.training.test_checkpoint import Kept
 from tests.unit.training.test_loop import Points
 from tests.unit.training.test_resume import Cutting, PowerCut
@@ -74,21 +76,21 @@ def train(model, seed=0, epochs=2, checkpoints=None):
 @pytest.mark.parametrize(
     "error", [RuntimeError(CPU_SAYS), torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()]
 )
-def test_a_training_batch_that_does_not_fit_is_halved_with_the_same_gradient_and_says_so(error, caplog):
+def test_the_microbatch_size_that_fits_is_found_before_the_first_step_with_the_same_gradient(error, caplog):
     roomy, cramped = Cramped(99), Cramped(5, error)
     train(roomy)
     epochs = train(cramped)
     for ours, theirs in zip(cramped.parameters(), roomy.parameters(), strict=True):
         assert (ours - theirs).abs().max() < 1e-6
-    assert cramped.seen[:6] == [16, 8, 4, 4, 4, 4]  # what fitted is remembered
-    assert cramped.seen.count(8) == 1 + len(epochs)  # validation finds out for itself, from 16 on
+    assert cramped.seen[:14] == [16, 8, *[4] * 4, *[4] * 8]  # the last eight are the first two steps
+    assert cramped.seen.count(8) == 1 + len(epochs)  # validation tries again, from 16 on
     assert [r.getMessage() for r in caplog.records[:2]] == [
-        "LSTM: a batch of 16 does not fit into memory: on with 8 at once",
-        "LSTM: a batch of 8 does not fit into memory: on with 4 at once",
+        "LSTM: a batch of 16 does not fit into memory: continuing with 8",
+        "LSTM: a batch of 8 does not fit into memory: continuing with 4",
     ]
 
 
-def test_the_size_that_fitted_is_remembered_in_the_checkpoint():
+def test_the_microbatch_size_is_in_the_checkpoint_and_not_tried_again():
     store = Cutting(None, 2)
     with pytest.raises(PowerCut):  # after two of three batches
         train(Cramped(5), checkpoints=Checkpoints(store, interval=0))
@@ -97,32 +99,44 @@ def test_the_size_that_fitted_is_remembered_in_the_checkpoint():
     assert model.seen[:4] == [4, 3, 16, 8]  # the last seven rows of the epoch, then validation
 
 
-def test_a_halved_batch_leaves_no_part_of_one_row():
+def test_a_microbatch_never_has_one_row():
     model = Cramped(3)
     train(model)
-    assert 1 not in model.seen[: model.seen.index(16, 1)]  # until validation, where batch norm learns nothing
-    assert {2, 3} <= set(model.seen)
+    steps = model.seen[: model.seen.index(16, 1)]  # until validation, where batch norm learns nothing
+    assert 1 not in steps
+    assert {2, 3} <= set(steps)
 
 
-def test_a_failed_attempt_leaves_no_trace_in_batch_norm_or_random_numbers():
-    torch.manual_seed(0)
-    layers = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5))
-    before = torch.get_rng_state()
-
+def test_the_trial_of_the_first_batch_leaves_no_trace_in_batch_norm_or_random_numbers():
     class Tail(Cramped):
         def forward(self, points):
-            tracked = layers[0].num_batches_tracked.item()
-            self.starts.append((tracked, torch.get_rng_state()))
-            return super().forward(layers(points))
+            if self.layers[0].training:  # in the trial it is not
+                self.starts.append((self.layers[0].num_batches_tracked.item(), torch.get_rng_state()))
+            return super().forward(self.layers(points))
 
     model = Tail(8)
-    model.layers, model.starts = layers, []
-    torch.set_rng_state(before)
+    model.layers, model.starts = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5)), []
     train(model, epochs=1)
-    (first, random), (again, random_again) = model.starts[:2]
-    assert model.seen[:3] == [16, 8, 8]
-    assert (first, again) == (0, 0)
-    assert torch.equal(random, random_again)
+    assert model.seen[:5] == [16, 8, 8, 8, 8]
+    (tracked, random), *_ = model.starts
+    torch.manual_seed(0)
+    assert tracked == 0
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_a_training_that_runs_out_of_memory_after_its_first_step_says_which_setting_to_lower():
+    class Shrinking(Cramped):
+        def forward(self, points):
+            self.limit = 99 if len(self.seen) < 2 else 8  # less memory from the second step on
+            return super().forward(points)
+
+    model = Shrinking(99)
+    with pytest.raises(
+        MemoryError,
+        match=r"LSTM: 16 rows at once fitted .* do not fit now: set .*\(lstm.batch_size, .*photo.batch_size\) below 16",
+    ):
+        train(model)
+    assert model.seen == [16, 16, 16]
 
 
 def test_where_not_even_the_smallest_batch_fits_the_error_says_what_to_do():
@@ -137,14 +151,14 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
     with pytest.raises(RuntimeError, match="mat1"):
         train(model)
     assert model.seen == [16]
-    assert not out_of_memory(KeyError("out of memory"))
+    assert not is_out_of_memory(KeyError("out of memory"))
 
 
 def test_predictions_come_in_halves_with_the_same_logits(caplog):
     examples, rows = Points(), np.arange(50)
     halved = predict_logits(Cramped(7), examples, rows, 32, CPU)
     np.testing.assert_allclose(halved, predict_logits(Cramped(99), examples, rows, 32, CPU), atol=1e-6)
-    assert "prediction: a batch of 32 does not fit into memory: on with 16 at once" in caplog.messages
+    assert "prediction: a batch of 32 does not fit into memory: continuing with 16" in caplog.messages
 
 
 def test_each_row_is_answered_once_and_in_order():
@@ -153,15 +167,17 @@ def test_each_row_is_answered_once_and_in_order():
             raise MemoryError
         return list(range(start, end))
 
-    assert [row for part in MicrobatchSize(64, "photos").parts(20, answer) for row in part] == list(range(20))
+    assert [row for part in MicrobatchRunner(64, "photos").iter_chunks(20, answer) for row in part] == list(range(20))
 
 
 def test_photos_come_in_halves(monkeypatch, caplog):
     torch.manual_seed(0)
-    branch = VGG16Network(VGG16Config(True, 32, 2), random_convolutions())
+    branch = VGG16Network(random_convolutions(), 32, 2)
+    nn.init.normal_(branch.upper.head.linear.weight, std=0.01)
+    member = VGG16(branch, VGG16Config(True, True, 32, 2))
     pixels = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
-    monkeypatch.setattr(vgg16_network, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
-    logits = vgg16_network.photo_logits(branch, pixels)
+    monkeypatch.setattr(vgg16, "batch_size", lambda device: 16)  # as on a GPU, more than on a processor
+    logits, _ = member.logits_and_embedding({"pixels": pixels})
     lower = branch.lower.forward
 
     def cramped(batch):
@@ -170,15 +186,15 @@ def test_photos_come_in_halves(monkeypatch, caplog):
         return lower(batch)
 
     monkeypatch.setattr(branch.lower, "forward", cramped)
-    np.testing.assert_allclose(vgg16_network.photo_logits(branch, pixels), logits, atol=1e-4)
-    assert "photos: a batch of 11 does not fit into memory: on with 5 at once" in caplog.messages
+    np.testing.assert_allclose(member.logits_and_embedding({"pixels": pixels})[0], logits, atol=1e-4)
+    assert "photos: a batch of 11 does not fit into memory: continuing with 5" in caplog.messages
 
 
 def test_what_torch_says_when_this_machine_has_no_more_memory_is_understood():
     code = (
-        "import resource, torch; from rakuten_tasks.training.oom import MicrobatchSize\n"
+        "import resource, torch; from rakuten_tasks.training.oom import MicrobatchRunner\n"
         "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
-        "print(MicrobatchSize(1 << 34, 'zeros').halving(lambda rows: len(torch.empty(rows)), 1 << 34))"
+        "print(MicrobatchRunner(1 << 34, 'zeros').run(lambda rows: len(torch.empty(rows)), 1 << 34))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 1 << 20 < int(done.stdout) < 1 << 31

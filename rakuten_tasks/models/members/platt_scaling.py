@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_expit, log_softmax
 
-FEWEST_ROWS = 30  # that a link may be fitted on
-SLOPES, OFFSETS = (-3.0, 4.0), (-12.0, 6.0)  # of log slope; the lowest offset bends only scores that are sure anyway
+FEWEST_ROWS = 30  # needed for a fit
+LOG_SLOPES, OFFSETS = (-3.0, 4.0), (-12.0, 6.0)  # bounds; the lowest offset bends only scores that are certain anyway
 
 
 @dataclass(frozen=True)
-class Link:
+class PlattScaling:
     """Scores of one class against the rest -> logits: log sigmoid(slope * score + offset).
 
-    A squared hinge gives scores of -1 to 1 for chances of 0 to 1, which no scale makes of them: on 13,500 descriptions
-    the pool's log loss out of fold falls by 0.016 and its calibration error from 0.033 to 0.015, on 618 captions by
-    0.002 and 0.006. Source: Zadrozny and Elkan 2002, doi 10.1145/775047.775151.
+    A squared hinge has scores of -1 to 1 for probabilities of 0 to 1, which a temperature alone cannot map: on 13,500
+    descriptions the pool's log loss out of fold falls by 0.016 and its calibration error from 0.033 to 0.015, on 618
+    captions by 0.002 and 0.006. Source: Zadrozny and Elkan 2002, doi 10.1145/775047.775151.
     """
 
     slope: float
@@ -28,16 +28,17 @@ class Link:
 
     @classmethod
     def fit(cls, scores: NDArray, labels: NDArray) -> Self | None:
-        """By likelihood, on (N, K) scores of rows that were not seen, and labels (N,). None where they are too few."""
+        """Maximise the likelihood of out-of-fold scores (N, K) with labels (N,). None if there are too few rows."""
         if len(labels) < FEWEST_ROWS:
             return None
         rows, wide = np.arange(len(labels)), scores.astype(np.float64)
 
-        def loss(link: NDArray) -> float:
-            return -float(log_softmax(log_expit(np.exp(link[0]) * wide + link[1]), axis=1)[rows, labels].mean())
+        def loss(parameters: NDArray) -> float:
+            log_slope, offset = parameters
+            return -float(log_softmax(log_expit(np.exp(log_slope) * wide + offset), axis=1)[rows, labels].mean())
 
         starts = ((1.0, offset) for offset in (-6.0, 1.0))
-        fits = [minimize(loss, start, method="L-BFGS-B", bounds=(SLOPES, OFFSETS)) for start in starts]
+        fits = [minimize(loss, start, method="L-BFGS-B", bounds=(LOG_SLOPES, OFFSETS)) for start in starts]
         best = min(fits, key=lambda fit: fit.fun).x
         return cls(float(np.exp(best[0])), float(best[1]))
 

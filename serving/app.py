@@ -26,7 +26,7 @@ from serving.litserve_adapter.status import READY, StatusReader
 from serving.schemas import ErrorResponse, Feedback, InferenceResponse, Prediction, PredictRequest, Recorded
 from serving.settings import Settings
 from serving.telemetry.log_writer import PredictionLogWriter
-from serving.telemetry.mlflow_minutes import MinuteMetrics
+from serving.telemetry.minutes import MinuteMetrics
 from serving.telemetry.prometheus import Metrics
 from serving.telemetry.recent_ids import RecentIds
 from serving.telemetry.rejections import FLUSH, RejectionAggregator

@@ -193,3 +193,8 @@ class InferenceResponse:
     body: bytes
     reason: str = ""
     prediction: PredictionSummary | None = None  # None if it was refused
+
+
+def error_body(detail: str | list[ErrorDetail], request_id: str) -> bytes:
+    """JSON of an ErrorResponse."""
+    return ErrorResponse(detail=detail, request_id=request_id).model_dump_json().encode()

@@ -181,7 +181,7 @@ def test_without_its_store_it_stays_up_says_so_and_takes_the_champion_once_the_s
     there = Path(mlflow_store.tracking_uri.removeprefix("sqlite:///"))
     link = tmp_path / "mlflow" / "mlflow.db"
     with serving(tmp_path, wait=False, MODEL=MODEL, MLFLOW_TRACKING_URI=f"sqlite:///{link}") as server:
-        problem = "MLflow cannot be reached: the MLflow store is not there: run `make train`, or put it back"
+        problem = "MLflow cannot be reached: the MLflow store is missing: run `make train`, or put the store back"
         server.wait_until(lambda: problem in server.get("/info").json()["problem"], 60)
         assert (server.get("/live").status_code, server.get("/ready").status_code) == (200, 503)
         assert server.predict(ROMAN).status_code == 503

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from serving.schemas import PredictionSummary
-from serving.telemetry import mlflow_minutes as module
-from serving.telemetry.mlflow_minutes import MinuteMetrics
+from serving.telemetry import minutes as module
+from serving.telemetry.minutes import MinuteMetrics
 from serving.telemetry.recent_ids import RecentIds
 from serving.telemetry.rejections import REASONS, RejectionAggregator
 from serving.web.middleware import RequestRecord

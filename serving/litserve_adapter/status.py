@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rakuten_tasks.local_files import write_atomically
+
 STATUS, ALIVE = "status.json", "alive.lock"
 LOADING, WAITING, READY = "loading", "no champion", "ready"
 
@@ -60,9 +62,7 @@ class StatusWriter:
         """Change fields of the status."""
         with self._turn:
             self._status = Status(**{**asdict(self._status), **changes})
-            draft = self._folder / f"{STATUS}.{os.getpid()}"
-            draft.write_text(json.dumps(asdict(self._status)))
-            draft.replace(self._folder / STATUS)
+            write_atomically(self._folder / STATUS, json.dumps(asdict(self._status)), durable=False)
 
     def close(self) -> None:
         """As the end of the process does."""

@@ -8,8 +8,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from serving.schemas import ErrorDetail, Feedback, PredictRequest
-from serving.web.errors import error_body
+from serving.schemas import ErrorDetail, Feedback, PredictRequest, error_body
 from serving.web.middleware import RETRY_AFTER
 
 

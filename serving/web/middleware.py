@@ -17,9 +17,8 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.schemas import PredictionSummary
+from serving.schemas import PredictionSummary, error_body
 from serving.settings import Settings
-from serving.web.errors import error_body
 
 PREDICT_PATH = "/predict"
 # what the page needs before it has asked for the key, and what an orchestrator asks without one

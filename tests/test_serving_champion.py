@@ -15,10 +15,10 @@ from rakuten_tasks.config import Refit
 from rakuten_tasks.models.bundle import bundle_hash
 from rakuten_tasks.models.encoders import use_multilingual
 from rakuten_tasks.models.predictor import Predictor
-from serving.litserve_adapter.status import LOADING, READY, WAITING, Status, StatusReader, StatusWriter
 from serving.worker.bundle_cache import BundleCache, Champion
 from serving.worker.model_source import ModelSource as MlflowRegistry
 from serving.worker.reloader import ModelReloader, State, describe
+from serving.worker_status import LOADING, READY, WAITING, Status, StatusReader, StatusWriter
 from tests.bundles import of_schema, write_bundle
 
 
@@ -286,7 +286,7 @@ def _made(folder: Path) -> Path:
 
 def test_a_dead_worker_is_detected_at_once(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from serving.litserve_adapter.status import StatusWriter;"
+        "import sys; from pathlib import Path; from serving.worker_status import StatusWriter;"
         "worker = StatusWriter(Path(sys.argv[1])); worker.publish(state='ready'); print(flush=True); sys.stdin.read()"
     )
     worker = subprocess.Popen(
@@ -294,12 +294,12 @@ def test_a_dead_worker_is_detected_at_once(tmp_path):
     )
     worker.stdout.readline()
     view = StatusReader(tmp_path)
-    assert (view.alive(), view.status().state) == (True, READY)
+    assert (view.is_alive(), view.status().state) == (True, READY)
     worker.kill()
     worker.wait()
     worker.stdin.close()
     worker.stdout.close()
-    assert not view.alive()
+    assert not view.is_alive()
     assert view.status().problem == "the worker is being restarted"
     assert StatusWriter(tmp_path).replaces_another
 

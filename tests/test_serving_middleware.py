@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from serving.settings import Settings
 from serving.web.middleware import (
-    BodySizeLimitMiddleware,
+    BodyMiddleware,
     InFlight,
     RequestContextMiddleware,
     RequestRecord,
@@ -162,7 +162,7 @@ def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large():
 
 
 def test_a_slow_upload_is_ended():
-    app = RequestContextMiddleware(BodySizeLimitMiddleware(echo, 100, 0.05), lambda record: None)
+    app = RequestContextMiddleware(BodyMiddleware(echo, InFlight(), 1, 100, 0.05), lambda record: None)
     response = asyncio.run(whole(app, pieces(100, 1, pause=0.02)))
     assert response.status_code == 408
     assert response.json()["detail"] == "the upload took over 0.05 seconds: send it faster"

@@ -1,4 +1,4 @@
-"""Ids of recently answered requests."""
+"""Ids of recent predictions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import OrderedDict
 
 
 class RecentIds:
-    """The last `size` request ids."""
+    """Set of the last `size` request ids."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._ids: OrderedDict[bytes, None] = OrderedDict()  # 16 bytes each, not 32 letters
 
     def add(self, request_id: str) -> None:
-        """Remember one, and forget the oldest beyond `size`."""
+        """Add an id, and drop the oldest beyond `size`."""
         self._ids[bytes.fromhex(request_id)] = None
         if len(self._ids) > self._size:
             self._ids.popitem(last=False)

@@ -1,4 +1,4 @@
-"""The page /docs, without the internet."""
+"""The page /docs with local files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 
 
 def add_docs(app: FastAPI) -> None:
-    """Swagger UI from a package's own files: FastAPI's page fetches them from the internet."""
+    """Add Swagger UI with the files of a package; FastAPI's own page loads them from the internet."""
     app.mount("/docs/files", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
 
     @app.get("/docs", include_in_schema=False)

@@ -1,4 +1,4 @@
-"""Exception handlers: errors as JSON with location, message and kind, never the input."""
+"""Exception handlers: errors as JSON with location, message and type, never the input."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from serving.schemas import ErrorDetail, Feedback, PredictRequest, error_body
-from serving.web.middleware import RETRY_AFTER
+from serving.web.responses import RETRY_AFTER
+
+MAX_DETAILS = 20
+FIELDS = {"body", "query", "path", "header", *PredictRequest.model_fields, *Feedback.model_fields}
 
 
 def register_exception_handlers(app: FastAPI) -> None:
-    """For invalid requests and for HTTP errors."""
+    """Handle invalid requests and HTTP errors."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        details = [
-            ErrorDetail(loc=[_location(part) for part in found["loc"]], msg=_message(found), type=found["type"])
-            for found in error.errors()[:20]
-        ]
+        details = [_detail(fields) for fields in error.errors()[:MAX_DETAILS]]
         request.state.reason = "; ".join(f"{detail.loc[-1]}: {detail.type}" for detail in details)
         return Response(error_body(details, request.state.request_id), 422, media_type="application/json")
 
@@ -32,15 +32,8 @@ def register_exception_handlers(app: FastAPI) -> None:
         return Response(body, error.status_code, headers, "application/json")
 
 
-FIELDS = {"body", "query", "path", "header", *PredictRequest.model_fields, *Feedback.model_fields}
-
-
-def _location(part: str | int) -> str | int:
-    """Unknown keys are the client's own words: they are not repeated."""
-    return part if isinstance(part, int) or part in FIELDS else "unknown field"
-
-
-def _message(error: Any) -> str:
-    if error["type"] == "json_invalid":  # its message quotes nothing, its context might
-        return "the body is no valid JSON"
-    return str(error["msg"])
+def _detail(fields: Any) -> ErrorDetail:
+    # unknown keys are the client's own words, and the message of invalid JSON may quote it: neither is repeated
+    location = [part if isinstance(part, int) or part in FIELDS else "unknown field" for part in fields["loc"]]
+    message = "the body is no valid JSON" if fields["type"] == "json_invalid" else fields["msg"]
+    return ErrorDetail(loc=location, msg=message, type=fields["type"])

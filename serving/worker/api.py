@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import litserve
 
 from serving.litserve_adapter.batch_loop import BatchLoop
-from serving.litserve_adapter.status import StatusWriter
 from serving.schemas import InferenceRequest, InferenceResponse
 from serving.settings import Settings
+from serving.worker_status import StatusWriter
 
 if TYPE_CHECKING:
     from serving.worker.inference import PredictionEvent

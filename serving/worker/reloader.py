@@ -17,9 +17,9 @@ from rakuten_tasks.models.bundle import EVALUATION, Manifest
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.preprocessing.language import language
 from rakuten_tasks.preprocessing.product import Product
-from serving.litserve_adapter.status import READY, WAITING, StatusWriter
 from serving.worker.bundle_cache import BundleCache, Champion, verify_checksum
 from serving.worker.model_source import ModelSource, StoreMissingError
+from serving.worker_status import READY, WAITING, StatusWriter
 
 log = logging.getLogger(__name__)
 

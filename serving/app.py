@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response, Security
+from fastapi import FastAPI, HTTPException, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.security import APIKeyHeader
@@ -28,16 +28,9 @@ from serving.telemetry.recent_ids import RecentIds
 from serving.telemetry.rejections import FLUSH_SECONDS, RejectionAggregator
 from serving.web.api_docs import add_docs
 from serving.web.exception_handlers import register_exception_handlers
-from serving.web.middleware import (
-    GRACE_SECONDS,
-    PREDICT_PATH,
-    UPLOAD_SECONDS,
-    InFlight,
-    RequestRecord,
-    with_middleware,
-)
+from serving.web.middleware import PREDICT_PATH, UPLOAD_SECONDS, InFlight, RequestRecord, with_middleware
 from serving.web.request_parsing import FieldError, parse_request
-from serving.web.responses import RETRY_AFTER
+from serving.web.responses import HEADERS
 from serving.worker.api import ProductAPI
 from serving.worker_status import READY, StatusReader
 
@@ -67,7 +60,7 @@ class ProductServer:
         """run_folder: shared by the processes of this server; empty at the start."""
         self.settings = settings
         # requests in flight at SIGTERM are answered, however many wait: none takes longer than this
-        shutdown_seconds = math.ceil(UPLOAD_SECONDS + settings.time_limit + GRACE_SECONDS) + 3
+        shutdown_seconds = math.ceil(UPLOAD_SECONDS + settings.time_limit) + 5
         self.lit = SingleWorkerServer(ProductAPI(settings, run_folder), shutdown_seconds)
         self.worker_status = StatusReader(run_folder)
         self.log_writer = PredictionLogWriter(settings.open_hours, "requests")
@@ -96,7 +89,7 @@ class ProductServer:
         """Run the background work of the API process."""
         self.log_writer.start()
         tasks = [
-            asyncio.create_task(self.lit.reaper(self.worker_status.is_alive, self.settings.time_limit).run()),
+            asyncio.create_task(self.lit.reaper(self.worker_status.is_alive).run()),
             asyncio.create_task(call_every(MINUTES_SECONDS, self.minutes.tick)),
             asyncio.create_task(call_every(FLUSH_SECONDS, self.rejections.flush)),
         ]
@@ -136,12 +129,14 @@ class ProductServer:
             except FieldError as error:
                 detail = {"loc": ("body", error.field), "msg": str(error), "type": error.kind}
                 raise RequestValidationError([detail]) from error
-            if not self.worker_status.is_alive():
-                await wait_until_alive(self.worker_status.is_alive, self.settings.time_limit)
-            response: InferenceResponse = await self.lit.submit(inference_request)
+            try:
+                async with asyncio.timeout(self.settings.time_limit):
+                    await wait_until_alive(self.worker_status.is_alive)
+                    response: InferenceResponse = await self.lit.submit(inference_request)
+            except TimeoutError:
+                raise HTTPException(504, "no answer within the time limit") from None
             request.state.reason, request.state.prediction = response.reason, response.prediction
-            headers = {"Retry-After": RETRY_AFTER} if response.status == 503 else None
-            return Response(response.body, response.status, headers, "application/json")
+            return Response(response.body, response.status, HEADERS.get(response.status), "application/json")
 
         @self.app.post(
             "/feedback",

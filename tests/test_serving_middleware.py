@@ -13,11 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from serving.settings import Settings
 from serving.web.middleware import (
-    BodyMiddleware,
     InFlight,
+    LimitMiddleware,
     RequestContextMiddleware,
     RequestRecord,
-    TimeoutMiddleware,
     with_middleware,
 )
 
@@ -162,18 +161,10 @@ def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large():
 
 
 def test_a_slow_upload_is_ended():
-    app = RequestContextMiddleware(BodyMiddleware(echo, InFlight(), 1, 100, 0.05), lambda record: None)
+    app = RequestContextMiddleware(LimitMiddleware(echo, InFlight(), 1, 100, 0.05), lambda record: None)
     response = asyncio.run(whole(app, pieces(100, 1, pause=0.02)))
     assert response.status_code == 408
     assert response.json()["detail"] == "the upload took over 0.05 seconds: send it faster"
-
-
-def test_an_answer_that_takes_too_long_is_a_504():
-    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(5)
-
-    app = RequestContextMiddleware(TimeoutMiddleware(slow, 0.05), lambda record: None)
-    assert asyncio.run(whole(app, pieces(0, 0))).status_code == 504
 
 
 def test_more_requests_than_places_get_503_and_a_place_is_free_again_afterwards():

@@ -1,4 +1,4 @@
-"""Responses in place of the worker's: 504 to requests that waited too long, 503 to those of a killed worker.
+"""Responses to the requests of a killed worker: 503.
 
 LitServe looks for such requests in its main process, where there are none, so they would hang for ever.
 """
@@ -6,7 +6,6 @@ LitServe looks for such requests in its main process, where there are none, so t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -18,16 +17,14 @@ from litserve.utils import LitAPIStatus
 POLL_SECONDS = 0.1  # seconds
 WORKER_DRAIN_SECONDS = 0.5  # seconds after a worker's death in which its last responses may still arrive
 KILLED = "the worker that held this request was killed: send it again"
-LATE = "no answer within the time limit"
 
 
 class PendingRequestReaper:
     """An asyncio task of the API process."""
 
-    def __init__(self, pending: dict[str, Any], is_alive: Callable[[], bool], time_limit: float) -> None:
-        """pending: LitServe's ResponseBufferItem by uid. is_alive: whether a worker is running. time_limit: seconds."""
-        self._pending, self._is_alive, self._time_limit = pending, is_alive, time_limit
-        self._waiting_since: dict[str, float] = {}
+    def __init__(self, pending: dict[str, Any], is_alive: Callable[[], bool]) -> None:
+        """pending: LitServe's ResponseBufferItem by uid. is_alive: whether a worker is running."""
+        self._pending, self._is_alive = pending, is_alive
         self._orphaned_at: dict[str, float] = {}  # uid -> when its worker was dead for the first time
 
     async def run(self) -> None:
@@ -39,30 +36,21 @@ class PendingRequestReaper:
         os._exit(1)  # an orphan would go on holding the port
 
     def scan(self, now: float) -> None:
-        """Respond to the pending requests that are late or orphaned."""
+        """Respond to the orphaned requests. now: monotonic seconds."""
         pending = {uid: item for uid, item in self._pending.items() if not item.event.is_set()}
         alive = self._is_alive()
-        self._waiting_since = {uid: self._waiting_since.get(uid, now) for uid in pending}
         self._orphaned_at = {
             uid: self._orphaned_at.get(uid, now)
             for uid, item in pending.items()
             if uid in self._orphaned_at or (not alive and item.worker_id is not None)
         }
-        for uid, item in pending.items():
-            if now - self._waiting_since[uid] > self._time_limit:
-                _respond(item, HTTPException(504, LATE))
-            elif now - self._orphaned_at.get(uid, now) > WORKER_DRAIN_SECONDS:
-                _respond(item, HTTPException(503, KILLED))
+        for uid, orphaned_at in self._orphaned_at.items():
+            if now - orphaned_at > WORKER_DRAIN_SECONDS:
+                pending[uid].response = HTTPException(503, KILLED), LitAPIStatus.ERROR
+                pending[uid].event.set()
 
 
-def _respond(item: Any, error: HTTPException) -> None:
-    item.response = error, LitAPIStatus.ERROR
-    item.event.set()
-
-
-async def wait_until_alive(is_alive: Callable[[], bool], seconds: float) -> None:
+async def wait_until_alive(is_alive: Callable[[], bool]) -> None:
     """Wait for a worker: a request that is queued without one may be lost with the queue's last reader."""
-    deadline = time.monotonic() + seconds
-    with contextlib.suppress(asyncio.CancelledError):
-        while not is_alive() and time.monotonic() < deadline:
-            await asyncio.sleep(POLL_SECONDS)
+    while not is_alive():
+        await asyncio.sleep(POLL_SECONDS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import multiprocessing
 import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from multiprocessing import connection, forkserver, resource_tracker
@@ -19,8 +21,7 @@ from fastapi import FastAPI
 from litserve import LitAPI, LitServer
 from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.loops import inference_worker
-from litserve.server import RegularRequestHandler
-from litserve.utils import WorkerSetupStatus
+from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus
 
 from serving.litserve_adapter.reaper import PendingRequestReaper
 
@@ -44,7 +45,7 @@ class SingleWorkerServer(LitServer):
             # LitServe itself would import torch to find out: 480 MB in a process that needs none of it
             accelerator="cuda" if check_cuda_with_nvidia_smi() else "cpu",
             devices=1,
-            timeout=False,  # LitServe's timeout drops a late request, PendingRequestReaper responds to it
+            timeout=False,  # it would drop a late request without a response
             restart_workers=True,
         )
         self.monitor_internal = MONITOR_SECONDS
@@ -52,7 +53,6 @@ class SingleWorkerServer(LitServer):
         self.app.router.routes[:] = [
             route for route in self.app.router.routes if getattr(route, "path", "") == self.app.openapi_url
         ]
-        self._handler = RegularRequestHandler(api, self)
 
     def add_lifespan(self, context: Callable[[], AbstractContextManager]) -> None:
         """Enter a context in the API process at its start, and leave it at its end."""
@@ -67,12 +67,26 @@ class SingleWorkerServer(LitServer):
         self.app.router.lifespan_context = lifespan
 
     async def submit(self, request: Any) -> Any:
-        """Send a request to the worker and return its response. Raises HTTPException, the reaper's too."""
-        return await self._handler.handle_request(request, type(request))
+        """Send a request to the worker and return its response. Raises the reaper's HTTPException.
 
-    def reaper(self, is_alive: Callable[[], bool], time_limit: float) -> PendingRequestReaper:
+        The caller sets the time limit: LitServe drops a response whose request was cancelled.
+        """
+        uid = uuid.uuid4().hex
+        item = self.response_buffer[uid] = ResponseBufferItem(asyncio.Event())
+        queue = self._get_request_queue(self.lit_api.api_path)
+        try:
+            queue.put((self.app.response_queue_id, uid, time.monotonic(), request))
+            await item.event.wait()
+        finally:
+            del self.response_buffer[uid]
+        response, status = item.response
+        if status == LitAPIStatus.ERROR:
+            raise response
+        return response
+
+    def reaper(self, is_alive: Callable[[], bool]) -> PendingRequestReaper:
         """Create the reaper of this server's pending requests."""
-        return PendingRequestReaper(self.response_buffer, is_alive, time_limit)
+        return PendingRequestReaper(self.response_buffer, is_alive)
 
     def _init_manager(self, num_api_servers: int) -> Any:
         """Start LitServe's manager as a process that does not outlive this one."""

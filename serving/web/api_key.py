@@ -14,7 +14,7 @@ PUBLIC_PATHS = ("/live", "/ready", "/", "/favicon.ico")
 PUBLIC_FOLDER = "/page/"
 # A browser opens these by itself, without our header: the key may be the password of HTTP's basic authentication.
 DOCS = ("/docs", "/openapi.json")
-BASIC_CHALLENGE = (b"www-authenticate", b'Basic realm="API key, as the password"')
+BASIC_CHALLENGE = {"WWW-Authenticate": 'Basic realm="API key, as the password"'}
 
 
 class APIKeyMiddleware:
@@ -25,8 +25,9 @@ class APIKeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_allowed(scope):
-            headers = [BASIC_CHALLENGE] if is_docs(scope["path"]) else []
-            await send_error(scope, send, 401, "wrong or missing API key: send it as the header X-API-Key", headers)
+            headers = BASIC_CHALLENGE if is_docs(scope["path"]) else None
+            message = "wrong or missing API key: send it as the header X-API-Key"
+            await send_error(scope, receive, send, 401, message, headers)
         else:
             await self._app(scope, receive, send)
 

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from serving.schemas import ErrorDetail, Feedback, PredictRequest, error_body
-from serving.web.responses import RETRY_AFTER
+from serving.web.responses import error_response
 
 MAX_DETAILS = 20
 FIELDS = {"body", "query", "path", "header", *PredictRequest.model_fields, *Feedback.model_fields}
@@ -27,9 +27,7 @@ def register_exception_handlers(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def failed(request: Request, error: HTTPException) -> Response:
         request.state.reason = str(error.detail)
-        body = error_body(str(error.detail), request.state.request_id)
-        headers = {"Retry-After": RETRY_AFTER, **(error.headers or {})} if error.status_code == 503 else error.headers
-        return Response(body, error.status_code, headers, "application/json")
+        return error_response(error.status_code, str(error.detail), request.state.request_id, error.headers)
 
 
 def _detail(fields: Any) -> ErrorDetail:

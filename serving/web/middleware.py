@@ -1,4 +1,4 @@
-"""ASGI middleware: request ids, body-size and upload limits, concurrency limit, timeout.
+"""ASGI middleware: request ids, and limits for the size, the time and the number of requests.
 
 `with_middleware` puts them around the app. Every finished request is reported to a callback.
 """
@@ -16,12 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.schemas import PredictionSummary
 from serving.settings import Settings
 from serving.web.api_key import APIKeyMiddleware
-from serving.web.responses import send_error, send_overloaded
+from serving.web.responses import send_error
 
 PREDICT_PATH = "/predict"
 UPLOAD_SECONDS = 10.0  # seconds for a request's body
 UPLOAD_FACTOR = 4  # times SERVE_QUEUE: requests that may upload at once
-GRACE_SECONDS = 2.0  # beyond the time limit: the reaper responds first, and more precisely
+OVERLOADED = "too many requests at once: try again"
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,11 @@ class RequestContextMiddleware:
             self._on_response(record)
 
 
-class BodyMiddleware:
-    """Reads the body of a POST: 413 if it is too large, 408 if it is too slow, 503 if too many upload to /predict.
+class LimitMiddleware:
+    """Reads the body of a POST: 413 if it is too large, 408 if it is too slow.
 
-    A slow upload does not count as a request in progress.
+    503 for POST /predict if `queue` such requests are in progress, or if too many upload. A slow upload is not in
+    progress, so it takes no place of a request that has arrived.
     """
 
     def __init__(self, app: ASGIApp, in_flight: InFlight, queue: int, max_body: int, seconds: float) -> None:
@@ -86,27 +87,33 @@ class BodyMiddleware:
         self._max_body, self._seconds = max_body, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not is_post(scope):
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        counts = is_predict(scope)
-        flight = self._in_flight
-        if counts and (flight.uploading >= UPLOAD_FACTOR * self._queue or flight.processing >= self._queue):
-            await send_overloaded(scope, send)
+        counts, flight = scope["path"] == PREDICT_PATH, self._in_flight
+        if counts and (flight.processing >= self._queue or flight.uploading >= UPLOAD_FACTOR * self._queue):
+            await send_error(scope, receive, send, 503, OVERLOADED)
             return
         flight.uploading += counts
         try:
             async with asyncio.timeout(self._seconds):
                 body = await self._read(scope, receive)
         except TimeoutError:
-            await send_error(scope, send, 408, f"the upload took over {self._seconds:g} seconds: send it faster")
+            message = f"the upload took over {self._seconds:g} seconds: send it faster"
+            await send_error(scope, receive, send, 408, message)
             return
         finally:
             flight.uploading -= counts
         if body is None:
-            await send_error(scope, send, 413, f"the request is over {self._max_body:,} bytes")
-            return
-        await self._app(scope, replay(body, receive), send)
+            await send_error(scope, receive, send, 413, f"the request is over {self._max_body:,} bytes")
+        elif counts and flight.processing >= self._queue:
+            await send_error(scope, receive, send, 503, OVERLOADED)
+        else:
+            flight.processing += counts
+            try:
+                await self._app(scope, replay(body, receive), send)
+            finally:
+                flight.processing -= counts
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body, None if it is too large: by its header Content-Length, or as soon as it is."""
@@ -125,70 +132,13 @@ class BodyMiddleware:
                 return bytes(body)
 
 
-class ConcurrencyLimitMiddleware:
-    """503 if `queue` requests to /predict are in progress."""
-
-    def __init__(self, app: ASGIApp, in_flight: InFlight, queue: int) -> None:
-        self._app, self._in_flight, self._queue = app, in_flight, queue
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not is_predict(scope):
-            await self._app(scope, receive, send)
-            return
-        if self._in_flight.processing >= self._queue:
-            await send_overloaded(scope, send)
-            return
-        self._in_flight.processing += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._in_flight.processing -= 1
-
-
-class TimeoutMiddleware:
-    """504 for a POST without a response after `seconds`."""
-
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
-        self._app, self._seconds = app, seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not is_post(scope):
-            await self._app(scope, receive, send)
-            return
-        started = False
-
-        async def send_started(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            async with asyncio.timeout(self._seconds):
-                await self._app(scope, receive, send_started)
-        except TimeoutError:
-            if not started:
-                await send_error(scope, send, 504, "no answer within the time limit")
-
-
 def with_middleware(
     app: ASGIApp, settings: Settings, in_flight: InFlight, on_response: Callable[[RequestRecord], None]
 ) -> ASGIApp:
     """Wrap the app in all middleware, innermost first."""
-    app = TimeoutMiddleware(app, settings.time_limit + GRACE_SECONDS)
-    app = ConcurrencyLimitMiddleware(app, in_flight, settings.queue)
-    app = BodyMiddleware(app, in_flight, settings.queue, settings.max_body, UPLOAD_SECONDS)
+    app = LimitMiddleware(app, in_flight, settings.queue, settings.max_body, UPLOAD_SECONDS)
     app = APIKeyMiddleware(app, settings.api_key)
     return RequestContextMiddleware(app, on_response)
-
-
-def is_post(scope: Scope) -> bool:
-    """Whether the request has a body."""
-    return scope["type"] == "http" and scope["method"] == "POST"
-
-
-def is_predict(scope: Scope) -> bool:
-    """Whether the request is POST /predict."""
-    return is_post(scope) and scope["path"] == PREDICT_PATH
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from starlette.types import Scope, Send
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
 
 from serving.schemas import error_body
 
-RETRY_AFTER = "2"  # seconds
+# The rest of an upload that was refused is not read, so its connection closes.
+HEADERS = {408: {"Connection": "close"}, 413: {"Connection": "close"}, 503: {"Retry-After": "2"}}
+
+
+def error_response(status: int, detail: str, request_id: str, headers: dict[str, str] | None = None) -> Response:
+    """Create a response with an ErrorResponse and the headers of its status."""
+    return Response(
+        error_body(detail, request_id), status, {**HEADERS.get(status, {}), **(headers or {})}, "application/json"
+    )
 
 
 async def send_error(
-    scope: Scope, send: Send, status: int, detail: str, headers: Sequence[tuple[bytes, bytes]] = ()
+    scope: Scope, receive: Receive, send: Send, status: int, detail: str, headers: dict[str, str] | None = None
 ) -> None:
-    """Send an ErrorResponse. The rest of an upload is not read, so 408 and 413 close the connection."""
+    """Send an error and note its reason for the request's record."""
     scope["state"]["reason"] = detail
-    body = error_body(detail, scope["state"]["request_id"])
-    content = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    close = [(b"connection", b"close")] if status in (408, 413) else []
-    await send({"type": "http.response.start", "status": status, "headers": [*content, *headers, *close]})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def send_overloaded(scope: Scope, send: Send) -> None:
-    """Send 503 with the seconds until the next try."""
-    await send_error(scope, send, 503, "too many requests at once: try again", [(b"retry-after", RETRY_AFTER.encode())])
+    await error_response(status, detail, scope["state"]["request_id"], headers)(scope, receive, send)

@@ -10,8 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import fastapi_offline
+from cachetools import FIFOCache
 from fastapi import FastAPI, HTTPException, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.security import APIKeyHeader
 from fastapi.staticfiles import StaticFiles
@@ -24,17 +27,15 @@ from serving.settings import Settings
 from serving.telemetry.log_writer import PredictionLogWriter
 from serving.telemetry.minutes import MinuteMetrics
 from serving.telemetry.prometheus import Metrics
-from serving.telemetry.recent_ids import RecentIds
 from serving.telemetry.rejections import FLUSH_SECONDS, RejectionAggregator
-from serving.web.api_docs import add_docs
-from serving.web.exception_handlers import register_exception_handlers
+from serving.web.errors import HEADERS, register_exception_handlers
 from serving.web.middleware import PREDICT_PATH, UPLOAD_SECONDS, InFlight, RequestRecord, with_middleware
 from serving.web.request_parsing import FieldError, parse_request
-from serving.web.responses import HEADERS
 from serving.worker.api import ProductAPI
 from serving.worker_status import READY, StatusReader
 
 PAGE = Path(__file__).parent / "page"
+SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
 # the page loads nothing from other sites, and the browser enforces it
 PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"}
 FEEDBACK_WINDOW = 100_000  # predictions that feedback is known to belong to: 20 MB
@@ -66,19 +67,18 @@ class ProductServer:
         self.log_writer = PredictionLogWriter(settings.open_hours, "requests")
         self.minutes = MinuteMetrics(settings.folder / "minutes")
         self.rejections = RejectionAggregator(self.log_writer.add)
-        self.predicted_ids = RecentIds(FEEDBACK_WINDOW)
+        self.predicted_ids: FIFOCache[str, bool] = FIFOCache(FEEDBACK_WINDOW)
         self.in_flight = InFlight()
         self.metrics = Metrics(self.worker_status.status, lambda: self.in_flight.processing)
         self.app: FastAPI = self.lit.app
         self.app.title, self.app.version = "Rakuten product classifier", "1"
         self.lit.add_lifespan(self._background)
         register_exception_handlers(self.app)
-        add_docs(self.app)
         # what tells /openapi.json of the key; APIKeyMiddleware checks it
         key = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))] if settings.api_key else []
         self._add_product_routes(key)
         self._add_server_routes(key)
-        self.app.mount("/page", StaticFiles(directory=PAGE), name="page")
+        self._add_pages()
         self.app.add_middleware(
             with_middleware,  # Starlette takes a function that wraps the app as it takes a class
             settings=settings, in_flight=self.in_flight, on_response=self._on_response,
@@ -111,7 +111,7 @@ class ProductServer:
         if record.status >= 400:
             self.rejections.add(record)
         else:
-            self.predicted_ids.add(record.request_id)
+            self.predicted_ids[record.request_id] = True
 
     def _add_product_routes(self, key: list[Any]) -> None:
         """Add /predict and /feedback."""
@@ -152,7 +152,7 @@ class ProductServer:
             return Recorded(recorded=True, known=body.request_id in self.predicted_ids)
 
     def _add_server_routes(self, key: list[Any]) -> None:
-        """Add the page, the probes, /info and /metrics."""
+        """Add the probes, /info and /metrics."""
 
         @self.app.get("/live", summary="The API process runs")
         async def live() -> dict[str, bool]:
@@ -186,9 +186,24 @@ class ProductServer:
         async def metrics() -> Response:
             return PlainTextResponse(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    def _add_pages(self) -> None:
+        """Add the page, and Swagger UI from local files: FastAPI's own /docs loads them from the internet."""
+        self.app.mount("/page", StaticFiles(directory=PAGE), name="page")
+        self.app.mount("/docs/files", StaticFiles(directory=SWAGGER_UI))
+
         @self.app.get("/", include_in_schema=False)
         async def page() -> FileResponse:
             return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+
+        @self.app.get("/docs", include_in_schema=False)
+        async def docs() -> Response:
+            return get_swagger_ui_html(
+                openapi_url="/openapi.json",
+                title=self.app.title,
+                swagger_js_url="/docs/files/swagger-ui-bundle.js",
+                swagger_css_url="/docs/files/swagger-ui.css",
+                swagger_favicon_url="/docs/files/favicon.png",
+            )
 
 
 async def call_every(seconds: float, function: Callable[[], None]) -> None:

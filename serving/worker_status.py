@@ -58,8 +58,8 @@ class StatusWriter:
         self.status = replace(previous.counters(), pid=os.getpid())  # as last published
         self.replaces_another = previous.state == READY  # a worker that was killed
         self._publishing = threading.Lock()
-        self._lock = _open_lock(folder)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.lock = _open_lock(folder)  # descriptor
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
         self.publish()
 
     def publish(self, **changes: Any) -> None:
@@ -67,10 +67,6 @@ class StatusWriter:
         with self._publishing:
             self.status = replace(self.status, **changes)
             write_atomically(self._folder / STATUS, json.dumps(asdict(self.status)), durable=False)
-
-    def close(self) -> None:
-        """Release the lock, as the end of the process does."""
-        os.close(self._lock)
 
 
 class StatusReader:

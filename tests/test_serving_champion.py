@@ -65,7 +65,7 @@ def start_worker(folder: Path, registry: ModelSource) -> tuple[ModelReloader, St
     run = folder / "run"
     run.mkdir(exist_ok=True)
     if before := WORKERS.pop(run, None):
-        before.close()  # a new worker waits for the end of the last one
+        os.close(before.lock)  # a new worker waits for the end of the last one
     WORKERS[run] = StatusWriter(run)
     return ModelReloader(registry, BundleCache(folder / "bundles"), WORKERS[run]), StatusReader(run)
 
@@ -260,13 +260,13 @@ def test_in_place_of_a_killed_worker_the_log_does_not_blame_mlflow(bundles, tmp_
 def test_a_new_worker_goes_on_counting_where_the_killed_one_was(tmp_path):
     killed = StatusWriter(tmp_path)
     killed.publish(state=READY, reloads=3, failed_reloads=2, batches={"4": 7})
-    killed.close()
+    os.close(killed.lock)
     view = StatusReader(tmp_path)
     between = view.status()
     assert (between.state, between.reloads, between.failed_reloads, between.batches) == (LOADING, 3, 2, {"4": 7})
     follower = StatusWriter(tmp_path)
     assert view.status() == Status(pid=os.getpid(), reloads=3, failed_reloads=2, batches={"4": 7})
-    follower.close()
+    os.close(follower.lock)
 
 
 def test_only_the_last_two_bundles_stay_on_disk(tmp_path):

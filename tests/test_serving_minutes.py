@@ -8,7 +8,6 @@ import pytest
 from serving.schemas import PredictionSummary
 from serving.telemetry import minutes as module
 from serving.telemetry.minutes import MinuteMetrics
-from serving.telemetry.recent_ids import RecentIds
 from serving.telemetry.rejections import MAX_ROWS, RejectionAggregator
 from serving.web.middleware import RequestRecord
 
@@ -74,10 +73,3 @@ def test_refusals_are_one_row_for_each_reason_and_none_is_lost():
     assert rows[0]["request_id"] == f"{0:032x}"
     assert sum(row["requests"] for row in rows) == 5000 + 3 * MAX_ROWS
     assert rows[-1]["reason"] == "various"
-
-
-def test_the_oldest_answer_is_forgotten_first():
-    recent = RecentIds(2)
-    for number in (1, 2, 3):
-        recent.add(f"{number:032x}")
-    assert [f"{number:032x}" in recent for number in (1, 2, 3)] == [False, True, True]

@@ -14,6 +14,7 @@ import numpy as np
 from rakuten_tasks.local_files import write_atomically
 
 if TYPE_CHECKING:
+    from serving.schemas import PredictionSummary
     from serving.web.middleware import RequestRecord
 
 MINUTE = 60.0  # seconds
@@ -37,23 +38,14 @@ class MinuteMetrics:
 
     def _begin(self) -> None:
         self._minute, self._changed = int(time.time() // MINUTE), False
-        self._statuses: Counter[int] = Counter()
-        self._seconds: list[float] = []
-        self._confidences: list[float] = []
-        self._classes: Counter[int] = Counter()
-        self._abstained = 0
+        self._requests: list[tuple[int, float, PredictionSummary | None]] = []  # status, seconds, prediction
 
     def add(self, record: RequestRecord) -> None:
         """Count one request to /predict."""
         if int(time.time() // MINUTE) != self._minute:
             self.close()
+        self._requests.append((record.status, record.seconds, record.prediction))
         self._changed = True
-        self._statuses[record.status] += 1
-        self._seconds.append(record.seconds)
-        if record.prediction and record.status == 200:
-            self._confidences.append(record.prediction.confidence)
-            self._classes[record.prediction.code] += 1
-            self._abstained += record.prediction.abstained
 
     def tick(self) -> None:
         """Write the minute if it is over, else its draft."""
@@ -65,7 +57,7 @@ class MinuteMetrics:
 
     def close(self) -> None:
         """Finish the minute's file and begin the next minute."""
-        if self._seconds:
+        if self._requests:
             draft = self._write()
             draft.rename(draft.with_suffix(".json"))
         self._begin()
@@ -76,13 +68,20 @@ class MinuteMetrics:
         return path
 
     def _aggregate(self) -> dict[str, float]:
-        p50, p95, p99 = np.percentile(self._seconds, (50, 95, 99)) * 1000
-        errors = sum(count for status, count in self._statuses.items() if status >= 400)
-        metrics: dict[str, float] = {"requests": len(self._seconds), "errors": errors}
-        metrics |= {"latency_ms_p50": p50, "latency_ms_p95": p95, "latency_ms_p99": p99}
-        metrics |= {f"status.{status}": count for status, count in self._statuses.items()}
-        if count := len(self._confidences):
-            metrics |= {"predictions": count, "abstained": self._abstained}
-            metrics["mean_confidence"] = float(np.mean(self._confidences))
-            metrics |= {f"class_share.{code}": n / count for code, n in self._classes.items()}
+        statuses = Counter(status for status, _, _ in self._requests)
+        p50, p95, p99 = np.percentile([seconds for _, seconds, _ in self._requests], (50, 95, 99)) * 1000
+        metrics: dict[str, float] = {
+            "requests": len(self._requests),
+            "errors": sum(count for status, count in statuses.items() if status >= 400),
+            "latency_ms_p50": p50,
+            "latency_ms_p95": p95,
+            "latency_ms_p99": p99,
+            **{f"status.{status}": count for status, count in statuses.items()},
+        }
+        if predictions := [prediction for _, _, prediction in self._requests if prediction]:
+            metrics["predictions"] = len(predictions)
+            metrics["abstained"] = sum(prediction.abstained for prediction in predictions)
+            metrics["mean_confidence"] = float(np.mean([prediction.confidence for prediction in predictions]))
+            classes = Counter(prediction.code for prediction in predictions)
+            metrics |= {f"class_share.{code}": count / len(predictions) for code, count in classes.items()}
         return metrics

@@ -25,7 +25,8 @@ class Metrics:
             "rakuten_request_seconds", "Time to a response of /predict", buckets=SECONDS, registry=registry
         )
         self._feedback = Counter("rakuten_feedback", "True type codes received", registry=registry)
-        registry.register(_WorkerMetrics(status, waiting))
+        self._status, self._waiting = status, waiting
+        registry.register(self)  # as the collector of the worker's status
 
     def observe_request(self, record: RequestRecord) -> None:
         """Count a finished request to /predict."""
@@ -40,17 +41,8 @@ class Metrics:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
-
-class _WorkerMetrics:
-    """Collector of the worker's status."""
-
-    def __init__(self, status: Callable[[], Status], waiting: Callable[[], int]) -> None:
-        self._status, self._waiting = status, waiting
-
-    def describe(self) -> Iterator[Metric]:
-        return iter(())
-
     def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of the worker and of the requests in progress. prometheus_client calls it."""
         status = self._status()
         yield GaugeMetricFamily("rakuten_waiting", "Requests to /predict in progress", self._waiting())
         yield GaugeMetricFamily("rakuten_ready", "1 if a champion is loaded", float(status.state == READY))

@@ -7,7 +7,7 @@ import hmac
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.web.responses import send_error
+from serving.web.errors import send_error
 
 # What the page needs before its user has entered the key, and an orchestrator's probes.
 PUBLIC_PATHS = ("/live", "/ready", "/", "/favicon.ico")

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.schemas import PredictionSummary
 from serving.settings import Settings
 from serving.web.api_key import APIKeyMiddleware
-from serving.web.responses import send_error
+from serving.web.errors import send_error
 
 PREDICT_PATH = "/predict"
 UPLOAD_SECONDS = 10.0  # seconds for a request's body

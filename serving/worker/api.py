@@ -54,7 +54,7 @@ class ProductAPI(litserve.LitAPI):
         torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
         self._status = StatusWriter(self.run_folder)
         self._batches: Counter[str] = Counter(self._status.status.batches)
-        self._published_at, self._status_dirty = 0.0, False
+        self._published_at = 0.0
         self._events: list[PredictionEvent] = []
         self._stop = threading.Event()
         self._reloader = ModelReloader(
@@ -92,12 +92,11 @@ class ProductAPI(litserve.LitAPI):
             self._log_writer.add(
                 partial(event.to_log_row, now, self.settings.log_text), len(event.product.photo or b"")
             )
-        self._status_dirty = True
         self.on_idle()
 
     def on_idle(self) -> None:
         """Publish the counters if they changed, at most once a second."""
-        if self._status_dirty and time.monotonic() - self._published_at > PUBLISH_SECONDS:
+        if self._batches != self._status.status.batches and time.monotonic() - self._published_at > PUBLISH_SECONDS:
             self._publish_counts()
 
     def close(self) -> None:
@@ -110,4 +109,4 @@ class ProductAPI(litserve.LitAPI):
 
     def _publish_counts(self) -> None:
         self._status.publish(batches=dict(self._batches))
-        self._published_at, self._status_dirty = time.monotonic(), False
+        self._published_at = time.monotonic()

@@ -145,25 +145,22 @@ def _prediction(
     )
 
 
+def _category(names: dict[str, str], code: int, probability: float) -> dict[str, Any]:
+    return {
+        "category_id": int(code),
+        "category_name": names.get(str(code), ""),
+        "confidence": float(probability),
+    }
+
+
 def _candidate(names: dict[str, str], code: int, probability: float) -> Candidate:
-    return Candidate(
-        predicted_category=str(code),
-        category_id=int(code),
-        category_name=names.get(str(code), ""),
-        confidence=float(probability),
-    )
+    return Candidate(predicted_category=str(code), **_category(names, code, probability))
 
 
 def _member_answer(names: dict[str, str], scores: Scores, member: str, row: int, share: float) -> MemberAnswer:
     probabilities = scores.by_member[member][row]  # (K,)
-    code = int(scores.codes[probabilities.argmax()])
-    return MemberAnswer(
-        modality=scores.modality[member],
-        category_id=code,
-        category_name=names.get(str(code), ""),
-        confidence=float(probabilities.max()),
-        share=float(share),
-    )
+    category = _category(names, scores.codes[probabilities.argmax()], probabilities.max())
+    return MemberAnswer(modality=scores.modality[member], share=float(share), **category)
 
 
 def _explanation(predictor: Predictor, product: Product, code: int) -> Explanation:

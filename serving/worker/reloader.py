@@ -6,7 +6,6 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -62,17 +61,11 @@ class LoadFailure:
 class ModelReloader:
     """State machine over the polls of the registry. `current` is replaced in one assignment, for the worker's loop."""
 
-    def __init__(
-        self,
-        registry: ModelSource,
-        cache: BundleCache,
-        status: StatusWriter,
-        load: Callable[[Path], Predictor] = Predictor.load,
-    ) -> None:
+    def __init__(self, registry: ModelSource, cache: BundleCache, status: StatusWriter) -> None:
         self.current: LoadedModel | None = None
         self.state = State.NO_MODEL
         self.first_poll_done = threading.Event()  # set as soon as there is a model, or certainly none
-        self._registry, self._cache, self._status, self._load = registry, cache, status, load
+        self._registry, self._cache, self._status = registry, cache, status
         self._failure: LoadFailure | None = None
 
     def run(self, poll_seconds: float, stop: threading.Event) -> None:
@@ -162,7 +155,7 @@ class ModelReloader:
         """Load a bundle of the cache, predict once, swap. Raises whatever a bundle that cannot be used raises."""
         bundle = self._cache.path(champion)
         verify_checksum(champion, bundle)
-        predictor = self._load(bundle)
+        predictor = Predictor.load(bundle)
         predictor.score([WARM_UP])
         language(WARM_UP.description)  # loads its model too before the first request
         description = describe(bundle, predictor)  # a bundle that cannot be described never serves

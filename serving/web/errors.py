@@ -1,28 +1,47 @@
-"""Exception handlers: errors as JSON with location, message and type, never the input."""
+"""Error responses of middleware and routes: JSON with a message or with location, message and type; never the input."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Receive, Scope, Send
 
 from serving.schemas import ErrorDetail, Feedback, PredictRequest, error_body
-from serving.web.responses import error_response
 
+# The rest of an upload that was refused is not read, so its connection closes.
+HEADERS = {408: {"Connection": "close"}, 413: {"Connection": "close"}, 503: {"Retry-After": "2"}}
 MAX_DETAILS = 20
 FIELDS = {"body", "query", "path", "header", *PredictRequest.model_fields, *Feedback.model_fields}
 
 
+def error_response(
+    status: int, detail: str | list[ErrorDetail], request_id: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Create a response with an ErrorResponse and the headers of its status."""
+    headers = {**HEADERS.get(status, {}), **(headers or {})}
+    return Response(error_body(detail, request_id), status, headers, "application/json")
+
+
+async def send_error(
+    scope: Scope, receive: Receive, send: Send, status: int, detail: str, headers: Mapping[str, str] | None = None
+) -> None:
+    """Send an error in place of the app, and note its reason for the request's record."""
+    scope["state"]["reason"] = detail
+    await error_response(status, detail, scope["state"]["request_id"], headers)(scope, receive, send)
+
+
 def register_exception_handlers(app: FastAPI) -> None:
-    """Handle invalid requests and HTTP errors."""
+    """Handle invalid requests and HTTP errors of the routes."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         details = [_detail(fields) for fields in error.errors()[:MAX_DETAILS]]
         request.state.reason = "; ".join(f"{detail.loc[-1]}: {detail.type}" for detail in details)
-        return Response(error_body(details, request.state.request_id), 422, media_type="application/json")
+        return error_response(422, details, request.state.request_id)
 
     @app.exception_handler(StarletteHTTPException)
     async def failed(request: Request, error: HTTPException) -> Response:

@@ -13,7 +13,6 @@ from typing import Any
 import fastapi_offline
 from cachetools import FIFOCache
 from fastapi import FastAPI, HTTPException, Request, Response, Security
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.security import APIKeyHeader
@@ -30,7 +29,7 @@ from serving.telemetry.prometheus import Metrics
 from serving.telemetry.rejections import FLUSH_SECONDS, RejectionAggregator
 from serving.web.errors import HEADERS, register_exception_handlers
 from serving.web.middleware import PREDICT_PATH, UPLOAD_SECONDS, InFlight, RequestRecord, with_middleware
-from serving.web.request_parsing import FieldError, parse_request
+from serving.web.request_parsing import parse_request
 from serving.worker.api import ProductAPI
 from serving.worker_status import READY, StatusReader
 
@@ -38,7 +37,7 @@ PAGE = Path(__file__).parent / "page"
 SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
 # the page loads nothing from other sites, and the browser enforces it
 PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"}
-FEEDBACK_WINDOW = 100_000  # predictions that feedback is known to belong to: 20 MB
+FEEDBACK_WINDOW = 100_000  # predictions that feedback is known to belong to: 30 MB
 MINUTES_SECONDS = 5.0  # seconds between drafts of the minute's metrics
 ERRORS = {
     400: "The body is no JSON",
@@ -60,7 +59,7 @@ class ProductServer:
     def __init__(self, settings: Settings, run_folder: Path) -> None:
         """run_folder: shared by the processes of this server; empty at the start."""
         self.settings = settings
-        # requests in flight at SIGTERM are answered, however many wait: none takes longer than this
+        # requests in flight at SIGTERM are finished: none takes longer than this
         shutdown_seconds = math.ceil(UPLOAD_SECONDS + settings.time_limit) + 5
         self.lit = SingleWorkerServer(ProductAPI(settings, run_folder), shutdown_seconds)
         self.worker_status = StatusReader(run_folder)
@@ -74,7 +73,7 @@ class ProductServer:
         self.app.title, self.app.version = "Rakuten product classifier", "1"
         self.lit.add_lifespan(self._background)
         register_exception_handlers(self.app)
-        # what tells /openapi.json of the key; APIKeyMiddleware checks it
+        # documents the key in /openapi.json; APIKeyMiddleware checks it
         key = [Security(APIKeyHeader(name="X-API-Key", auto_error=False))] if settings.api_key else []
         self._add_product_routes(key)
         self._add_server_routes(key)
@@ -102,16 +101,16 @@ class ProductServer:
             self.log_writer.close()
             self.minutes.close()
 
-    def _on_response(self, record: RequestRecord) -> None:
+    def _on_response(self, request: RequestRecord) -> None:
         """Count a finished request to /predict."""
-        if record.path != PREDICT_PATH:
+        if request.path != PREDICT_PATH:
             return
-        self.metrics.observe_request(record)
-        self.minutes.add(record)
-        if record.status >= 400:
-            self.rejections.add(record)
+        self.metrics.observe_request(request)
+        self.minutes.add(request)
+        if request.status >= 400:
+            self.rejections.add(request)
         else:
-            self.predicted_ids[record.request_id] = True
+            self.predicted_ids[request.request_id] = True
 
     def _add_product_routes(self, key: list[Any]) -> None:
         """Add /predict and /feedback."""
@@ -124,11 +123,7 @@ class ProductServer:
             summary="The type code of a product",
         )
         async def predict(product: PredictRequest, request: Request) -> Response:
-            try:
-                inference_request = parse_request(product, request.state.request_id, self.settings)
-            except FieldError as error:
-                detail = {"loc": ("body", error.field), "msg": str(error), "type": error.kind}
-                raise RequestValidationError([detail]) from error
+            inference_request = parse_request(product, request.state.request_id, self.settings)
             try:
                 async with asyncio.timeout(self.settings.time_limit):
                     await wait_until_alive(self.worker_status.is_alive)
@@ -171,7 +166,7 @@ class ProductServer:
             return {
                 "state": status.state,
                 "problem": status.problem,
-                "warning": "",  # of the bundle: its pretrained weights are not those that were asked for
+                "warning": "",  # the bundle replaces it if its pretrained weights are not the configured ones
                 "model": status.model,
                 "model_version": status.version,
                 "reloads": status.reloads,

@@ -50,13 +50,15 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": list(REQUEST_EXAMPLES)})
 
-    description: str | None = Field(None, description="what the seller wrote; HTML is cleaned")
+    description: str | None = Field(None, description="text of the seller; HTML is removed")
     designation: str | None = Field(None, description="the title")
     image: str | None = Field(
         None, description="the photo as base64 or data URI, or a path under the server's own photo folder if it has one"
     )
-    top_k: int = Field(5, ge=1, le=100, description="how many classes to name, best first")
-    explain: bool = Field(False, description="also the words and the parts of the photo that mattered: slower")
+    top_k: int = Field(5, ge=1, le=100, description="number of classes in `top_k`, best first")
+    explain: bool = Field(
+        False, description="whether to explain the prediction by words and parts of the photo: slower"
+    )
 
 
 class Candidate(BaseModel):
@@ -68,7 +70,7 @@ class Candidate(BaseModel):
     confidence: float
 
 
-class MemberAnswer(BaseModel):
+class MemberPrediction(BaseModel):
     """The prediction of one member of the pool alone, calibrated; share: its part in the pool's prediction.
 
     modality: text or photo. The shares of all members sum to 1.
@@ -89,7 +91,7 @@ class HeatMap(BaseModel):
 
 
 class Word(BaseModel):
-    """A word and how much the answer's log-probability falls without it, in nats."""
+    """A word and how much the log-probability of the predicted class falls without it, in nats."""
 
     word: str
     weight: float
@@ -110,7 +112,7 @@ class Prediction(Candidate):
     abstained: bool
     top_k: list[Candidate]
     modalities: list[str]
-    members: dict[str, MemberAnswer]
+    members: dict[str, MemberPrediction]
     model: str
     model_version: str
     request_id: str
@@ -131,7 +133,7 @@ class Feedback(BaseModel):
 
 
 class Recorded(BaseModel):
-    """Feedback was written to the prediction log. It counts for accuracy if the log holds the prediction."""
+    """Receipt for feedback. It counts for accuracy if the prediction log holds the prediction."""
 
     recorded: bool
     known: bool = Field(

@@ -50,34 +50,22 @@ class Settings(BaseSettings):
     image_folder: DirectoryPath | None = Field(
         default=None, description="`image` may also be a path under this folder; empty: no local paths"
     )
-    max_photo_bytes: int = Field(
-        default=10_000_000, ge=1, le=100_000_000, description="largest photo, checked before it is decoded"
-    )
+    max_photo_bytes: int = Field(default=10_000_000, ge=1, le=100_000_000, description="bytes of a photo at most")
     # preprocessing/photos.py decodes no more than 50 million
-    max_photo_pixels: int = Field(
-        default=25_000_000, ge=1, le=50_000_000, description="largest photo, checked before it is decoded"
-    )
+    max_photo_pixels: int = Field(default=25_000_000, ge=1, le=50_000_000, description="pixels of a photo at most")
     max_text: int = Field(default=20_000, ge=1, le=1_000_000, description="characters of a title or a description")
-    abstain_below: float = Field(
-        default=0.0, ge=0, le=1, description="below this confidence the answer says `abstained`"
-    )
+    abstain_below: float = Field(default=0.0, ge=0, le=1, description="confidence below which `abstained` is true")
     queue: int = Field(default=128, ge=1, le=10_000, description="requests in flight; more get 503")
     time_limit: float = Field(default=30.0, ge=0.1, le=600, description="seconds until a request gets 504")
-    batch: int = Field(default=16, ge=1, le=64, description="products in a batch")
+    batch: int = Field(default=16, ge=1, le=64, description="products in a batch at most")
     batch_wait_ms: float = Field(
-        default=8.0,
-        ge=0,
-        le=1000,
-        description="milliseconds to wait for more products, only while there are other requests",
+        default=8.0, ge=0, le=1000, description="milliseconds to fill a batch, only under load"
     )
     threads: int = Field(default=0, ge=0, le=256, description="torch threads; 0: all cores")
     # at most 8: a new champion serves within 10 s of its promotion
     poll_seconds: float = Field(default=2.0, ge=0.2, le=8, description="seconds between checks for a new champion")
-    log: str = Field(
-        default="",
-        description="where closed hours of the prediction log go: folder or fsspec address; empty: under `var`",
-    )
-    log_days: int = Field(default=90, ge=1, le=36_500, description="days that the prediction log is kept")
+    log: str = Field(default="", description="folder or fsspec address of the log's closed hours; empty: under `var`")
+    log_days: int = Field(default=90, ge=1, le=36_500, description="days until rows of the prediction log are deleted")
     log_text: bool = Field(default=False, description="whether the prediction log holds the texts")
 
     @field_validator("log")

@@ -1,4 +1,4 @@
-"""Writer of the prediction log, in a thread of its own, so that requests are answered first."""
+"""Writer of the prediction log, in a thread of its own, so that responses do not wait for it."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ class PredictionLogWriter:
             now = datetime.now(UTC)
             compact_segments(self._folder, address, now)
             expire(address, max_age, now)
-        except Exception:  # whatever a remote store raises: the open files stay until it answers again
+        except Exception:  # whatever a remote store raises: the open files stay until it works again
             log.exception("hours of the prediction log could not be closed: trying again in a minute")

@@ -40,11 +40,11 @@ class MinuteMetrics:
         self._minute, self._changed = int(time.time() // MINUTE), False
         self._requests: list[tuple[int, float, PredictionSummary | None]] = []  # status, seconds, prediction
 
-    def add(self, record: RequestRecord) -> None:
+    def add(self, request: RequestRecord) -> None:
         """Count one request to /predict."""
         if int(time.time() // MINUTE) != self._minute:
             self.close()
-        self._requests.append((record.status, record.seconds, record.prediction))
+        self._requests.append((request.status, request.seconds, request.prediction))
         self._changed = True
 
     def tick(self) -> None:

@@ -28,10 +28,10 @@ class Metrics:
         self._status, self._waiting = status, waiting
         registry.register(self)  # as the collector of the worker's status
 
-    def observe_request(self, record: RequestRecord) -> None:
+    def observe_request(self, request: RequestRecord) -> None:
         """Count a finished request to /predict."""
-        self._requests.labels(str(record.status)).inc()
-        self._seconds.observe(record.seconds)
+        self._requests.labels(str(request.status)).inc()
+        self._seconds.observe(request.seconds)
 
     def count_feedback(self) -> None:
         """Count a true type code."""

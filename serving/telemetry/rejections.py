@@ -22,16 +22,16 @@ class RejectionAggregator:
         self._write = write
         self._rows: dict[tuple[int, str], dict[str, Any]] = {}
 
-    def add(self, record: RequestRecord) -> None:
+    def add(self, request: RequestRecord) -> None:
         """Count one request. Its row has the time and the id of the first."""
-        key = (record.status, record.reason)
+        key = (request.status, request.reason)
         if key not in self._rows and len(self._rows) >= MAX_ROWS:
-            key = (record.status, OTHER)
+            key = (request.status, OTHER)
         if key not in self._rows:
             self._rows[key] = {
                 "time": datetime.now(UTC).isoformat(),
                 "kind": REJECTED,
-                "request_id": record.request_id,
+                "request_id": request.request_id,
                 "status": key[0],
                 "reason": key[1],
                 "requests": 0,

@@ -70,8 +70,9 @@ class RequestContextMiddleware:
             await self._app(scope, receive, send_with_id)
         finally:
             seconds = time.monotonic() - started
-            record = RequestRecord(scope["path"], status, seconds, request_id, state["reason"], state["prediction"])
-            self._on_response(record)
+            self._on_response(
+                RequestRecord(scope["path"], status, seconds, request_id, state["reason"], state["prediction"])
+            )
 
 
 class LimitMiddleware:

@@ -9,6 +9,7 @@ import warnings
 from io import BytesIO
 from pathlib import Path
 
+from fastapi.exceptions import RequestValidationError
 from PIL import Image
 
 from serving.schemas import InferenceRequest, PredictRequest
@@ -27,11 +28,11 @@ NOT_A_PHOTO = f"not a photo: send one of {', '.join(FORMATS)}"
 NO_SUCH_PHOTO = "neither base64 of a photo nor the path of one that may be read here: send the photo itself as base64"
 
 
-class FieldError(ValueError):
-    """An invalid field, for a 422. The message never repeats the input."""
+class FieldError(RequestValidationError):
+    """An invalid field. The message never repeats the input."""
 
     def __init__(self, field: str, kind: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__([{"loc": ("body", field), "msg": message, "type": kind}])
         self.field, self.kind = field, kind
 
 

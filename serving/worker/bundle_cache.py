@@ -34,7 +34,7 @@ def verify_checksum(champion: Champion, bundle: Path) -> None:
 
 
 class BundleCache:
-    """Copies of bundles: the last good one, and the one before it, which may still answer a batch."""
+    """Copies of bundles: the last good one, and the one before it, which may still predict a batch."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

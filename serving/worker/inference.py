@@ -24,7 +24,7 @@ from serving.schemas import (
     HeatMap,
     InferenceRequest,
     InferenceResponse,
-    MemberAnswer,
+    MemberPrediction,
     Prediction,
     PredictionSummary,
     Word,
@@ -135,7 +135,7 @@ def _prediction(
         top_k=[_candidate(names, code, p) for code, p in zip(codes[row], probabilities[row], strict=True)],
         modalities=scores.modalities(row),
         members={
-            name: _member_answer(names, scores, name, row, shares[name][row])
+            name: _member_prediction(names, scores, name, row, shares[name][row])
             for name, mask in scores.available.items()
             if mask[row]
         },
@@ -157,10 +157,10 @@ def _candidate(names: dict[str, str], code: int, probability: float) -> Candidat
     return Candidate(predicted_category=str(code), **_category(names, code, probability))
 
 
-def _member_answer(names: dict[str, str], scores: Scores, member: str, row: int, share: float) -> MemberAnswer:
+def _member_prediction(names: dict[str, str], scores: Scores, member: str, row: int, share: float) -> MemberPrediction:
     probabilities = scores.by_member[member][row]  # (K,)
     category = _category(names, scores.codes[probabilities.argmax()], probabilities.max())
-    return MemberAnswer(modality=scores.modality[member], share=float(share), **category)
+    return MemberPrediction(modality=scores.modality[member], share=float(share), **category)
 
 
 def _explanation(predictor: Predictor, product: Product, code: int) -> Explanation:

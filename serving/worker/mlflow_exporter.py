@@ -50,7 +50,7 @@ class MLflowExporter:
                 connect().log_batch(self._run_id(), metrics)
                 path.unlink()
         except Exception as error:  # whatever a store that is down raises
-            log.warning("minutes' metrics wait until MLflow answers: %s", type(error).__name__)
+            log.warning("metrics of minutes wait until MLflow can be reached: %s", type(error).__name__)
             for path in sorted(self._folder.glob("*.json"))[:-MAX_FILES]:
                 path.unlink()
 

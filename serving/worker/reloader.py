@@ -64,7 +64,7 @@ class ModelReloader:
     def __init__(self, registry: ModelSource, cache: BundleCache, status: StatusWriter) -> None:
         self.current: LoadedModel | None = None
         self.state = State.NO_MODEL
-        self.first_poll_done = threading.Event()  # set as soon as there is a model, or certainly none
+        self.first_poll_done = threading.Event()  # set once a model serves or the registry names none
         self._registry, self._cache, self._status = registry, cache, status
         self._failure: LoadFailure | None = None
 
@@ -137,7 +137,7 @@ class ModelReloader:
         return None
 
     def _load_champion(self, champion: Champion) -> None:
-        """Activate the copy on disk; download the bundle if there is none, or if it is damaged."""
+        """Activate the copy on disk; download the bundle if that is missing or damaged."""
         if self._cache.path(champion).is_dir():
             try:
                 self._activate(champion)

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from queue import Empty, Queue
-from types import FrameType
 from typing import Any
 
 from litserve.loops.base import LitLoop
@@ -43,11 +42,7 @@ class BatchLoop(LitLoop):
     ) -> None:
         stopping = threading.Event()
         parent, idle_since = os.getppid(), time.monotonic()
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            stopping.set()
-
-        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the main one stops the others
         while os.getppid() == parent:
             batch = self._next_batch(request_queue, transport, lit_api.time_limit)

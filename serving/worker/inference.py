@@ -107,31 +107,23 @@ def _predict(
             responses.append(_invalid("description", message, "nothing_to_read", request.request_id))
             continue
         abstained = bool(scores.confidence[row] < abstain_below)
-        prediction = _prediction(loaded, request, scores, shares, row, abstained)
+        event = PredictionEvent(product, request.request_id, loaded, scores, row, projected[row], abstained)
+        prediction = _prediction(event, shares, request.top_k)
         if request.explain:
             prediction.explanation = _explanation(predictor, product, prediction.category_id)
         summary = PredictionSummary(prediction.category_id, prediction.confidence, abstained)
         responses.append(InferenceResponse(200, prediction.model_dump_json().encode(), prediction=summary))
-        events.append(
-            PredictionEvent(product, request.request_id, loaded, scores, row, projected[row], abstained),
-        )
+        events.append(event)
     return responses, events
 
 
-def _prediction(
-    loaded: LoadedModel,
-    request: InferenceRequest,
-    scores: Scores,
-    shares: dict[str, NDArray],
-    row: int,
-    abstained: bool,
-) -> Prediction:
-    names = loaded.predictor.manifest.names
-    codes, probabilities = scores.top(request.top_k)
+def _prediction(event: PredictionEvent, shares: dict[str, NDArray], top_k: int) -> Prediction:
+    scores, row, names = event.scores, event.row, event.loaded.predictor.manifest.names
+    codes, probabilities = scores.top(top_k)
     best = _candidate(names, scores.predicted[row], scores.confidence[row])
     return Prediction(
         **best.model_dump(),
-        abstained=abstained,
+        abstained=event.abstained,
         top_k=[_candidate(names, code, p) for code, p in zip(codes[row], probabilities[row], strict=True)],
         modalities=scores.modalities(row),
         members={
@@ -139,18 +131,14 @@ def _prediction(
             for name, mask in scores.available.items()
             if mask[row]
         },
-        model=loaded.champion.model,
-        model_version=loaded.champion.version,
-        request_id=request.request_id,
+        model=event.loaded.champion.model,
+        model_version=event.loaded.champion.version,
+        request_id=event.request_id,
     )
 
 
 def _category(names: dict[str, str], code: int, probability: float) -> dict[str, Any]:
-    return {
-        "category_id": int(code),
-        "category_name": names.get(str(code), ""),
-        "confidence": float(probability),
-    }
+    return {"category_id": int(code), "category_name": names.get(str(code), ""), "confidence": float(probability)}
 
 
 def _candidate(names: dict[str, str], code: int, probability: float) -> Candidate:

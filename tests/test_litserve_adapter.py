@@ -209,6 +209,17 @@ def test_a_cancelled_request_is_forgotten_and_its_late_response_dropped(server):
     assert "if response_item is None:\n                    continue" in inspect.getsource(response_queue_to_buffer)
 
 
+def test_a_lost_queue_is_an_internal_error(server):
+    class LostQueue:
+        def put(self, item: Any) -> None:
+            raise BrokenPipeError
+
+    server.litapi_request_queues = {"/predict": LostQueue()}
+    with pytest.raises(HTTPException, match="internal error"):
+        asyncio.run(server.submit(21))
+    assert server.response_buffer == {}
+
+
 def test_waiting_for_a_worker_ends_with_the_worker():
     alive = [False, True]
     asyncio.run(wait_until_alive(lambda: alive.pop(0)))

@@ -17,7 +17,7 @@ from multiprocessing.managers import SyncManager
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from litserve import LitAPI, LitServer
 from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.loops import inference_worker
@@ -77,6 +77,8 @@ class SingleWorkerServer(LitServer):
         try:
             queue.put((self.app.response_queue_id, uid, time.monotonic(), request))
             await item.event.wait()
+        except (EOFError, OSError) as error:  # the queue's process has ended
+            raise HTTPException(500, "internal error") from error
         finally:
             del self.response_buffer[uid]
         response, status = item.response

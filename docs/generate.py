@@ -55,7 +55,8 @@ def _section(title: str, prefix: str, kind: type) -> Iterable[str]:
 def environment() -> str:
     """Every setting of the app."""
     rows = [
-        f"| `{variable(item.name)}` | {_value(item.default)} | {item.metadata['help']} |\n" for item in fields(Settings)
+        f"| `{variable(name)}` | {_value(field.default)} | {field.description} |\n"
+        for name, field in Settings.model_fields.items()
     ]
     return (
         f"# Environment variables\n\n{NOTE}Settings of the app (`make api`), checked at the start "
@@ -128,7 +129,7 @@ def _value(value: object) -> str:
     shown = value.value if isinstance(value, Enum) else value
     if isinstance(shown, list):
         return ", ".join(f"`{item}`" for item in shown)
-    return "" if shown == "" else f"`{shown}`"
+    return "" if shown in ("", None) else f"`{shown}`"
 
 
 PAGES: dict[str, Callable[[], str]] = {

@@ -1,4 +1,4 @@
-"""Request and response schemas, behind /openapi.json. They import neither torch nor MLflow."""
+"""Request and response schemas, behind /openapi.json, and the types that the two processes exchange."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-# A white pixel: short enough for a document, long enough to be a photo.
+# A white pixel: the shortest photo for a document.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
 REQUEST_EXAMPLES: list[dict[str, Any]] = [
     {"description": "Chaussures en cuir pour homme"},
@@ -20,26 +20,20 @@ REQUEST_EXAMPLES: list[dict[str, Any]] = [
 ]
 
 
-def _member(modality: str, confidence: float, share: float) -> dict[str, Any]:
-    best = {"category_id": 2583, "category_name": "piscine et spa"}
-    return {"modality": modality, **best, "confidence": confidence, "share": share}
-
-
-ANSWER_EXAMPLE: dict[str, Any] = {
+SWIMMING_POOL: dict[str, Any] = {"category_id": 2583, "category_name": "piscine et spa"}
+PREDICTION_EXAMPLE: dict[str, Any] = {
     "predicted_category": "2583",
-    "category_id": 2583,
-    "category_name": "piscine et spa",
+    **SWIMMING_POOL,
     "confidence": 0.87,
     "abstained": False,
     "top_k": [
-        {"predicted_category": "2583", "category_id": 2583, "category_name": "piscine et spa", "confidence": 0.87},
+        {"predicted_category": "2583", **SWIMMING_POOL, "confidence": 0.87},
         {"predicted_category": "2582", "category_id": 2582, "category_name": "mobilier de jardin", "confidence": 0.06},
     ],
     "modalities": ["text", "photo"],
     "members": {
-        "bag": _member("text", 0.81, 0.3),
-        "bag_encoder": _member("text", 0.84, 0.4),
-        "photo": _member("photo", 0.6, 0.3),
+        "bag": {"modality": "text", **SWIMMING_POOL, "confidence": 0.81, "share": 0.6},
+        "photo": {"modality": "photo", **SWIMMING_POOL, "confidence": 0.6, "share": 0.4},
     },
     "model": "rakuten-classifier",
     "model_version": "3",
@@ -52,17 +46,19 @@ ANSWER_EXAMPLE: dict[str, Any] = {
 
 
 class PredictRequest(BaseModel):
-    """A product. Text (designation, description) or image may be missing, not both."""
+    """A product. Text (designation, description) or image may be missing, but not both."""
 
     model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": list(REQUEST_EXAMPLES)})
 
-    description: str | None = Field(None, description="what the seller wrote; HTML is cleaned")
+    description: str | None = Field(None, description="text of the seller; HTML is removed")
     designation: str | None = Field(None, description="the title")
     image: str | None = Field(
         None, description="the photo as base64 or data URI, or a path under the server's own photo folder if it has one"
     )
-    top_k: int = Field(5, ge=1, le=100, description="how many classes to name, best first")
-    explain: bool = Field(False, description="also the words and the parts of the photo that mattered: slower")
+    top_k: int = Field(5, ge=1, le=100, description="number of classes in `top_k`, best first")
+    explain: bool = Field(
+        False, description="whether to explain the prediction by words and parts of the photo: slower"
+    )
 
 
 class Candidate(BaseModel):
@@ -74,10 +70,10 @@ class Candidate(BaseModel):
     confidence: float
 
 
-class MemberAnswer(BaseModel):
-    """What one member of the pool said by itself, calibrated; share: how much it spoke for the pool's answer.
+class MemberPrediction(BaseModel):
+    """The prediction of one member of the pool alone, calibrated; share: its part in the pool's prediction.
 
-    modality: what it looks at, text or photo. The shares of all members sum to 1.
+    modality: text or photo. The shares of all members sum to 1.
     """
 
     modality: str
@@ -95,32 +91,28 @@ class HeatMap(BaseModel):
 
 
 class Word(BaseModel):
-    """A word and how much the answer's log-probability falls without it, in nats."""
+    """A word and how much the log-probability of the predicted class falls without it, in nats."""
 
     word: str
     weight: float
 
 
 class Explanation(BaseModel):
-    """Why."""
+    """Reasons for the prediction."""
 
     words: list[Word]
     heat_map: HeatMap | None
 
 
-class Prediction(BaseModel):
-    """The answer. confidence: the calibrated, pooled probability; abstained: it is under the configured threshold."""
+class Prediction(Candidate):
+    """The most probable class. confidence: its pooled probability; abstained: that is below the threshold."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER_EXAMPLE]}, protected_namespaces=())
+    model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION_EXAMPLE]}, protected_namespaces=())
 
-    predicted_category: str
-    category_id: int
-    category_name: str
-    confidence: float
     abstained: bool
     top_k: list[Candidate]
     modalities: list[str]
-    members: dict[str, MemberAnswer]
+    members: dict[str, MemberPrediction]
     model: str
     model_version: str
     request_id: str
@@ -128,12 +120,12 @@ class Prediction(BaseModel):
 
 
 class Feedback(BaseModel):
-    """What a product really was."""
+    """The true type code of a product."""
 
     model_config = ConfigDict(
         strict=True,
         extra="forbid",
-        json_schema_extra={"examples": [{"request_id": ANSWER_EXAMPLE["request_id"], "true_code": 2583}]},
+        json_schema_extra={"examples": [{"request_id": PREDICTION_EXAMPLE["request_id"], "true_code": 2583}]},
     )
 
     request_id: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
@@ -141,16 +133,16 @@ class Feedback(BaseModel):
 
 
 class Recorded(BaseModel):
-    """Feedback was written to the prediction log. It counts for accuracy if the log holds the prediction."""
+    """Receipt for feedback. It counts for accuracy if the prediction log holds the prediction."""
 
     recorded: bool
     known: bool = Field(
-        description="whether the request is among the last 100,000 that this server has answered since its start"
+        description="whether the request is among the last 100,000 predictions since the start of this server"
     )
 
 
 class ErrorDetail(BaseModel):
-    """One thing that is wrong with a request. The input is never repeated."""
+    """One error in a request. The input is never repeated."""
 
     loc: list[str | int]
     msg: str
@@ -158,7 +150,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Why there is no answer: a sentence, or a list of faults with a 422."""
+    """Body of an error response: a message, or a list of details with status 422."""
 
     detail: str | list[ErrorDetail]
     request_id: str = ""
@@ -166,7 +158,7 @@ class ErrorResponse(BaseModel):
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """A request as the worker gets it: checked, the photo as the file's bytes."""
+    """A valid request on its way to the worker. photo: bytes of the file."""
 
     request_id: str
     designation: str
@@ -178,7 +170,7 @@ class InferenceRequest:
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """What the minutes' figures need of a prediction."""
+    """Part of a prediction that the minutes' metrics need."""
 
     code: int
     confidence: float
@@ -187,9 +179,14 @@ class PredictionSummary:
 
 @dataclass(frozen=True)
 class InferenceResponse:
-    """What the worker gives back: an HTTP status and the JSON body. reason: why it was refused, for the log."""
+    """Response of the worker: an HTTP status and the JSON body. reason: of an error, for the prediction log."""
 
     status: int
     body: bytes
     reason: str = ""
-    prediction: PredictionSummary | None = None  # None if it was refused
+    prediction: PredictionSummary | None = None  # None with an error
+
+
+def error_body(detail: str | list[ErrorDetail], request_id: str) -> bytes:
+    """JSON of an ErrorResponse."""
+    return ErrorResponse(detail=detail, request_id=request_id).model_dump_json().encode()

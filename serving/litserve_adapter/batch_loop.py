@@ -1,4 +1,4 @@
-"""LitServe's loop in the worker: sleeps while idle, batches what waits; a bad item fails alone."""
+"""LitServe's loop in the worker: sleeps while idle and predicts all waiting requests as one batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from queue import Empty, Queue
-from types import FrameType
 from typing import Any
 
 from litserve.loops.base import LitLoop
@@ -16,14 +15,14 @@ from litserve.utils import LitAPIStatus, LoopResponseType
 
 from serving.schemas import InferenceRequest, InferenceResponse
 
-# LitServe's own batching asks the queue a thousand times a second, which keeps a core at a third while idle. A request
-# that comes just after a killed worker's last look is lost, so the look is short.
+# LitServe's own batching polls the queue a thousand times a second, which costs a third of a core while idle. A request
+# that a killed worker was about to take from the queue is lost, so a poll is short.
 POLL_SECONDS = 0.05
-DRAIN_SECONDS = 0.5  # seconds without a request after which a stopping worker believes that none is on its way
+DRAIN_SECONDS = 0.5  # seconds without a request after which a stopping worker expects no more of them
 
 
 class BatchLoop(LitLoop):
-    """Takes one request, then all that wait already; waits for company only if the last batch had some."""
+    """Takes one request, then all that wait already; waits for more only if the last batch had several."""
 
     def __init__(self, size: int, wait: float) -> None:
         """size: products at most in a batch; wait: seconds."""
@@ -31,7 +30,7 @@ class BatchLoop(LitLoop):
         self._size, self._wait = size, wait
         self._concurrent = False
 
-    def __call__(  # what LitServe calls
+    def __call__(  # LitServe's signature
         self,
         lit_api: Any,
         device: str,
@@ -43,16 +42,12 @@ class BatchLoop(LitLoop):
     ) -> None:
         stopping = threading.Event()
         parent, idle_since = os.getppid(), time.monotonic()
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            stopping.set()
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the first one stops the others
+        signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the main one stops the others
         while os.getppid() == parent:
             batch = self._next_batch(request_queue, transport, lit_api.time_limit)
             if batch:
-                self._answer(lit_api, batch, transport)
+                self._predict(lit_api, batch, transport)
                 idle_since = time.monotonic()
                 continue
             lit_api.on_idle()
@@ -60,16 +55,16 @@ class BatchLoop(LitLoop):
                 break
         lit_api.close()
 
-    def _next_batch(self, requests: Queue, transport: MessageTransport, time_limit: float) -> list[tuple]:
-        """(consumer, uid, request) of what is still wanted."""
+    def _next_batch(self, queue: Queue, transport: MessageTransport, time_limit: float) -> list[tuple]:
+        """Take (consumer, uid, request) of the waiting requests that are within the time limit."""
         batch: list[tuple] = []
         try:
-            self._accept(requests.get(timeout=POLL_SECONDS), batch, transport, time_limit)
-            until = time.monotonic() + self._wait * self._concurrent
+            self._accept(queue.get(timeout=POLL_SECONDS), batch, transport, time_limit)
+            deadline = time.monotonic() + self._wait * self._concurrent
             while len(batch) < self._size:
-                left = until - time.monotonic()
-                waiting = requests.get(timeout=left) if left > 0 else requests.get_nowait()
-                self._accept(waiting, batch, transport, time_limit)
+                remaining = deadline - time.monotonic()
+                item = queue.get(timeout=remaining) if remaining > 0 else queue.get_nowait()
+                self._accept(item, batch, transport, time_limit)
         except Empty:
             pass
         except (EOFError, OSError):  # the queue's process has ended: so does the server
@@ -80,16 +75,16 @@ class BatchLoop(LitLoop):
         return batch
 
     def _accept(self, item: tuple, batch: list[tuple], transport: MessageTransport, time_limit: float) -> None:
-        consumer, uid, moment, asked = item
-        if time.monotonic() - moment > time_limit:
-            return  # has had its 504
-        # tells the API process which requests die with this worker
+        consumer, uid, queued_at, request = item
+        if time.monotonic() - queued_at > time_limit:
+            return  # its client has the 504 already
+        # the API process learns which requests die with this worker
         self.put_response(transport, consumer, uid, (), LitAPIStatus.START, LoopResponseType.REGULAR)
-        batch.append((consumer, uid, asked))
+        batch.append((consumer, uid, request))
 
-    def _answer(self, lit_api: Any, batch: list[tuple], transport: MessageTransport) -> None:
-        asked: list[InferenceRequest] = [item[2] for item in batch]
-        answers: list[InferenceResponse] = lit_api.predict(asked)
-        for (consumer, uid, _), answer in zip(batch, answers, strict=True):
-            self.put_response(transport, consumer, uid, answer, LitAPIStatus.OK, LoopResponseType.REGULAR)
+    def _predict(self, lit_api: Any, batch: list[tuple], transport: MessageTransport) -> None:
+        requests: list[InferenceRequest] = [request for _, _, request in batch]
+        responses: list[InferenceResponse] = lit_api.predict(requests)
+        for (consumer, uid, _), response in zip(batch, responses, strict=True):
+            self.put_response(transport, consumer, uid, response, LitAPIStatus.OK, LoopResponseType.REGULAR)
         lit_api.after_batch()

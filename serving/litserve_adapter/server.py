@@ -2,75 +2,122 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
 import threading
 import time
-from multiprocessing import connection
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.managers import SyncManager
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from fastapi import FastAPI, HTTPException
 from litserve import LitAPI, LitServer
+from litserve.connector import check_cuda_with_nvidia_smi
 from litserve.loops import inference_worker
-from litserve.utils import WorkerSetupStatus
+from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus
 
-# What a worker imports: torch, torchvision, transformers and scikit-learn alone take 4 s of a core.
-PRELOADED = ["serving.worker.inference", "serving.telemetry.log_writer", "rakuten_tasks.registry.versions"]
+from serving.litserve_adapter.reaper import PendingRequestReaper
 
-WORKER_ENDS = 60.0  # seconds that a worker may take to write what it has answered
-
+# Modules of the worker: torch, torchvision, transformers and scikit-learn alone take 4 s of a core to import.
+PRELOADED = ["serving.worker.inference", "serving.worker.mlflow_exporter", "serving.telemetry.log_writer"]
+WORKER_EXIT_SECONDS = 60.0  # seconds that a worker may take to write the prediction log
+MONITOR_SECONDS = 0.3  # seconds between checks for a killed worker
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def die_with_parent() -> None:
-    """SIGKILL for this process when its parent is gone: the one with the queues holds the port too."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _manager() -> SyncManager:
-    manager = SyncManager(ctx=multiprocessing.get_context())
-    manager.start(die_with_parent)
-    return manager
-
-
 class SingleWorkerServer(LitServer):
-    """One API, one device, one worker."""
+    """A server with one API, one device, one worker, and no routes but /openapi.json."""
 
-    stopping = False
-    lost_api = False  # the API process ended before it was told to
+    is_stopping = False
+    lost_api_process = False  # the API process ended before the server was stopped
+
+    def __init__(self, api: LitAPI, shutdown_seconds: int) -> None:
+        """shutdown_seconds: for the API process to finish the requests in flight."""
+        super().__init__(
+            api,
+            # LitServe itself would import torch to find out: 480 MB in a process that needs none of it
+            accelerator="cuda" if check_cuda_with_nvidia_smi() else "cpu",
+            devices=1,
+            timeout=False,  # it would drop a late request without a response
+            restart_workers=True,
+        )
+        self.monitor_internal = MONITOR_SECONDS
+        self.uvicorn_graceful_timeout = shutdown_seconds
+        self.app.router.routes[:] = [
+            route for route in self.app.router.routes if getattr(route, "path", "") == self.app.openapi_url
+        ]
+
+    def add_lifespan(self, context: Callable[[], AbstractContextManager]) -> None:
+        """Enter a context in the API process at its start, and leave it at its end."""
+        lit_lifespan = self.app.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+            async with lit_lifespan(app):
+                with context():
+                    yield
+
+        self.app.router.lifespan_context = lifespan
+
+    async def submit(self, request: Any) -> Any:
+        """Send a request to the worker and return its response. Raises the reaper's HTTPException.
+
+        The caller sets the time limit: LitServe drops a response whose request was cancelled.
+        """
+        uid = uuid.uuid4().hex
+        item = self.response_buffer[uid] = ResponseBufferItem(asyncio.Event())
+        queue = self._get_request_queue(self.lit_api.api_path)
+        try:
+            queue.put((self.app.response_queue_id, uid, time.monotonic(), request))
+            await item.event.wait()
+        except (EOFError, OSError) as error:  # the queue's process has ended
+            raise HTTPException(500, "internal error") from error
+        finally:
+            del self.response_buffer[uid]
+        response, status = item.response
+        if status == LitAPIStatus.ERROR:
+            raise response
+        return response
+
+    def reaper(self, is_alive: Callable[[], bool]) -> PendingRequestReaper:
+        """Create the reaper of this server's pending requests."""
+        return PendingRequestReaper(self.response_buffer, is_alive)
 
     def _init_manager(self, num_api_servers: int) -> Any:
-        """LitServe's own, whose process does not outlive this one."""
-        plain, multiprocessing.Manager = multiprocessing.Manager, _manager
+        """Start LitServe's manager as a process that does not outlive this one."""
+        original, multiprocessing.Manager = multiprocessing.Manager, _start_manager
         try:
             return super()._init_manager(num_api_servers)
         finally:
-            multiprocessing.Manager = plain
+            multiprocessing.Manager = original
 
     def _start_server(self, *args: Any, **kwargs: Any) -> Any:
-        """LitServe's own, and a look at the API process: without it the port would be held and nobody answer."""
+        """Start the API process and watch it: without it the port would be taken and nobody respond."""
         processes = super()._start_server(*args, **kwargs)
 
-        def wait() -> None:
+        def watch() -> None:
             connection.wait([process.sentinel for process in processes.values()])
-            if not self.stopping:
-                self.lost_api = True
+            if not self.is_stopping:
+                self.lost_api_process = True
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        threading.Thread(target=wait, daemon=True).start()
+        threading.Thread(target=watch, daemon=True).start()
         return processes
 
     def launch_inference_worker(self, lit_api: LitAPI) -> list[BaseProcess]:
-        """At the start."""
-        multiprocessing.forkserver.set_forkserver_preload(PRELOADED)
+        """Start the first worker."""
+        forkserver.set_forkserver_preload(PRELOADED)
         return [self.launch_single_inference_worker(lit_api, 0)]
 
     def launch_single_inference_worker(self, lit_api: LitAPI, worker_id: int) -> BaseProcess:
-        """Also in place of a killed one."""
+        """Start a worker, also in place of a killed one."""
         (device,) = self.devices
         self.workers_setup_status[f"{lit_api.api_path.strip('/')}_{worker_id}"] = WorkerSetupStatus.STARTING
         process = multiprocessing.get_context("forkserver").Process(
@@ -88,17 +135,34 @@ class SingleWorkerServer(LitServer):
             name="inference-worker",
         )
         process.start()
-        # LitServe gives it 5 s; photos of answers may still wait for their place in the prediction log
+        # LitServe waits 5 s at the end; the prediction log may take longer to write
         join = process.join
-        process.join = lambda timeout=None: join(WORKER_ENDS)  # type: ignore[method-assign]
+        process.join = lambda timeout=None: join(WORKER_EXIT_SECONDS)  # type: ignore[method-assign]
         return process
 
     def _perform_graceful_shutdown(self, *args: Any) -> None:
-        """First the watch over the worker ends: it would take the one that is told to stop for a killed one."""
-        self.stopping = True
-        # in a thread, as this one's connection to the event is still held by the wait that the signal broke off
-        setting = threading.Thread(target=self._shutdown_event.set)
-        setting.start()
-        setting.join(5)
-        time.sleep(2 * self.monitor_internal)
+        """End LitServe's worker monitor first: it would restart the worker that is being stopped."""
+        self.is_stopping = True
+        # in a thread, as the signal interrupted this one in a call that still holds its connection to the event
+        setter = threading.Thread(target=self._shutdown_event.set)
+        setter.start()
+        setter.join(5)
+        time.sleep(2 * MONITOR_SECONDS)
         super()._perform_graceful_shutdown(*args)
+
+
+def _start_manager() -> SyncManager:
+    manager = SyncManager(ctx=multiprocessing.get_context())
+    manager.start(die_with_parent)
+    return manager
+
+
+def die_with_parent() -> None:
+    """SIGKILL this process when its parent is gone: the process with the queues holds the port too."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def stop_helper_processes() -> None:
+    """Wait for multiprocessing's own processes, which would otherwise end a moment after this one."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]

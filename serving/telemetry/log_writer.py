@@ -1,4 +1,4 @@
-"""Writer of the prediction log, in a thread of its own, so that requests are answered first."""
+"""Writer of the prediction log, in a thread of its own, so that responses do not wait for it."""
 
 from __future__ import annotations
 
@@ -15,92 +15,89 @@ from rakuten_tasks.monitoring.prediction_log import LogSegment, compact_segments
 
 log = logging.getLogger(__name__)
 
-WAITING = 2000  # records at most
-HELD = 64_000_000  # bytes at most of the photos that wait with them
-PAUSE = 0.2  # seconds between writes: SIGKILL loses at most what came since
-SWEEP = 60.0  # seconds between looks for hours to close and to forget
+MAX_ROWS = 2000  # rows that wait at most
+MAX_BYTES = 64_000_000  # bytes at most of the photos that wait with them
+ROWS_PER_WRITE = 32  # few, so that rows that are slow to build do not delay the others
+PAUSE = 0.2  # seconds between writes: SIGKILL loses at most the rows of that time
+COMPACT_SECONDS = 60.0  # seconds between checks for hours to close and to delete
 
-Record = dict[str, Any]
+Row = dict[str, Any]
 
 
 class PredictionLogWriter:
-    """Appends records in order. A record may be given as a function, which the thread calls."""
+    """Appends rows in order. A row may be a function, which the writer's thread calls."""
 
-    def __init__(self, folder: Path, writer: str, keep: tuple[str, timedelta] | None = None) -> None:
-        """keep: where closed hours go and for how long; None for a process that leaves that to another."""
-        self._file = LogSegment(folder, writer)
-        self._folder, self._keep = folder, keep
-        self._waiting: deque[tuple[Record | Callable[[], Record], int]] = deque()
-        self._held, self._room = 0, threading.Condition()
+    def __init__(self, folder: Path, writer: str, archive: tuple[str, timedelta] | None = None) -> None:
+        """archive: address of closed hours and their age at deletion; None if another process closes hours."""
+        self._segment = LogSegment(folder, writer)
+        self._folder, self._archive = folder, archive
+        self._queue: deque[tuple[Row | Callable[[], Row], int]] = deque()
+        self._bytes, self._has_space = 0, threading.Condition()
         self._stop, self._wake = False, threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-        self._swept = 0.0
+        self._compacted_at = 0.0
 
     def start(self) -> None:
-        """After this process has forked what it forks."""
+        """Start the thread. Call it after the process has forked its children."""
         self._thread.start()
 
-    def add(self, record: Record | Callable[[], Record], size: int = 0) -> None:
-        """Takes microseconds; waits only where the disk is two thousand records behind, or too many bytes wait.
+    def add(self, row: Row | Callable[[], Row], size: int = 0) -> None:
+        """Queue a row, in microseconds; waits only while too many rows or bytes are queued.
 
-        size: bytes that the record holds until it is made.
+        size: bytes that a function holds until it is called.
         """
-        with self._room:
-            while self._waiting and (len(self._waiting) >= WAITING or self._held + size > HELD):
+        with self._has_space:
+            while self._queue and (len(self._queue) >= MAX_ROWS or self._bytes + size > MAX_BYTES):
                 self._wake.set()
-                self._room.wait()
-            self._waiting.append((record, size))
-            self._held += size
+                self._has_space.wait()
+            self._queue.append((row, size))
+            self._bytes += size
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write the queued rows and end the thread."""
         self._stop = True
         self._wake.set()
         self._thread.join()
-        self._file.close()
+        self._segment.close()
 
     def _run(self) -> None:
         while not self._stop:
             self._write()
-            if self._keep and time.monotonic() - self._swept > SWEEP:
-                self._sweep(*self._keep)
-                self._swept = time.monotonic()
+            if self._archive and time.monotonic() - self._compacted_at > COMPACT_SECONDS:
+                self._compact(*self._archive)
+                self._compacted_at = time.monotonic()
             self._wake.wait(PAUSE)
             self._wake.clear()
         self._write()
 
     def _write(self) -> None:
-        while self._waiting:
-            records: list[Record] = []
-            # a few at a time, so that those which are costly to make do not hold up the others
-            while len(records) < 32 and self._waiting:
-                records += self._pop()
+        while self._queue:
+            rows: list[Row] = []
+            while len(rows) < ROWS_PER_WRITE and self._queue:
+                rows += self._pop()
             try:
-                self._file.append(records)
+                self._segment.append(rows)
             except OSError:
-                log.exception("%d records of the prediction log could not be written", len(records))
+                log.exception("%d rows of the prediction log could not be written", len(rows))
 
-    def _pop(self) -> list[Record]:
-        record, size = self._waiting.popleft()
-        made = self._materialize(record)
-        del record  # and its photo
-        with self._room:
-            self._held -= size
-            self._room.notify_all()
-        return made
-
-    @staticmethod
-    def _materialize(record: Record | Callable[[], Record]) -> list[Record]:
+    def _pop(self) -> list[Row]:
+        """Take the next row, as a list that is empty if the row cannot be built."""
+        row, size = self._queue.popleft()
         try:
-            return [record() if callable(record) else record]
+            rows = [row() if callable(row) else row]
         except Exception:
-            log.exception("a record of the prediction log could not be made")
-            return []
+            log.exception("a row of the prediction log could not be built")
+            rows = []
+        del row  # and its photo
+        with self._has_space:
+            self._bytes -= size
+            self._has_space.notify_all()
+        return rows
 
-    def _sweep(self, address: str, keep: timedelta) -> None:
+    def _compact(self, address: str, max_age: timedelta) -> None:
         try:
             now = datetime.now(UTC)
             compact_segments(self._folder, address, now)
-            expire(address, keep, now)
-        except Exception:  # whatever a remote store raises: the open files stay until it answers again
+            expire(address, max_age, now)
+        except Exception:  # whatever a remote store raises: the open files stay until it works again
             log.exception("hours of the prediction log could not be closed: trying again in a minute")

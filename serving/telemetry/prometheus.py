@@ -7,65 +7,56 @@ from collections.abc import Callable, Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from serving.litserve_adapter.status import READY, Status
-from serving.web.middleware import PREDICT_PATH, RequestRecord
+from serving.web.middleware import RequestRecord
+from serving.worker_status import READY, Status
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-BATCHES = (1, 2, 4, 8, 16, 32, 64)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counters of this process, and the worker's own figures as it last told them."""
+    """Counters of this process, and those that the worker published last."""
 
     def __init__(self, status: Callable[[], Status], waiting: Callable[[], int]) -> None:
-        self._registry = CollectorRegistry()
-        self._requests = Counter("rakuten_requests", "Answers of /predict", ["status"], registry=self._registry)
+        """waiting: number of requests in progress."""
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter("rakuten_requests", "Responses of /predict", ["status"], registry=registry)
         self._seconds = Histogram(
-            "rakuten_request_seconds", "Time to an answer of /predict", buckets=SECONDS, registry=self._registry
+            "rakuten_request_seconds", "Time to a response of /predict", buckets=SECONDS, registry=registry
         )
-        self._feedback = Counter("rakuten_feedback", "True codes that were told", registry=self._registry)
-        self._registry.register(_WorkerFigures(status, waiting))
+        self._feedback = Counter("rakuten_feedback", "True type codes received", registry=registry)
+        self._status, self._waiting = status, waiting
+        registry.register(self)  # as the collector of the worker's status
 
-    def observe_request(self, record: RequestRecord) -> None:
-        """Count a request that was answered."""
-        if record.path == PREDICT_PATH:
-            self._requests.labels(str(record.status)).inc()
-            self._seconds.observe(record.seconds)
+    def observe_request(self, request: RequestRecord) -> None:
+        """Count a finished request to /predict."""
+        self._requests.labels(str(request.status)).inc()
+        self._seconds.observe(request.seconds)
 
     def count_feedback(self) -> None:
-        """Count feedback."""
+        """Count a true type code."""
         self._feedback.inc()
 
     def text(self) -> bytes:
-        """Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
-
-class _WorkerFigures:
-    def __init__(self, status: Callable[[], Status], waiting: Callable[[], int]) -> None:
-        self._status, self._waiting = status, waiting
-
-    def describe(self) -> Iterator[Metric]:
-        return iter(())
-
     def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of the worker and of the requests in progress. prometheus_client calls it."""
         status = self._status()
-        yield GaugeMetricFamily("rakuten_waiting", "Requests to /predict without an answer yet", self._waiting())
+        yield GaugeMetricFamily("rakuten_waiting", "Requests to /predict in progress", self._waiting())
         yield GaugeMetricFamily("rakuten_ready", "1 if a champion is loaded", float(status.state == READY))
-        yield CounterMetricFamily("rakuten_reloads", "Champions taken over from another", status.reloads)
+        yield CounterMetricFamily("rakuten_reloads", "Champions that replaced another", status.reloads)
         yield CounterMetricFamily("rakuten_failed_reloads", "Champions that could not be loaded", status.failed_reloads)
         version = GaugeMetricFamily("rakuten_model", "The champion that serves", labels=["model", "version"])
         if status.state == READY:
             version.add_metric([status.model, status.version], 1)
         yield version
-        yield _batches(status.batches)
-
-
-def _batches(batches: dict[str, int]) -> HistogramMetricFamily:
-    sizes = {int(size): count for size, count in batches.items()}
-    total = sum(sizes.values())
-    buckets = [(str(bound), sum(n for size, n in sizes.items() if size <= bound)) for bound in BATCHES]
-    products = sum(size * n for size, n in sizes.items())
-    return HistogramMetricFamily(
-        "rakuten_batch_size", "Products answered together", buckets=[*buckets, ("+Inf", total)], sum_value=products
-    )
+        sizes = {int(size): count for size, count in status.batches.items()}
+        buckets = [(str(bound), sum(n for size, n in sizes.items() if size <= bound)) for bound in BATCH_SIZES]
+        yield HistogramMetricFamily(
+            "rakuten_batch_size",
+            "Products predicted together",
+            buckets=[*buckets, ("+Inf", sum(sizes.values()))],
+            sum_value=sum(size * n for size, n in sizes.items()),
+        )

@@ -1,13 +1,56 @@
-"""Bodies of error responses: the one place where they are made, for middleware, routes and the worker."""
+"""Error responses of middleware and routes: JSON with a message or with location, message and type; never the input."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
-from serving.schemas import ErrorDetail, ErrorResponse
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Receive, Scope, Send
+
+from serving.schemas import ErrorDetail, Feedback, PredictRequest, error_body
+
+# The rest of an upload that was refused is not read, so its connection closes.
+HEADERS = {408: {"Connection": "close"}, 413: {"Connection": "close"}, 503: {"Retry-After": "2"}}
+MAX_DETAILS = 20
+FIELDS = {"body", "query", "path", "header", *PredictRequest.model_fields, *Feedback.model_fields}
 
 
-def error_body(detail: str | Sequence[ErrorDetail], request_id: str) -> bytes:
-    """The JSON of an ErrorResponse."""
-    shown = detail if isinstance(detail, str) else list(detail)
-    return ErrorResponse(detail=shown, request_id=request_id).model_dump_json().encode()
+def error_response(
+    status: int, detail: str | list[ErrorDetail], request_id: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Create a response with an ErrorResponse and the headers of its status."""
+    headers = {**HEADERS.get(status, {}), **(headers or {})}
+    return Response(error_body(detail, request_id), status, headers, "application/json")
+
+
+async def send_error(
+    scope: Scope, receive: Receive, send: Send, status: int, detail: str, headers: Mapping[str, str] | None = None
+) -> None:
+    """Send an error in place of the app, and note its reason for the request's record."""
+    scope["state"]["reason"] = detail
+    await error_response(status, detail, scope["state"]["request_id"], headers)(scope, receive, send)
+
+
+def register_exception_handlers(app: FastAPI) -> None:
+    """Handle invalid requests and HTTP errors of the routes."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        details = [_detail(fields) for fields in error.errors()[:MAX_DETAILS]]
+        request.state.reason = "; ".join(f"{detail.loc[-1]}: {detail.type}" for detail in details)
+        return error_response(422, details, request.state.request_id)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def failed(request: Request, error: HTTPException) -> Response:
+        request.state.reason = str(error.detail)
+        return error_response(error.status_code, str(error.detail), request.state.request_id, error.headers)
+
+
+def _detail(fields: Any) -> ErrorDetail:
+    # unknown keys are the client's own words, and the message of invalid JSON may quote it: neither is repeated
+    location = [part if isinstance(part, int) or part in FIELDS else "unknown field" for part in fields["loc"]]
+    message = "the body is no valid JSON" if fields["type"] == "json_invalid" else fields["msg"]
+    return ErrorDetail(loc=location, msg=message, type=fields["type"])

@@ -1,4 +1,4 @@
-"""Local copies of the last champions' bundles, served when MLflow cannot be reached."""
+"""Local copies of the last two champions' bundles, served while MLflow cannot be reached."""
 
 from __future__ import annotations
 
@@ -8,74 +8,73 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rakuten_tasks.local_files import write_atomically
 from rakuten_tasks.models.bundle import bundle_hash
 
 LAST_GOOD = "last_good.json"
-DIGEST = 64  # hexadecimal digits; the content of a version without the tag bundle_hash is its run id
 DRAFT = ".draft"
 
 
 @dataclass(frozen=True)
 class Champion:
-    """Which version of which model. content: a hash of its files, as a new store counts from 1 again."""
+    """A registered version. content: hash of its files, as a new store numbers its versions from 1 again."""
 
     model: str
     version: str
     content: str
 
+    def __str__(self) -> str:
+        return f"{self.model} version {self.version}"
+
 
 def verify_checksum(champion: Champion, bundle: Path) -> None:
-    """Raises ValueError if its files are not those that were registered: weights of flipped bits load as others do."""
-    if len(champion.content) == DIGEST and bundle_hash(bundle) != champion.content:
+    """Raise ValueError if the files differ from the registered ones: weights with flipped bits load without error."""
+    if bundle_hash(bundle) != champion.content:
         raise ValueError("its files are not those that were registered")
 
 
 class BundleCache:
-    """Copies of bundles. The last good one stays, and the one before it, which may still answer a batch."""
+    """Copies of bundles: the last good one, and the one before it, which may still predict a batch."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def get_or_fetch(self, champion: Champion, fetch: Callable[[Path], Path]) -> Path:
-        """The champion's bundle here; `fetch` copies it into the folder it is given, unless it is here already."""
-        target = self._place_of(champion)
-        if not target.is_dir():
-            draft = target.with_name(target.name + DRAFT)
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            found = fetch(draft)
-            found.rename(target)
-            shutil.rmtree(draft, ignore_errors=True)
+    def path(self, champion: Champion) -> Path:
+        """Folder of the champion's bundle, whether it exists or not."""
+        return self._folder / f"{champion.model}-{champion.version}-{champion.content[:16]}"
+
+    def add(self, champion: Champion, fetch: Callable[[Path], Path]) -> Path:
+        """Copy a bundle into the cache, in place of an earlier copy, and return its folder.
+
+        fetch: downloads the bundle into an empty folder and returns where in it.
+        """
+        target = self.path(champion)
+        draft = target.with_name(target.name + DRAFT)
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        bundle = fetch(draft)
+        self.evict(champion)
+        bundle.rename(target)
+        shutil.rmtree(draft, ignore_errors=True)
         return target
 
-    def has(self, champion: Champion) -> bool:
-        """Whether its bundle is here already."""
-        return self._place_of(champion).is_dir()
-
-    def _place_of(self, champion: Champion) -> Path:
-        return self._folder / f"{champion.model}-{champion.version}-{champion.content[:16] or 'unknown'}"
-
-    def mark_good(self, champion: Champion, bundle: Path) -> None:
-        """This bundle could be loaded: it is the one to start from, then the one before it, and older ones go."""
-        before = [(old, path) for old, path in self.last_good() if path != bundle]
-        kept = [(champion, bundle), *before[:1]]
-        draft = self._folder / f"{LAST_GOOD}{DRAFT}"
-        draft.write_text(json.dumps([{**asdict(champion), "folder": path.name} for champion, path in kept]))
-        draft.replace(self._folder / LAST_GOOD)
-        folders = {path for _, path in kept}
+    def mark_good(self, champion: Champion) -> None:
+        """Remember that this bundle loads, and delete all but it and the last good one before it."""
+        champions = [champion, *[older for older in self.last_good() if older != champion][:1]]
+        write_atomically(self._folder / LAST_GOOD, json.dumps([asdict(good) for good in champions]))
+        folders = {self.path(good) for good in champions}
         for path in self._folder.iterdir():
             if path.is_dir() and path not in folders:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def evict(self, bundle: Path) -> None:
-        """This bundle could not be loaded: it may be a bad copy."""
-        shutil.rmtree(bundle, ignore_errors=True)
+    def evict(self, champion: Champion) -> None:
+        """Delete the champion's bundle."""
+        shutil.rmtree(self.path(champion), ignore_errors=True)
 
-    def last_good(self) -> list[tuple[Champion, Path]]:
-        """What was served last and before it, as far as it is here."""
+    def last_good(self) -> list[Champion]:
+        """List the champions that could be loaded and whose bundles exist, the last one first."""
         try:
-            notes = json.loads((self._folder / LAST_GOOD).read_text())
-            found = [(self._folder / note.pop("folder"), Champion(**note)) for note in notes]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            champions = [Champion(**fields) for fields in json.loads((self._folder / LAST_GOOD).read_text())]
+        except (OSError, ValueError, TypeError):
             return []
-        return [(champion, bundle) for bundle, champion in found if bundle.is_dir()]
+        return [champion for champion in champions if self.path(champion).is_dir()]

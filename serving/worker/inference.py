@@ -1,19 +1,21 @@
-"""Prediction of a batch by the Predictor. A bad product fails alone."""
+"""Prediction of a batch. A request that cannot be predicted fails alone."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rakuten_tasks.models.explanation import heat_map, member_shares, word_importance
-from rakuten_tasks.models.extractors import PhotoExtractor, PixelExtractor
 from rakuten_tasks.models.predictor import Predictor, Scores, pool_logits
-from rakuten_tasks.monitoring.features import project
-from rakuten_tasks.preprocessing.photos import PhotoError, prepare_photo
+from rakuten_tasks.monitoring.columns import PREDICTION
+from rakuten_tasks.monitoring.features import drift_features, project
+from rakuten_tasks.preprocessing.photos import PhotoError
 from rakuten_tasks.preprocessing.product import Product
 from serving.schemas import (
     Candidate,
@@ -22,174 +24,145 @@ from serving.schemas import (
     HeatMap,
     InferenceRequest,
     InferenceResponse,
-    MemberAnswer,
+    MemberPrediction,
     Prediction,
     PredictionSummary,
     Word,
+    error_body,
 )
-from serving.web.errors import error_body
 from serving.worker.reloader import LoadedModel
 
 log = logging.getLogger(__name__)
 
-SHOWN_WORDS = 8
+MAX_WORDS = 8  # words of an explanation
 
 
 @dataclass(frozen=True)
 class PredictionEvent:
-    """An answered product, for the prediction log: its row of `scores`, its projected embedding."""
+    """A predicted product, for the prediction log. row: its row in `scores`; projected: (PROJECTED,) embedding."""
 
-    asked: InferenceRequest
+    product: Product
+    request_id: str
     loaded: LoadedModel
     scores: Scores
     row: int
     projected: NDArray
     abstained: bool
 
+    def to_log_row(self, time: datetime, with_text: bool) -> dict[str, Any]:
+        """Row of the prediction log with the drift columns: costs milliseconds."""
+        product, champion = self.product, self.loaded.champion
+        texts = {"designation": product.designation, "description": product.description} if with_text else {}
+        return {
+            "time": time.isoformat(),
+            "kind": PREDICTION,
+            "request_id": self.request_id,
+            "status": 200,
+            "model": champion.model,
+            "version": champion.version,
+            "abstained": self.abstained,
+            **drift_features(self.loaded.predictor, product, self.scores, self.row, self.projected),
+            **texts,
+        }
+
 
 def predict_batch(
-    loaded: LoadedModel, batch: Sequence[InferenceRequest], abstain_below: float
+    loaded: LoadedModel, requests: Sequence[InferenceRequest], abstain_below: float
 ) -> tuple[list[InferenceResponse], list[PredictionEvent]]:
-    """(N,) requests -> (N,) answers in order, and what the log needs of those that were answered."""
-    products = [_product(asked) for asked in batch]
+    """(N,) requests -> (N,) responses in order, and an event for each product that was predicted.
+
+    A batch that raises is halved until the requests that cannot be predicted are alone.
+    """
     try:
-        return _predict(loaded, batch, products, abstain_below)
-    except PhotoError:
-        pass
-    except Exception:
-        log.exception("a batch of %d failed: trying its products one by one", len(batch))
-    faults = [_photo_fault(loaded.predictor, product) for product in products]
-    good = [i for i, fault in enumerate(faults) if fault is None]
-    scored, observed = _predict_valid(loaded, [batch[i] for i in good], [products[i] for i in good], abstain_below)
-    answers = dict(zip(good, scored, strict=True))
-    for i, fault in enumerate(faults):
-        if fault is not None:
-            answers[i] = error_response(422, fault, "image", "photo_damaged", batch[i].request_id)
-    return [answers[i] for i in range(len(batch))], observed
+        return _predict(loaded, requests, abstain_below)
+    except Exception as error:
+        if len(requests) == 1:
+            return [_failure(error, requests[0].request_id)], []
+    half = len(requests) // 2
+    responses, events = predict_batch(loaded, requests[:half], abstain_below)
+    more_responses, more_events = predict_batch(loaded, requests[half:], abstain_below)
+    return responses + more_responses, events + more_events
 
 
-def _predict_valid(
-    loaded: LoadedModel, batch: Sequence[InferenceRequest], products: Sequence[Product], abstain_below: float
-) -> tuple[list[InferenceResponse], list[PredictionEvent]]:
-    """Whole if that works, else one by one."""
-    try:
-        return _predict(loaded, batch, products, abstain_below) if batch else ([], [])
-    except Exception:
-        answers, observed = [], []
-        for asked, product in zip(batch, products, strict=True):
-            try:
-                answer, seen = _predict(loaded, [asked], [product], abstain_below)
-            except Exception:
-                log.exception("request %s failed", asked.request_id)
-                answer, seen = [error_response(500, "internal error", request_id=asked.request_id)], []
-            answers += answer
-            observed += seen
-        return answers, observed
+def _failure(error: Exception, request_id: str) -> InferenceResponse:
+    if isinstance(error, PhotoError):
+        return _invalid("image", str(error), "photo_damaged", request_id)
+    log.error("request %s failed", request_id, exc_info=error)
+    return error_response(500, "internal error", request_id)
 
 
 def _predict(
-    loaded: LoadedModel, batch: Sequence[InferenceRequest], products: Sequence[Product], abstain_below: float
+    loaded: LoadedModel, requests: Sequence[InferenceRequest], abstain_below: float
 ) -> tuple[list[InferenceResponse], list[PredictionEvent]]:
     predictor = loaded.predictor
+    products = [Product(request.designation, request.description, request.photo) for request in requests]
     logits, embeddings = predictor.logits(products)
     scores = pool_logits(logits, predictor.pool, predictor.codes)
     projected = project(embeddings, len(products))
     shares = member_shares(logits, predictor.pool, scores.probabilities)
-    answers, observed = [], []
-    for row, (asked, product) in enumerate(zip(batch, products, strict=True)):
+    responses, events = [], []
+    for row, (request, product) in enumerate(zip(requests, products, strict=True)):
         if not scores.modalities(row):
             message = "nothing to read: the text has no word and there is no photo"
-            answers.append(error_response(422, message, "description", "nothing_to_read", asked.request_id))
+            responses.append(_invalid("description", message, "nothing_to_read", request.request_id))
             continue
         abstained = bool(scores.confidence[row] < abstain_below)
-        answer = _prediction(loaded, asked, scores, shares, row, abstained)
-        if asked.explain:
-            answer.explanation = _explanation(predictor, product, answer.category_id)
-        prediction = PredictionSummary(answer.category_id, answer.confidence, abstained)
-        answers.append(InferenceResponse(200, answer.model_dump_json().encode(), prediction=prediction))
-        observed.append(PredictionEvent(asked, loaded, scores, row, projected[row], abstained))
-    return answers, observed
+        event = PredictionEvent(product, request.request_id, loaded, scores, row, projected[row], abstained)
+        prediction = _prediction(event, shares, request.top_k)
+        if request.explain:
+            prediction.explanation = _explanation(predictor, product, prediction.category_id)
+        summary = PredictionSummary(prediction.category_id, prediction.confidence, abstained)
+        responses.append(InferenceResponse(200, prediction.model_dump_json().encode(), prediction=summary))
+        events.append(event)
+    return responses, events
 
 
-def _prediction(
-    loaded: LoadedModel, asked: InferenceRequest, scores: Scores, shares: dict[str, NDArray], row: int, abstained: bool
-) -> Prediction:
-    names = loaded.predictor.manifest.names
-    codes, probabilities = scores.top(asked.top_k)
-    top = [_candidate(names, code, p) for code, p in zip(codes[row], probabilities[row], strict=True)]
+def _prediction(event: PredictionEvent, shares: dict[str, NDArray], top_k: int) -> Prediction:
+    scores, row, names = event.scores, event.row, event.loaded.predictor.manifest.names
+    codes, probabilities = scores.top(top_k)
     best = _candidate(names, scores.predicted[row], scores.confidence[row])
     return Prediction(
         **best.model_dump(),
-        abstained=abstained,
-        top_k=top,
+        abstained=event.abstained,
+        top_k=[_candidate(names, code, p) for code, p in zip(codes[row], probabilities[row], strict=True)],
         modalities=scores.modalities(row),
         members={
-            name: _member_answer(names, scores, name, row, shares[name][row])
+            name: _member_prediction(names, scores, name, row, shares[name][row])
             for name, mask in scores.available.items()
             if mask[row]
         },
-        model=loaded.champion.model,
-        model_version=loaded.champion.version,
-        request_id=asked.request_id,
+        model=event.loaded.champion.model,
+        model_version=event.loaded.champion.version,
+        request_id=event.request_id,
     )
+
+
+def _category(names: dict[str, str], code: int, probability: float) -> dict[str, Any]:
+    return {"category_id": int(code), "category_name": names.get(str(code), ""), "confidence": float(probability)}
 
 
 def _candidate(names: dict[str, str], code: int, probability: float) -> Candidate:
-    return Candidate(
-        predicted_category=str(code),
-        category_id=int(code),
-        category_name=names.get(str(code), ""),
-        confidence=float(probability),
-    )
+    return Candidate(predicted_category=str(code), **_category(names, code, probability))
 
 
-def _member_answer(names: dict[str, str], scores: Scores, member: str, row: int, share: float) -> MemberAnswer:
-    alone = scores.by_member[member][row]
-    code = int(scores.codes[alone.argmax()])
-    return MemberAnswer(
-        modality=scores.modality[member],
-        category_id=code,
-        category_name=names.get(str(code), ""),
-        confidence=float(alone.max()),
-        share=float(share),
-    )
+def _member_prediction(names: dict[str, str], scores: Scores, member: str, row: int, share: float) -> MemberPrediction:
+    probabilities = scores.by_member[member][row]  # (K,)
+    category = _category(names, scores.codes[probabilities.argmax()], probabilities.max())
+    return MemberPrediction(modality=scores.modality[member], share=float(share), **category)
 
 
 def _explanation(predictor: Predictor, product: Product, code: int) -> Explanation:
-    words = [Word(word=word, weight=weight) for word, weight in word_importance(predictor, product, code)[:SHOWN_WORDS]]
-    found = heat_map(predictor, product.photo, code) if product.photo else None
-    heat = HeatMap(rows=np.round(found.heat, 4).tolist(), square=list(found.square)) if found else None
+    words = [Word(word=word, weight=weight) for word, weight in word_importance(predictor, product, code)[:MAX_WORDS]]
+    grad_cam = heat_map(predictor, product.photo, code) if product.photo else None
+    heat = HeatMap(rows=np.round(grad_cam.heat, 4).tolist(), square=list(grad_cam.square)) if grad_cam else None
     return Explanation(words=words, heat_map=heat)
 
 
-def _product(asked: InferenceRequest) -> Product:
-    return Product(asked.designation, asked.description, asked.photo)
+def _invalid(field: str, message: str, kind: str, request_id: str) -> InferenceResponse:
+    detail = ErrorDetail(loc=["body", field], msg=message, type=kind)
+    return InferenceResponse(422, error_body([detail], request_id), kind)
 
 
-def _photo_fault(predictor: Predictor, product: Product) -> str | None:
-    """Why the photo cannot be used, None if it can."""
-    image_size = _image_size(predictor)
-    try:
-        if product.photo is not None and image_size is not None:
-            prepare_photo(product.photo, image_size)
-    except PhotoError as error:
-        return str(error)
-    return None
-
-
-def _image_size(predictor: Predictor) -> int | None:
-    """Of a prepared photo, in pixels; None if no member looks at photos."""
-    for extractor in predictor.extractors.values():
-        if isinstance(extractor, PixelExtractor):
-            return extractor.image_size
-        if isinstance(extractor, PhotoExtractor):
-            return extractor.backbone.image_size
-    return None
-
-
-def error_response(
-    status: int, message: str, field: str = "", kind: str = "", request_id: str = ""
-) -> InferenceResponse:
-    """An error as FastAPI's: a list of details with a 422, else a sentence."""
-    detail = [ErrorDetail(loc=["body", field], msg=message, type=kind)] if status == 422 else message
-    return InferenceResponse(status, error_body(detail, request_id), kind or message)
+def error_response(status: int, message: str, request_id: str) -> InferenceResponse:
+    """Error with one message instead of a list of details."""
+    return InferenceResponse(status, error_body(message, request_id), message)

@@ -6,8 +6,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +16,63 @@ from rakuten_tasks.models.bundle import EVALUATION, Manifest
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.preprocessing.language import language
 from rakuten_tasks.preprocessing.product import Product
-from serving.litserve_adapter.status import READY, WAITING, StatusWriter
 from serving.worker.bundle_cache import BundleCache, Champion, verify_checksum
 from serving.worker.model_source import ModelSource, StoreMissingError
+from serving.worker_status import READY, WAITING, StatusWriter
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER = 60.0  # seconds until a champion that could not be loaded is tried again
 WARM_UP = Product("mise en route", "premier produit", None)
-REFITS = {
+REFIT_NOTES = {
     Refit.NONE: "networks fitted on training rows alone: the metrics are of this very model",
     Refit.EXCEPT_TEST: "fitted on every labelled product but the test rows: the metrics are of this very model",
     Refit.EVERYTHING: "fitted on the test rows too: the metrics are of the model before that",
 }
 
 
+class State(Enum):
+    """Result of the last poll. A model that is loaded goes on serving in every state."""
+
+    NO_MODEL = auto()  # no champion is registered, and no model is loaded
+    SERVING = auto()  # the champion serves
+    SERVING_CACHED = auto()  # the last good bundle serves; the registry names no champion, or was not asked yet
+    LOAD_FAILED = auto()  # the champion cannot be loaded
+    REGISTRY_DOWN = auto()  # MLflow cannot be reached
+
+
 @dataclass(frozen=True)
 class LoadedModel:
-    """A champion that answers. A batch holds on to one, so its answers cannot be mixed."""
+    """A champion in memory. A batch is predicted by one of them, so its responses never mix versions."""
 
     champion: Champion
     predictor: Predictor
 
 
-class ModelReloader:
-    """Holds the champion for the worker's loop. `current` is replaced as a whole."""
+@dataclass(frozen=True)
+class LoadFailure:
+    """A champion that could not be loaded. time: of the attempt, monotonic seconds."""
 
-    def __init__(
-        self,
-        registry: ModelSource,
-        cache: BundleCache,
-        status: StatusWriter,
-        load: Callable[[Path], Predictor] = Predictor.load,
-    ) -> None:
+    champion: Champion
+    reason: str
+    time: float
+
+
+class ModelReloader:
+    """State machine over the polls of the registry. `current` is replaced in one assignment, for the worker's loop."""
+
+    def __init__(self, registry: ModelSource, cache: BundleCache, status: StatusWriter) -> None:
         self.current: LoadedModel | None = None
-        self.first_poll_done = threading.Event()  # set once it is known whether there is a champion
-        self._registry, self._cache, self._status, self._load = registry, cache, status, load
-        self._refused: dict[Champion, float] = {}  # -> when it was tried
-        self._unreachable = ""
+        self.state = State.NO_MODEL
+        self.first_poll_done = threading.Event()  # set once a model serves or the registry names none
+        self._registry, self._cache, self._status = registry, cache, status
+        self._failure: LoadFailure | None = None
 
     def run(self, poll_seconds: float, stop: threading.Event) -> None:
-        """Until `stop`: the thread's body. Nothing that happens here ends it."""
-        if self._status.replaces_another:
-            self._load_cached("in place of a killed worker, before MLflow is asked")
-            if self.current:
-                self.first_poll_done.set()
+        """Poll until `stop` is set; no error ends the thread."""
+        if self._status.replaces_another and self._load_cached("in place of a killed worker, before MLflow is asked"):
+            self._transition(State.SERVING_CACHED)
+            self.first_poll_done.set()
         while not stop.is_set():
             started = time.monotonic()
             try:
@@ -71,130 +83,121 @@ class ModelReloader:
             stop.wait(max(0.1, poll_seconds - (time.monotonic() - started)))
 
     def poll(self) -> None:
-        """Look once: take over a new champion, or the last good bundle if MLflow cannot be asked at the start."""
+        """Ask the registry for the champion once, and enter the state that follows from its answer."""
         try:
             champion = self._registry.champion()
         except Exception as error:  # whatever a store or a server that is down raises
-            self._on_registry_error(error)
-            return
-        if self._unreachable:
-            log.info("MLflow answers again")
-            self._unreachable = ""
-            self._publish_status()
-        if champion is None:
+            public = error if isinstance(error, StoreMissingError) else type(error).__name__  # without addresses
+            problem = f"MLflow cannot be reached: {public}"
+            if self.state is not State.REGISTRY_DOWN:
+                log.warning("%s: %s", problem, error)
             if self.current is None:
-                self._status.publish(state=WAITING, problem=self._registry.no_champion_message())
+                self._load_cached(problem)
+            self._transition(State.REGISTRY_DOWN, problem)
             return
-        if self.current is not None and champion == self.current.champion:
-            self._clear_failures()
-        elif time.monotonic() - self._refused.get(champion, -RETRY_AFTER) >= RETRY_AFTER:
-            self._load_version(champion)
+        if self.state is State.REGISTRY_DOWN:
+            log.info("MLflow can be reached again")
+        if champion is None:
+            self._transition(State.SERVING_CACHED if self.current else State.NO_MODEL)
+            return
+        self._failure = self._try_load(champion)
+        if self._failure:
+            self._transition(State.LOAD_FAILED, self._failure.reason)
+        else:
+            self._transition(State.SERVING)
 
-    def _load_version(self, champion: Champion) -> None:
-        is_new = not self._cache.has(champion)
-        try:
-            bundle = self._cache.get_or_fetch(champion, lambda folder: self._registry.fetch(champion, folder))
-        except Exception as error:
-            self._mark_failed(champion, error)
-            return
-        try:
-            self._activate(champion, bundle)
-        except Exception as error:
-            self._cache.evict(bundle)
-            if is_new:
-                self._mark_failed(champion, error)
-            else:
-                log.warning(
-                    "the copy of %s version %s on disk is damaged: fetching it anew (%s)", *_name(champion), error
-                )
-                self._load_version(champion)
-            return
-        self._cache.mark_good(champion, bundle)
-        self._refused.clear()
+    def _transition(self, state: State, problem: str = "") -> None:
+        """Enter a state and publish the status that follows from it."""
+        self.state = state
+        if state is State.NO_MODEL:
+            problem = self._registry.no_champion_message()
+        elif state is State.REGISTRY_DOWN:
+            problem += "; serving the last good bundle" if self.current else "; and no bundle on disk can be used"
+        new = {"state": READY if self.current else WAITING, "problem": problem}
+        if new != {name: getattr(self._status.status, name) for name in new}:
+            self._status.publish(**new)
 
-    def _activate(self, champion: Champion, bundle: Path) -> None:
-        """Load, try out, swap. Raises whatever a bundle that cannot be used raises."""
+    def _try_load(self, champion: Champion) -> LoadFailure | None:
+        """Serve the champion if it does not serve already. Return why it cannot; tried again after RETRY_AFTER."""
+        if self.current and champion == self.current.champion:
+            return None
+        now = time.monotonic()
+        if self._failure and self._failure.champion == champion and now - self._failure.time < RETRY_AFTER:
+            return self._failure
+        try:
+            self._load_champion(champion)
+        except Exception as error:  # whatever the download or an unusable bundle raises
+            reason = f"{champion} cannot be loaded: {error}"
+            log.error("%s", reason)
+            self._status.publish(failed_reloads=self._status.status.failed_reloads + 1)
+            if self.current is None:
+                self._load_cached(reason)
+            return LoadFailure(champion, reason, now)
+        self._cache.mark_good(champion)
+        return None
+
+    def _load_champion(self, champion: Champion) -> None:
+        """Activate the copy on disk; download the bundle if that is missing or damaged."""
+        if self._cache.path(champion).is_dir():
+            try:
+                self._activate(champion)
+                return
+            except Exception as error:
+                log.warning("the copy of %s on disk is damaged: fetching it anew (%s)", champion, error)
+        self._cache.add(champion, lambda folder: self._registry.fetch(champion, folder))
+        try:
+            self._activate(champion)
+        except Exception:
+            self._cache.evict(champion)
+            raise
+
+    def _activate(self, champion: Champion) -> None:
+        """Load a bundle of the cache, predict once, swap. Raises whatever a bundle that cannot be used raises."""
+        bundle = self._cache.path(champion)
         verify_checksum(champion, bundle)
-        predictor = self._load(bundle)
+        predictor = Predictor.load(bundle)
         predictor.score([WARM_UP])
-        language(WARM_UP.description)  # its model too is loaded before the first request, not beside it
-        described = describe(bundle, predictor)  # a bundle that cannot say what it is never answers
-        before, self.current = self.current, LoadedModel(champion, predictor)
-        reloads = self._status.status.reloads + (before is not None)
+        language(WARM_UP.description)  # loads its model too before the first request
+        description = describe(bundle, predictor)  # a bundle that cannot be described never serves
+        previous, self.current = self.current, LoadedModel(champion, predictor)
         self._status.publish(
             state=READY,
             model=champion.model,
             version=champion.version,
-            reloads=reloads,
-            bundle=described,
+            problem="",
+            reloads=self._status.status.reloads + (previous is not None),
+            bundle=description,
         )
-        self._publish_status()
-        log.info("serving %s version %s", champion.model, champion.version)
+        log.info("serving %s", champion)
 
-    def _mark_failed(self, champion: Champion, error: Exception) -> None:
-        self._refused[champion] = time.monotonic()
-        reason = f"{champion.model} version {champion.version} cannot be loaded: {error}"
-        log.error("%s", reason)
-        self._status.publish(failed_reloads=self._status.status.failed_reloads + 1)
-        self._publish_status(reason)
-        if self.current is None:
-            self._load_cached("as the champion cannot be loaded")
-            self._publish_status(reason)
-
-    def _clear_failures(self) -> None:
-        """The champion that could not be loaded is no longer the champion."""
-        if self._refused:
-            self._refused.clear()
-            self._publish_status()
-
-    def _on_registry_error(self, error: Exception) -> None:
-        first = not self._unreachable
-        reason = error if isinstance(error, StoreMissingError) else type(error).__name__
-        self._unreachable = f"MLflow cannot be reached: {reason}"
-        if first:
-            log.warning("%s: %s", self._unreachable, error)
-        if self.current is None:
-            self._load_cached("as MLflow cannot be reached")
-        if first or self.current is None:
-            self._publish_status()
-
-    def _load_cached(self, why: str) -> None:
-        """Serve what was served before, from this machine's disk; what was served before that if it is damaged."""
-        for champion, bundle in self._cache.last_good():
+    def _load_cached(self, reason: str) -> bool:
+        """Serve the last good bundle on disk, or else the one before it. Return whether one serves."""
+        for champion in self._cache.last_good():
             if not self._registry.is_allowed(champion.model):
                 continue
             try:
-                self._activate(champion, bundle)
+                self._activate(champion)
             except Exception:
-                log.exception("the bundle of %s version %s on disk cannot be loaded", *_name(champion))
+                log.exception("the bundle of %s on disk cannot be loaded", champion)
                 continue
-            log.warning("serving the last good bundle on disk, %s version %s, %s", *_name(champion), why)
-            return
-
-    def _publish_status(self, problem: str = "") -> None:
-        parts = [problem, self._unreachable]
-        if self._unreachable:
-            parts.append("serving the last good bundle" if self.current else "and no bundle on disk can be used")
-        self._status.publish(problem="; ".join(filter(None, parts)), **({} if self.current else {"state": WAITING}))
-
-
-def _name(champion: Champion) -> tuple[str, str]:
-    return champion.model, champion.version
+            log.warning("serving the last good bundle on disk, %s: %s", champion, reason)
+            return True
+        return False
 
 
 def describe(bundle: Path, predictor: Predictor) -> dict[str, Any]:
-    """What /info says of a bundle."""
+    """Return the fields of GET /info that describe a bundle."""
     manifest = predictor.manifest
     evaluation = bundle / EVALUATION
     systems = json.loads(evaluation.read_text())["systems"] if evaluation.is_file() else {}
     return {
         "schema_version": manifest.schema_version,
         "labels": {str(code): manifest.names.get(str(code), "") for code in manifest.codes},
-        "members": [_member(manifest, name) for name in manifest.members],
+        "members": [_describe_member(manifest, name) for name in manifest.members],
         "pretrained": [weights.to_dict() for weights in manifest.lineage.pretrained],
         "warning": "; ".join(f"{w.name}: {w.warning}" for w in manifest.lineage.pretrained if w.warning),
         "refit": manifest.config.refit.value,
-        "refit_note": REFITS[manifest.config.refit],
+        "refit_note": REFIT_NOTES[manifest.config.refit],
         "metrics": {
             name: {metric: system[metric]["value"] for metric in ("weighted_f1", "macro_f1", "accuracy")}
             for name, system in systems.items()
@@ -205,8 +208,8 @@ def describe(bundle: Path, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _member(manifest: Manifest, name: str) -> dict[str, Any]:
+def _describe_member(manifest: Manifest, name: str) -> dict[str, Any]:
     """weights: in the pool, by the modalities that a product has."""
     pool = manifest.pool
-    weights = {modalities: held[name] for modalities, held in pool.weights.items() if name in held}
+    weights = {modalities: by_member[name] for modalities, by_member in pool.weights.items() if name in by_member}
     return {"name": name, "modality": pool.modality[name], "reads": manifest.members[name], "weights": weights}

@@ -53,16 +53,16 @@ def test_sigterm_waits_as_long_as_the_time_limit_allows_for_what_is_queued(versi
         worker = server.get("/info").json()["worker_pid"]
         os.kill(worker, signal.SIGSTOP)  # stands for a queue that takes 40 s
         statuses: list[int] = []
-        asking = threading.Thread(
+        sender = threading.Thread(
             target=lambda: statuses.extend(a.status_code for a in server.at_once([ROMAN] * 40, 40))
         )
-        asking.start()
+        sender.start()
         server.wait_until(lambda: metric(server, "rakuten_waiting") == 40)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(40)
         os.kill(worker, signal.SIGCONT)
         assert server.process.wait(60) == 0
-        asking.join()
+        sender.join()
     assert statuses == [200] * 40
     assert len(predictions(records(server))) == 40
 
@@ -72,12 +72,12 @@ def test_counters_never_fall_and_the_open_minute_outlives_a_killed_worker(mlflow
         server.at_once([ROMAN] * 30)
         server.wait_until(lambda: metric(server, "rakuten_batch_size_sum") == 30)
         os.kill(server.get("/info").json()["worker_pid"], signal.SIGKILL)
-        seen = []
+        sums = []
         server.wait_until(lambda: not server.is_ready(), 5)
         while not server.is_ready():
-            seen.append(metric(server, "rakuten_batch_size_sum"))
-        seen.append(metric(server, "rakuten_batch_size_sum"))
-        assert set(seen) == {30}
+            sums.append(metric(server, "rakuten_batch_size_sum"))
+        sums.append(metric(server, "rakuten_batch_size_sum"))
+        assert set(sums) == {30}
         server.at_once([ROMAN] * 5)
         server.wait_until(lambda: metric(server, "rakuten_batch_size_sum") == 35)
         assert "in place of a killed worker, before MLflow is asked" in server.log.read_text()
@@ -95,10 +95,10 @@ def _shipped(store: MlflowClient, server: Server) -> float:
 
 def test_a_full_minute_goes_to_mlflow_while_the_server_runs(mlflow_store, version, tmp_path):
     with serving(tmp_path, MODEL=MODEL) as server:
-        if (second := time.time() % 60) > 20:  # a minute that is about to end is gone before it is seen
+        if (second := time.time() % 60) > 20:  # a minute that is about to end is exported before the check
             time.sleep(60 - second)
-        asked = [server.predict(ROMAN).status_code for _ in range(7)]
-        assert asked == [200] * 7
+        statuses = [server.predict(ROMAN).status_code for _ in range(7)]
+        assert statuses == [200] * 7
         minutes = tmp_path / "serving" / "minutes"
         server.wait_until(lambda: bool(list(minutes.glob("*.draft"))), 30)
         server.wait_until(lambda: not list(minutes.iterdir()), 120)
@@ -122,11 +122,11 @@ def test_after_sigkill_the_next_server_removes_what_was_left_and_ships_the_open_
     with serving(tmp_path, MODEL=MODEL) as server:
         server.predict(ROMAN)
         server.wait_until(lambda: bool(list((tmp_path / "serving" / "minutes").iterdir())))
-        (left,) = (tmp_path / "serving").glob("run-*")
+        (run_folder,) = (tmp_path / "serving").glob("run-*")
         server.process.kill()
         server.process.wait()
     with serving(tmp_path, MODEL=MODEL) as server:
-        assert not left.exists()
+        assert not run_folder.exists()
         assert len(list((tmp_path / "serving").glob("run-*"))) == 1
         server.wait_until(lambda: not list((tmp_path / "serving" / "minutes").iterdir()), 60)
 
@@ -138,21 +138,21 @@ def test_overload_leaves_a_few_rows_whose_counts_are_exact(version, tmp_path):
         seconds = time.monotonic() - started
         refused = statuses.count(503)
         assert refused > 100
-        asked = lambda: records(server).query("kind == 'rejected'")  # noqa: E731
-        server.wait_until(lambda: asked()["requests"].sum() >= refused)
-        assert asked()["requests"].sum() == refused
-        assert len(asked()) <= seconds / 0.7 + 2
-        assert set(asked()["reason"]) == {"too many requests at once: try again"}
+        rejected = lambda: records(server).query("kind == 'rejected'")  # noqa: E731
+        server.wait_until(lambda: rejected()["requests"].sum() >= refused)
+        assert rejected()["requests"].sum() == refused
+        assert len(rejected()) <= seconds / 0.7 + 2
+        assert set(rejected()["reason"]) == {"too many requests at once: try again"}
         server.wait_until(lambda: len(predictions(records(server))) >= statuses.count(200))  # what was answered last
         assert len(predictions(records(server))) == statuses.count(200)
 
 
 def test_feedback_says_whether_the_request_is_known(server):
-    answered = server.predict(ROMAN).json()
-    told = server.post("/feedback", {"request_id": answered["request_id"], "true_code": 10})
-    assert (told.status_code, told.json()) == (202, {"recorded": True, "known": True})
-    told = server.post("/feedback", {"request_id": "0" * 32, "true_code": 10})
-    assert (told.status_code, told.json()) == (202, {"recorded": True, "known": False})
+    prediction = server.predict(ROMAN).json()
+    receipt = server.post("/feedback", {"request_id": prediction["request_id"], "true_code": 10})
+    assert (receipt.status_code, receipt.json()) == (202, {"recorded": True, "known": True})
+    receipt = server.post("/feedback", {"request_id": "0" * 32, "true_code": 10})
+    assert (receipt.status_code, receipt.json()) == (202, {"recorded": True, "known": False})
 
 
 def test_two_texts_as_long_as_allowed_are_answered_like_short_ones(server):
@@ -165,12 +165,12 @@ def test_two_texts_as_long_as_allowed_are_answered_like_short_ones(server):
 
 
 def test_explanations_leave_memory_flat(server):
-    asked = [{**ROMAN, "image": base64_photo(i, 400), "explain": True} for i in range(40)]
-    everyone = server.processes()
-    server.at_once(asked * 2)
-    before = memory(everyone)
-    assert {answer.status_code for answer in server.at_once(asked * 8)} == {200}
-    assert memory(everyone) < before + 40e6
+    requests = [{**ROMAN, "image": base64_photo(i, 400), "explain": True} for i in range(40)]
+    processes = server.processes()
+    server.at_once(requests * 2)
+    before = memory(processes)
+    assert {answer.status_code for answer in server.at_once(requests * 8)} == {200}
+    assert memory(processes) < before + 40e6
 
 
 def test_without_its_store_it_stays_up_says_so_and_takes_the_champion_once_the_store_is_there(
@@ -179,7 +179,7 @@ def test_without_its_store_it_stays_up_says_so_and_takes_the_champion_once_the_s
     there = Path(mlflow_store.tracking_uri.removeprefix("sqlite:///"))
     link = tmp_path / "mlflow" / "mlflow.db"
     with serving(tmp_path, wait=False, MODEL=MODEL, MLFLOW_TRACKING_URI=f"sqlite:///{link}") as server:
-        problem = "MLflow cannot be reached: the MLflow store is not there: run `make train`, or put it back"
+        problem = "MLflow cannot be reached: the MLflow store is missing: run `make train`, or put the store back"
         server.wait_until(lambda: problem in server.get("/info").json()["problem"], 60)
         assert (server.get("/live").status_code, server.get("/ready").status_code) == (200, 503)
         assert server.predict(ROMAN).status_code == 503
@@ -215,12 +215,12 @@ def test_a_running_server_closes_hours_reads_torn_files_and_forgets_what_is_old(
             compact_segments(open_hours, str(log), now)
     assert len(list(log.rglob("*.parquet"))) == 1
     with serving(tmp_path, MODEL=MODEL, SERVE_LOG_DAYS="7") as server:
-        answered = server.predict(ROMAN).json()["request_id"]
+        request_id = server.predict(ROMAN).json()["request_id"]
         closed = f"{now - timedelta(hours=3):%Y-%m-%d/%H}.predictions-0.parquet"
         server.wait_until(lambda: [str(p.relative_to(log)) for p in log.rglob("*.parquet")] == [closed], 30)
         assert not (open_hours / path.name).exists()
         server.wait_until(lambda: len(records(server)) == 4)
-        assert records(server)["request_id"].tolist() == [*(f"{i:032x}" for i in range(3)), answered]
+        assert records(server)["request_id"].tolist() == [*(f"{i:032x}" for i in range(3)), request_id]
         assert "has an incomplete line: read up to that line" in server.log.read_text()
 
 
@@ -229,9 +229,9 @@ def test_photos_of_a_flood_do_not_pile_up_in_memory(version, tmp_path):
     photo = photo_bytes(1, 64) + b"\x00" * 2_000_000
     body = {"image": base64.b64encode(photo).decode()}
     with serving(tmp_path, MODEL=MODEL) as server:
-        everyone = server.processes()
+        processes = server.processes()
         server.at_once([body] * 30, 8)
-        before = memory(everyone)
+        before = memory(processes)
         assert {answer.status_code for answer in server.at_once([body] * 150, 8)} == {200}
-        assert memory(everyone) < before + 150e6
+        assert memory(processes) < before + 150e6
         server.wait_until(lambda: len(predictions(records(server))) == 180)

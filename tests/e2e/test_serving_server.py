@@ -1,4 +1,4 @@
-"""The app as it runs: a server in a process of its own, asked over HTTP."""
+"""The app as it runs: a server in a process of its own, called over HTTP."""
 
 from __future__ import annotations
 
@@ -59,23 +59,23 @@ def server(version: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 def bodies(count: int) -> list[dict]:
     """Products with text, with a photo, with both, in turn."""
-    made = []
+    products = []
     for i in range(count):
         title, description = TEXTS[i % len(TEXTS)]
         text = {"designation": title, "description": f"{description} {i}"}
         photo = {"image": base64_photo(i)}
-        made.append([text, photo, text | photo][i % 3])
-    return made
+        products.append([text, photo, text | photo][i % 3])
+    return products
 
 
-def products(asked: list[dict]) -> list[Product]:
+def to_products(requests: list[dict]) -> list[Product]:
     return [
         Product(
             body.get("designation", ""),
             body.get("description", ""),
             base64.b64decode(body["image"]) if "image" in body else None,
         )
-        for body in asked
+        for body in requests
     ]
 
 
@@ -84,10 +84,10 @@ def records(server: Server) -> pd.DataFrame:
 
 
 def test_a_product_gets_the_same_answer_over_http_as_from_the_predictor(server, bundles):
-    asked = bodies(48)
-    scores = Predictor.load(bundles[0]).score(products(asked))
-    alone = [server.predict(body).json() for body in asked[:6]]
-    together = [answer.json() for answer in server.at_once(asked)]
+    requests = bodies(48)
+    scores = Predictor.load(bundles[0]).score(to_products(requests))
+    alone = [server.predict(body).json() for body in requests[:6]]
+    together = [answer.json() for answer in server.at_once(requests)]
     for i, answer in enumerate(alone + together):
         row = i if i < 6 else i - 6
         assert answer["category_id"] == scores.predicted[row]
@@ -95,7 +95,7 @@ def test_a_product_gets_the_same_answer_over_http_as_from_the_predictor(server, 
         assert answer["confidence"] == pytest.approx(scores.confidence[row], abs=1e-3)
 
 
-def test_an_answer_says_all_that_is_promised(server, version):
+def test_a_prediction_has_all_documented_fields(server, version):
     answer = server.predict({**bodies(3)[2], "top_k": 3}).json()
     assert [c["confidence"] for c in answer["top_k"]] == sorted(
         (c["confidence"] for c in answer["top_k"]), reverse=True
@@ -104,13 +104,13 @@ def test_an_answer_says_all_that_is_promised(server, version):
     assert answer["top_k"][0]["category_id"] == answer["category_id"]
     assert answer["modalities"] == ["text", "photo"]
     members = answer["members"]
-    assert {name: said["modality"] for name, said in members.items()} == {
+    assert {name: member["modality"] for name, member in members.items()} == {
         "bag": "text",
         "lstm": "text",
         "vgg16": "photo",
     }
-    assert sum(said["share"] for said in members.values()) == pytest.approx(1)
-    assert all(0 < said["confidence"] <= 1 and said["category_name"] for said in members.values())
+    assert sum(member["share"] for member in members.values()) == pytest.approx(1)
+    assert all(0 < member["confidence"] <= 1 and member["category_name"] for member in members.values())
     assert (answer["model"], answer["model_version"]) == (MODEL, str(version))
     assert answer["abstained"] is False
     assert (
@@ -141,11 +141,11 @@ def test_an_explanation_names_words_and_gives_a_heat_map(server):
 
 
 def test_bad_items_among_good_ones_fail_alone(server):
-    asked = bodies(40)
-    whole = base64.b64decode(base64_photo(7, 300))
+    requests = bodies(40)
+    photo = base64.b64decode(base64_photo(7, 300))
     for i in range(0, 40, 4):
-        asked[i] = {"image": base64.b64encode(whole[: len(whole) // 2]).decode()}
-    answers = server.at_once(asked, clients=40)
+        requests[i] = {"image": base64.b64encode(photo[: len(photo) // 2]).decode()}
+    answers = server.at_once(requests, clients=40)
     assert {a.status_code for i, a in enumerate(answers) if i % 4} == {200}
     for broken in answers[::4]:
         assert broken.status_code == 422
@@ -163,8 +163,8 @@ def test_a_local_photo_is_read_only_under_the_configured_folder(server):
 
 
 def test_feedback_gives_real_accuracy_by_the_prediction_log(server):
-    told = [server.predict(body).json() for body in bodies(4)]
-    for i, answer in enumerate(told):
+    responses = [server.predict(body).json() for body in bodies(4)]
+    for i, answer in enumerate(responses):
         code = answer["category_id"] if i else answer["category_id"] + 1
         assert server.post("/feedback", {"request_id": answer["request_id"], "true_code": code}).status_code == 202
     server.predict({"description": 5})
@@ -173,15 +173,15 @@ def test_feedback_gives_real_accuracy_by_the_prediction_log(server):
     server.wait_until(lambda: "description: string_type" in reasons(records(server)))
     log = records(server)
     assert accuracy(predictions(log)) == 0.75
-    row = predictions(log).set_index("request_id").loc[told[2]["request_id"]]
-    assert row["predicted"] == told[2]["category_id"]
-    assert row["confidence"] == pytest.approx(told[2]["confidence"])
+    row = predictions(log).set_index("request_id").loc[responses[2]["request_id"]]
+    assert row["predicted"] == responses[2]["category_id"]
+    assert row["confidence"] == pytest.approx(responses[2]["confidence"])
     assert row[[f"embedding_{i:02}" for i in range(16)]].notna().all()
     assert 0 < row["brightness"] < 1
     assert log["description"].isna().all()
 
 
-def test_metrics_and_info_tell_what_happens(server, version):
+def test_metrics_and_info_describe_the_server(server, version):
     server.predict({"description": "roman"})
     metrics = server.get("/metrics").text
     assert 'rakuten_requests_total{status="200"}' in metrics
@@ -199,7 +199,7 @@ def test_metrics_and_info_tell_what_happens(server, version):
 
 def test_an_idle_server_uses_little_of_a_core(server):
     shares = []
-    for _ in range(3):  # one of them may hold the last minute's way to MLflow, which is not idleness
+    for _ in range(3):  # one of them may include an export to MLflow, which is not idleness
         before, started = cpu_seconds(server.processes()), time.monotonic()
         time.sleep(5)
         shares.append((cpu_seconds(server.processes()) - before) / (time.monotonic() - started))
@@ -207,12 +207,12 @@ def test_an_idle_server_uses_little_of_a_core(server):
 
 
 class Load:
-    """Clients that ask without pause from the context's start to its end."""
+    """Clients that send requests without pause from the context's start to its end."""
 
     def __init__(self, server: Server, clients: int = 6) -> None:
         self.server, self.answers = server, []
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(clients)]
+        self._threads = [threading.Thread(target=self._send, args=(i,)) for i in range(clients)]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -224,10 +224,10 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def _ask(self, number: int) -> None:
-        asked = bodies(12)[number::6]
+    def _send(self, number: int) -> None:
+        requests = bodies(12)[number::6]
         while not self._stop.is_set():
-            for body in asked:
+            for body in requests:
                 answer = self.server.predict(body)
                 self.answers.append((body, answer.status_code, answer.json()))
 
@@ -245,10 +245,10 @@ def test_a_new_champion_is_taken_over_without_a_failed_or_mixed_answer(mlflow_st
     assert {status for _, status, _ in load.answers} == {200}
     assert Counter(answer["model_version"] for _, _, answer in load.answers).keys() == {str(first), str(second)}
     for version, predictor in predictors.items():
-        mine = [(body, answer) for body, _, answer in load.answers if answer["model_version"] == version]
-        scores = predictor.score(products([body for body, _ in mine]))
-        assert [answer["category_id"] for _, answer in mine] == scores.predicted.tolist()
-        assert [answer["confidence"] for _, answer in mine] == pytest.approx(scores.confidence.tolist(), abs=1e-3)
+        own = [(body, answer) for body, _, answer in load.answers if answer["model_version"] == version]
+        scores = predictor.score(to_products([body for body, _ in own]))
+        assert [answer["category_id"] for _, answer in own] == scores.predicted.tolist()
+        assert [answer["confidence"] for _, answer in own] == pytest.approx(scores.confidence.tolist(), abs=1e-3)
 
 
 def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_serving(mlflow_store, bundles, tmp_path):
@@ -279,24 +279,24 @@ def test_without_a_champion_it_stays_up_and_takes_the_first_that_appears(mlflow_
 
 def test_sigterm_finishes_what_is_inside_and_leaves_no_process_and_no_gap_in_the_log(mlflow_store, version, tmp_path):
     with serving(tmp_path, MODEL=MODEL, SERVE_BATCH="2") as server:
-        everyone = server.processes()
+        processes = server.processes()
         statuses: list = []
-        asked = [{**bodies(3)[2], "explain": True} for _ in range(40)]
-        asking = threading.Thread(target=lambda: statuses.extend(a.status_code for a in server.at_once(asked, 40)))
-        asking.start()
+        requests = [{**bodies(3)[2], "explain": True} for _ in range(40)]
+        sender = threading.Thread(target=lambda: statuses.extend(a.status_code for a in server.at_once(requests, 40)))
+        sender.start()
         server.wait_until(lambda: _waiting(server) >= 30)
         assert server.stop() == 0
-        asking.join()
+        sender.join()
     assert statuses == [200] * 40
     gone_by = time.monotonic() + 2
-    while left := [pid for pid in everyone if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < gone_by, left
+    while running := [pid for pid in processes if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < gone_by, running
     assert len(predictions(records(server))) == 40
-    mine = server.run(mlflow_store)
-    minutes = mlflow_store.get_metric_history(mine.info.run_id, "predictions")
+    run = server.run(mlflow_store)
+    minutes = mlflow_store.get_metric_history(run.info.run_id, "predictions")
     assert sum(minute.value for minute in minutes) == 40
-    assert mine.info.status == "FINISHED"
-    assert {"mean_confidence", "requests", "latency_ms_p99", "errors", "status.200"} <= set(mine.data.metrics)
+    assert run.info.status == "FINISHED"
+    assert {"mean_confidence", "requests", "latency_ms_p99", "errors", "status.200"} <= set(run.data.metrics)
 
 
 def _waiting(server: Server) -> float:
@@ -319,22 +319,22 @@ def test_a_killed_worker_fails_only_what_it_held_and_is_back_within_ten_seconds(
         assert set(counts) <= {200, 503, 504}
         assert sum(counts[status] for status in (503, 504)) <= 4  # a batch
         log = predictions(records(server))
-        kept = set(log["request_id"])
-        missing = [a for _, status, a in load.answers if status == 200 and a["request_id"] not in kept]
+        logged = set(log["request_id"])
+        missing = [a for _, status, a in load.answers if status == 200 and a["request_id"] not in logged]
         rate = sum(log["time"].astype("int64") / 1e6 < killed_at) / 2
         assert len(missing) <= rate  # of the last second
 
 
 def test_too_much_load_is_refused_and_memory_stays_flat(version, tmp_path):
     with serving(tmp_path, MODEL=MODEL, SERVE_QUEUE="6") as server:
-        everyone = server.processes()
+        processes = server.processes()
         server.at_once(bodies(400), clients=32)
-        before = memory(everyone)
+        before = memory(processes)
         answers = server.at_once(bodies(3000), clients=32)
         counts = Counter(answer.status_code for answer in answers)
         assert set(counts) == {200, 503}
         assert {a.headers["retry-after"] for a in answers if a.status_code == 503} == {"2"}
-        assert memory(everyone) < before + 40e6
+        assert memory(processes) < before + 40e6
         assert server.predict({"description": "roman"}).status_code == 200
 
 
@@ -436,14 +436,14 @@ def test_after_sigkill_of_the_main_process_nothing_is_left_that_holds_the_port(v
 
 def test_a_server_whose_api_process_was_killed_ends_with_status_1_and_leaves_nothing(version, tmp_path):
     with serving(tmp_path, MODEL=MODEL) as server:
-        everyone = server.processes()
+        processes = server.processes()
         with httpx.Client() as client:
             client.get(f"{server.url}/live")
-            held = {pid: psutil.Process(pid).net_connections("tcp") for pid in everyone}
-        (api,) = [pid for pid, found in held.items() if any(one.status == "ESTABLISHED" for one in found)]
+            connections = {pid: psutil.Process(pid).net_connections("tcp") for pid in processes}
+        (api,) = [pid for pid, opened in connections.items() if any(c.status == "ESTABLISHED" for c in opened)]
         os.kill(api, signal.SIGKILL)
         assert server.process.wait(45) == 1
-        assert gone(everyone, 15)
+        assert gone(processes, 15)
         assert "the API process was lost: start the server again" in server.log.read_text()
 
 
@@ -460,8 +460,8 @@ def test_slow_uploads_take_no_place_from_others_and_do_not_hold_up_the_end(versi
         host, port = server.url.removeprefix("http://").split(":")
         begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
         slow = [socket.create_connection((host, int(port))) for _ in range(8)]
-        for one in slow:
-            one.sendall(begun)
+        for connection in slow:
+            connection.sendall(begun)
         time.sleep(0.5)
         assert server.predict({"description": "roman"}).status_code == 200
         slow[0].settimeout(20)
@@ -470,5 +470,5 @@ def test_slow_uploads_take_no_place_from_others_and_do_not_hold_up_the_end(versi
         late.sendall(begun)
         time.sleep(0.3)
         assert server.stop() == 0
-        for one in [*slow, late]:
-            one.close()
+        for connection in [*slow, late]:
+            connection.close()

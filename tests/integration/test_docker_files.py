@@ -23,9 +23,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.litserve_adapter.status import READY, Status
 from serving.telemetry.prometheus import Metrics
 from serving.web.middleware import PREDICT_PATH, RequestRecord
+from serving.worker_status import READY, Status
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

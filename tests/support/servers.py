@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and clients that ask it much at once."""
+"""A real server in a process of its own, and many clients at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Server:
-    """A running app. log: what it prints. began: seconds since 1970."""
+    """A running app. log: its output. began: seconds since 1970."""
 
     process: subprocess.Popen
     url: str
@@ -52,13 +52,13 @@ class Server:
         return self.post("/predict", body, **options)
 
     def at_once(self, bodies: list[Any], clients: int = 16) -> list[httpx.Response]:
-        """The answers to all, in order, asked by so many clients."""
+        """Send all requests with so many clients, and return the responses in order."""
         limits = httpx.Limits(max_connections=clients)
         with httpx.Client(timeout=60, limits=limits) as client, ThreadPoolExecutor(clients) as pool:
             return list(pool.map(lambda body: client.post(self.url + "/predict", json=body), bodies))
 
     def wait_until(self, happened: Callable[[], bool], seconds: float = 10.0) -> float:
-        """-> how long it took. Fails after `seconds`, with what the server printed."""
+        """Wait, and return the seconds that it took. Fails after `seconds` with the output of the server."""
         started = time.monotonic()
         while time.monotonic() - started < seconds:
             try:
@@ -76,21 +76,21 @@ class Server:
         return self.get("/info").json()["model_version"] == str(version)
 
     def run(self, store: MlflowClient) -> Run:
-        """This server's one run in MLflow: other servers may open theirs in the same store meanwhile."""
+        """Return this server's one run in MLflow, where other servers may have theirs."""
         experiment = store.get_experiment_by_name("rakuten-classifier").experiment_id
         name = f"serving on {socket.gethostname()}:{self.url.rpartition(':')[2]}"
         # a port may have been another server's before
-        mine_alone = f"attributes.run_name = '{name}' AND attributes.start_time >= {round(1000 * self.began)}"
-        (mine,) = store.search_runs([experiment], f"tags.kind = 'serving' AND {mine_alone}")
-        return mine
+        own_run = f"attributes.run_name = '{name}' AND attributes.start_time >= {round(1000 * self.began)}"
+        (run,) = store.search_runs([experiment], f"tags.kind = 'serving' AND {own_run}")
+        return run
 
     def stop(self) -> int:
-        """SIGTERM to the main process. -> exit status"""
+        """Send SIGTERM to the main process, and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
     def processes(self) -> list[int]:
-        """The main process and all below it."""
+        """Return the main process and its descendants."""
         return family(self.process.pid)
 
 
@@ -115,24 +115,24 @@ def serving(var: Path, wait: bool | None = True, **settings: str) -> Iterator[Se
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, "-m", "serving"], env=environment, stdout=output, stderr=output)
     server = Server(process, f"http://127.0.0.1:{port}", var, log)
-    everyone: list[int] = []
+    processes: list[int] = []
     try:
         if wait is not None:
             server.wait_until(server.is_ready if wait else lambda: server.get("/live").status_code == 200, 90)
-            everyone = server.processes()
+            processes = server.processes()
         yield server
     finally:
         if process.poll() is None:
             server.stop()
-        for pid in everyone:  # only what a failed test has left
+        for pid in processes:  # what a failed test leaves behind
             if Path(f"/proc/{pid}").exists() and pid != process.pid:
                 os.kill(pid, signal.SIGKILL)
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Return a process and its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(found for child in children for found in family(int(child)))]
+    return [pid, *(descendant for child in children for descendant in family(int(child)))]
 
 
 def base64_photo(number: int = 0, side: int = 64) -> str:

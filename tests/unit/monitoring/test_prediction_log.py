@@ -119,16 +119,16 @@ def test_feedback_joins_predictions_and_the_last_one_counts(tmp_path):
     assert accuracy(answered.iloc[2:]) is None
 
 
-def test_the_recorder_writes_all_it_was_given_and_survives_a_record_that_cannot_be_made(tmp_path, caplog):
-    recorder = PredictionLogWriter(tmp_path / "open", "worker")
-    recorder.start()
+def test_the_writer_appends_all_rows_and_survives_one_that_cannot_be_built(tmp_path, caplog):
+    writer = PredictionLogWriter(tmp_path / "open", "worker")
+    writer.start()
     now = datetime.now(UTC)
     for i in range(100):
-        recorder.add(record(i, now) if i % 2 else lambda i=i: record(i, now))
-    recorder.add(lambda: 1 / 0)
-    recorder.close()
+        writer.add(record(i, now) if i % 2 else lambda i=i: record(i, now))
+    writer.add(lambda: 1 / 0)
+    writer.close()
     assert len(read_log(str(tmp_path / "log"), tmp_path / "open")) == 100
-    assert "a record of the prediction log could not be made" in caplog.text
+    assert "a row of the prediction log could not be built" in caplog.text
 
 
 @pytest.mark.parametrize("moment", range(12))
@@ -182,8 +182,8 @@ def test_hours_close_and_are_read_by_two_threads_without_loss(tmp_path):
 
 
 def test_photos_that_wait_for_the_log_are_bounded_in_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "HELD", 1000)
-    recorder = PredictionLogWriter(tmp_path / "open", "worker")
+    monkeypatch.setattr(recording, "MAX_BYTES", 1000)
+    writer = PredictionLogWriter(tmp_path / "open", "worker")
     held, most = 0, 0
 
     def made(i: int) -> dict:
@@ -192,11 +192,11 @@ def test_photos_that_wait_for_the_log_are_bounded_in_bytes(tmp_path, monkeypatch
         held -= 400
         return record(i, datetime.now(UTC))
 
-    recorder.start()
+    writer.start()
     for i in range(20):
-        recorder.add(lambda i=i: made(i), 400)
+        writer.add(lambda i=i: made(i), 400)
         held += 400
-    recorder.add(record(20, datetime.now(UTC)), 5000)  # larger than all that may wait: it waits alone
-    recorder.close()
+    writer.add(record(20, datetime.now(UTC)), 5000)  # larger than all that may wait: it waits alone
+    writer.close()
     assert most <= 1200  # the two that fit, and the one that was just let in
     assert len(read_log(str(tmp_path / "log"), tmp_path / "open")) == 21

@@ -13,11 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from serving.settings import Settings
 from serving.web.middleware import (
-    BodySizeLimitMiddleware,
     InFlight,
+    LimitMiddleware,
     RequestContextMiddleware,
     RequestRecord,
-    TimeoutMiddleware,
     with_middleware,
 )
 
@@ -45,7 +44,7 @@ class Service:
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **options)
 
-    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         return asyncio.run(self.request(method, path, **options))
 
 
@@ -55,7 +54,7 @@ def basic(password: str) -> dict[str, str]:
 
 def test_a_request_has_an_id_and_is_reported_with_it():
     service = Service()
-    response = service.ask("POST", "/predict", content=b"hello")
+    response = service.send("POST", "/predict", content=b"hello")
     assert (response.status_code, response.content) == (200, b"hello")
     (record,) = service.records
     assert (record.path, record.status, record.reason) == ("/predict", 200, "")
@@ -103,14 +102,14 @@ async def _drive(app: Any) -> None:
 )
 def test_the_key_is_asked_for_where_it_is_needed(path, headers, status):
     service = Service(api_key=KEY)
-    response = service.ask("POST" if path == "/predict" else "GET", path, headers=headers)
+    response = service.send("POST" if path == "/predict" else "GET", path, headers=headers)
     assert response.status_code == status
     assert ("www-authenticate" in response.headers) == (status == 401 and path.startswith("/docs"))
     assert KEY not in response.text
 
 
 def test_without_a_key_nothing_is_asked_for():
-    assert Service().ask("GET", "/info").status_code == 200
+    assert Service().send("GET", "/info").status_code == 200
 
 
 async def pieces(number: int, size: int, pause: float = 0.0) -> AsyncIterator[bytes]:
@@ -123,7 +122,7 @@ async def pieces(number: int, size: int, pause: float = 0.0) -> AsyncIterator[by
 @pytest.mark.parametrize("path", ["/predict", "/feedback"])
 def test_a_body_that_is_too_large_is_refused_by_its_length(path, size, status):
     service = Service()
-    response = service.ask("POST", path, content=b"x" * size)
+    response = service.send("POST", path, content=b"x" * size)
     assert response.status_code == status
     assert service.in_flight == InFlight()
     if status == 413:
@@ -131,7 +130,7 @@ def test_a_body_that_is_too_large_is_refused_by_its_length(path, size, status):
         assert response.headers["connection"] == "close"
 
 
-async def whole(app: Callable[..., Awaitable[None]], body: AsyncIterator[bytes]) -> httpx.Response:
+async def send_pieces(app: Callable[..., Awaitable[None]], body: AsyncIterator[bytes]) -> httpx.Response:
     """httpx joins a stream before it sends it to an ASGI app, so this sends the pieces."""
     messages: list[Any] = []
     parts = body.__aiter__()
@@ -157,23 +156,15 @@ def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large():
             sent.append(b"x" * (LIMIT // 2))
             yield sent[-1]
 
-    assert asyncio.run(whole(Service().app, endless())).status_code == 413
+    assert asyncio.run(send_pieces(Service().app, endless())).status_code == 413
     assert len(sent) == 3
 
 
 def test_a_slow_upload_is_ended():
-    app = RequestContextMiddleware(BodySizeLimitMiddleware(echo, 100, 0.05), lambda record: None)
-    response = asyncio.run(whole(app, pieces(100, 1, pause=0.02)))
+    app = RequestContextMiddleware(LimitMiddleware(echo, InFlight(), 1, 100, 0.05), lambda record: None)
+    response = asyncio.run(send_pieces(app, pieces(100, 1, pause=0.02)))
     assert response.status_code == 408
     assert response.json()["detail"] == "the upload took over 0.05 seconds: send it faster"
-
-
-def test_an_answer_that_takes_too_long_is_a_504():
-    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(5)
-
-    app = RequestContextMiddleware(TimeoutMiddleware(slow, 0.05), lambda record: None)
-    assert asyncio.run(whole(app, pieces(0, 0))).status_code == 504
 
 
 def test_more_requests_than_places_get_503_and_a_place_is_free_again_afterwards():
@@ -198,26 +189,26 @@ def test_more_requests_than_places_get_503_and_a_place_is_free_again_afterwards(
     assert [response.status_code for response in responses] == [200, 200, 503, 200]
     assert responses[2].headers["retry-after"] == "2"
     assert service.in_flight == InFlight()
-    assert service.ask("POST", "/predict", content=b"x").status_code == 200
+    assert service.send("POST", "/predict", content=b"x").status_code == 200
 
 
 def test_slow_uploads_take_no_place_of_those_that_have_arrived_and_are_limited_themselves():
     service = Service(queue=1)
     go_on = asyncio.Event()
 
-    async def held() -> AsyncIterator[bytes]:
+    async def unfinished() -> AsyncIterator[bytes]:
         yield b"x"
         await go_on.wait()
 
     async def run() -> tuple[list[int], int, int]:
-        uploads = [asyncio.create_task(whole(service.app, held())) for _ in range(4)]
+        uploads = [asyncio.create_task(send_pieces(service.app, unfinished())) for _ in range(4)]
         while service.in_flight.uploading < 3:
             await asyncio.sleep(0)
         uploads.pop().cancel()
         while service.in_flight.uploading > 3:
             await asyncio.sleep(0)
         quick = await service.request("POST", "/predict", content=b"x")
-        uploads.append(asyncio.create_task(whole(service.app, held())))
+        uploads.append(asyncio.create_task(send_pieces(service.app, unfinished())))
         while service.in_flight.uploading < 4:
             await asyncio.sleep(0)
         fifth = await service.request("POST", "/predict", content=b"x")

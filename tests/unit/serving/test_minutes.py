@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from serving.schemas import PredictionSummary
-from serving.telemetry import mlflow_minutes as module
-from serving.telemetry.mlflow_minutes import MinuteMetrics
-from serving.telemetry.recent_ids import RecentIds
-from serving.telemetry.rejections import REASONS, RejectionAggregator
+from serving.telemetry import minutes as module
+from serving.telemetry.minutes import MinuteMetrics
+from serving.telemetry.rejections import MAX_ROWS, RejectionAggregator
 from serving.web.middleware import RequestRecord
 
 
@@ -64,20 +63,13 @@ def test_refusals_are_one_row_for_each_reason_and_none_is_lost():
     refusals = RejectionAggregator(rows.append)
     for number in range(5000):
         refusals.add(request_record(503, "too many", number=number))
-    for number in range(3 * REASONS):
+    for number in range(3 * MAX_ROWS):
         refusals.add(request_record(422, f"reason {number}"))
     refusals.flush()
     refusals.flush()
-    assert len(rows) == REASONS + 1
+    assert len(rows) == MAX_ROWS + 1
     assert rows[0]["requests"] == 5000
     assert (rows[0]["kind"], rows[0]["status"], rows[0]["reason"]) == ("rejected", 503, "too many")
     assert rows[0]["request_id"] == f"{0:032x}"
-    assert sum(row["requests"] for row in rows) == 5000 + 3 * REASONS
+    assert sum(row["requests"] for row in rows) == 5000 + 3 * MAX_ROWS
     assert rows[-1]["reason"] == "various"
-
-
-def test_the_oldest_answer_is_forgotten_first():
-    recent = RecentIds(2)
-    for number in (1, 2, 3):
-        recent.add(f"{number:032x}")
-    assert [f"{number:032x}" in recent for number in (1, 2, 3)] == [False, True, True]

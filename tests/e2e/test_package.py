@@ -16,7 +16,7 @@ from rakuten_tasks.runtime.schedules import SCHEDULES
 from rakuten_tasks.runtime.stage import code_version
 from tests.support.pods.image import write_image
 from tests.support.pods.package import IMAGE, Package, function, package
-from tests.unit.runtime.test_pods import NETWORKS, NEVER_CACHED, short
+from tests.support.task_names import NETWORKS, NEVER_CACHED, short
 
 pytestmark = pytest.mark.timeout(600)  # a process of its own for each profile
 

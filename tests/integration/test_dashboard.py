@@ -16,7 +16,7 @@ from rakuten_tasks.monitoring.history import DriftCheck, save_check
 from rakuten_tasks.registry import runs
 from rakuten_tasks.registry.versions import experiment_id
 from tests.support.bundles import register, write_bundle
-from tests.unit.monitoring.test_prediction_log import open_file, record
+from tests.support.log_files import log_record, write_segment
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def test_every_part_that_exists_is_on_the_page(var, mlflow_store: MlflowClient, 
             str(var / "monitoring/history"),
             DriftCheck("shown", 1, end, end, decision, Accuracy(0.8, None, None, None, 0)),
         )
-    open_file(
+    write_segment(
         var / "serving/open_hours",
         datetime(2026, 1, 1, 5, tzinfo=UTC),
-        [record(i, datetime.now(UTC)) for i in range(3)],
+        [log_record(i, datetime.now(UTC)) for i in range(3)],
     )
     shown = printed("--model", "shown")
     assert "champion" in shown

@@ -26,7 +26,7 @@ from rakuten_tasks.tasks.check_drift import DRIFT, MonitoringPaths, check_drift,
 from tests.support.as_pod import start
 from tests.support.bundles import write_bundle
 from tests.support.catalogues import TINY, write_catalogue
-from tests.unit.monitoring.test_drift import rows
+from tests.support.drift_rows import drift_rows
 from workflows.drift_watch import watch_drift
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -115,7 +115,7 @@ def reference_bundle(folder: Path, run_id: str) -> Path:
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["lineage"]["run_id"] = run_id
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    reference = rows(seed=1)
+    reference = drift_rows(seed=1)
     for name in ("designation_length", "designation_words", "photo_bytes"):
         reference[name] = (reference[name] * 100).round()
     reference.to_parquet(folder / REFERENCE, index=False)
@@ -141,9 +141,9 @@ def test_traffic_that_drifts_for_two_windows_is_trained_on_once_there_are_new_la
         return watch_drift(kickoff=kickoff, paths=paths, source=str(source), config=TINY, model=model)
 
     def dark(seed: int) -> pd.DataFrame:
-        return rows(seed=seed).assign(brightness=lambda frame: frame["brightness"] - 1)
+        return drift_rows(seed=seed).assign(brightness=lambda frame: frame["brightness"] - 1)
 
-    quiet = watched(0, rows(seed=2))
+    quiet = watched(0, drift_rows(seed=2))
     assert (quiet.decision.outcome, quiet.action) == (Outcome.NO_DRIFT, Action.NOTHING.value)
     first = watched(1, dark(3))
     assert (first.decision.groups, first.action) == (["photo"], Action.WAIT.value)
@@ -179,7 +179,7 @@ def test_the_check_runs_in_a_pod_and_its_outputs_have_their_types(
     run_id = mlflow_store.create_run(versions.experiment_id(mlflow_store)).info.run_id
     version = versions.register(mlflow_store, model, reference_bundle(tmp_path / "bundle", run_id), run_id, {})
     versions.promote(mlflow_store, model, version, "tests", "a test")
-    serve(tmp_path / "log", rows(seed=2), NOON, model, version)
+    serve(tmp_path / "log", drift_rows(seed=2), NOON, model, version)
     fsspec.filesystem("s3").put(str(tmp_path / "log"), f"{bucket}/log", recursive=True)
     paths = MonitoringPaths(f"{bucket}/log", f"{bucket}/history", f"{bucket}/reports")
     inputs = {"kickoff": NOON, "hours": 6.0, "paths": paths, "source": "sample", "model": model, "rest_hours": 72.0}

@@ -402,7 +402,9 @@ def test_a_published_catalogue_is_looked_at_for_drift_as_its_source_is(source: P
         assert len(there) == (4 if to_predict else 24)
         shared = [name for name in here.columns if name != "true_code"]
         pd.testing.assert_frame_equal(here[shared], there[shared])
-    assert catalogue_frame(str(tmp_path / "shop"), None, False, most=7)["true_code"].isin(list(NAMES)).sum() == 7
+    assert (
+        catalogue_frame(str(tmp_path / "shop"), None, False, max_products=7)["true_code"].isin(list(NAMES)).sum() == 7
+    )
 
 
 def test_a_model_that_knows_a_title_keeps_its_side_and_that_is_told(

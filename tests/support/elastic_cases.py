@@ -23,9 +23,8 @@ from rakuten_tasks.training.loop import fit
 from rakuten_tasks.training.schedule import Schedule
 from rakuten_tasks.training.state import EpochMetrics
 from tests.support.training_data import CPU, read_training_data, without_timings
+from tests.support.training_doubles import LimitedModel, PointDataset
 from tests.support.vgg16_data import read_data
-from tests.unit.training.test_loop import Points
-from tests.unit.training.test_oom import Cramped
 
 ROWS = np.arange(13)  # of two processes one gets seven, the other six
 SCRATCH = PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=4, batch_size=16)
@@ -66,9 +65,9 @@ def first_gradients(folder: Path) -> dict[str, Tensor]:
 
 def cramped(limit: int) -> tuple[list[int], Tensor, list[int]]:
     """A training in which only the last process is short of memory. -> rows at once, weights, its share of 0 to 4"""
-    model = Cramped(limit if rank() else 99)
+    model = LimitedModel(limit if rank() else 99)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    fit(model, Points(), np.arange(39), np.arange(40, 64), Schedule(2, 16, 9), optimizer, 0)
+    fit(model, PointDataset(), np.arange(39), np.arange(40, 64), Schedule(2, 16, 9), optimizer, 0)
     return model.seen, model.linear.weight.detach(), shard_for_rank(np.arange(5)).tolist()
 
 
@@ -77,8 +76,8 @@ def one_batch(folder: Path) -> tuple[dict[str, Tensor], tuple[list[int], Tensor,
     return first_gradients(folder), cramped(3)
 
 
-class PowerCut(LocalCheckpointStore):
-    """A store whose power goes after it has written for the seventh time: within the second epoch."""
+class ExitingStore(LocalCheckpointStore):
+    """A store whose process exits after its seventh write, within the second epoch."""
 
     written = 0
 

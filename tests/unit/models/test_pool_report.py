@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score, log_loss
 
 from rakuten_tasks.models.pool import Logits, fit_pool
 from rakuten_tasks.models.pool_report import PoolReport, relative_weights, report_pool
-from tests.unit.models.test_pool import CLASSES, MODALITY, PRIOR, case, only
+from tests.support.pool_cases import CLASSES, MODALITY, PRIOR, case, only
 
 
 def without(logits: Logits, name: str) -> Logits:

@@ -27,9 +27,7 @@ from tests.support import elastic_cases
 from tests.support.several_processes import run_in
 from tests.support.tiny_models import write_bert
 from tests.support.training_data import CPU, assert_same, labelled_products, training_data, without_timings
-from tests.unit.training.test_checkpoint import Kept
-from tests.unit.training.test_loop import Points
-from tests.unit.training.test_resume import Cutting, PowerCut
+from tests.support.training_doubles import KilledStore, MemoryStore, PointDataset, SimulatedKill
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +65,7 @@ def data(bert, folder) -> TrainingData:
     return data_of(bert, folder)
 
 
-def train(data: TrainingData, bert: Path, store: Kept | None = None, **changes: object) -> FitResult:
+def train(data: TrainingData, bert: Path, store: MemoryStore | None = None, **changes: object) -> FitResult:
     context = FitContext(0, CPU, Refit.NONE, store=store, interval=0)
     return Transformer.fit(config_of(bert, **changes), data, context)
 
@@ -104,7 +102,7 @@ def test_the_rate_rises_and_falls_in_straight_lines():
             return super().step(closure)
 
     optimizer = Recorded(model.parameters(), lr=0.1)
-    fit(model, Points(), np.arange(40), np.arange(40, 64), Schedule(2, 8, 9, warmup=0.4), optimizer, 0)
+    fit(model, PointDataset(), np.arange(40), np.arange(40, 64), Schedule(2, 8, 9, warmup=0.4), optimizer, 0)
     assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, *(0.1 * left / 6 for left in range(6, 0, -1))])
 
 
@@ -115,10 +113,10 @@ def test_gradient_checkpointing_changes_memory_and_no_loss(data, bert, fitted):
 
 
 def test_interrupted_it_goes_on_and_ends_with_the_same_bits(data, bert, fitted):
-    store = Cutting(None, 4)
-    with pytest.raises(PowerCut):
+    store = KilledStore(None, 4)
+    with pytest.raises(SimulatedKill):
         train(data, bert, store)
-    again = train(data, bert, Kept(store.blob))
+    again = train(data, bert, MemoryStore(store.blob))
     assert_same(again.member.network.state_dict(), fitted.member.network.state_dict())
     assert without_timings(again.epochs) == without_timings(fitted.epochs)
     assert again.logits.tobytes() == fitted.logits.tobytes()
@@ -171,14 +169,14 @@ def test_a_text_is_padded_no_further_than_the_encoder_has_positions(tmp_path):
 
 
 def test_a_checkpoint_of_another_encoder_that_cuts_texts_alike_is_not_gone_on_from(data, bert, fitted, caplog):
-    store = Cutting(None, 4)
-    with pytest.raises(PowerCut):
+    store = KilledStore(None, 4)
+    with pytest.raises(SimulatedKill):
         train(data, bert, store)
     folder = data.folders["encoder_tokens"]
     before = (folder / "encoder.json").read_text()
     try:
         (folder / "encoder.json").write_text(before + "\n")  # as any of its files would be another encoder's
-        train(data, bert, Kept(store.blob))
+        train(data, bert, MemoryStore(store.blob))
     finally:
         (folder / "encoder.json").write_text(before)
     (warning,) = caplog.messages
@@ -211,7 +209,7 @@ def test_two_processes_train_one_encoder_and_end_alike_though_they_are_cut_short
     alone, _ = elastic_cases.tuned_encoder(folder, config)
     assert [epoch.valid_loss for epoch in two[0][0]] == pytest.approx([epoch.valid_loss for epoch in alone], abs=0.1)
     with pytest.raises(ChildFailedError):
-        run_in(2, elastic_cases.tuned_encoder, folder, config, elastic_cases.PowerCut(tmp_path), 0.0)
+        run_in(2, elastic_cases.tuned_encoder, folder, config, elastic_cases.SimulatedKill(tmp_path), 0.0)
     resumed = run_in(2, elastic_cases.tuned_encoder, folder, config, LocalCheckpointStore(tmp_path))
     for process in resumed.values():
         assert process[0] == two[0][0]

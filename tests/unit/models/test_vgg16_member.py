@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from rakuten_tasks.config import PhotoConfig, Refit, Weights
-from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION
+from rakuten_tasks.data.splits import BLENDING, TEST, VALIDATION
 from rakuten_tasks.models.backbones import load_backbone
-from rakuten_tasks.models.extractors import Extractor, MapExtractor, PixelExtractor
+from rakuten_tasks.models.extractors import MapExtractor, PixelExtractor
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.vgg16 import VGG16, epochs_from_scratch, random_flip_and_shift
 from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES
-from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.training.state import EpochMetrics
+from tests.support.photo_products import LABELS, SCRATCH, SPLITS, TUNED, data_of, photos
 from tests.support.tiny_models import write_vgg16
-from tests.support.training_data import CPU, assert_same, training_data
-
-SPLITS = np.array([TRAIN] * 7 + [VALIDATION] * 2 + [BLENDING] * 2 + [TEST] * 2)
-LABELS = np.arange(len(SPLITS)) % 3
-SCRATCH = PhotoConfig(weights=Weights.RANDOM, image_size=32, epochs=1, batch_size=2)  # 7: a last batch of one
-TUNED = PhotoConfig(weights=Weights.IMAGENET, image_size=32, epochs=2, batch_size=3, fine_tune_epochs=1)
-
-
-def photos(seed: int = 0) -> list[Product]:
-    pixels = np.random.default_rng(seed).integers(0, 256, (len(SPLITS), 40, 40, 3), dtype=np.uint8)
-    products = []
-    for photo in pixels:
-        buffer = BytesIO()
-        Image.fromarray(photo).save(buffer, "PNG")
-        products.append(Product("", "", buffer.getvalue()))
-    return products
-
-
-def data_of(folder: Path, extractor: Extractor, products: list[Product], labels: NDArray = LABELS) -> TrainingData:
-    folds = np.zeros(len(products), dtype=np.int64)
-    return training_data(folder, [extractor], products, labels, SPLITS, folds)
+from tests.support.training_data import CPU, assert_same
 
 
 def fit(data: TrainingData, config: PhotoConfig, refit: Refit = Refit.EXCEPT_TEST) -> FitResult:

@@ -6,22 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, EMBEDDING, PHOTO_COLUMNS
+from rakuten_tasks.monitoring.columns import EMBEDDING, PHOTO_COLUMNS
 from rakuten_tasks.monitoring.decision import GROUPS, Decision, Outcome
 from rakuten_tasks.monitoring.drift_tests import decide
-
-
-def rows(count: int = 500, seed: int = 0) -> pd.DataFrame:
-    """Ordinary traffic, one distribution whatever the seed."""
-    random = np.random.default_rng(seed)
-    columns: dict[str, object] = {name: random.normal(size=count) for name in DRIFT_COLUMNS}
-    columns["description_empty"] = random.random(count) < 0.35
-    columns["photo_missing"] = random.random(count) < 0.05
-    columns["photo_unreadable"] = np.zeros(count, bool)
-    columns["language"] = random.choice(["fr", "en", "de"], count, p=[0.8, 0.15, 0.05])
-    columns["predicted"] = random.choice([10, 40, 50, 2583], count, p=[0.3, 0.3, 0.2, 0.2])
-    columns["designation"] = [" ".join(random.choice(["livre", "drone", "piscine", "roman"], 4)) for _ in range(count)]
-    return pd.DataFrame(columns)
+from tests.support.drift_rows import drift_rows
 
 
 def strict(decision: Decision) -> dict:
@@ -37,7 +25,7 @@ def of(decision: Decision, column: str) -> object:
 
 
 def test_ordinary_traffic_is_no_drift_and_every_column_was_tested():
-    decision = decide(rows(seed=1), rows(seed=2))
+    decision = decide(drift_rows(seed=1), drift_rows(seed=2))
     assert decision.outcome is Outcome.NO_DRIFT
     assert not decision.drift
     assert {item.column for item in decision.evidence} == {name for names in GROUPS.values() for name in names}
@@ -58,9 +46,9 @@ def test_ordinary_traffic_is_no_drift_and_every_column_was_tested():
     ],
 )
 def test_drift_is_reported_by_its_group_with_the_evidence_first(group, change):
-    window = rows(seed=2)
+    window = drift_rows(seed=2)
     changed = window.assign(**{name: function(window[name]) for name, function in change.items()})
-    decision = decide(rows(seed=1), changed)
+    decision = decide(drift_rows(seed=1), changed)
     assert (decision.outcome, decision.groups) == (Outcome.DRIFT, [group])
     first = decision.evidence[0]
     assert first.drifted
@@ -70,8 +58,8 @@ def test_drift_is_reported_by_its_group_with_the_evidence_first(group, change):
 
 
 def test_a_difference_too_small_to_matter_is_no_drift_however_many_rows_show_it():
-    window = rows(60_000, seed=2)
-    decision = decide(rows(60_000, seed=1), window.assign(brightness=window["brightness"] + 0.1))
+    window = drift_rows(60_000, seed=2)
+    decision = decide(drift_rows(60_000, seed=1), window.assign(brightness=window["brightness"] + 0.1))
     assert decision.outcome is Outcome.NO_DRIFT
     evidence = of(decision, "brightness")
     assert evidence.p_adjusted < 1e-9
@@ -79,24 +67,24 @@ def test_a_difference_too_small_to_matter_is_no_drift_however_many_rows_show_it(
 
 
 def test_many_columns_that_are_each_a_little_off_are_not_counted_together():
-    window = rows(seed=2)
-    decision = decide(rows(seed=1), window.assign(**{name: window[name] + 0.05 for name in EMBEDDING}))
+    window = drift_rows(seed=2)
+    decision = decide(drift_rows(seed=1), window.assign(**{name: window[name] + 0.05 for name in EMBEDDING}))
     assert decision.outcome is Outcome.NO_DRIFT
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 299])
 def test_too_few_rows_are_not_enough_data_with_the_reason(count):
-    decision = decide(rows(seed=1), rows(count, seed=2))
+    decision = decide(drift_rows(seed=1), drift_rows(count, seed=2))
     assert decision.outcome is Outcome.NOT_ENOUGH_DATA
     assert decision.reason == f"the window has {count} rows, and needs 300"
-    assert decide(rows(count), rows()).reason == f"the reference has {count} rows, and needs 300"
+    assert decide(drift_rows(count), drift_rows()).reason == f"the reference has {count} rows, and needs 300"
     assert strict(decision)["evidence"] == []
 
 
 @pytest.mark.parametrize("value", [None, np.nan, np.inf, -np.inf, "text", "", pd.NaT, [1], {"a": 1}])
 @pytest.mark.parametrize("column_in", ["reference", "window", "both"])
 def test_a_column_of_nonsense_is_skipped_with_the_reason_and_is_no_drift(value, column_in):
-    frames = {"reference": rows(seed=1), "window": rows(seed=2)}
+    frames = {"reference": drift_rows(seed=1), "window": drift_rows(seed=2)}
     for name in frames if column_in == "both" else [column_in]:
         frames[name]["brightness"] = pd.Series([value] * 500, dtype=object)
     decision = decide(**frames)
@@ -106,63 +94,63 @@ def test_a_column_of_nonsense_is_skipped_with_the_reason_and_is_no_drift(value, 
 
 
 def test_infinite_values_count_as_missing():
-    window = rows(seed=2)
+    window = drift_rows(seed=2)
     window.loc[:99, ["brightness", *EMBEDDING]] = np.inf
-    decision = decide(rows(seed=1), window)
+    decision = decide(drift_rows(seed=1), window)
     assert decision.outcome is Outcome.NO_DRIFT
     strict(decision)
 
 
 def test_huge_numbers_do_no_harm():
-    window = rows(seed=2)
+    window = drift_rows(seed=2)
     window.loc[0, ["photo_bytes", *EMBEDDING]] = 1.7e308
-    assert decide(rows(seed=1), window).outcome is Outcome.NO_DRIFT
+    assert decide(drift_rows(seed=1), window).outcome is Outcome.NO_DRIFT
 
 
 def test_a_missing_column_is_skipped():
-    decision = decide(rows(seed=1), rows(seed=2).drop(columns=["language", "designation", *EMBEDDING]))
+    decision = decide(drift_rows(seed=1), drift_rows(seed=2).drop(columns=["language", "designation", *EMBEDDING]))
     assert decision.outcome is Outcome.NO_DRIFT
     assert of(decision, "language").reason == "the window does not have it"
     assert {skip.column for skip in decision.skipped} == {"language", "raw_text", "embedding"}
 
 
 def test_nothing_in_common_is_not_enough_data():
-    decision = decide(rows(), pd.DataFrame({"other": range(500)}))
+    decision = decide(drift_rows(), pd.DataFrame({"other": range(500)}))
     assert decision.outcome is Outcome.NOT_ENOUGH_DATA
     assert decision.reason == "no column could be compared: the window does not have it"
 
 
 def test_constant_columns_are_equal_or_not():
-    same = rows(seed=1).assign(contrast=0.5, language="fr")
-    assert decide(same, rows(seed=2).assign(contrast=0.5, language="fr")).outcome is Outcome.NO_DRIFT
-    assert decide(same, rows(seed=2).assign(contrast=0.6, language="fr")).groups == ["photo"]
+    same = drift_rows(seed=1).assign(contrast=0.5, language="fr")
+    assert decide(same, drift_rows(seed=2).assign(contrast=0.5, language="fr")).outcome is Outcome.NO_DRIFT
+    assert decide(same, drift_rows(seed=2).assign(contrast=0.6, language="fr")).groups == ["photo"]
 
 
 def test_a_new_category_is_drift_only_if_it_is_frequent():
-    window = rows(seed=2)
+    window = drift_rows(seed=2)
     window.loc[:2, "predicted"] = 9999
-    assert decide(rows(seed=1), window).outcome is Outcome.NO_DRIFT
+    assert decide(drift_rows(seed=1), window).outcome is Outcome.NO_DRIFT
     window.loc[:99, "predicted"] = 9999
-    assert decide(rows(seed=1), window).groups == ["prediction"]
+    assert decide(drift_rows(seed=1), window).groups == ["prediction"]
 
 
 def test_a_category_is_the_same_as_a_number_or_as_text():
-    window = rows(seed=2)
+    window = drift_rows(seed=2)
     as_text = window.assign(
         predicted=window["predicted"].astype(float).astype(str),
         photo_missing=window["photo_missing"].astype(int),
         description_empty=window["description_empty"].map(str),
     )
-    decision = decide(rows(seed=1), as_text)
-    assert decision.evidence == decide(rows(seed=1), window).evidence
+    decision = decide(drift_rows(seed=1), as_text)
+    assert decision.evidence == decide(drift_rows(seed=1), window).evidence
 
 
 def test_rows_without_photos_say_so_once():
-    window = rows(seed=2)
+    window = drift_rows(seed=2)
     gone = np.arange(500) % 4 == 0
     window["photo_missing"] = gone
     window.loc[gone, [*PHOTO_COLUMNS[2:], *EMBEDDING[8:], "disagreement"]] = np.nan
-    assert decide(rows(seed=1), window).groups == ["photo"]
+    assert decide(drift_rows(seed=1), window).groups == ["photo"]
     window[[*PHOTO_COLUMNS[2:], *EMBEDDING[8:], "disagreement"]] = np.nan
     window["photo_missing"] = True
-    assert decide(rows(seed=1), window).groups == ["photo"]
+    assert decide(drift_rows(seed=1), window).groups == ["photo"]

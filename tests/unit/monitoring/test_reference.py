@@ -17,7 +17,7 @@ from rakuten_tasks.monitoring.features import drift_features, project
 from rakuten_tasks.monitoring.reference import load_reference, reference_rows
 from tests.support.bundles import write_bundle
 from tests.support.catalogues import photo_bytes
-from tests.unit.monitoring.test_drift import rows as drift_rows
+from tests.support.drift_rows import drift_rows
 
 
 @pytest.fixture(scope="module")

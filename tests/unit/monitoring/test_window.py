@@ -11,7 +11,7 @@ from rakuten_tasks.monitoring.decision import Accuracy, Decision, Outcome
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks, save_check
 from rakuten_tasks.monitoring.prediction_log import compact_segments
 from rakuten_tasks.monitoring.window import TimeWindow, read_window
-from tests.unit.monitoring.test_prediction_log import open_file, record
+from tests.support.log_files import log_record, write_segment
 
 NOW = datetime(2026, 1, 2, 7, 10, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -20,9 +20,9 @@ SPAN = TimeWindow(NOW - 6 * HOUR, NOW)
 
 def traffic(folder: Path, hour: datetime, count: int, **more: object) -> None:
     records = [
-        record(i, hour + timedelta(seconds=i), model="m", version="3", predicted=i, **more) for i in range(count)
+        log_record(i, hour + timedelta(seconds=i), model="m", version="3", predicted=i, **more) for i in range(count)
     ]
-    open_file(folder, hour, records, f"w{len(list(folder.glob('*')) if folder.exists() else [])}")
+    write_segment(folder, hour, records, f"w{len(list(folder.glob('*')) if folder.exists() else [])}")
 
 
 def test_the_window_holds_the_models_answers_of_the_span_and_nothing_else(tmp_path):
@@ -36,8 +36,11 @@ def test_the_window_holds_the_models_answers_of_the_span_and_nothing_else(tmp_pa
         (NOW, {}),
     ):
         number = len(list(hours.glob("*"))) if hours.exists() else 0
-        open_file(
-            hours, hour, [record(number, hour, **{"model": "m", "version": "3", "predicted": 5, **more})], f"w{number}"
+        write_segment(
+            hours,
+            hour,
+            [log_record(number, hour, **{"model": "m", "version": "3", "predicted": 5, **more})],
+            f"w{number}",
         )
     compact_segments(hours, address, NOW)
     window = read_window(address, SPAN, hours, "m", "3")
@@ -61,7 +64,7 @@ def test_of_a_larger_log_rows_are_drawn_by_chance_from_the_whole_span(tmp_path):
 
 def test_labels_that_arrive_after_the_window_count(tmp_path):
     traffic(tmp_path / "open", NOW - HOUR, 3)
-    open_file(tmp_path / "open", NOW + 5 * HOUR, [record(1, NOW + 5 * HOUR, FEEDBACK, true_code=7)])
+    write_segment(tmp_path / "open", NOW + 5 * HOUR, [log_record(1, NOW + 5 * HOUR, FEEDBACK, true_code=7)])
     window = read_window(str(tmp_path / "log"), SPAN, tmp_path / "open")
     assert window["true_code"].dropna().tolist() == [7]
     assert (window["kind"] == PREDICTION).all()

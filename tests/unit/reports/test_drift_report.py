@@ -13,7 +13,7 @@ from rakuten_tasks.monitoring.comparison import DriftInput, compare_inputs, meas
 from rakuten_tasks.monitoring.decision import DriftReport, Outcome
 from rakuten_tasks.reports.drift_report import write_report
 from tests.support.catalogues import write_catalogue
-from tests.unit.monitoring.test_drift import rows
+from tests.support.drift_rows import drift_rows
 
 
 def written(reference: pd.DataFrame, window: pd.DataFrame, folder: Path) -> DriftReport:
@@ -31,8 +31,8 @@ def written(reference: pd.DataFrame, window: pd.DataFrame, folder: Path) -> Drif
 
 
 def test_the_report_is_evidentlys_with_the_decision_on_top(tmp_path):
-    window = rows(seed=2).assign(brightness=np.nan, contrast=0.5, photo_bytes=np.inf, language=None)
-    report = written(rows(seed=1), window.assign(digit_share=2.0), tmp_path)
+    window = drift_rows(seed=2).assign(brightness=np.nan, contrast=0.5, photo_bytes=np.inf, language=None)
+    report = written(drift_rows(seed=1), window.assign(digit_share=2.0), tmp_path)
     assert report.decision.groups[0] == "text"
     html = (tmp_path / "drift_report.html").read_text(encoding="utf-8")
     assert html.index("<h1>Drift</h1>") < html.index("root_metric_")
@@ -40,8 +40,8 @@ def test_the_report_is_evidentlys_with_the_decision_on_top(tmp_path):
 
 
 def test_a_category_is_text_and_never_a_script(tmp_path):
-    window = rows(seed=2).assign(predicted="</script><script>alert(1)</script>")
-    assert written(rows(seed=1), window, tmp_path).decision.drift
+    window = drift_rows(seed=2).assign(predicted="</script><script>alert(1)</script>")
+    assert written(drift_rows(seed=1), window, tmp_path).decision.drift
     html = (tmp_path / "drift_report.html").read_text(encoding="utf-8")
     assert "alert(1)" in html
     assert "<script>alert(1)" not in html
@@ -51,14 +51,14 @@ def test_a_category_is_text_and_never_a_script(tmp_path):
     "window",
     [
         pd.DataFrame(),
-        rows(1),
-        rows(500)[["designation"]].assign(designation=""),
+        drift_rows(1),
+        drift_rows(500)[["designation"]].assign(designation=""),
         pd.DataFrame({"brightness": ["x"] * 400}),
     ],
     ids=["empty", "one row", "no usable column", "wrong type"],
 )
 def test_bad_windows_give_a_page_that_says_why(tmp_path, window):
-    report = written(rows(seed=1), window, tmp_path)
+    report = written(drift_rows(seed=1), window, tmp_path)
     assert report.decision.outcome is Outcome.NOT_ENOUGH_DATA
     assert report.decision.reason in (tmp_path / "drift_report.html").read_text()
 
@@ -86,8 +86,8 @@ def var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: object) -
 
 
 def test_two_csvs_are_compared_without_any_model(tmp_path, var):
-    rows(seed=1).to_csv(tmp_path / "reference.csv", index=False)
-    changed = rows(seed=2).assign(photo_missing=np.arange(500) % 3 == 0)
+    drift_rows(seed=1).to_csv(tmp_path / "reference.csv", index=False)
+    changed = drift_rows(seed=2).assign(photo_missing=np.arange(500) % 3 == 0)
     changed.to_csv(tmp_path / "current.csv", index=False)
     printed = run("--reference", str(tmp_path / "reference.csv"), "--current", str(tmp_path / "current.csv"))
     assert "drift in photo: photo_missing (chi-square): effect 0." in printed
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, var, name, content):
 
 
 def test_values_of_another_type_are_no_drift(tmp_path, var):
-    reference, window = rows(seed=1), rows(seed=2)
+    reference, window = drift_rows(seed=1), drift_rows(seed=2)
     window["confidence"] = window["confidence"] > 0.5
     window["predicted"] = [{"code": 1}] * len(window)
     reference.to_parquet(tmp_path / "reference.parquet")

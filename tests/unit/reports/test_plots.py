@@ -10,7 +10,7 @@ from rakuten_tasks.models.pool_report import report_pool
 from rakuten_tasks.reports.result_plots import evaluation_figures, intervals, pool_figures
 from rakuten_tasks.reports.training_plots import MAX_EPOCHS, phase_starts, training_curves, training_pace
 from tests.support.deck_cases import epochs_of, refitted
-from tests.unit.models.test_pool import MODALITY, PRIOR, case, only
+from tests.support.pool_cases import MODALITY, PRIOR, case, only
 
 
 def scores(labels, classes, signal, seed):

@@ -12,25 +12,12 @@ from flytekit.core.workflow import WorkflowBase
 
 from rakuten_tasks.runtime import stage
 from rakuten_tasks.tasks import train_members
+from tests.support.task_names import NETWORKS, NEVER_CACHED, short
 from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
 from workflows.prediction import predict_catalogue
 from workflows.training import reproduce_version, train_classifier
 
-NETWORKS = {
-    "extract_features_on_gpu",
-    "train_network",
-    "train_network_on_gpus",
-    "evaluate_test",
-    "register",
-    "predict_shard",
-}
-# They ask or change what is outside: the catalogue as it is now, the registry, MLflow.
-NEVER_CACHED = {
-    "open_run", "reopen", "identify_source", "train_members", "assemble", "register", "report_training", "compare",
-    "record_failed_training", "record_failed_reproduction", "fetch_champion", "predict_shard", "write_submission",
-    "check_drift", "alert", "record_retraining", "publish_version",
-}  # fmt: skip
 SHOWN = {
     "ingest",
     "ingest_without_run",
@@ -71,10 +58,6 @@ def branches(entity: object) -> list[object]:
     block = entity._ifelse_block
     nodes = [block.case.then_node, *(case.then_node for case in block.other or []), block.else_node]
     return [node.flyte_entity for node in nodes]
-
-
-def short(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
 
 
 WORKFLOWS = (train_classifier, reproduce_version, predict_catalogue, watch_drift, publish_catalogue)

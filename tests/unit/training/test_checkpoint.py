@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rakuten_tasks.training import checkpoint
 from rakuten_tasks.training.checkpoint import Checkpoints, LocalCheckpointStore, decode, encode, fingerprint
+from tests.support.training_doubles import MemoryStore
 
 RESULT = {"model": {"table": torch.arange(6.0).view(2, 3)}, "epochs": [{"number": 1, "loss": 0.1}]}
 STATE = {
@@ -25,19 +26,6 @@ STATE = {
 }
 PHASES = {"finished": {"bag": RESULT}, "unfinished": {"LSTM": STATE}}
 BLOB = encode(PHASES, "ours")
-
-
-class Kept:
-    """A store in memory that counts."""
-
-    def __init__(self, blob: bytes | None = None) -> None:
-        self.blob, self.written = blob, 0
-
-    def read(self) -> bytes | None:
-        return self.blob
-
-    def write(self, content: bytes) -> None:
-        self.blob, self.written = content, self.written + 1
 
 
 def flipped(blob: bytes, at: int) -> bytes:
@@ -96,7 +84,7 @@ def test_a_blob_with_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_is_no_whole_checkpoint_of_this_training_is_ignored_with_one_warning(
     blob: bytes, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Kept(blob)
+    store = MemoryStore(blob)
     checkpoints = Checkpoints(store, "ours")
     assert checkpoints.pop_unfinished("LSTM") is None
     assert checkpoints.finished == {}
@@ -107,13 +95,13 @@ def test_what_is_no_whole_checkpoint_of_this_training_is_ignored_with_one_warnin
 
 
 def test_what_was_restored_is_written_again_at_once() -> None:
-    store = Kept(BLOB)
+    store = MemoryStore(BLOB)
     Checkpoints(store, "ours")
     assert (store.written, store.blob) == (1, BLOB)
 
 
 def test_a_finished_phase_stays_in_the_checkpoints_of_the_next_and_an_unfinished_state_is_replaced() -> None:
-    store = Kept()
+    store = MemoryStore()
     checkpoints = Checkpoints(store, "ours")
     checkpoints.finish("bag", RESULT)
     checkpoints.save("LSTM", {"step": 1})
@@ -122,7 +110,7 @@ def test_a_finished_phase_stays_in_the_checkpoints_of_the_next_and_an_unfinished
 
 
 def test_an_unfinished_state_is_returned_once() -> None:
-    checkpoints = Checkpoints(Kept(BLOB), "ours")
+    checkpoints = Checkpoints(MemoryStore(BLOB), "ours")
     assert_same(checkpoints.pop_unfinished("LSTM"), STATE)
     assert checkpoints.pop_unfinished("LSTM") is None
     assert_same(checkpoints.finished, {"bag": RESULT})
@@ -147,7 +135,7 @@ def test_a_checkpoint_is_due_after_the_interval_or_later_where_a_store_is_slow(
 ) -> None:
     clock, times = Clock(), []
 
-    class Slow(Kept):
+    class Slow(MemoryStore):
         def write(self, content: bytes) -> None:
             times.append(round(clock.now))
             clock.now += cost
@@ -160,7 +148,7 @@ def test_a_checkpoint_is_due_after_the_interval_or_later_where_a_store_is_slow(
 
 
 def test_a_store_that_fails_does_not_end_the_training(caplog: pytest.LogCaptureFixture) -> None:
-    class Full(Kept):
+    class Full(MemoryStore):
         def write(self, content: bytes) -> None:
             raise OSError("No space left on device")
 

@@ -5,22 +5,9 @@ from torch import nn
 
 from rakuten_tasks.training.loop import fit, predict_logits
 from rakuten_tasks.training.schedule import Schedule
+from tests.support.training_doubles import PointDataset
 
 CPU = torch.device("cpu")
-
-
-class Points:
-    """Two clouds of points; what was asked for is kept in `asked`."""
-
-    def __init__(self, count=64):
-        random = np.random.default_rng(0)
-        self.labels = np.arange(count) % 2
-        self.points = (random.normal(size=(count, 3)) + 2 * self.labels[:, None]).astype(np.float32)
-        self.asked = []
-
-    def batch(self, rows, augment):
-        self.asked.append((rows.tolist(), augment is not None))
-        return (torch.from_numpy(self.points[rows]),)
 
 
 @pytest.fixture
@@ -36,7 +23,7 @@ def train(model, examples, schedule, on_epoch=lambda epoch: None, lr=0.05, seed=
 
 def test_training_learns_and_tells_of_each_epoch(model):
     told = []
-    epochs = train(model, Points(), Schedule(epochs=8, batch_size=16, patience=8), told.append)
+    epochs = train(model, PointDataset(), Schedule(epochs=8, batch_size=16, patience=8), told.append)
     assert told == epochs
     assert [epoch.number for epoch in epochs] == list(range(1, 9))
     assert epochs[-1].valid_loss < epochs[0].valid_loss
@@ -44,7 +31,7 @@ def test_training_learns_and_tells_of_each_epoch(model):
 
 
 def test_the_weights_kept_are_those_of_the_epoch_with_the_least_validation_loss(model):
-    examples = Points()
+    examples = PointDataset()
     epochs = train(model, examples, Schedule(epochs=8, batch_size=16, patience=8), lr=2.0)
     logits = torch.from_numpy(predict_logits(model, examples, np.arange(40, 64), 16, CPU))
     loss = float(nn.functional.cross_entropy(logits, torch.from_numpy(examples.labels[40:])))
@@ -52,7 +39,7 @@ def test_the_weights_kept_are_those_of_the_epoch_with_the_least_validation_loss(
 
 
 def test_training_stops_when_patience_runs_out(model):
-    examples = Points()
+    examples = PointDataset()
     examples.labels[40:] = 1 - examples.labels[40:]  # whatever is learned makes validation worse
     epochs = train(model, examples, Schedule(epochs=20, batch_size=16, patience=3))
     best = min(epochs, key=lambda epoch: epoch.valid_loss).number
@@ -60,7 +47,7 @@ def test_training_stops_when_patience_runs_out(model):
 
 
 def test_the_learning_rate_ends_near_zero(model):
-    epochs = train(model, Points(), Schedule(epochs=5, batch_size=16, patience=5))
+    epochs = train(model, PointDataset(), Schedule(epochs=5, batch_size=16, patience=5))
     assert max(epoch.learning_rate for epoch in epochs) > 0.01
     assert epochs[-1].learning_rate < 1e-5
 
@@ -70,14 +57,14 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_other
     weights = []
     for seed in (3, 3, 4):
         model.load_state_dict(start)
-        train(model, Points(), Schedule(epochs=2, batch_size=16, patience=2), seed=seed)
+        train(model, PointDataset(), Schedule(epochs=2, batch_size=16, patience=2), seed=seed)
         weights.append(torch.cat([weight.flatten() for weight in model.state_dict().values()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
 def test_only_training_rows_are_augmented_and_only_the_rows_given_are_read(model):
-    examples = Points()
+    examples = PointDataset()
     train(model, examples, Schedule(epochs=2, batch_size=16, patience=2))
     augmented = {row for rows, augment in examples.asked if augment for row in rows}
     plain = {row for rows, augment in examples.asked if not augment for row in rows}
@@ -86,11 +73,11 @@ def test_only_training_rows_are_augmented_and_only_the_rows_given_are_read(model
 
 
 def test_logits_do_not_depend_on_the_batch_size(model):
-    examples = Points()
+    examples = PointDataset()
     one, many = (predict_logits(model, examples, np.arange(10), size, CPU) for size in (1, 10))
     np.testing.assert_allclose(one, many, atol=1e-6)
 
 
 def test_a_training_that_diverges_says_so_and_names_the_learning_rate(model):
     with pytest.raises(ValueError, match=r"training diverged at learning rate 1e\+20: the loss is no number"):
-        train(model, Points(), Schedule(epochs=2, batch_size=16, patience=2), lr=1e20)
+        train(model, PointDataset(), Schedule(epochs=2, batch_size=16, patience=2), lr=1e20)

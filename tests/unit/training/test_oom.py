@@ -19,12 +19,16 @@ from rakuten_tasks.training.checkpoint import Checkpoints
 from rakuten_tasks.training.loop import fit, predict_logits
 from rakuten_tasks.training.oom import MicrobatchRunner, is_out_of_memory
 from rakuten_tasks.training.schedule import Schedule
-from tests.unit.training.test_checkpoint import Kept
-from tests.unit.training.test_loop import Points
-from tests.unit.training.test_resume import Cutting, PowerCut
+from tests.support.training_doubles import (
+    CPU_OUT_OF_MEMORY,
+    KilledStore,
+    LimitedModel,
+    MemoryStore,
+    PointDataset,
+    SimulatedKill,
+)
 
 CPU = torch.device("cpu")
-CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
 
 
 @pytest.fixture(autouse=True)
@@ -33,24 +37,8 @@ def fp32(monkeypatch):
     monkeypatch.setattr(loop, "half_precision", lambda device: False)
 
 
-class Cramped(nn.Module):
-    """A linear model with room for `limit` rows; each batch that came is in `seen`."""
-
-    def __init__(self, limit, error=RuntimeError(CPU_SAYS)):
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear = nn.Linear(3, 2)
-        self.limit, self.error, self.seen = limit, error, []
-
-    def forward(self, points):
-        self.seen.append(len(points))
-        if len(points) > self.limit:
-            raise self.error
-        return self.linear(points)
-
-
-class Moving(Points):
-    """Points that are moved at random while training."""
+class Moving(PointDataset):
+    """PointDataset that are moved at random while training."""
 
     def batch(self, rows, augment):
         (points,) = super().batch(rows, augment)
@@ -74,10 +62,10 @@ def train(model, seed=0, epochs=2, checkpoints=None):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError(CPU_SAYS), torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()]
+    "error", [RuntimeError(CPU_OUT_OF_MEMORY), torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()]
 )
 def test_the_microbatch_size_that_fits_is_found_before_the_first_step_with_the_same_gradient(error, caplog):
-    roomy, cramped = Cramped(99), Cramped(5, error)
+    roomy, cramped = LimitedModel(99), LimitedModel(5, error)
     train(roomy)
     epochs = train(cramped)
     for ours, theirs in zip(cramped.parameters(), roomy.parameters(), strict=True):
@@ -91,16 +79,16 @@ def test_the_microbatch_size_that_fits_is_found_before_the_first_step_with_the_s
 
 
 def test_the_microbatch_size_is_in_the_checkpoint_and_not_tried_again():
-    store = Cutting(None, 2)
-    with pytest.raises(PowerCut):  # after two of three batches
-        train(Cramped(5), checkpoints=Checkpoints(store, interval=0))
-    model = Cramped(5)
-    train(model, checkpoints=Checkpoints(Kept(store.blob), interval=0))
+    store = KilledStore(None, 2)
+    with pytest.raises(SimulatedKill):  # after two of three batches
+        train(LimitedModel(5), checkpoints=Checkpoints(store, interval=0))
+    model = LimitedModel(5)
+    train(model, checkpoints=Checkpoints(MemoryStore(store.blob), interval=0))
     assert model.seen[:4] == [4, 3, 16, 8]  # the last seven rows of the epoch, then validation
 
 
 def test_a_microbatch_never_has_one_row():
-    model = Cramped(3)
+    model = LimitedModel(3)
     train(model)
     steps = model.seen[: model.seen.index(16, 1)]  # until validation, where batch norm learns nothing
     assert 1 not in steps
@@ -108,7 +96,7 @@ def test_a_microbatch_never_has_one_row():
 
 
 def test_the_trial_of_the_first_batch_leaves_no_trace_in_batch_norm_or_random_numbers():
-    class Tail(Cramped):
+    class Tail(LimitedModel):
         def forward(self, points):
             if self.layers[0].training:  # in the trial it is not
                 self.starts.append((self.layers[0].num_batches_tracked.item(), torch.get_rng_state()))
@@ -125,7 +113,7 @@ def test_the_trial_of_the_first_batch_leaves_no_trace_in_batch_norm_or_random_nu
 
 
 def test_a_training_that_runs_out_of_memory_after_its_first_step_says_which_setting_to_lower():
-    class Shrinking(Cramped):
+    class Shrinking(LimitedModel):
         def forward(self, points):
             self.limit = 99 if len(self.seen) < 2 else 8  # less memory from the second step on
             return super().forward(points)
@@ -143,11 +131,11 @@ def test_where_not_even_the_smallest_batch_fits_the_error_says_what_to_do():
     with pytest.raises(
         MemoryError, match=r"LSTM: not even a batch of 2 fits into memory: choose a smaller photo.image_size"
     ):
-        train(Cramped(1))
+        train(LimitedModel(1))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    model = Cramped(5, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    model = LimitedModel(5, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
         train(model)
     assert model.seen == [16]
@@ -155,9 +143,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
 
 def test_predictions_come_in_halves_with_the_same_logits(caplog):
-    examples, rows = Points(), np.arange(50)
-    halved = predict_logits(Cramped(7), examples, rows, 32, CPU)
-    np.testing.assert_allclose(halved, predict_logits(Cramped(99), examples, rows, 32, CPU), atol=1e-6)
+    examples, rows = PointDataset(), np.arange(50)
+    halved = predict_logits(LimitedModel(7), examples, rows, 32, CPU)
+    np.testing.assert_allclose(halved, predict_logits(LimitedModel(99), examples, rows, 32, CPU), atol=1e-6)
     assert "prediction: a batch of 32 does not fit into memory: continuing with 16" in caplog.messages
 
 

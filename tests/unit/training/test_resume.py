@@ -22,21 +22,16 @@ from rakuten_tasks.training.checkpoint import Checkpoints
 from rakuten_tasks.training.loop import fit
 from rakuten_tasks.training.schedule import Schedule
 from rakuten_tasks.training.state import EpochMetrics
+from tests.support.photo_products import SCRATCH, TUNED, data_of, photos
 from tests.support.tiny_models import write_vgg16
 from tests.support.training_data import CPU, assert_same, labelled_products, training_data, without_timings
-from tests.unit.models import test_vgg16_member as photos
-from tests.unit.training.test_checkpoint import Kept
-from tests.unit.training.test_loop import Points
+from tests.support.training_doubles import KilledStore, MemoryStore, PointDataset, SimulatedKill
 
 SCHEDULE = Schedule(epochs=3, batch_size=12, patience=3)  # 4 batches, the last one smaller
 
 
-class PowerCut(BaseException):
-    """Nothing catches it, as nothing catches SIGKILL."""
-
-
-class Dim(Points):
-    """Points with random noise while training; the power goes at the batch numbered `cut`."""
+class Dim(PointDataset):
+    """PointDataset with random noise while training; the power goes at the batch numbered `cut`."""
 
     def __init__(self, cut: int = 10**9) -> None:
         super().__init__()
@@ -45,26 +40,11 @@ class Dim(Points):
     def batch(self, rows, augment):
         (points,) = super().batch(rows, augment)
         if len(self.asked) > self.cut:
-            raise PowerCut
+            raise SimulatedKill
         return (points + torch.tensor([augment() for _ in rows])[:, None] if augment else points,)
 
 
-class Cutting(Kept):
-    """A store whose power goes after it has written for the `cut`th time, or just before."""
-
-    def __init__(self, blob: bytes | None, cut: int, before: bool = False) -> None:
-        super().__init__(blob)
-        self.cut, self.before = cut, before
-
-    def write(self, content: bytes) -> None:
-        if self.before and self.written + 1 == self.cut:
-            raise PowerCut
-        super().write(content)
-        if self.written == self.cut:
-            raise PowerCut
-
-
-def run(store: Kept, cut: int = 10**9, interval: float = 0, told: list[EpochMetrics] | None = None):
+def run(store: MemoryStore, cut: int = 10**9, interval: float = 0, told: list[EpochMetrics] | None = None):
     """One attempt, in a process where other random numbers were drawn. -> (weights, epochs, batches read)"""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
@@ -80,11 +60,11 @@ def run(store: Kept, cut: int = 10**9, interval: float = 0, told: list[EpochMetr
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    return run(Kept(), interval=1e9)
+    return run(MemoryStore(), interval=1e9)
 
 
 def test_checkpoints_change_nothing(uninterrupted):
-    weights, epochs, batches = run(Kept(), interval=0)
+    weights, epochs, batches = run(MemoryStore(), interval=0)
     assert_same(weights, uninterrupted[0])
     assert without_timings(epochs) == without_timings(uninterrupted[1])
     assert batches == uninterrupted[2] == 1 + 3 * (4 + 2)  # the first batch is tried before the first step
@@ -92,8 +72,8 @@ def test_checkpoints_change_nothing(uninterrupted):
 
 @pytest.mark.parametrize("cut", range(19))
 def test_interrupted_at_any_batch_of_training_or_validation_it_goes_on_at_that_step(uninterrupted, cut):
-    store, told = Kept(), []
-    with pytest.raises(PowerCut):
+    store, told = MemoryStore(), []
+    with pytest.raises(SimulatedKill):
         run(store, cut)
     weights, epochs, batches = run(store, told=told)
     assert_same(weights, uninterrupted[0])
@@ -109,22 +89,22 @@ def test_interrupted_at_any_batch_of_training_or_validation_it_goes_on_at_that_s
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("cut", range(1, 14))
 def test_interrupted_right_before_or_after_any_checkpoint_it_ends_the_same(uninterrupted, cut, before):
-    store = Cutting(None, cut, before)
-    with pytest.raises(PowerCut):
+    store = KilledStore(None, cut, before)
+    with pytest.raises(SimulatedKill):
         run(store)
-    weights, epochs, _ = run(Kept(store.blob))
+    weights, epochs, _ = run(MemoryStore(store.blob))
     assert_same(weights, uninterrupted[0])
     assert without_timings(epochs) == without_timings(uninterrupted[1])
 
 
 def test_interrupted_over_and_over_it_ends_the_same(uninterrupted):
-    store, attempts = Kept(), 0
+    store, attempts = MemoryStore(), 0
     while True:
         attempts += 1
         try:
             weights, epochs, _ = run(store, cut=3)  # the two of validation, one more
             break
-        except PowerCut:
+        except SimulatedKill:
             continue
     assert attempts > 5
     assert_same(weights, uninterrupted[0])
@@ -132,26 +112,26 @@ def test_interrupted_over_and_over_it_ends_the_same(uninterrupted):
 
 
 def test_with_seldom_checkpoints_it_goes_on_from_the_last_one(uninterrupted):
-    store = Cutting(None, 3)
-    with pytest.raises(PowerCut):
+    store = KilledStore(None, 3)
+    with pytest.raises(SimulatedKill):
         run(store)
-    weights, _, batches = run(Kept(store.blob), interval=1e9)
+    weights, _, batches = run(MemoryStore(store.blob), interval=1e9)
     assert batches == 18 - 3
     assert_same(weights, uninterrupted[0])
 
 
 def test_a_damaged_checkpoint_means_training_anew_to_the_same_end(uninterrupted, caplog):
-    store = Cutting(None, 5)
-    with pytest.raises(PowerCut):
+    store = KilledStore(None, 5)
+    with pytest.raises(SimulatedKill):
         run(store)
-    weights, _, batches = run(Kept(store.blob[:-7]))
+    weights, _, batches = run(MemoryStore(store.blob[:-7]))
     assert batches == 1 + 18
     assert_same(weights, uninterrupted[0])
     assert caplog.messages == ["checkpoint ignored, training starts anew: it is damaged or cut short"]
 
 
 def test_a_finished_training_is_not_trained_again_and_tells_of_its_epochs(uninterrupted):
-    store, told = Kept(), []
+    store, told = MemoryStore(), []
     run(store)
     weights, epochs, batches = run(store, told=told)
     assert batches == 0
@@ -160,10 +140,10 @@ def test_a_finished_training_is_not_trained_again_and_tells_of_its_epochs(uninte
 
 
 def test_an_epoch_says_where_its_time_went_over_all_attempts(uninterrupted):
-    store = Cutting(None, 3)
-    with pytest.raises(PowerCut):
+    store = KilledStore(None, 3)
+    with pytest.raises(SimulatedKill):
         run(store)
-    _, (first, *_), _ = run(Kept(store.blob))
+    _, (first, *_), _ = run(MemoryStore(store.blob))
     for epoch in (first, *uninterrupted[1]):
         parts = (epoch.read_seconds, epoch.compute_seconds, epoch.validate_seconds, epoch.save_seconds)
         assert all(part > 0 for part in parts)
@@ -171,15 +151,15 @@ def test_an_epoch_says_where_its_time_went_over_all_attempts(uninterrupted):
     assert first.save_seconds > uninterrupted[1][0].save_seconds
 
 
-def in_attempts(train: Callable[[Kept], FitResult]) -> tuple[FitResult, int]:
+def in_attempts(train: Callable[[MemoryStore], FitResult]) -> tuple[FitResult, int]:
     """Interrupted at every checkpoint, until it ends. -> what was fitted, attempts"""
     blob, attempts = None, 0
     while True:
         attempts += 1
-        store = Cutting(blob, 2 if blob else 1)  # what was restored is written too
+        store = KilledStore(blob, 2 if blob else 1)  # what was restored is written too
         try:
             return train(store), attempts
-        except PowerCut:
+        except SimulatedKill:
             blob = store.blob
 
 
@@ -198,7 +178,7 @@ def texts(tmp_path_factory) -> TrainingData:
     return training_data(folder, [fit_tokenizer(lambda: pairs, 320, 128)], products, labels, splits)
 
 
-def fit_lstm(texts: TrainingData, store: Kept | None = None, seed: int = 0) -> FitResult:
+def fit_lstm(texts: TrainingData, store: MemoryStore | None = None, seed: int = 0) -> FitResult:
     config = LSTMConfig(vocabulary_size=320, epochs=2, batch_size=16)
     return LSTM.fit(config, texts, FitContext(seed, CPU, store=store, interval=0))
 
@@ -217,13 +197,13 @@ def test_an_lstm_interrupted_after_every_step_of_both_trainings_ends_the_same(te
 
 
 def test_an_lstm_interrupted_in_its_second_training_does_not_repeat_the_first(texts, lstm, monkeypatch):
-    store = Cutting(None, (1 + 2 * 3 + 1) + 2)  # the second one's embedding and its first step
-    with pytest.raises(PowerCut):
+    store = KilledStore(None, (1 + 2 * 3 + 1) + 2)  # the second one's embedding and its first step
+    with pytest.raises(SimulatedKill):
         fit_lstm(texts, store)
     monkeypatch.delattr(TokenLSTM, "init_embedding_from_svd")
     told: list[EpochMetrics] = []
     config = LSTMConfig(vocabulary_size=320, epochs=2, batch_size=16)
-    context = FitContext(0, CPU, on_epoch=told.append, store=Kept(store.blob), interval=0)
+    context = FitContext(0, CPU, on_epoch=told.append, store=MemoryStore(store.blob), interval=0)
     again = LSTM.fit(config, texts, context)
     assert_same_fit(again, lstm)
     assert without_timings(told) == without_timings(lstm.epochs)  # of the former attempt, too
@@ -232,14 +212,14 @@ def test_an_lstm_interrupted_in_its_second_training_does_not_repeat_the_first(te
 @pytest.mark.parametrize("whole", [True, False], ids=["from random weights", "head and block 5"])
 def test_vgg16_interrupted_after_every_step_ends_the_same(whole, tmp_path, tmp_path_factory):
     extractor: Extractor = PixelExtractor(32)
-    config = photos.SCRATCH
+    config = SCRATCH
     if not whole:
         path = write_vgg16(tmp_path / "vgg16.safetensors")
         frozen = PhotoConfig(weights=Weights.FILE, weights_file=str(path), image_size=32)
-        extractor, config = MapExtractor(load_backbone(frozen, CPU)), photos.TUNED
-    data = photos.data_of(tmp_path, extractor, photos.photos())
+        extractor, config = MapExtractor(load_backbone(frozen, CPU)), TUNED
+    data = data_of(tmp_path, extractor, photos())
 
-    def train(store: Kept | None = None) -> FitResult:
+    def train(store: MemoryStore | None = None) -> FitResult:
         return VGG16.fit(config, data, FitContext(3, CPU, store=store, interval=0))
 
     calm = train()
@@ -249,9 +229,9 @@ def test_vgg16_interrupted_after_every_step_ends_the_same(whole, tmp_path, tmp_p
 
 
 def test_a_checkpoint_of_another_seed_is_not_gone_on_from(texts, lstm, caplog):
-    store = Cutting(None, 3)
-    with pytest.raises(PowerCut):
+    store = KilledStore(None, 3)
+    with pytest.raises(SimulatedKill):
         fit_lstm(texts, store, seed=1)
-    assert_same_fit(fit_lstm(texts, Kept(store.blob)), lstm)
+    assert_same_fit(fit_lstm(texts, MemoryStore(store.blob)), lstm)
     (warning,) = caplog.messages
     assert warning.endswith("it is of another training: data, configuration, code or device differ")

@@ -1,0 +1,24 @@
+"""Which tasks run networks, and which are never cached."""
+
+from __future__ import annotations
+
+NETWORKS = {
+    "extract_features_on_gpu",
+    "train_network",
+    "train_network_on_gpus",
+    "evaluate_test",
+    "register",
+    "predict_shard",
+}
+
+
+# They ask or change what is outside: the catalogue as it is now, the registry, MLflow.
+NEVER_CACHED = {
+    "open_run", "reopen", "identify_source", "train_members", "assemble", "register", "report_training", "compare",
+    "record_failed_training", "record_failed_reproduction", "fetch_champion", "predict_shard", "write_submission",
+    "check_drift", "alert", "record_retraining", "publish_version",
+}  # fmt: skip
+
+
+def short(name: str) -> str:
+    return name.rsplit(".", 1)[-1]

@@ -209,7 +209,7 @@ def test_two_processes_train_one_encoder_and_end_alike_though_they_are_cut_short
     alone, _ = elastic_cases.tuned_encoder(folder, config)
     assert [epoch.valid_loss for epoch in two[0][0]] == pytest.approx([epoch.valid_loss for epoch in alone], abs=0.1)
     with pytest.raises(ChildFailedError):
-        run_in(2, elastic_cases.tuned_encoder, folder, config, elastic_cases.SimulatedKill(tmp_path), 0.0)
+        run_in(2, elastic_cases.tuned_encoder, folder, config, elastic_cases.ExitingStore(tmp_path), 0.0)
     resumed = run_in(2, elastic_cases.tuned_encoder, folder, config, LocalCheckpointStore(tmp_path))
     for process in resumed.values():
         assert process[0] == two[0][0]

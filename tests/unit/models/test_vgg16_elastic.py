@@ -25,7 +25,7 @@ from rakuten_tasks.training import loop
 from rakuten_tasks.training.checkpoint import LocalCheckpointStore
 from rakuten_tasks.training.state import EpochMetrics, best_epoch
 from tests.support.as_pod import Attempt, start
-from tests.support.elastic_cases import SCRATCH, TUNED, PowerCut, cramped, first_gradients, one_batch, trained
+from tests.support.elastic_cases import SCRATCH, TUNED, ExitingStore, cramped, first_gradients, one_batch, trained
 from tests.support.photo_task import task_inputs
 from tests.support.several_processes import run_in
 from tests.support.vgg16_data import write_data
@@ -98,7 +98,7 @@ def test_two_processes_that_are_cut_short_go_on_and_end_bit_for_bit_as_if_nothin
 ) -> None:
     two = run_in(2, trained, shard, TUNED)
     with pytest.raises(ChildFailedError):
-        run_in(2, trained, shard, TUNED, PowerCut(tmp_path), 0.0)
+        run_in(2, trained, shard, TUNED, ExitingStore(tmp_path), 0.0)
     before = (tmp_path / "checkpoint").read_bytes()
     resumed = run_in(2, trained, shard, TUNED, LocalCheckpointStore(tmp_path))
     assert_same(resumed[0], two[0])

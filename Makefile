@@ -179,7 +179,7 @@ test: $(READY) ## the quick tests
 
 .PHONY: test-all
 test-all: test ## all tests: after the quick ones those with pods, browser, several processes and servers under fault
-	@$(BIN)/python -m pytest -m slow -n auto --dist loadfile
+	@$(BIN)/python -m pytest -m "slow and not stack" -n auto --dist loadfile
 
 .PHONY: lint
 lint: $(READY) ## ruff, mypy, and which package may import which
@@ -246,13 +246,17 @@ image: ## build the images rakuten-task and rakuten-serve (TORCH_INDEX=, BUILD_F
 image-test: $(READY) image ## build both images and run them: a pod without network, the API from waiting to stopped
 	@DOCKER="$(DOCKER)" $(BIN)/python -m tests.e2e.images
 
+.PHONY: test-stack
+test-stack: $(READY) ## every service of compose.yaml in containers: train, serve, watch, kill each in turn (BUILD_FLAGS=; Docker)
+	@DOCKER="$(DOCKER)" BUILD_FLAGS="$(BUILD_FLAGS)" TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/python -m pytest -v tests/e2e/test_stack.py
+
 # .env says MODEL, CONFIG and the like of the stack, unless they are given to make itself
 COMPOSED = env $(foreach name,SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS,$(if $(filter file,$(origin $(name))),-u $(name))) \
   $(COMPOSE)
 
 .PHONY: up
-up: .env ## the stack of compose.yaml: MLflow, API, trainer, drift watcher, Prometheus, Grafana
-	@GIT_COMMIT=$(GIT_COMMIT) $(COMPOSED) up --detach --build
+up: .env $(if $(BUILD_FLAGS),image) ## the stack of compose.yaml: MLflow, API, trainer, drift watcher, Prometheus, Grafana (BUILD_FLAGS=)
+	@DOCKER_BUILDKIT=1 GIT_COMMIT=$(GIT_COMMIT) $(COMPOSED) up --detach $(if $(BUILD_FLAGS),--no-build,--build)
 	@echo "API http://127.0.0.1:8000, MLflow http://127.0.0.1:5001, Grafana http://127.0.0.1:3000 (admin, GRAFANA_PASSWORD of .env)"
 	@echo "/ready answers 200 once \`$(COMPOSE) logs -f trainer\` has registered a champion"
 

@@ -31,6 +31,8 @@ SHOWN = {
     "evaluate_test",
     "register",
     "check_drift",
+    "record_failed_training",
+    "record_failed_reproduction",
 }
 # what train_members plans
 PLANNED = (

@@ -129,7 +129,7 @@ rollback: $(READY) ## promote the previous champion again (MODEL=, REASON=)
 	@$(BIN)/python -m rakuten_tasks.registry rollback --model "$$MODEL" --reason "$$REASON"
 
 .PHONY: prune
-prune: $(READY) ## delete old versions without alias (KEEP_VERSIONS=, MODEL=), versions without files (FORGET=1: all), old runs without version (KEEP_DAYS=)
+prune: $(READY) ## close runs of lost trainings; delete old versions without alias (KEEP_VERSIONS=, MODEL=), versions without files (FORGET=1: all), old runs without version (KEEP_DAYS=)
 	@$(BIN)/python -m rakuten_tasks.registry prune --model "$$MODEL" --keep $(or $(KEEP_VERSIONS),10) --days $(or $(KEEP_DAYS),30) \
 	  $(if $(FORGET),--forget)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rakuten_tasks.registry import audit, pruning, tracking, versions
+from rakuten_tasks.registry import audit, pruning, runs, tracking, versions
 from rakuten_tasks.registry.gate import DECISION
 
 MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
@@ -103,17 +103,18 @@ def rollback(model: str, reason: str) -> None:
     "--days", type=click.IntRange(min=0), default=30, help="keep trainings without a version for so many days"
 )
 def prune(model: str, keep: int, forget: bool, days: int) -> None:
-    """Delete old versions, those whose files are gone, old trainings without a version, and files of the deleted."""
+    """Close lost trainings; delete old versions and those without files, old trainings, and files of the deleted."""
     client = tracking.connect()
-    errors, runs = [], 0
+    click.echo(f"closed {runs.close_orphans(client)} trainings of lost executions")
+    errors, deleted = [], 0
     for name in [model] if model else [versions.DEFAULT_MODEL, versions.SAMPLE_MODEL]:
         try:
             for number, why in pruning.prune(client, name, keep, forget).items():
                 click.echo(f"deleted {name} version {number}: {why}")
         except LookupError as error:  # of one model: the others are pruned all the same
             errors.append(str(error))
-        runs += pruning.prune_runs(client, name, timedelta(days=days))
-    click.echo(f"deleted {runs} trainings without a version")
+        deleted += pruning.prune_runs(client, name, timedelta(days=days))
+    click.echo(f"deleted {deleted} trainings without a version")
     click.echo(f"deleted the files of {pruning.sweep_files(client)} deleted models and runs")
     if errors:
         raise LookupError("; ".join(errors))

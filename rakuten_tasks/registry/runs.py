@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import socket
-import sys
-import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -24,14 +23,15 @@ from mlflow.entities import Run as MlflowRun
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.registry.mlflow_adapter import PARENT_RUN, truncate_param, truncate_tag
 from rakuten_tasks.registry.promotion import delete_uncommitted, is_committed
-from rakuten_tasks.registry.tracking import RunLog, connect, experiment_id
+from rakuten_tasks.registry.tracking import ERROR, RunLog, TaskLog, connect, experiment_id, flyte_execution
+from rakuten_tasks.training.termination import is_interruption, raise_on_sigterm
 
 EXECUTION = "execution"  # tag of a parent: its Flyte execution or local process
 LOCAL = "local"
 REPRODUCES = "reproduces"  # tag of a parent: the version that it trains again
 FINGERPRINT = "fingerprint"  # tag of a parent: its catalogue's content hash, see data/fingerprint.py
-ERROR = "error"
 INTERRUPTED = "broken off"
+LONGEST = timedelta(days=14)  # a training's time in Flyte: all attempts at all its tasks, at their timeouts
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 
@@ -44,12 +44,12 @@ def start_parent(name: str, parameters: Mapping[str, Any], tags: Mapping[str, st
     """Open the run of one training and return its id. parameters: a nested configuration.
 
     execution: its Flyte name; the open run of an earlier attempt of the same execution is continued. Empty: this
-    process is the execution, and runs that dead processes of this machine left open are closed.
+    process is the execution. Runs that earlier trainings left open are closed.
     """
     client = connect()
     earlier_runs = _open_runs(client, execution) if execution else []
+    close_orphans(client)
     if not execution:
-        _close_orphans(client)
         _close_at_exit()
     if earlier_runs:
         run = earlier_runs[0]
@@ -82,6 +82,8 @@ def finish_parent(run_id: str) -> None:
     """Close the run of a successful training, and runs that lost attempts at its tasks left open."""
     client = connect()
     _close_children(client, run_id)
+    if ERROR in client.get_run(run_id).data.tags:  # of the execution that this one has recovered
+        client.delete_tag(run_id, ERROR)
     client.set_terminated(run_id, FINISHED)
 
 
@@ -109,7 +111,16 @@ def _end(client: MlflowClient, run_id: str, status: str, reason: str) -> None:
 
 def log_to_parent(run_id: str) -> RunLog:
     """Return the log of the whole training."""
-    return RunLog(connect(), run_id)
+    return RunLog(join(run_id), run_id)
+
+
+def join(run_id: str) -> MlflowClient:
+    """Make a training's run that of this pod's execution: Flyte recovers a training under another name."""
+    client, execution = connect(), flyte_execution()
+    if execution and client.get_run(run_id).data.tags.get(EXECUTION) != execution:
+        client.set_tag(run_id, EXECUTION, execution)
+        client.update_run(run_id, status=RUNNING)
+    return client
 
 
 def fetch(run_id: str, path: str) -> Path:
@@ -120,23 +131,24 @@ def fetch(run_id: str, path: str) -> Path:
 
 @contextmanager
 def child_run(parent_id: str, name: str) -> Iterator[RunLog]:
-    """Open the run of one task. It is FAILED with the error if the block raises; an earlier attempt's run is closed.
+    """Open the run of one task. It is FAILED with the error if the block raises, KILLED after SIGTERM or Ctrl-C.
 
-    The parent stays open, as Flyte may retry the task.
+    An earlier attempt's run is closed. The parent stays open, as Flyte may retry the task.
     """
-    client = connect()
+    raise_on_sigterm()
+    client = join(parent_id)
     _close_children(client, parent_id, name)
     tags = {PARENT_RUN: parent_id}
-    run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
+    run_log = TaskLog(client, client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id)
     try:
-        yield RunLog(client, run_id)
+        yield run_log
     except BaseException as error:
-        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))  # flytekit turns Ctrl-C into an exit
-        reason = INTERRUPTED if interrupted else f"{type(error).__name__}: {error}"
-        client.set_tag(run_id, ERROR, truncate_tag(reason))
-        client.set_terminated(run_id, FAILED)
+        if is_interruption(error):
+            run_log.end(KILLED, INTERRUPTED)
+        else:
+            run_log.end(FAILED, f"{type(error).__name__}: {error}")
         raise
-    client.set_terminated(run_id, FINISHED)
+    run_log.end(FINISHED)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -165,21 +177,32 @@ def _close_children(client: MlflowClient, parent_id: str, name: str | None = Non
             client.set_terminated(run.info.run_id, KILLED)
 
 
-def _close_orphans(client: MlflowClient) -> None:
-    """Close open runs of dead processes of this machine, and this process's own, of an interrupted workflow."""
-    own = local_execution()
-    for run in _running(client, f"tags.{EXECUTION} LIKE '{LOCAL}/{socket.gethostname()}/%'"):
+def close_orphans(client: MlflowClient) -> int:
+    """Close open trainings of dead processes of this machine, this process's own, and Flyte's older than LONGEST.
+
+    After an abort, or a failure of Flyte itself, no failure node runs. Returns their number.
+    """
+    own, host = local_execution(), f"{LOCAL}/{socket.gethostname()}/"
+    oldest = (time.time() - LONGEST.total_seconds()) * 1000
+    closed = 0
+    for run in _running(client, f"tags.{EXECUTION} LIKE '%'"):
         execution = run.data.tags[EXECUTION]
-        if execution == own or not _is_alive(execution):
-            _end(client, run.info.run_id, KILLED, "its process was killed")
+        if execution.startswith(host) and (execution == own or not _is_alive(execution)):
+            reason = "its process was killed"
+        elif not execution.startswith(f"{LOCAL}/") and run.info.start_time < oldest:
+            reason = f"its Flyte execution ended without a failure node: it was opened {LONGEST.days} days ago"
+        else:
+            continue
+        _end(client, run.info.run_id, KILLED, reason)
+        closed += 1
+    return closed
 
 
 @cache
 def _close_at_exit() -> None:
     """Register `_on_exit`, once: after Ctrl-C or SIGTERM no failure node runs."""
     atexit.register(_on_exit)
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    raise_on_sigterm()
 
 
 def _on_exit() -> None:

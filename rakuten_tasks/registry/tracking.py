@@ -7,10 +7,10 @@ import os
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +21,32 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from rakuten_tasks.paths import var_folder
+from rakuten_tasks.registry.mlflow_adapter import truncate_tag
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+log = logging.getLogger(__name__)
+
 EXPERIMENT = "rakuten-classifier"
 SQLITE = "sqlite:///"
+Request = Callable[[], object]
+ERROR = "error"  # tag of a run: why it failed
+# Retries of a request: locally an unreachable server is an error after 15 s. A pod waits for 8 minutes (0, 4, 8, 16,
+# 32, 64 and three times 120 s), as Flyte does not wait at all between the attempts at a task.
+RETRIES, POD_RETRIES = "3", "9"
 DEFAULTS = {
-    # an unreachable server is an error after 15 s instead of 5 minutes: Flyte retries the task
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+PATIENCE = 60.0  # seconds after which the end of a task's run sends nothing more to a server that is away
 PNG_SCALE = 2  # pixels of a PNG per pixel of the figure: sharp on today's screens
+
+
+def flyte_execution() -> str:
+    """Return the name of the Flyte execution that this pod belongs to; empty in a local run."""
+    return os.environ.get("FLYTE_INTERNAL_EXECUTION_ID", "")
 
 
 def tracking_uri() -> str:
@@ -44,7 +56,7 @@ def tracking_uri() -> str:
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    if os.environ.get("FLYTE_INTERNAL_EXECUTION_ID"):
+    if flyte_execution():
         raise LookupError(
             "this pod has no address of an MLflow server: register the tasks with MLFLOW_TRACKING_URI set to an "
             "address that pods reach (no sqlite file, no localhost)"
@@ -63,7 +75,8 @@ def connect() -> MlflowClient:
 
     Sets MLflow's process-wide tracking address too: parts of MLflow read only that.
     """
-    for name, value in DEFAULTS.items():
+    retries = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": POD_RETRIES if flyte_execution() else RETRIES}
+    for name, value in (retries | DEFAULTS).items():
         os.environ.setdefault(name, value)
     for name in ("mlflow.store", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -136,22 +149,62 @@ class RunLog:
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log at most 1000 numbers by name, at one step of a training."""
         now = round(time.time() * 1000)
-        self.client.log_batch(self.run_id, [Metric(key, float(value), now, step) for key, value in values.items()])
+        metrics = [Metric(key, float(value), now, step) for key, value in values.items()]
+        self._send(partial(self.client.log_batch, self.run_id, metrics))
 
     def figure(self, figure: Figure, name: str) -> None:
         """Log the figure as name.html, which is interactive, and as name.png."""
-        self.client.log_figure(self.run_id, figure, f"{name}.html")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "setDaemon", DeprecationWarning)  # kaleido 0.2.1, when it starts
-            self.client.log_figure(self.run_id, figure, f"{name}.png", save_kwargs={"scale": PNG_SCALE})
+        self._send(partial(self.client.log_figure, self.run_id, figure, f"{name}.html"))
+        self._send(partial(self._log_png, figure, f"{name}.png"))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or a folder with its content, under its own name."""
-        self.client.log_artifact(self.run_id, str(path), folder)
+        self._send(partial(self.client.log_artifact, self.run_id, str(path), folder))
 
     def dictionary(self, values: Mapping[str, Any], name: str) -> None:
         """Log a JSON or YAML file; the name's ending decides."""
-        self.client.log_dict(self.run_id, dict(values), name)
+        self._send(partial(self.client.log_dict, self.run_id, dict(values), name))
+
+    def _send(self, request: Request) -> None:
+        request()
+
+    def _log_png(self, figure: Figure, name: str) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "setDaemon", DeprecationWarning)  # kaleido 0.2.1, when it starts
+            self.client.log_figure(self.run_id, figure, name, save_kwargs={"scale": PNG_SCALE})
+
+
+@dataclass(frozen=True)
+class TaskLog(RunLog):
+    """Log of a task's run, which only shows what the task does: no error of a request fails the task.
+
+    After the first error all requests wait for the end of the run, so that a training waits for MLflow only once.
+    """
+
+    _unsent: list[Request] = field(default_factory=list)
+
+    def end(self, status: str, error: str = "") -> None:
+        """Close the run and send what has waited; what cannot be sent is left out with a warning."""
+        started = time.monotonic()
+        requests: list[Request] = [partial(self.client.set_terminated, self.run_id, status), *self._unsent]
+        if error:
+            requests.insert(0, partial(self.client.set_tag, self.run_id, ERROR, truncate_tag(error)))
+        for request in requests:
+            try:
+                request()
+            except Exception as failure:
+                log.warning("MLflow run %s lacks a part of its log: %s", self.run_id, failure)
+                if time.monotonic() - started > PATIENCE:
+                    return
+
+    def _send(self, request: Request) -> None:
+        if not self._unsent:
+            try:
+                request()
+                return
+            except Exception as error:
+                log.warning("MLflow run %s gets the rest when its task ends: %s", self.run_id, error)
+        self._unsent.append(request)
 
 
 def git_commit() -> str:

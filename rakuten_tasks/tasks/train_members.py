@@ -245,6 +245,7 @@ def train_members(
     shards: list[Shard], splits: Splits, catalogue: Catalogue, resolved: ResolvedConfig, run: Run
 ) -> Members:
     """Plan the extraction of features and the fits of the configured members; unchanged results come from the cache."""
+    runs.join(run.run_id)  # what it plans may fail before it logs anything
     config = resolved.config
     assignments = read_assignments(splits, catalogue)
     photos = enough_photos(assignments.loc[assignments["has_photo"], "split"].to_numpy(np.int64))

@@ -10,8 +10,8 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ import torch
 
 from rakuten_tasks.local_files import hash_file, hash_json, write_atomically
 from rakuten_tasks.training.distributed import broadcast_from_rank_0, rank
+from rakuten_tasks.training.termination import Terminated
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,15 @@ class Checkpoints:
         wait = max(self._interval, self._cost / MAX_OVERHEAD) if self._interval else 0
         if self._store and self._clock() - self._last >= wait:
             self.save(phase, state())
+
+    @contextmanager
+    def save_on_sigterm(self, phase: str, state: Callable[[], State]) -> Iterator[None]:
+        """Save the state of the phase before SIGTERM ends the block."""
+        try:
+            yield
+        except Terminated:
+            self.save(phase, state())
+            raise
 
     def finish(self, phase: str, result: State) -> None:
         """Write the result of a finished phase. Its tensors must not change later."""

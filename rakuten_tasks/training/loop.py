@@ -31,6 +31,7 @@ from rakuten_tasks.training.distributed import (
 from rakuten_tasks.training.oom import MicrobatchRunner, explain_out_of_memory
 from rakuten_tasks.training.schedule import Schedule
 from rakuten_tasks.training.state import EpochMetrics, TrainingState
+from rakuten_tasks.training.termination import defer_sigterm
 
 
 class Dataset(Protocol):
@@ -114,11 +115,12 @@ def fit(
     for epoch in state.epochs:
         on_epoch(epoch)
 
-    while not schedule.should_stop(state.epochs):
-        order = np.random.default_rng((seed, state.epoch)).permutation(train_rows)
-        _train_epoch(state, examples, order, schedule, name, checkpoints)
-        valid = (math.nan, math.nan) if schedule.stop_after else _validate(state, examples, valid_rows, schedule)
-        on_epoch(state.end_epoch(state.loss / len(order), *valid))
+    with checkpoints.save_on_sigterm(name, state.state_dict):
+        while not schedule.should_stop(state.epochs):
+            order = np.random.default_rng((seed, state.epoch)).permutation(train_rows)
+            _train_epoch(state, examples, order, schedule, name, checkpoints)
+            valid = (math.nan, math.nan) if schedule.stop_after else _validate(state, examples, valid_rows, schedule)
+            on_epoch(state.end_epoch(state.loss / len(order), *valid))
 
     if schedule.stop_after and math.isfinite(state.epochs[-1].train_loss):
         state.best_weights = copy.deepcopy(model.state_dict())
@@ -138,14 +140,15 @@ def _train_epoch(
     title = f"{name}, epoch {state.epoch}"
     remaining = batches[state.step :]
     for batch in tqdm(remaining, title, len(batches), leave=False, initial=state.step, disable=rank() > 0):
-        state.reseed_for_rank()
-        with explain_out_of_memory(name, state.microbatch_size):
-            loss = _backward(state, examples, batch, schedule.label_smoothing)
-            with state.timer("compute"):
-                nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
-                state.optimizer.step()
-                mean_loss = all_reduce_sum(loss).item()
-        state.end_step(mean_loss, len(batch))
+        with defer_sigterm():
+            state.reseed_for_rank()
+            with explain_out_of_memory(name, state.microbatch_size):
+                loss = _backward(state, examples, batch, schedule.label_smoothing)
+                with state.timer("compute"):
+                    nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+                    state.optimizer.step()
+                    mean_loss = all_reduce_sum(loss).item()
+            state.end_step(mean_loss, len(batch))
         with state.timer("save"):
             checkpoints.save_if_due(name, state.state_dict)
 

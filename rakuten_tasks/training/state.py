@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rakuten_tasks.training.distributed import rank, world_size, wrap_ddp
+from rakuten_tasks.training.termination import defer_sigterm
 
 TIMED_ACTIVITIES = ("read", "compute", "validate", "save")
 
@@ -91,6 +92,7 @@ class TrainingState:
         self.step += 1
         self.loss += loss * rows
 
+    @defer_sigterm()
     def end_epoch(self, train_loss: float, valid_loss: float, valid_f1: float) -> EpochMetrics:
         """Append the epoch's metrics, and copy the weights if they are the best so far."""
         epoch = EpochMetrics(

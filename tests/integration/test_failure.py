@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ from flyteidl.core.errors_pb2 import ContainerError
 from mlflow import MlflowClient
 
 from rakuten_tasks.config import PhotoConfig, TextConfig, TrainingConfig, Weights
-from rakuten_tasks.registry import versions
+from rakuten_tasks.registry import runs, versions
 from rakuten_tasks.tasks.start_run import open_run
+from rakuten_tasks.tasks.train_members import train_network_on_gpus
 from tests.support.as_pod import start
 from tests.support.catalogues import TINY, write_catalogue
+from tests.support.photo_task import task_inputs
 from workflows.training import train_classifier
 
 MODEL = "failing"
@@ -112,3 +116,22 @@ def test_a_pod_tells_flyte_whether_to_try_again(tmp_path, address, kind, said):
     assert error is not None, (tmp_path / "pod/log").read_text()
     assert error.kind == kind, error.message
     assert said in error.message
+
+
+@pytest.mark.slow  # a pod
+@pytest.mark.timeout(600)
+def test_a_pod_that_is_terminated_leaves_a_checkpoint_and_its_run_as_killed(mlflow_store, tmp_path):
+    parent = runs.start_parent("terminated", {}, {}, execution="terminated")
+    settings = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"], "RAKUTEN_CHECKPOINT_SECONDS": "1000000"}
+    inputs = task_inputs(tmp_path / "inputs", parent, epochs=60)
+    pod = start(train_network_on_gpus, inputs, tmp_path / "pod", **settings)
+    child = None
+    while pod.process.poll() is None and (child is None or not child.data.metrics):
+        time.sleep(0.1)
+        child = next(iter(mlflow_store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")), None)
+    pod.process.terminate()
+    assert pod.process.wait() == 128 + 15
+    assert pod.error() is None  # so Flyte starts it again
+    assert list(pod.checkpoints.iterdir())
+    child = mlflow_store.get_run(child.info.run_id)
+    assert (child.info.status, child.data.tags["error"]) == ("KILLED", "broken off")

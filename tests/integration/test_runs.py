@@ -5,11 +5,19 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
+from datetime import timedelta
 
 import pytest
+from click.testing import CliRunner
 
 from rakuten_tasks.config import PhotoConfig, TrainingConfig, Weights
 from rakuten_tasks.registry import runs
+from rakuten_tasks.registry.__main__ import registry
+from rakuten_tasks.training.checkpoint import LocalCheckpointStore
+from tests.support.terminated_training import train
+from tests.support.training_data import assert_same
+from tests.support.training_doubles import MemoryStore
 
 
 def train_alone(var: str, number: int) -> None:
@@ -141,3 +149,60 @@ def test_what_a_killed_process_left_open_is_closed_by_the_next_training(mlflow_s
     runs.start_parent("next", {}, {})
     run = mlflow_store.get_run(lost)
     assert (run.info.status, run.data.tags["error"]) == ("KILLED", "its process was killed")
+
+
+# of 1 batch that is tried, and then 4 of training and 2 of validation an epoch
+@pytest.mark.parametrize(("number", "remaining"), [(8, 10), (12, 8)], ids=["in a step", "in validation"])
+def test_sigterm_in_a_pod_writes_a_last_checkpoint_and_ends_the_run_as_killed(
+    mlflow_store, tmp_path, number, remaining
+):
+    parent = runs.start_parent("terminated", {}, {}, execution="terminated")
+    script = [sys.executable, "-m", "tests.support.terminated_training", str(tmp_path), parent, str(number)]
+    pod = subprocess.run(
+        script, env={**os.environ, "FLYTE_INTERNAL_EXECUTION_ID": "terminated"}, capture_output=True, text=True
+    )
+    assert pod.returncode == 128 + 15, pod.stderr
+    (child,) = mlflow_store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert (child.info.status, child.data.tags["error"]) == ("KILLED", "broken off")
+    assert mlflow_store.get_run(parent).info.status == "RUNNING"  # Flyte starts an interrupted pod again
+    weights, batches = train(LocalCheckpointStore(tmp_path))
+    assert batches == remaining
+    assert_same(weights, train(MemoryStore())[0])
+
+
+def test_trainings_of_flyte_that_no_failure_node_has_closed_are_closed_by_the_next_one_and_by_prune(mlflow_store):
+    def opened(execution: str, age: timedelta) -> str:
+        start = int((time.time() - age.total_seconds()) * 1000)
+        return mlflow_store.create_run("1", start, {runs.EXECUTION: execution}, "aborted").info.run_id
+
+    recent = opened("recent", runs.LONGEST - timedelta(hours=1))
+    lost = opened("lost", runs.LONGEST + timedelta(hours=1))
+    child = mlflow_store.create_run("1", tags={"mlflow.parentRunId": lost}).info.run_id
+    runs.start_parent("next", {}, {}, execution="next")
+    run = mlflow_store.get_run(lost)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["error"].startswith("its Flyte execution ended without a failure node")
+    assert mlflow_store.get_run(child).info.status == "KILLED"
+    lost = opened("lost too", runs.LONGEST + timedelta(hours=1))
+    pruned = CliRunner().invoke(registry, ["prune", "--model", "no-such-model"])
+    assert "closed 1 trainings of lost executions" in pruned.output
+    assert mlflow_store.get_run(lost).info.status == "KILLED"
+    assert mlflow_store.get_run(recent).info.status == "RUNNING"
+
+
+def test_a_recovered_execution_goes_on_with_the_training_of_the_one_that_failed(mlflow_store, monkeypatch):
+    parent = runs.start_parent("a training", {}, {}, execution="first")
+    assert runs.fail("the database of Flyte was away", "first") == [parent]
+    monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "recovered")
+    with pytest.raises(ValueError, match="no photos"), runs.child_run(parent, "photos"):
+        raise ValueError("no photos")
+    assert mlflow_store.get_run(parent).info.status == "RUNNING"
+    assert runs.fail("the pod was killed", "recovered") == [parent]
+    run = mlflow_store.get_run(parent)
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "the pod was killed")
+    monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "recovered again")
+    runs.log_to_parent(parent).metrics({"pool_weighted_f1": 0.8})
+    runs.finish_parent(parent)
+    run = mlflow_store.get_run(parent)
+    assert (run.info.status, run.data.tags[runs.EXECUTION]) == ("FINISHED", "recovered again")
+    assert runs.ERROR not in run.data.tags

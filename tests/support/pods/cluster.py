@@ -74,7 +74,8 @@ class Cluster:
         workflow = self.package.workflows[spec.workflow_id.name]
         if missing := set(workflow.interface.inputs.variables) - set(given):
             raise ValueError(f"{plan} lacks {sorted(missing)}")
-        return dict(Execution(self, execution, faults).workflow(workflow, LiteralMap(literals=given)).literals)
+        run = Execution(self, execution, faults, spec.overwrite_cache)
+        return dict(run.workflow(workflow, LiteralMap(literals=given)).literals)
 
     def of(self, execution: str, task: str = "") -> list[Ran]:
         """The attempts of an execution, of one task or of all."""
@@ -82,10 +83,10 @@ class Cluster:
 
 
 class Execution:
-    """One run of a workflow."""
+    """One run of a workflow. overwrite_cache: every task is computed, as the launch plan wants it."""
 
-    def __init__(self, cluster: Cluster, name: str, faults: Sequence[Fault]) -> None:
-        self.cluster, self.name, self.faults = cluster, name, faults
+    def __init__(self, cluster: Cluster, name: str, faults: Sequence[Fault], overwrite_cache: bool) -> None:
+        self.cluster, self.name, self.faults, self.overwrite_cache = cluster, name, faults, overwrite_cache
         self.tasks = dict(cluster.package.tasks)
 
     def workflow(self, template: WorkflowTemplate, inputs: LiteralMap) -> LiteralMap:
@@ -181,7 +182,7 @@ class Execution:
         if not task.metadata.discoverable:
             return self._attempts(task, given, item)
         key = cache_key(task, own or given)
-        if key in self.cluster.cache:
+        if key in self.cluster.cache and not self.overwrite_cache:
             self.cluster.ran.append(Ran(self.name, function(task), item, 0, None))
         else:
             self.cluster.cache[key] = self._attempts(task, given, item)

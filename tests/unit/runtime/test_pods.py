@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from flytekit.core.condition import BranchNode
 from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.core.workflow import WorkflowBase
 
+from rakuten_tasks.registry.runs import LONGEST
 from rakuten_tasks.runtime import stage
 from rakuten_tasks.tasks import train_members
 from tests.support.task_names import NETWORKS, NEVER_CACHED, short
@@ -29,6 +31,8 @@ SHOWN = {
     "evaluate_test",
     "register",
     "check_drift",
+    "record_failed_training",
+    "record_failed_reproduction",
 }
 # what train_members plans
 PLANNED = (
@@ -38,6 +42,13 @@ PLANNED = (
     train_members.extract_features_on_gpu,
     *train_members.TASKS.values(),
 )
+
+
+def test_a_run_is_taken_for_lost_only_when_all_its_tasks_would_have_timed_out():
+    tasks = {task.name: task for task in (*entities(train_classifier), *PLANNED)}.values()
+    attempts = [(task.metadata.retries + 1) * task.metadata.timeout for task in tasks]
+    assert len(attempts) > 12
+    assert sum(attempts, timedelta()) <= LONGEST
 
 
 def entities(workflow: WorkflowBase) -> Iterator[PythonFunctionTask]:

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from flytekit import LaunchPlan
+from flytekit import FlyteContextManager, LaunchPlan
 from flytekit.models.concurrency import ConcurrencyLimitBehavior
 
 from rakuten_tasks.config import Mode
 from rakuten_tasks.runtime.schedules import SCHEDULES
 from workflows.launch_plans import drift_watch, nightly_training, smoke, weekly_etl
+from workflows.training import reproduce_version
 
 PLANS = {plan.name: plan for plan in (nightly_training, drift_watch, weekly_etl, smoke)}
 
@@ -55,6 +56,11 @@ def test_every_plan_is_in_the_schedules_that_the_dashboard_shows_and_no_other_is
 def test_plans_are_asleep_unless_asked_and_then_notify_who_is_named(plan):
     assert plan.should_auto_activate is False
     assert plan.notifications == []
+
+
+def test_a_reproduction_computes_instead_of_reading_the_cache():
+    plan = LaunchPlan.get_default_launch_plan(FlyteContextManager.current_context(), reproduce_version)
+    assert (plan.name, plan.overwrite_cache) == ("workflows.training.reproduce_version", True)
 
 
 @pytest.mark.slow

@@ -36,5 +36,5 @@ def match_labels(labels: pd.Series, rows: pd.Index, known: Collection[int] | Non
         "labels that are blank or no whole number": codes.index[blank],
         "labels of an unknown class": codes.index[unknown],
     }
-    mismatch = "; ".join(f"{len(found)} {what} ({format_rows(found)})" for what, found in counted.items() if len(found))
-    return MatchedLabels(codes[~blank & ~unknown].astype("int64"), mismatch)
+    counts = [f"{what}: {len(at)} (rows {format_rows(at)})" for what, at in counted.items() if len(at)]
+    return MatchedLabels(codes[~blank & ~unknown].astype("int64"), "; ".join(counts))

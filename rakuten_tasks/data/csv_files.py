@@ -42,15 +42,18 @@ def read_chunks(filesystem: AbstractFileSystem, path: str, schema: pandera.DataF
 def _type_tables(file: Iterable[bytes], path: str, schema: pandera.DataFrameSchema) -> Iterator[Chunk]:
     for table in read_tables(file, path, CHUNK):
         numbers, columns = table.iloc[:, 0], table.iloc[:, 1:]
+        if columns.columns.empty:
+            raise CatalogueError(
+                f"{path}: the first line, {table.columns[0][:60]!r}, names one column: put the catalogue's table there "
+                "(a web page or a pointer of git-lfs is none)"
+            )
         typed = validate_schema(columns, schema, path)
         rows = whole_numbers(numbers)
         if rows.isna().any():
             line = rows.index[rows.isna()][0]
-            if not table.loc[line].any():
-                raise CatalogueError(f"{path}, line {line}: the row holds only commas: delete it, and others like it")
             raise CatalogueError(
                 f"{path}, line {line}: the first column must number the rows, and holds {numbers[line]!r}: "
-                "write the index column, as pandas.DataFrame.to_csv does"
+                "number each row, as pandas.DataFrame.to_csv does, or delete this one"
             )
         index = pd.Index(rows.astype("int64"), name="row")
         yield Chunk(columns.set_axis(index), typed.set_axis(index))

@@ -34,7 +34,7 @@ def read_tables(file: Iterable[bytes], path: str, rows: int) -> Iterator[pd.Data
         raise CatalogueError(f"{path}: the file is empty: its first line must name the columns")
     names = _check_header(header, path, line)
     columns = [i for i, name in enumerate(names) if name or i == 0]
-    records = _check_rows(records, names, path)
+    records = _check_rows(records, names, header, path)
     first = True
     while (chunk := list(islice(records, rows))) or first:
         lines = pd.Index([line for line, _ in chunk], dtype="int64", name="line")
@@ -99,13 +99,17 @@ def _check_header(header: Sequence[str], path: str, line: int) -> list[str]:
 
 
 def _check_rows(
-    records: Iterator[tuple[int, list[str]]], names: Sequence[str], path: str
+    records: Iterator[tuple[int, list[str]]], names: Sequence[str], header: Sequence[str], path: str
 ) -> Iterator[tuple[int, list[str]]]:
     width, numbers = len(names), [i for i, name in enumerate(names) if name in NUMBERS]
     numbers += [0] if numbers and not names[0] else []  # the row numbers
     for line, fields in records:
         if len(fields) != width:
             raise CatalogueError(f"{path}, line {line}: {_explain_width(fields, width)}")
+        if numbers and not any(fields):
+            raise CatalogueError(f"{path}, line {line}: the row holds only commas: delete it, and others like it")
+        if width > 1 and fields[1:] == header[1:]:
+            raise CatalogueError(f"{path}, line {line}: the header line occurs again: delete it")
         if numbers and _spans_rows(fields, numbers):
             raise CatalogueError(
                 f"{path}, line {line}: a double quote of this row is not closed before the next row begins: {QUOTING}"
@@ -115,7 +119,7 @@ def _check_rows(
 
 def _explain_width(fields: Sequence[str], width: int) -> str:
     if not any(fields):
-        return f"the row holds {len(fields)} empty fields and nothing else: delete it"
+        return "the row holds only commas: delete it, and others like it"
     found = f"{len(fields)} fields where the header line names {width}"
     if len(fields) < width:
         return f"{found}: complete the row; {QUOTING}"

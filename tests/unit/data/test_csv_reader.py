@@ -31,6 +31,7 @@ def read(text: str | bytes, rows: int = 2) -> list[list[str]]:
         ('1,"a\rb",,2,3\n', [["1", "a\rb", "", "2", "3"]]),
         (f"1,{'x' * 200_000},,2,3\n", [["1", "x" * 200_000, "", "2", "3"]]),
         ("", []),
+        (",,,,0\n", [["", "", "", "", "0"]]),
     ],
 )
 def test_each_field_is_the_text_that_stands_there(rows, fields):
@@ -71,7 +72,9 @@ def test_blanks_around_names_and_columns_without_a_name_do_no_harm():
         (HEADER + "1,a,b,2\n", r"line 2: 4 fields where the header line names 5: complete the row"),
         (HEADER + "1,a,b,2,3,4\n", r"line 2: 6 fields where the header line names 5: put"),
         (HEADER + "1,a,b,2,3,,\n", r"line 2: 7 fields .*: delete the commas at the end"),
-        (HEADER + "1,a,b,2,3\n,,\n", r"line 3: the row holds 3 empty fields and nothing else: delete it"),
+        (HEADER + "1,a,b,2,3\n,,\n", r"line 3: the row holds only commas: delete it"),
+        (HEADER + "1,a,b,2,3\n,,,,\n,,,,\n", r"line 3: the row holds only commas: delete it"),
+        (HEADER + "1,a,b,2,3\n\ufeff" + HEADER, r"line 3: the header line occurs again: delete it"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_line(text, message):

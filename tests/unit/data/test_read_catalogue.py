@@ -187,6 +187,11 @@ def _rewrite(file, old: str, new: str, encoding: str = "utf-8"):
         ),
         (lambda s: _rewrite(s / X_TRAIN, "5000\n", "5000,x\n"), rf"{X_TRAIN}, line 2: 6 fields where"),
         (lambda s: (s / X_TRAIN).write_bytes(b""), rf"{X_TRAIN}: the file is empty"),
+        (
+            lambda s: (s / X_TRAIN).write_text("<html>\n404\n"),
+            rf"{X_TRAIN}: the first line, '<html>', names one",
+        ),
+        (lambda s: _rewrite(s / "classes.csv", "1300,", "10,"), r"classes\.csv: class 10 occurs more than once"),
         (lambda s: drop_rows(s / X_TRAIN, list(range(12))), rf"{X_TRAIN}: no rows below the header line"),
         (lambda s: (s / Y_TRAIN).write_bytes(b""), rf"{Y_TRAIN}: the file is empty"),
         (lambda s: _rewrite(s / X_TRAIN, "\n3,", "\nthree,"), rf"{X_TRAIN}, line 5: the first column .* holds 'three'"),

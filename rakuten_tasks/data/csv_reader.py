@@ -7,7 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 
 import pandas as pd
 
@@ -92,6 +92,8 @@ def _check_header(header: Sequence[str], path: str, line: int) -> list[str]:
         raise CatalogueError(f"{where}: {','.join(header)!r} is a line for Excel: delete it, and separate by commas")
     if len(header) == 1 and (separators := [mark for mark in OTHER_SEPARATORS if mark in header[0]]):
         raise CatalogueError(f"{where}: columns are separated by {separators[0]!r}: save the file separated by commas")
+    if any("\n" in name for name in header):
+        raise CatalogueError(f"{where}: a double quote of the header line is not closed on it: {QUOTING}")
     names = [name.strip() for name in header]
     if doubled := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
         raise CatalogueError(f"{where}: column {', '.join(doubled)} occurs more than once: keep one, or rename one")
@@ -134,26 +136,22 @@ def _spans_rows(fields: Sequence[str], numbers: Sequence[int]) -> bool:
     A quote that is not closed takes in the rows below, up to the next quote. numbers: positions of whole numbers.
     """
     width = len(fields)
+    sound = _is_row(fields, width, numbers)
     for i, text in enumerate(fields):
         if "\n" not in text:
             continue
         lines = text.split("\n")
-        commas = 0
-        for j, line in enumerate(lines[1:], start=1):
-            commas += lines[j - 1].count(",")
-            if i + commas >= width:
-                break
-            below = line.split(",") if j + 1 < len(lines) else [*line.split(","), *fields[i + 1 :]]
-            # counted first: the text above is cut only where a row follows, and so once at most
-            if i + commas == width - 1 and _is_row(below, width, numbers):
-                above = [*fields[:i], *"\n".join(lines[:j]).split(",")]
-                if _is_row(above, width, numbers):
-                    return True
+        for j, (above, below) in enumerate(pairwise(lines), start=2):
+            row_below = [*below.split(","), *(fields[i + 1 :] if j == len(lines) else [])]
+            row_above = [*fields[:i], *above.split(",")[i - width :]]  # this text may hold commas of its own
+            if _is_row(row_below, width, numbers) and (_is_row(row_above, width, numbers) or not sound):
+                return True
     return False
 
 
 def _is_row(fields: Sequence[str], width: int, numbers: Sequence[int]) -> bool:
     if len(fields) != width:
         return False
-    texts = list(filter(None, (fields[i].strip() for i in numbers)))  # a product without a photo has a blank imageid
+    # a product without a photo has a blank imageid, and where one quote is misplaced, others may be
+    texts = list(filter(None, (fields[i].replace('"', "").strip() for i in numbers)))
     return bool(texts) and all(re.fullmatch(WHOLE_NUMBER, text) for text in texts)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-import pandas as pd
+import fsspec
 import torch
 from rich import box
 from rich.console import Console
@@ -26,6 +26,7 @@ from rich.table import Table
 
 from benchmarks.cost_steps import BenchContext, ResourceUsage, run
 from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.data.csv_files import read_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
 from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.runtime import pods
@@ -119,7 +120,7 @@ def main(source: str, products: int, photos: int) -> None:
             except ValueError as error:  # too few
                 raise click.ClickException(str(error)) from error
         try:
-            count = len(pd.read_csv(f"{source}/Y_train_CVw08PX.csv"))
+            count = len(read_labels(fsspec.filesystem("file"), f"{source}/Y_train_CVw08PX.csv").codes)
             if (products := min(products, count)) < 2 * SHARD:
                 raise click.ClickException(f"{products} products of {source}: growth can be measured from {2 * SHARD}")
             costs = [measure(step, BenchContext(source, Path(folder), products, photos)) for step in STEPS]

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, SplitConfig, TrainingConfig, Weights
 from rakuten_tasks.data import read_catalogue
+from rakuten_tasks.data.csv_reader import read_tables
 from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION, TitleSplits, assign_folds
 from rakuten_tasks.evaluation.baseline import fit_tfidf_svm
@@ -120,8 +121,8 @@ def ingest(work: BenchContext, out: Path) -> None:
     first = out.with_name(f"first{work.products}")
     first.mkdir()
     for name in ("X_train_update.csv", "Y_train_CVw08PX.csv"):
-        table = pd.read_csv(f"{work.source}/{name}", index_col=0, keep_default_na=False, dtype=str)
-        table.head(work.products).to_csv(first / name)
+        with Path(work.source, name).open("rb") as file:
+            next(read_tables(file, name, work.products)).to_csv(first / name, index=False)
     (first / "images").symlink_to(Path(work.source, "images").resolve())
     read_catalogue.ingest(str(first), out, IngestConfig(), unlabelled=False)
 

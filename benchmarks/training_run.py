@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score, log_loss
 
 from rakuten_tasks.config import TrainingConfig
+from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.shards import read_shard
@@ -35,11 +36,12 @@ class TrainingRun:
         resolved = resolve(config)
         self.config, self.pretrained, self.folder = resolved.config, resolved.pretrained, folder
         self.device = choose_device()
-        self._test_labels = test_labels(source)
-        ingested = ingest(source, folder / "catalogue", config.ingest, unlabelled=self._test_labels is not None)
+        labels = test_labels(source)
+        ingested = ingest(source, folder / "catalogue", config.ingest, unlabelled=labels is not None)
         self._labelled = [shard.path for shard in ingested.labelled]
         self._unlabelled = [shard.path for shard in ingested.unlabelled]
         self.codes = sorted(ingested.class_counts)
+        self._test_labels = None if labels is None else self._match(labels)
         self.rows = self._assign()
         photographed = self.rows.loc[self.rows["photo_status"] == "ok", "split"]
         self.members = active_members(self.config, enough_photos(photographed.to_numpy(np.int64)))
@@ -58,6 +60,13 @@ class TrainingRun:
     def labelled_test_rows(self) -> int:
         """Number of rows of X_test_update.csv with a label in Y_test.csv."""
         return 0 if self._test_labels is None else len(self._test_labels)
+
+    def _match(self, labels: pd.Series) -> pd.Series:
+        rows = [read_shard(path, ["row"])["row"] for path in self._unlabelled]
+        matched = match_labels(labels, pd.Index(pd.concat(rows).astype("int64")), self.codes)
+        if matched.mismatch:
+            print(f"Y_test.csv does not match X_test_update.csv: {matched.mismatch}", flush=True)
+        return matched.codes
 
     def _assign(self) -> pd.DataFrame:
         columns = ["row", "designation", "description", "prdtypecode", "photo_status"]

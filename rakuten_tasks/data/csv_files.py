@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 import pandera.pandas as pandera
 from fsspec import AbstractFileSystem
 
+from rakuten_tasks.data.csv_reader import read_tables
 from rakuten_tasks.data.schema import CLASSES, LABELS, CatalogueError, validate_schema, whole_numbers
 from rakuten_tasks.preprocessing.text import clean
 
@@ -34,41 +35,28 @@ class Labels:
 
 def read_chunks(filesystem: AbstractFileSystem, path: str, schema: pandera.DataFrameSchema) -> Iterator[Chunk]:
     """Yield the rows of a CSV, CHUNK at a time. Raises CatalogueError if it cannot be read or breaks the schema."""
-    try:
-        with (
-            filesystem.open(path, "rb") as file,
-            # keep_default_na: a title "None" or "NA" is a title
-            pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=CHUNK, encoding="utf-8-sig") as chunks,
-        ):
-            for raw in chunks:
-                yield _make_chunk(raw, schema, path)
-    except UnicodeDecodeError as error:
-        raise CatalogueError(f"{path}: not UTF-8 text ({error}): save the file as UTF-8") from error
-    except pd.errors.EmptyDataError as error:
-        raise CatalogueError(f"{path}: the file is empty: put the catalogue's rows there") from error
-    except pd.errors.ParserError as error:
-        raise CatalogueError(
-            f"{path}: not a readable CSV ({str(error).strip()}): put texts that hold commas, quotes or line breaks in "
-            'double quotes, and double the quotes inside ("")'
-        ) from error
+    with filesystem.open(path, "rb") as file:
+        yield from _type_tables(file, path, schema)
 
 
-def _make_chunk(raw: pd.DataFrame, schema: pandera.DataFrameSchema, path: str) -> Chunk:
-    # pandas reads surplus fields of the first row as an index, which shifts every column
-    if not isinstance(raw.index, pd.RangeIndex):
-        raise CatalogueError(
-            f"{path}: the first row has more fields than the header line: put texts that hold commas in double quotes"
-        )
-    numbers, columns = raw.iloc[:, 0], raw.iloc[:, 1:]
-    typed = validate_schema(columns, schema, path)
-    rows = whole_numbers(numbers)
-    if rows.isna().any():
-        raise CatalogueError(
-            f"{path}: the first column must number the rows, and holds {numbers[rows.isna()].head(3).tolist()}: "
-            "write the index column, as pandas.DataFrame.to_csv does"
-        )
-    index = pd.Index(rows.astype("int64"), name="row")
-    return Chunk(columns.set_axis(index), typed.set_axis(index))
+def _type_tables(file: Iterable[bytes], path: str, schema: pandera.DataFrameSchema) -> Iterator[Chunk]:
+    for table in read_tables(file, path, CHUNK):
+        numbers, columns = table.iloc[:, 0], table.iloc[:, 1:]
+        if columns.columns.empty:
+            raise CatalogueError(
+                f"{path}: the first line, {table.columns[0][:60]!r}, names one column: put the catalogue's table there "
+                "(a web page or a pointer of git-lfs is none)"
+            )
+        typed = validate_schema(columns, schema, path)
+        rows = whole_numbers(numbers)
+        if rows.isna().any():
+            line = rows.index[rows.isna()][0]
+            raise CatalogueError(
+                f"{path}, line {line}: the first column must number the rows, and holds {numbers[line]!r}: "
+                "number each row, as pandas.DataFrame.to_csv does, or delete this one"
+            )
+        index = pd.Index(rows.astype("int64"), name="row")
+        yield Chunk(columns.set_axis(index), typed.set_axis(index))
 
 
 def read_row_index(filesystem: AbstractFileSystem, path: str, schema: pandera.DataFrameSchema) -> pd.Index:
@@ -87,17 +75,24 @@ def _require_unique(rows: pd.Index, path: str) -> None:
     if rows.has_duplicates:
         duplicates = rows[rows.duplicated()].unique()
         raise CatalogueError(
-            f"{path}: row number {_format_rows(duplicates)} occurs more than once: number each row once"
+            f"{path}: row number {format_rows(duplicates)} occurs more than once: number each row once"
         )
 
 
-def _format_rows(rows: pd.Index) -> str:
+def format_rows(rows: pd.Index) -> str:
+    """Format row numbers: the first three, and how many more."""
     return ", ".join(map(str, rows[:3])) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
 
 
 def read_labels(filesystem: AbstractFileSystem, path: str) -> Labels:
     """Return all labels of a file. Raises CatalogueError as read_row_index does."""
-    chunks = list(read_chunks(filesystem, path, LABELS))
+    with filesystem.open(path, "rb") as file:
+        return parse_labels(file, path)
+
+
+def parse_labels(file: Iterable[bytes], path: str) -> Labels:
+    """Return all labels of an open file, as read_labels does. path: for messages."""
+    chunks = list(_type_tables(file, path, LABELS))
     raw = pd.concat([chunk.raw["prdtypecode"] for chunk in chunks])
     _require_unique(raw.index, path)
     return Labels(raw, pd.concat([chunk.typed["prdtypecode"] for chunk in chunks]))
@@ -106,6 +101,9 @@ def read_labels(filesystem: AbstractFileSystem, path: str) -> Labels:
 def read_class_names(filesystem: AbstractFileSystem, path: str) -> dict[int, str]:
     """Return code -> name for people, from a file with the columns prdtypecode and name."""
     names = pd.concat([chunk.typed["name"] for chunk in read_chunks(filesystem, path, CLASSES)])
+    if names.index.has_duplicates:
+        codes = format_rows(names.index[names.index.duplicated()].unique())
+        raise CatalogueError(f"{path}: class {codes} occurs more than once: name each class once")
     return {int(code): name for code, name in names.items()}
 
 
@@ -113,7 +111,7 @@ def check_labels_match_rows(rows: pd.Index, labels: pd.Index, rows_file: str, la
     """Raise CatalogueError unless both files number the same rows."""
     unlabelled, unknown = rows.difference(labels), labels.difference(rows)
     problems = [
-        f"{len(missing)} rows of {file} are not in {other_file} ({_format_rows(missing)})"
+        f"{len(missing)} rows of {file} are not in {other_file} ({format_rows(missing)})"
         for missing, file, other_file in ((unlabelled, rows_file, labels_file), (unknown, labels_file, rows_file))
         if len(missing)
     ]

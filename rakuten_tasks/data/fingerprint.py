@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +17,7 @@ from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.local_files import hash_file, hash_json
 
-READ = ("*.csv", "image_*", "SYNTHETIC*")  # names of the files that ingest may read
+READ = ("*.csv", "image_*", "synthetic*")  # names of the files that ingest may read, in lower case
 ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")  # s3 and http, azure, gcs
 CHANGE_TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 THREADS = 4  # hashlib releases the interpreter lock
@@ -76,7 +76,7 @@ def _list_files(source: str) -> tuple[AbstractFileSystem, dict[str, dict[str, An
     files = {}
     for folder in folders:
         for path, info in layout.filesystem.find(folder, maxdepth=1, detail=True).items():
-            if any(fnmatch(PurePosixPath(path).name, pattern) for pattern in READ):
+            if any(fnmatchcase(PurePosixPath(path).name.lower(), pattern) for pattern in READ):
                 files[path.removeprefix(layout.root)] = info
     return layout.filesystem, files
 

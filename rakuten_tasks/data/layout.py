@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 import fsspec
@@ -11,9 +12,10 @@ import pandas as pd
 from fsspec import AbstractFileSystem
 
 from rakuten_tasks.data.csv_files import read_labels
+from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.data.versions.manifest import find_version
 
-# the challenge's own name, then a pattern for other names, of which exactly one file must match
+# the challenge's own name, then a pattern for other names, in upper or lower case, of which exactly one file must match
 TRAIN_ROWS = ("X_train_update.csv", "X_train*.csv")
 TRAIN_LABELS = ("Y_train_CVw08PX.csv", "Y_train*.csv")
 TEST_ROWS = ("X_test_update.csv", "X_test*.csv")
@@ -32,7 +34,7 @@ class Layout:
     train_rows: str | None
     train_labels: str | None
     test_rows: str | None
-    test_labels: str | None
+    test_labels: tuple[str, ...]  # all files that match: prediction needs none of them
     classes: str | None
     train_photos: tuple[str, ...]  # folders that exist, searched in this order
     test_photos: tuple[str, ...]
@@ -64,7 +66,7 @@ def find_layout(source: str) -> Layout:
         train_rows=train_rows,
         train_labels=_find_one(files, TRAIN_LABELS),
         test_rows=test_rows,
-        test_labels=_find_one(files, TEST_LABELS),
+        test_labels=_find_all(files, TEST_LABELS),
         classes=_find_one(files, CLASSES),
         train_photos=_photo_folders(filesystem, root, "image_train"),
         test_photos=_photo_folders(filesystem, root, "image_test"),
@@ -79,13 +81,21 @@ def is_synthetic(source: str) -> bool:
 
 
 def test_labels(source: str) -> pd.Series | None:
-    """Return the labels of the unlabelled rows, prdtypecode (int64) by row; None if the catalogue has none."""
+    """Return the labels of the unlabelled rows, prdtypecode (Int64) by row; None if the catalogue has none.
+
+    Raises CatalogueError for a file that cannot be read, and if several files match.
+    """
     if (published := find_version(source)) is not None:
         return published.answers()
-    layout = find_layout(source)
-    if layout.test_labels is None:
-        return None
-    return read_labels(layout.filesystem, layout.test_labels).codes.dropna().astype("int64")
+    return read_test_labels(find_layout(source))
+
+
+def read_test_labels(layout: Layout) -> pd.Series | None:
+    """Return the labels of the unlabelled rows, as test_labels does."""
+    files = layout.test_labels
+    if len(files) > 1:
+        raise CatalogueError(_describe_several(files, TEST_LABELS))
+    return read_labels(layout.filesystem, files[0]).codes if files else None
 
 
 def photo_name(imageid: int, productid: int) -> str:
@@ -93,17 +103,27 @@ def photo_name(imageid: int, productid: int) -> str:
     return f"image_{imageid}_product_{productid}.jpg"
 
 
-def _find_one(files: list[str], names: tuple[str, str]) -> str | None:
+def _find_all(files: list[str], names: tuple[str, str]) -> tuple[str, ...]:
     exact, pattern = names
     if match := [file for file in files if PurePosixPath(file).name == exact]:
-        return match[0]
-    matches = [file for file in files if fnmatch(PurePosixPath(file).name, pattern)]
+        return tuple(match)
+    matches = [file for file in files if fnmatchcase(PurePosixPath(file).name.lower(), pattern.lower())]
+    return tuple(matches)
+
+
+def _find_one(files: list[str], names: tuple[str, str]) -> str | None:
+    matches = _find_all(files, names)
     if len(matches) > 1:
-        raise FileNotFoundError(f"{_format_names(matches)} all fit {pattern}: keep one of them, or name it {exact}")
+        raise FileNotFoundError(_describe_several(matches, names))
     return matches[0] if matches else None
 
 
-def _format_names(files: list[str]) -> str:
+def _describe_several(files: Sequence[str], names: tuple[str, str]) -> str:
+    exact, pattern = names
+    return f"{_format_names(files)} all fit {pattern}: keep one of them, or name it {exact}"
+
+
+def _format_names(files: Sequence[str]) -> str:
     names = [PurePosixPath(file).name for file in files]
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") if names else "nothing"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import zlib
 from io import BytesIO
 from random import Random
@@ -13,12 +14,14 @@ import pandas as pd
 import pyarrow as pa
 
 from rakuten_tasks.config import IngestConfig
-from rakuten_tasks.data.csv_files import read_chunks, read_labels, read_row_index
-from rakuten_tasks.data.layout import find_layout
+from rakuten_tasks.data.answers import match_labels
+from rakuten_tasks.data.csv_files import CHUNK, read_chunks, read_labels, read_row_index
+from rakuten_tasks.data.csv_reader import read_tables
+from rakuten_tasks.data.layout import Layout, find_layout, read_test_labels
 from rakuten_tasks.data.photo_files import PhotoReader
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, SAMPLE, make_products
-from rakuten_tasks.data.schema import PRODUCTS
+from rakuten_tasks.data.schema import PRODUCTS, CatalogueError
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, find_version
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PHOTO_COLUMNS
@@ -30,13 +33,13 @@ MAX_ROWS = 100_000  # of a table that already has drift columns
 BATCH = 256  # products featurized at once
 TEXTS = ("designation", "description")
 FILES = (".csv", ".csv.gz", ".parquet")
-# a number with hundreds of digits overflows; a .gz file may be invalid or truncated
-UNREADABLE = (pd.errors.ParserError, UnicodeDecodeError, OverflowError, gzip.BadGzipFile, EOFError, zlib.error)
+UNREADABLE = (gzip.BadGzipFile, EOFError, zlib.error)  # a .gz file may be invalid or truncated
+log = logging.getLogger(__name__)
 
 
 def is_file(address: str) -> bool:
     """Return whether the address is a table and not the folder of a catalogue."""
-    return address.endswith(FILES)
+    return address.lower().endswith(FILES)
 
 
 def catalogue_frame(
@@ -56,7 +59,7 @@ def file_frame(address: str, predictor: Predictor | None) -> pd.DataFrame:
 
     Raises ValueError if it has neither.
     """
-    table = _read_parquet(address) if address.endswith(".parquet") else _read_csv(address)
+    table = _read_parquet(address) if address.lower().endswith(".parquet") else _read_csv(address)
     if set(DRIFT_COLUMNS) & set(table.columns):
         return table
     if "designation" not in table.columns:
@@ -64,7 +67,8 @@ def file_frame(address: str, predictor: Predictor | None) -> pd.DataFrame:
             f"{address} has the columns {', '.join(map(str, table.columns[:8]))}: it needs designation (and "
             f"description) for products, or columns of monitoring/columns.py such as {DRIFT_COLUMNS[0]}"
         )
-    table = table.iloc[:MAX_PRODUCTS].reindex(columns=list(TEXTS)).fillna("").astype(str).reset_index(drop=True)
+    table = table.iloc[_sample_positions(len(table), MAX_PRODUCTS)]
+    table = table.reindex(columns=list(TEXTS)).fillna("").astype(str).reset_index(drop=True)
     features = _featurize(table.assign(photo=None, photo_status="none"), predictor)
     return pd.concat([table[["designation"]], features], axis=1).drop(columns=PHOTO_COLUMNS, errors="ignore")
 
@@ -83,22 +87,23 @@ def _read_parquet(address: str) -> pd.DataFrame:
             table = pd.read_parquet(file)
         except pa.ArrowInvalid as error:
             raise ValueError(f"{address}: not a readable Parquet file ({error}): write it again") from error
-    return table.sample(min(len(table), MAX_ROWS), random_state=0).reset_index(drop=True)
+    return table.iloc[_sample_positions(len(table), MAX_ROWS)].reset_index(drop=True)
 
 
 def _read_csv(address: str) -> pd.DataFrame:
-    """Read a random sample of at most MAX_ROWS rows, in chunks."""
-    sample: pd.DataFrame | None = None
+    """Read a random sample of at most MAX_ROWS rows, in chunks, as texts."""
     try:
-        with fsspec.open(address, "rt", encoding="utf-8-sig", compression="infer") as file:
-            sample = reservoir_sample(pd.read_csv(file, chunksize=MAX_ROWS, low_memory=False), MAX_ROWS)
-    except pd.errors.EmptyDataError:
-        pass
+        with fsspec.open(address, "rb", compression="infer") as file:
+            sample = reservoir_sample(read_tables(file, address, CHUNK), MAX_ROWS)
     except UNREADABLE as error:
-        raise ValueError(f"{address}: not a readable CSV ({error}): save it as UTF-8, separated by commas") from error
-    if sample is None:
-        raise ValueError(f"{address} is empty: its first line must name the columns")
+        raise ValueError(f"{address}: not a readable .gz file ({error}): compress it again") from error
+    assert sample is not None  # read_tables yields at least one table
     return sample.reset_index(drop=True)
+
+
+def _sample_positions(rows: int, max_products: int) -> np.ndarray:
+    """Return positions of a random sample, the same for the same rows from a folder, a table or a publication."""
+    return np.sort(np.random.default_rng(0).permutation(rows)[:max_products])
 
 
 def _read_catalogue(source: str, to_predict: bool, max_products: int) -> pd.DataFrame:
@@ -108,10 +113,9 @@ def _read_catalogue(source: str, to_predict: bool, max_products: int) -> pd.Data
     layout = find_layout(source)
     test = layout.test_rows and (to_predict or not layout.train_rows)
     file, photos = (layout.test_rows, layout.test_photos) if test else (layout.train_rows, layout.train_photos)
-    labels = layout.test_labels if test else layout.train_labels
     assert file is not None  # find_layout requires one of the two
     index = read_row_index(layout.filesystem, file, PRODUCTS)
-    sample = pd.Index(np.random.default_rng(0).permutation(index)[:max_products])
+    sample = index[_sample_positions(len(index), max_products)]
     parts = []
     with PhotoReader(layout.filesystem, photos, IngestConfig()) as reader:
         for chunk in read_chunks(layout.filesystem, file, PRODUCTS):
@@ -119,8 +123,27 @@ def _read_catalogue(source: str, to_predict: bool, max_products: int) -> pd.Data
             part = part.assign(names_photo=chunk.raw.loc[part.index, "imageid"].str.strip() != "")
             parts.append(part.join(reader.read(part)) if len(part) else part)
     rows = pd.concat(parts)
-    codes = read_labels(layout.filesystem, labels).codes.reindex(rows.index) if labels else pd.NA
+    labels = _read_true_codes(layout, bool(test), index)
+    codes = pd.NA if labels is None else labels.reindex(rows.index)
     return rows.assign(true_code=codes).reset_index(drop=True)
+
+
+def _read_true_codes(layout: Layout, test: bool, rows: pd.Index) -> pd.Series | None:
+    """Return the labels that match rows: without labels accuracy is not measured, and drift is."""
+    try:
+        if test:
+            labels = read_test_labels(layout)
+        else:
+            labels = read_labels(layout.filesystem, layout.train_labels).codes if layout.train_labels else None
+    except (CatalogueError, OSError) as error:
+        log.warning("accuracy is not measured: %s", error)
+        return None
+    if labels is None:
+        return None
+    matched = match_labels(labels, rows)
+    if matched.mismatch:
+        log.warning("accuracy is measured where labels match: %s", matched.mismatch)
+    return matched.codes
 
 
 def _read_published(published: CatalogueVersion, to_predict: bool, max_products: int) -> pd.DataFrame:
@@ -128,7 +151,7 @@ def _read_published(published: CatalogueVersion, to_predict: bool, max_products:
     test = to_predict and published.manifest.unlabelled
     shards = published.manifest.shards(PARTS[1] if test else PARTS[0])
     total = sum(shard.rows for shard in shards)
-    sample = np.sort(np.random.default_rng(0).permutation(total)[:max_products])
+    sample = _sample_positions(total, max_products)
     parts, start = [], 0
     for shard in shards:
         positions = sample[(sample >= start) & (sample < start + shard.rows)] - start

@@ -32,7 +32,9 @@ def numbers(column: pd.Series) -> pd.Series:
     if column.dtype == object or isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype):
         # a list, a date or a boolean in a cell is not a number either
         scalars = column.map(lambda v: v if _is_scalar(v) and not isinstance(v, bool | np.bool_) else None)
-        column = pd.to_numeric(scalars.astype(object), errors="coerce")
+        parsed = pd.to_numeric(scalars.astype(object), errors="coerce")
+        # to_numeric may miss the last bit of a text: a table as CSV would differ from the same one as Parquet
+        column = parsed.astype(float).where(parsed.isna(), scalars.where(parsed.notna()).astype(float))
     elif not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return pd.Series(np.nan, index=column.index)
     values = pd.Series(column.to_numpy(float, na_value=np.nan), index=column.index)

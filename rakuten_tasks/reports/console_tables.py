@@ -35,6 +35,9 @@ def score_against_labels(predictions: Mapping[str, pd.Series], labels: pd.Series
         table.add_column(heading)
     for name, predicted in predictions.items():
         rows = predicted.dropna().index.intersection(labels.index)
+        if rows.empty:
+            table.add_row(f"{name} (0)")
+            continue
         codes, indices = np.unique([labels[rows], predicted[rows]], return_inverse=True)
         true, guessed = indices.reshape(2, -1)
         metrics = hard_intervals(true, guessed, len(codes), seed=0)

@@ -10,10 +10,13 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
+from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
+from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.evaluation.metrics import POOL
+from rakuten_tasks.models.bundle import read_manifest
 from rakuten_tasks.models.predictor import Predictor, Scores
 from rakuten_tasks.models.scoring import products_of
 from rakuten_tasks.registry import tracking, versions
@@ -98,13 +101,29 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
     console = Console()
     console.print(f"{len(details)} products predicted by {champion.model} version {champion.version}")
     console.print(details["used"].value_counts().to_string())
-    if (labels := sample_answers() if source == SAMPLE else test_labels(source)) is not None:
-        by_row = details.set_index("row")
-        members = [name for name in by_row.columns if name.endswith("_code")]
-        predicted = {name.removesuffix("_code"): by_row[name] for name in members} | {POOL: by_row["prdtypecode"]}
-        console.print(score_against_labels(predicted, labels))
     for name in ("submission.csv", "details.parquet") if output else ():
         with fsspec.open(f"{output.rstrip('/')}/{name}", "wb", auto_mkdir=True) as file:
             file.write((work / name).read_bytes())
         console.print(f"written to {output.rstrip('/')}/{name}")
+    _print_scores(details, source, champion, console)
     return Predictions(FlyteFile(str(work / "submission.csv")), FlyteFile(str(work / "details.parquet")))
+
+
+def _print_scores(details: pd.DataFrame, source: str, champion: Champion, console: Console) -> None:
+    """Score the predictions on the catalogue's own labels, as far as they match; labels never stop a prediction."""
+    try:
+        labels = sample_answers() if source == SAMPLE else test_labels(source)
+    except (CatalogueError, OSError) as error:
+        console.print(f"not scored: {error}", markup=False, soft_wrap=True)
+        return
+    if labels is None:
+        return
+    by_row = details.set_index("row")
+    matched = match_labels(labels, by_row.index, read_manifest(local(champion.folder)).codes)
+    if matched.mismatch:
+        counts = f"scored on {len(matched.codes)} of {len(details)} products"
+        console.print(f"{counts}, the catalogue's own labels do not match: {matched.mismatch}", soft_wrap=True)
+    if len(matched.codes):
+        members = [name for name in by_row.columns if name.endswith("_code")]
+        predicted = {name.removesuffix("_code"): by_row[name] for name in members} | {POOL: by_row["prdtypecode"]}
+        console.print(score_against_labels(predicted, matched.codes))

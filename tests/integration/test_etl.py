@@ -392,6 +392,34 @@ def test_answers_travel_with_the_products_to_predict(source: Path, tmp_path: Pat
     assert answers_of(str(tmp_path / "shop")).to_dict() == {24: 10, 25: 1300, 26: 2583, 27: 10}
 
 
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ("0,10\n1,10\n2,10\n3,10", r"labels of rows that are no product: 4 \(rows 0, 1, 2 and 1 more\)"),
+        ("24,10\n25,10", r"products without a label: 2 \(rows 26, 27\)"),
+        ("24,\n25,10\n26,10\n27,x", r"labels that are blank or no whole number: 2 \(rows 24, 27\)"),
+        ("24,10\n25,10\n26,10\n27,11", r"labels of an unknown class: 1 \(rows 27\)"),
+    ],
+)
+def test_answers_that_do_not_match_the_products_are_not_published(
+    answers: str, message: str, source: Path, tmp_path: Path
+):
+    (source / "Y_test.csv").write_text(f",prdtypecode\n{answers}\n")
+    with pytest.raises(CatalogueError, match=rf"not published: .*{message}"):
+        published(source, tmp_path / "shop")
+    (source / X_TEST).unlink()
+    with pytest.raises(CatalogueError, match="labels of products to predict and no such products: add X_test"):
+        published(source, tmp_path / "shop")
+    assert not (tmp_path / "shop").exists()
+
+
+def test_answers_without_a_name_are_published_and_read_back(source: Path, tmp_path: Path):
+    answers = pd.Series([10, 10, 10, 10], index=range(24, 28))  # as the built-in sample's
+    read = ingest(str(source), tmp_path / "read", CONFIG.ingest)
+    publish(read, SourceInfo(str(source), answers), str(tmp_path / "shop"), CONFIG, True, tmp_path / "draft")
+    assert answers_of(str(tmp_path / "shop")).to_dict() == answers.to_dict()
+
+
 def test_a_published_catalogue_is_looked_at_for_drift_as_its_source_is(source: Path, tmp_path: Path):
     published(source, tmp_path / "shop")
     for to_predict in (False, True):

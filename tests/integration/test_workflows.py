@@ -192,6 +192,32 @@ def test_every_product_to_predict_gets_one_row_whatever_is_wrong_with_it(trained
     assert "6 products predicted by whole-way version" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (
+            ",prdtypecode\n0,10\n",
+            "scored on 0 of 3 products, the catalogue's own labels do not match: ",
+        ),
+        (
+            ",prdtypecode\n3,10\n4,\n5,99\n",
+            "scored on 1 of 3 products, the catalogue's own labels do not match: ",
+        ),
+        (",prdtypecode\n3,10\n3,10\n", "Y_test.csv: row number 3 occurs more than once"),
+        (",code\n3,10\n", "Y_test.csv: column prdtypecode is missing (found: code)"),
+        ("", "Y_test.csv: the file is empty"),
+    ],
+)
+def test_labels_that_do_not_match_stop_no_prediction(trained, tmp_path, capsys, answers, message):
+    source = write_catalogue(tmp_path / "catalogue", labelled=3, unlabelled=3)
+    (source / "Y_test.csv").write_text(answers)
+    predict_catalogue(source=str(source), model=MODEL, output=str(tmp_path / "out"))
+    assert pd.read_csv(tmp_path / "out/submission.csv", index_col=0).index.tolist() == [3, 4, 5]
+    printed = capsys.readouterr().out
+    assert message in printed
+    assert ("against the catalogue's own labels" in printed) == ("scored on 1" in printed)
+
+
 def test_a_catalogue_with_another_label_set_never_replaces_the_champion(trained, mlflow_store, tmp_path):
     source = write_catalogue(tmp_path / "catalogue", labelled=45, unlabelled=1)
     labels = pd.read_csv(source / "Y_train_CVw08PX.csv", index_col=0)

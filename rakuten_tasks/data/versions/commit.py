@@ -56,6 +56,8 @@ def publish(
     destination = destination.rstrip("/")
     _require_destination(destination)
     files = CatalogueFiles.at(destination)
+    if origin.answers is not None and not ingested.unlabelled:
+        raise CatalogueError(f"{origin.source} has labels of products to predict and no such products: add X_test")
     products = list_products(ingested)
     for attempt in range(ATTEMPTS):
         before = find_version(destination)
@@ -95,7 +97,7 @@ def _require_destination(destination: str) -> None:
 def _write_files(staged: StagedVersion, source: str, version: int, files: CatalogueFiles) -> Manifest:
     """Write the files of a version, which does not exist before its manifest does. Returns the manifest."""
     shards = {part: [_write_shard(shard, files) for shard in staged.shards[part]] for part in PARTS}
-    answers = staged.answers
+    answers = None if staged.answers is None else staged.answers.rename("prdtypecode")
     return Manifest(
         format=FORMAT,
         version=version,

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from rakuten_tasks.config import Strict
+from rakuten_tasks.data.csv_files import parse_labels
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard
@@ -87,10 +88,10 @@ class CatalogueVersion:
         return pd.read_parquet(BytesIO(self.read(name)))
 
     def answers(self) -> pd.Series | None:
-        """Return prdtypecode (int64) by row of the unlabelled rows; None if they are not known."""
+        """Return prdtypecode (Int64) by row of the unlabelled rows; None if they are not known."""
         if not self.manifest.answers:
             return None
-        return pd.read_csv(BytesIO(self.read(self.manifest.answers)), index_col=0)["prdtypecode"].astype("int64")
+        return parse_labels(BytesIO(self.read(self.manifest.answers)), self.manifest.answers).codes
 
     def fetch(self, out: Path, labelled: bool = True, unlabelled: bool = True) -> IngestResult:
         """Copy the shards to `out`, one in memory at a time.

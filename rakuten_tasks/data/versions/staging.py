@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rakuten_tasks.config import PublicationConfig
+from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard, ShardWriter, hash_product, iter_shards
@@ -195,12 +196,25 @@ def validate_staged(staged: StagedVersion, before: CatalogueVersion | None, conf
     rows = staged.labelled
     if rows.empty:
         raise CatalogueError("nothing to publish: no labelled product was kept; see the quarantine's reasons")
+    _require_matching_answers(staged)
     if before:
         _require_no_loss(staged, before, config)
     try:
         require_every_split(staged.splits.lookup(rows["designation"]), rows["prdtypecode"].tolist())
     except ValueError as error:
         raise CatalogueError(f"not published: {error}") from error
+
+
+def _require_matching_answers(staged: StagedVersion) -> None:
+    if staged.answers is None:
+        return
+    rows = staged.products.loc[staged.products["part"] == UNLABELLED, "row"]
+    mismatch = match_labels(staged.answers, pd.Index(rows.astype("int64")), staged.class_counts).mismatch
+    if mismatch:
+        raise CatalogueError(
+            f"not published: the labels of the products to predict (Y_test.csv) do not match them: {mismatch}: give "
+            "each product one label, of a class that has labelled products, or take the file away"
+        )
 
 
 def _require_no_loss(staged: StagedVersion, before: CatalogueVersion, config: PublicationConfig) -> None:

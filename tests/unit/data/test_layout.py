@@ -3,8 +3,10 @@ from __future__ import annotations
 import fsspec
 import pytest
 
+from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.layout import find_layout, is_synthetic, photo_name
 from rakuten_tasks.data.layout import test_labels as answers
+from rakuten_tasks.data.schema import CatalogueError
 from tests.support.catalogues import write_catalogue
 
 
@@ -76,6 +78,25 @@ def test_a_catalogue_in_memory_is_found():
     layout = find_layout("memory://layout")
     assert layout.test_rows == "/layout/X_test_update.csv"
     assert layout.train_rows is None
+
+
+@pytest.mark.parametrize("name", ["y_train_CVw08PX.csv", "Y_TRAIN_CVW08PX.CSV"])
+def test_upper_and_lower_case_make_no_difference(tmp_path, name):
+    write_catalogue(tmp_path)
+    before = fingerprint(str(tmp_path)).content
+    (tmp_path / "Y_train_CVw08PX.csv").rename(tmp_path / name)
+    assert find_layout(str(tmp_path)).train_labels == f"{tmp_path}/{name}"
+    (tmp_path / name).write_text(",prdtypecode\n")
+    assert fingerprint(str(tmp_path)).content != before
+
+
+def test_several_files_of_answers_stop_only_what_reads_them(tmp_path):
+    write_catalogue(tmp_path)
+    for name in ("Y_test_a.csv", "Y_test_b.csv"):
+        (tmp_path / name).touch()
+    find_layout(str(tmp_path))
+    with pytest.raises(CatalogueError, match=r"Y_test_a\.csv, Y_test_b\.csv all fit .*: keep one of them"):
+        answers(str(tmp_path))
 
 
 def test_answers_to_the_test_rows_are_read_where_they_are(tmp_path):

@@ -12,7 +12,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -218,6 +217,8 @@ def _find_microbatch_size(
 
 def _validate(state: TrainingState, examples: Dataset, rows: NDArray, schedule: Schedule) -> tuple[float, float]:
     """Return cross-entropy in nats and weighted F1; the same bits on every rank, so that all stop alike."""
+    from sklearn.metrics import f1_score  # not at the top: serving and prediction need no scikit-learn
+
     with state.timer("validate"):
         logits = _gather_logits(state.model, examples, rows, schedule.batch_size, state.device)
         labels = examples.labels[rows]

@@ -154,7 +154,7 @@ def closed_port() -> int:
 
 
 def published(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(vgg16_weights, "IMAGENET", SimpleNamespace(url=url, meta={}))
+    monkeypatch.setattr(vgg16_weights, "imagenet_weights", lambda: SimpleNamespace(url=url, meta={}))
 
 
 def test_auto_falls_back_at_once_where_the_connection_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

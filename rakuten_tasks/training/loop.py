@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from tqdm import tqdm
 
+from rakuten_tasks.progress import Progress, on_terminal
 from rakuten_tasks.training.checkpoint import Checkpoints
 from rakuten_tasks.training.distributed import (
     BATCH_NORMS,
@@ -30,6 +31,8 @@ from rakuten_tasks.training.distributed import (
 from rakuten_tasks.training.oom import MicrobatchRunner, explain_out_of_memory
 from rakuten_tasks.training.schedule import Schedule
 from rakuten_tasks.training.state import EpochMetrics, TrainingState
+
+log = logging.getLogger(__name__)
 
 
 class Dataset(Protocol):
@@ -117,7 +120,10 @@ def fit(
         order = np.random.default_rng((seed, state.epoch)).permutation(train_rows)
         _train_epoch(state, examples, order, schedule, name, checkpoints)
         valid = (math.nan, math.nan) if schedule.stop_after else _validate(state, examples, valid_rows, schedule)
-        on_epoch(state.end_epoch(state.loss / len(order), *valid))
+        epoch = state.end_epoch(state.loss / len(order), *valid)
+        if rank() == 0:
+            log.info("%s, %s", name, epoch)
+        on_epoch(epoch)
 
     if schedule.stop_after and math.isfinite(state.epochs[-1].train_loss):
         state.best_weights = copy.deepcopy(model.state_dict())
@@ -134,9 +140,9 @@ def _train_epoch(
     """Run the steps of the current epoch that are still to do."""
     state.model.train()
     batches = np.split(order, range(schedule.batch_size, len(order), schedule.batch_size))
-    title = f"{name}, epoch {state.epoch}"
-    remaining = batches[state.step :]
-    for batch in tqdm(remaining, title, len(batches), leave=False, initial=state.step, disable=rank() > 0):
+    title, remaining = f"{name}, epoch {state.epoch}", batches[state.step :]
+    bar = {"initial": state.step, "leave": False, "disable": rank() > 0 or not on_terminal()}  # `fit` logs each epoch
+    for batch in Progress(remaining, title, len(batches), unit=" batches", **bar):
         state.reseed_for_rank()
         with explain_out_of_memory(name, state.microbatch_size):
             loss = _backward(state, examples, batch, schedule.label_smoothing)

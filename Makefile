@@ -149,7 +149,7 @@ activate: $(READY) ## activate the schedules of the registered launch plans (VER
 
 .PHONY: bench
 bench: $(READY) ## measure speeds, as ratios within one run, and growth and cost
-	@failed=0; for name in text_preparation text_training photo_features photo_training photo_limits; do \
+	@failed=0; for name in imports text_preparation text_training photo_features photo_training photo_limits; do \
 	  $(BIN)/python -m benchmarks.$$name || failed=1; done; \
 	$(MAKE) --no-print-directory --keep-going bench-growth bench-cost || failed=1; exit $$failed
 

@@ -20,12 +20,11 @@ from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, S
 from rakuten_tasks.data import read_catalogue
 from rakuten_tasks.data.csv_reader import read_tables
 from rakuten_tasks.data.shards import read_shard
-from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION, TitleSplits, assign_folds
+from rakuten_tasks.data.splits import BLENDING, FOLDS, TEST, TRAIN, VALIDATION, TitleSplits, assign_folds
 from rakuten_tasks.evaluation.baseline import fit_tfidf_svm
 from rakuten_tasks.evaluation.metrics import POOL, TFIDF_SVM, evaluate
 from rakuten_tasks.models.backbones import resolve_weights
 from rakuten_tasks.models.members import MEMBERS, FitContext, Member, TrainingData
-from rakuten_tasks.models.members.member import FOLDS
 from rakuten_tasks.models.members.plan import build_extractor, extractors_of
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool

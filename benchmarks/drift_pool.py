@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
-from tqdm import tqdm
 
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, make_products
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.drift_tests import decide
 from rakuten_tasks.monitoring.reference import featurize_rows
+from rakuten_tasks.progress import Progress
 
 BRIGHTNESS, MISSING, REPLACED, POINTS = 0.7, 0.2, 0.2, 0.1
 FREQUENT = 2583  # the challenge's most frequent class
@@ -48,7 +48,10 @@ def make_pool(predictor: Predictor, count: int, seed: int) -> Pool:
         {
             "designation": [product.text.designation for product in products],
             "description": [product.text.description for product in products],
-            "photo": [_draw_jpeg(code, Random(f"{seed} photo {row}")) for row, code in enumerate(tqdm(codes))],
+            "photo": [
+                _draw_jpeg(code, Random(f"{seed} photo {row}"))
+                for row, code in enumerate(Progress(codes, "drawing", unit=" photos"))
+            ],
             "photo_status": "ok",
         }
     )
@@ -67,7 +70,10 @@ def make_pool(predictor: Predictor, count: int, seed: int) -> Pool:
 
 def _featurize_rows(predictor: Predictor, rows: pd.DataFrame) -> pd.DataFrame:
     starts = range(0, len(rows), SLICE)
-    parts = [featurize_rows(rows[i : i + SLICE].reset_index(drop=True), predictor) for i in tqdm(starts)]
+    parts = [
+        featurize_rows(rows[i : i + SLICE].reset_index(drop=True), predictor)
+        for i in Progress(starts, "features", unit=" slices")
+    ]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -29,11 +29,10 @@ from benchmarks.timing import seconds
 from rakuten_tasks.config import PhotoConfig, TrainingConfig, Weights
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY
-from rakuten_tasks.data.splits import TRAIN
+from rakuten_tasks.data.splits import FOLDS, TRAIN
 from rakuten_tasks.models.backbones import load_backbone, resolve_weights
 from rakuten_tasks.models.extractors import PhotoExtractor
 from rakuten_tasks.models.members import MEMBERS, FitContext, TrainingData
-from rakuten_tasks.models.members.member import FOLDS
 from rakuten_tasks.models.networks.onednn import is_supported, prepack
 from rakuten_tasks.models.networks.vgg16_blocks import DEVIATION, MEAN, batch_size
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions

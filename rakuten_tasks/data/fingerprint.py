@@ -10,12 +10,12 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
-from tqdm import tqdm
 
 from rakuten_tasks.data.layout import find_layout
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.local_files import hash_file, hash_json
+from rakuten_tasks.progress import Progress
 
 READ = ("*.csv", "image_*", "synthetic*")  # names of the files that ingest may read, in lower case
 ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")  # s3 and http, azure, gcs
@@ -84,7 +84,7 @@ def _list_files(source: str) -> tuple[AbstractFileSystem, dict[str, dict[str, An
 def _hash_files(paths: list[str]) -> list[str]:
     with ThreadPoolExecutor(THREADS) as pool:
         hashes = pool.map(hash_file, map(Path, paths))
-        return list(tqdm(hashes, total=len(paths), desc="fingerprint", unit=" files", leave=False))
+        return list(Progress(hashes, "fingerprint", len(paths), unit=" files", leave=False))
 
 
 def _hash_listing(files: dict[str, dict[str, Any]]) -> str:

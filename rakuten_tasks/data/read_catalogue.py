@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
-from tqdm import tqdm
 
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.csv_files import (
@@ -28,6 +27,7 @@ from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, SHARD, CatalogueErro
 from rakuten_tasks.data.shards import Shard, ShardWriter
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.local_files import hash_json
+from rakuten_tasks.progress import Progress
 
 BATCH = 64  # photos in memory at once
 VALID_PHOTO = ("ok", "none")
@@ -122,7 +122,7 @@ def _ingest_part(
     outcomes = []
     with (
         PhotoReader(filesystem, part.photos, config) as photos,
-        tqdm(total=len(part.rows), desc=f"ingest {part.name}", unit=" products") as bar,
+        Progress(total=len(part.rows), desc=f"ingest {part.name}", unit=" products") as bar,
     ):
         for chunk in read_chunks(filesystem, part.file, PRODUCTS):
             rows = validator.validate(chunk, part.labels)

@@ -19,6 +19,7 @@ SPLITS = ("train", "validation", "blending", "test")
 TRAIN, VALIDATION, BLENDING, TEST = range(4)
 # a class with few titles needs training first, then a test
 FILL_ORDER = (TRAIN, TEST, BLENDING, VALIDATION)
+FOLDS = 4  # of the titles outside the test split: out of fold, a member is fitted on three quarters each time
 NOT_A_WORD = re.compile(r"[\W_]+")
 
 

@@ -10,7 +10,6 @@ from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from rakuten_tasks.config import Strict
 from rakuten_tasks.evaluation.bootstrap import (
@@ -149,12 +148,16 @@ def evaluate(
             classes=_classes(labels, predicted[name], codes),
             reliability=reliability(scores, labels),
         )
+    from sklearn.metrics import confusion_matrix  # not at the top: pods that only read an Evaluation would import it
+
     confusion = confusion_matrix(labels, predicted[POOL], labels=np.arange(len(codes))).tolist()
     gain = [] if text_pool is None else photo_gain(text_pool, probabilities[POOL], labels)
     return Evaluation(len(labels), [int(code) for code in codes], systems, confusion, gain)
 
 
 def _classes(labels: NDArray, predicted: NDArray, codes: Sequence[int]) -> list[ClassScore]:
+    from sklearn.metrics import precision_recall_fscore_support
+
     by_class = precision_recall_fscore_support(labels, predicted, labels=np.arange(len(codes)), zero_division=0)
     return [
         ClassScore(int(code), float(f1), float(precision), float(recall), int(support))

@@ -15,7 +15,8 @@ from threading import Thread
 from typing import TypeVar
 
 import torch
-from tqdm import tqdm
+
+from rakuten_tasks.progress import Progress
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -116,7 +117,7 @@ def _fetch(url: str, path: Path) -> str:
     with request as response, path.open("xb") as file:
         response.raise_for_status()
         size = int(response.headers.get("Content-Length", 0)) or None
-        with tqdm(total=size, desc=path.name.partition(".")[0], unit="B", unit_scale=True) as bar:
+        with Progress(total=size, desc=path.name.partition(".")[0], unit="B", unit_scale=True) as bar:
             for chunk in response.iter_content(CHUNK):  # raises if fewer bytes come than Content-Length
                 file.write(chunk)
                 digest.update(chunk)

@@ -6,12 +6,11 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
 from rakuten_tasks.models.backbones import load_saved_backbone
 from rakuten_tasks.models.backbones.frozen import FrozenBackbone
@@ -23,6 +22,9 @@ from rakuten_tasks.preprocessing.ngrams import count_ngrams
 from rakuten_tasks.preprocessing.photos import prepare_photos
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.preprocessing.text import clean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 SETTINGS = "settings.json"
 
@@ -107,6 +109,8 @@ class TokenExtractor(Extractor):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Self:
+        from transformers import PreTrainedTokenizerFast  # not at the top: it takes a second
+
         return cls(PreTrainedTokenizerFast.from_pretrained(folder), **_read_settings(folder))
 
 

@@ -6,9 +6,12 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 TAG = re.compile(r"<[^<>]*>")
 SPACE = re.compile(r"\s+")
@@ -33,6 +36,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
 
     A pair (title, description) becomes title [SEP] description. Deterministic for the same texts in the same order.
     """
+    from transformers import PreTrainedTokenizerFast  # not at the top: most need `clean` alone
+
     # not WordPiece, whose trainer numbers the continuing pieces in the order of a randomly seeded hash map
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(

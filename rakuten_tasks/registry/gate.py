@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 
 from rakuten_tasks.config import GateConfig, Strict
 from rakuten_tasks.evaluation.bootstrap import paired_bootstrap
@@ -109,6 +108,8 @@ def _violations(probability: float, losses: dict[int, float], config: GateConfig
 
 
 def _weighted_f1(labels: NDArray, predicted: NDArray) -> float:
+    from sklearn.metrics import f1_score  # not at the top: every pod that reads a GateDecision would import it
+
     return float(f1_score(labels, predicted, average="weighted", zero_division=0))
 
 
@@ -118,6 +119,8 @@ def class_losses(labels: NDArray, new: NDArray, incumbent: NDArray, min_rows: in
     counted = codes[rows >= min_rows]
     if not len(counted):
         return {}
+    from sklearn.metrics import f1_score
+
     before, after = (f1_score(labels, p, labels=counted, average=None, zero_division=0) for p in (incumbent, new))
     return {int(code): float(loss) for code, loss in zip(counted, before - after, strict=True)}
 

@@ -8,6 +8,7 @@ import fsspec
 
 from rakuten_tasks.reports.page import render, standalone
 
+DECKS = "decks"  # folder of a training's run
 FIT = "fit_"  # followed by a member's name: the page of its training
 TITLES = {
     "ingest": "Catalogue: what was read",

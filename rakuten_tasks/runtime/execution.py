@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from flytekit import FlyteContextManager, current_context
 from flytekit.configuration import LocalConfig
@@ -17,7 +18,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from rakuten_tasks.local_files import hash_json
 from rakuten_tasks.paths import checkpoints_folder
 from rakuten_tasks.runtime.stage import code_version
-from rakuten_tasks.training.checkpoint import CheckpointStore, LocalCheckpointStore
+
+if TYPE_CHECKING:
+    from rakuten_tasks.training.checkpoint import CheckpointStore
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,8 @@ def checkpoints(name: str, *inputs: object) -> Iterator[CheckpointStore]:
     if execution():
         yield FlyteCheckpointStore(current_context().checkpoint)
         return
+    from rakuten_tasks.training.checkpoint import LocalCheckpointStore  # imports torch
+
     # without cache, as when a version is reproduced, only a training without cache is resumed
     suffix = "" if LocalConfig.auto().cache_enabled else "-uncached"
     store = LocalCheckpointStore(checkpoints_folder() / f"{name}{suffix}-{hash_json([code_version(), *inputs])[:16]}")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from rakuten_tasks.progress import on_terminal
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")  # fsspec's protocols
@@ -56,15 +58,21 @@ def require_remote(name: str, address: str) -> str:
 
 
 def in_pod(function: F) -> F:
-    """Decorate a task: in a pod, log at level INFO and set the store's variables that fsspec and MLflow read."""
+    """Decorate a task: log at INFO where no terminal shows bars; in a pod, set the store's variables for fsspec."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if "FLYTE_INTERNAL_EXECUTION_ID" in os.environ:
+        is_pod = "FLYTE_INTERNAL_EXECUTION_ID" in os.environ
+        logger = logging.getLogger("rakuten_tasks")
+        level = logger.level
+        if is_pod or not on_terminal():
             logging.basicConfig()
-            logging.getLogger("rakuten_tasks").setLevel(logging.INFO)  # a pod shows nothing but its log
-            if not any(name in os.environ for name in STORE.values()):
-                os.environ.update({ours: os.environ[flytes] for flytes, ours in STORE.items() if flytes in os.environ})
-        return function(*args, **kwargs)
+            logger.setLevel(logging.INFO)  # without bars, the log alone shows progress
+        if is_pod and not any(name in os.environ for name in STORE.values()):
+            os.environ.update({ours: os.environ[flytes] for flytes, ours in STORE.items() if flytes in os.environ})
+        try:
+            return function(*args, **kwargs)
+        finally:
+            logger.setLevel(level)
 
     return wrapper  # type: ignore[return-value]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import torch
 from aiohttp import ClientError as HttpError
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 from flytekit.exceptions.base import FlyteRecoverableException as FlytekitTransientError
 from flytekit.exceptions.user import FlyteRecoverableException
-from mlflow.exceptions import MlflowException
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import Timeout
-from sqlalchemy.exc import OperationalError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,13 +35,16 @@ TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     Timeout,
     HttpError,
     BotoCoreError,
-    OperationalError,
     sqlite3.OperationalError,
     FlytekitTransientError,  # flytekit's own down- and uploads
-    # another process may have freed its memory by then; what never fits raises MemoryError
-    torch.OutOfMemoryError,
-    torch.AcceleratorError,
 )
+# Named, as importing these libraries takes seconds, and one that is not imported has raised nothing.
+LIBRARY_ERRORS = {
+    "sqlalchemy.exc": ("OperationalError",),
+    # another process may have freed its memory by then; what never fits raises MemoryError
+    "torch": ("OutOfMemoryError", "AcceleratorError"),
+}
+MLFLOW_ERRORS = {"mlflow.exceptions": ("MlflowException",)}
 
 
 def as_recoverable(function: F) -> F:
@@ -71,13 +72,20 @@ def is_transient(error: BaseException) -> bool:
     for cause in _chain(error):
         if isinstance(cause, PERMANENT_ERRORS):
             return False
-        if isinstance(cause, MlflowException):
+        if isinstance(cause, _imported(MLFLOW_ERRORS)):
             return cause.get_http_status_code() >= 500
         if isinstance(cause, ClientError):
             return cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in (429, 500, 502, 503, 504)
-        if isinstance(cause, TRANSIENT_ERRORS):
+        if isinstance(cause, TRANSIENT_ERRORS + _imported(LIBRARY_ERRORS)):
             return True
     return False
+
+
+def _imported(errors: Mapping[str, tuple[str, ...]]) -> tuple[type[Any], ...]:
+    """Return those of the errors, named by module, whose module is imported."""
+    return tuple(
+        getattr(sys.modules[module], name) for module in errors if module in sys.modules for name in errors[module]
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.config import SplitConfig
 from rakuten_tasks.data.shards import read_shard
-from rakuten_tasks.data.splits import SPLITS, TEST, TitleSplits, assign_folds, require_every_split
+from rakuten_tasks.data.splits import FOLDS, SPLITS, TEST, TitleSplits, assign_folds, require_every_split
 from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models.bundle import TITLE_SPLITS
-from rakuten_tasks.models.members.member import FOLDS
 from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace

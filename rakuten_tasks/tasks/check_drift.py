@@ -6,27 +6,26 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flytekit import Deck, current_context
-from mlflow import MlflowClient
 from pydantic.dataclasses import dataclass
 
 from rakuten_tasks.config import Settings
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.models.bundle import read_manifest
-from rakuten_tasks.monitoring import comparison
 from rakuten_tasks.monitoring.decision import DriftReport
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks, save_check
 from rakuten_tasks.monitoring.policy import Action, decide_action
 from rakuten_tasks.monitoring.window import TimeWindow
 from rakuten_tasks.registry import runs, tracking, versions
-from rakuten_tasks.reports.drift_deck import drift_deck
-from rakuten_tasks.reports.drift_report import write_report
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.types import RegisteredVersion
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +52,11 @@ def check_drift(
     kickoff: datetime, hours: float, paths: MonitoringPaths, source: str, model: str, rest_hours: float
 ) -> DriftOutcome:
     """Compare, write the report, decide, and add the check to the history."""
+    # not at the top: they import torch, transformers and plotly, which the other tasks here do not need
+    from rakuten_tasks.monitoring import comparison
+    from rakuten_tasks.reports.drift_deck import drift_deck
+    from rakuten_tasks.reports.drift_report import write_report
+
     for name in ("log", "history", "reports", "open_hours"):
         require_remote(f"paths.{name}", getattr(paths, name))
     client = tracking.connect()

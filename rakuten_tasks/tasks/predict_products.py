@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import fsspec
 import pandas as pd
@@ -17,8 +18,6 @@ from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.evaluation.metrics import POOL
 from rakuten_tasks.models.bundle import read_manifest
-from rakuten_tasks.models.predictor import Predictor, Scores
-from rakuten_tasks.models.scoring import products_of
 from rakuten_tasks.registry import tracking, versions
 from rakuten_tasks.reports.console_tables import score_against_labels
 from rakuten_tasks.runtime import pods
@@ -26,6 +25,9 @@ from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.types import Shard
+
+if TYPE_CHECKING:
+    from rakuten_tasks.models.predictor import Scores
 
 TOP = 3
 
@@ -61,6 +63,10 @@ def fetch_champion(source: str, model: str) -> Champion:
 @stage(pods.GPU)
 def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
     """Predict one shard. -> Parquet, see `_details`"""
+    # not at the top: they import torch and transformers, which the other tasks here do not need
+    from rakuten_tasks.models.predictor import Predictor
+    from rakuten_tasks.models.scoring import products_of
+
     rows = read_shard(local(shard.products))
     scores = Predictor.load(local(champion.folder)).score(products_of(rows))
     path = workspace() / "predictions.parquet"

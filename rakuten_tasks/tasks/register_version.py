@@ -31,6 +31,7 @@ from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.registry.gate import GateDecision, class_losses, decide
 from rakuten_tasks.registry.promotion import Promotion, Rivals, alias_for
 from rakuten_tasks.registry.tracking import RunLog
+from rakuten_tasks.reports.index import DECKS
 from rakuten_tasks.reports.registration_deck import registration_deck
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
@@ -50,7 +51,6 @@ from rakuten_tasks.tasks.types import (
 )
 
 CHECKED = 64  # test rows that a bundle predicts again before it is registered
-DECKS = "decks"
 CONFIGURATION = "configuration.json"
 
 

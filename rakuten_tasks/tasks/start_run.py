@@ -18,10 +18,7 @@ from rakuten_tasks.data.layout import is_synthetic
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.data.versions.manifest import find_version
-from rakuten_tasks.models.backbones import resolve_weights
 from rakuten_tasks.models.bundle import TITLE_SPLITS
-from rakuten_tasks.models.encoders import resolve_encoder
-from rakuten_tasks.models.members.plan import active_members
 from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import execution
@@ -69,6 +66,11 @@ def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Ru
 
 def resolve(config: TrainingConfig) -> ResolvedConfig:
     """Replace `auto` by the weights that are available. Raises what resolve_encoder and resolve_weights raise."""
+    # not at the top: they import torch and transformers, which no other function here needs
+    from rakuten_tasks.models.backbones import resolve_weights
+    from rakuten_tasks.models.encoders import resolve_encoder
+    from rakuten_tasks.models.members.plan import active_members
+
     config = with_absolute_paths(config)
     needs_encoder = {"encoder", "bag_encoder", "transformer"} & set(config.members) and config.text.encoder != "none"
     text = photo = None

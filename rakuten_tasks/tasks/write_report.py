@@ -11,11 +11,10 @@ from rich.console import Console
 from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.reports.console_tables import evaluation_table
-from rakuten_tasks.reports.index import page_order, write_pages
+from rakuten_tasks.reports.index import DECKS, page_order, write_pages
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.tasks.register_version import DECKS
 from rakuten_tasks.tasks.types import Catalogue, EvaluationFiles, RegisteredVersion, Source
 
 WIDTH = 110  # characters; narrower than the table in a log otherwise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,12 +13,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from tqdm import tqdm
 
+from rakuten_tasks.progress import Progress, on_terminal
 from rakuten_tasks.training.checkpoint import Checkpoints
 from rakuten_tasks.training.distributed import (
     BATCH_NORMS,
@@ -32,6 +32,8 @@ from rakuten_tasks.training.oom import MicrobatchRunner, explain_out_of_memory
 from rakuten_tasks.training.schedule import Schedule
 from rakuten_tasks.training.state import EpochMetrics, TrainingState
 from rakuten_tasks.training.termination import defer_sigterm
+
+log = logging.getLogger(__name__)
 
 
 class Dataset(Protocol):
@@ -120,7 +122,10 @@ def fit(
             order = np.random.default_rng((seed, state.epoch)).permutation(train_rows)
             _train_epoch(state, examples, order, schedule, name, checkpoints)
             valid = (math.nan, math.nan) if schedule.stop_after else _validate(state, examples, valid_rows, schedule)
-            on_epoch(state.end_epoch(state.loss / len(order), *valid))
+            epoch = state.end_epoch(state.loss / len(order), *valid)
+            if rank() == 0:
+                log.info("%s, %s", name, epoch)
+            on_epoch(epoch)
 
     if schedule.stop_after and math.isfinite(state.epochs[-1].train_loss):
         state.best_weights = copy.deepcopy(model.state_dict())
@@ -137,9 +142,9 @@ def _train_epoch(
     """Run the steps of the current epoch that are still to do."""
     state.model.train()
     batches = np.split(order, range(schedule.batch_size, len(order), schedule.batch_size))
-    title = f"{name}, epoch {state.epoch}"
-    remaining = batches[state.step :]
-    for batch in tqdm(remaining, title, len(batches), leave=False, initial=state.step, disable=rank() > 0):
+    title, remaining = f"{name}, epoch {state.epoch}", batches[state.step :]
+    bar = {"initial": state.step, "leave": False, "disable": rank() > 0 or not on_terminal()}  # `fit` logs each epoch
+    for batch in Progress(remaining, title, len(batches), unit=" batches", **bar):
         with defer_sigterm():
             state.reseed_for_rank()
             with explain_out_of_memory(name, state.microbatch_size):
@@ -221,6 +226,8 @@ def _find_microbatch_size(
 
 def _validate(state: TrainingState, examples: Dataset, rows: NDArray, schedule: Schedule) -> tuple[float, float]:
     """Return cross-entropy in nats and weighted F1; the same bits on every rank, so that all stop alike."""
+    from sklearn.metrics import f1_score  # not at the top: serving and prediction need no scikit-learn
+
     with state.timer("validate"):
         logits = _gather_logits(state.model, examples, rows, schedule.batch_size, state.device)
         labels = examples.labels[rows]

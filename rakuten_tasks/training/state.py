@@ -37,6 +37,11 @@ class EpochMetrics:
     validate_seconds: float = 0.0
     save_seconds: float = 0.0  # checkpoints
 
+    def __str__(self) -> str:
+        valid = f", validation loss {self.valid_loss:.4f}, weighted F1 {self.valid_f1:.4f}"
+        scores = "" if math.isnan(self.valid_f1) else valid
+        return f"epoch {self.number}: training loss {self.train_loss:.4f}{scores}, {self.seconds:.0f} s"
+
 
 def best_epoch(epochs: Sequence[EpochMetrics]) -> EpochMetrics:
     """Return the first epoch with the least validation loss; NaN counts as the greatest."""

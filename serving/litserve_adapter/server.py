@@ -25,8 +25,14 @@ from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus
 
 from serving.litserve_adapter.reaper import PendingRequestReaper
 
-# Modules of the worker: torch, torchvision, transformers and scikit-learn alone take 4 s of a core to import.
-PRELOADED = ["serving.worker.inference", "serving.worker.mlflow_exporter", "serving.telemetry.log_writer"]
+# Modules of the worker: torch, torchvision and transformers alone take 4 s of a core to import.
+PRELOADED = [
+    "torchvision.models",
+    "transformers",
+    "serving.worker.inference",
+    "serving.worker.mlflow_exporter",
+    "serving.telemetry.log_writer",
+]
 WORKER_EXIT_SECONDS = 60.0  # seconds that a worker may take to write the prediction log
 MONITOR_SECONDS = 0.3  # seconds between checks for a killed worker
 PR_SET_PDEATHSIG = 1  # of Linux's prctl

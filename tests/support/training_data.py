@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION, assign_folds
+from rakuten_tasks.data.splits import BLENDING, FOLDS, TEST, TRAIN, VALIDATION, assign_folds
 from rakuten_tasks.models.extractors import Extractor
-from rakuten_tasks.models.members.member import FOLDS, TrainingData
+from rakuten_tasks.models.members.member import TrainingData
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.training.state import EpochMetrics

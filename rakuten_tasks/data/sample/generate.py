@@ -9,11 +9,11 @@ from pathlib import Path
 from random import Random
 
 import pandas as pd
-from tqdm import tqdm
 
 from rakuten_tasks.data.layout import photo_name
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.texts import Text, class_names, class_sizes, write_text
+from rakuten_tasks.progress import Progress
 
 SAMPLE = "sample"  # its name in commands, in place of a folder
 
@@ -59,7 +59,7 @@ def write_sample(folder: Path, products: int = 2400, unlabelled: int = 400, seed
     (folder / "SYNTHETIC.md").write_text(note, encoding="utf-8")
     for part in ("image_train", "image_test"):
         (folder / "images" / part).mkdir(parents=True, exist_ok=True)
-    for row, product in enumerate(tqdm(all_products, desc="drawing the synthetic sample", unit="photo")):
+    for row, product in enumerate(Progress(all_products, "drawing the synthetic sample", unit=" photos")):
         part = "image_train" if row < products else "image_test"
         # each photo has a random generator of its own: changes to the grammar do not change drawings
         photo = draw_photo(product.code, Random(f"{seed} photo {row}"))

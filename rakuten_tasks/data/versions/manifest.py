@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from rakuten_tasks.config import Strict
 from rakuten_tasks.data.csv_files import parse_labels
@@ -17,6 +16,7 @@ from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard
 from rakuten_tasks.data.versions.files import MANIFEST_PATH, CatalogueFiles, manifest_path
+from rakuten_tasks.progress import Progress
 
 FORMAT = 1  # of manifests and files; others are refused
 PARTS = ("labelled", "unlabelled")
@@ -122,7 +122,7 @@ class CatalogueVersion:
 
     def _fetch_part(self, part: str, out: Path) -> list[Shard]:
         shards = []
-        for i, stored in enumerate(tqdm(self.manifest.shards(part), desc=f"fetch {part}", unit=" shards", leave=False)):
+        for i, stored in enumerate(Progress(self.manifest.shards(part), f"fetch {part}", unit=" shards", leave=False)):
             path = out / f"{part}-{i:05d}.parquet"
             path.write_bytes(self.read(stored.file))
             shards.append(Shard(path, stored.rows, stored.sha256))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fsspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from torchvision.models import WeightsEnum
 
 from rakuten_tasks.local_files import hash_file
 from rakuten_tasks.models.downloads import first_line, hash_in_name, hub_file
 from rakuten_tasks.models.pretrained import UNKNOWN, PretrainedWeights
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 # torchvision's README: pretrained models may have terms of their own, derived from the dataset they were trained on
 TORCHVISION = "BSD-3-Clause (torchvision), ImageNet terms"

@@ -6,14 +6,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
 
 from rakuten_tasks.config import Precision, TextConfig
 from rakuten_tasks.models.encoders import pooling
@@ -23,6 +22,9 @@ from rakuten_tasks.models.model_folder import ModelFolder, find_model
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast
 from rakuten_tasks.training.oom import MicrobatchRunner
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEXTS_AT_ONCE = 4096  # tokenized and sorted before they are encoded
 # Texts are batched with others of the same length, rounded up to this: then a text's own padding is the same alone and

@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy import sparse
-from tqdm import tqdm
 
 from rakuten_tasks.config import BagConfig, Refit, Strict, TrainingConfig
+from rakuten_tasks.data.splits import FOLDS
 from rakuten_tasks.models.linear_model import Features, LinearClassifier, Loss, fit_linear
-from rakuten_tasks.models.members.member import FOLDS, FitContext, FitResult, TrainingData
+from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.platt_scaling import PlattScaling
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
 from rakuten_tasks.preprocessing.ngrams import BLOCKS, Tfidf
+from rakuten_tasks.progress import Progress
 
 WEIGHTS = "linear.safetensors"
 
@@ -85,7 +86,7 @@ class LinearMember:
         features, rows = cls._read(settings, data), data.not_test
         logits = np.zeros((len(data.rows), data.classes), dtype=np.float32)
         scored = np.zeros(len(data.rows), dtype=bool)
-        for fold in tqdm(range(FOLDS), desc=f"{cls.name}: out of fold", leave=False):
+        for fold in Progress(range(FOLDS), f"{cls.name} out of fold", unit=" folds", leave=False):
             fitted_on, held_out = rows[data.folds[rows] != fold], rows[data.folds[rows] == fold]
             held_out = held_out[np.isin(data.labels[held_out], data.labels[fitted_on])]
             if len(held_out):

@@ -18,8 +18,6 @@ from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.training.checkpoint import INTERVAL, CheckpointStore
 from rakuten_tasks.training.state import EpochMetrics
 
-FOLDS = 4  # of the titles outside the test split: out of fold, a member is fitted on three quarters each time
-
 
 class Member(Protocol):
     """One model of the pool: features -> logits.

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
-from torchvision.models.vgg import cfgs, make_layers
 
 from rakuten_tasks.config import PhotoConfig, Weights
 from rakuten_tasks.models.backbones.weights_files import read_state, weights_of_file, weights_of_url
 from rakuten_tasks.models.downloads import hub_file
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
-IMAGENET = VGG16_Weights.IMAGENET1K_V1
+if TYPE_CHECKING:
+    from torchvision.models import VGG16_Weights
+
 NAME = "vgg16"
+
+
+def imagenet_weights() -> VGG16_Weights:
+    """Return torchvision's description of ImageNet's weights."""
+    from torchvision.models import VGG16_Weights  # not at the top: it takes two seconds, and only VGG16 needs it
+
+    return VGG16_Weights.IMAGENET1K_V1
 
 
 def convolutions(config: PhotoConfig) -> nn.Sequential:
@@ -26,7 +34,8 @@ def convolutions(config: PhotoConfig) -> nn.Sequential:
         raise ValueError("weights: auto is not settled yet: call backbones.resolve_weights first")
     if config.weights is Weights.RANDOM:
         return random_convolutions()
-    return load_convolutions(str(hub_file(IMAGENET.url)) if config.weights is Weights.IMAGENET else config.weights_file)
+    imagenet = config.weights is Weights.IMAGENET
+    return load_convolutions(str(hub_file(imagenet_weights().url)) if imagenet else config.weights_file)
 
 
 def pretrained(config: PhotoConfig) -> PretrainedWeights:
@@ -37,12 +46,14 @@ def pretrained(config: PhotoConfig) -> PretrainedWeights:
     if config.weights is Weights.RANDOM:
         return PretrainedWeights(NAME, "random initialisation, trained on the catalogue", "NONE", "random")
     if config.weights is Weights.IMAGENET:
-        return weights_of_url(NAME, IMAGENET)
+        return weights_of_url(NAME, imagenet_weights())
     return weights_of_file(NAME, config.weights_file)
 
 
 def empty_convolutions(batch_norm: bool) -> nn.Sequential:
     """Return the layers of vgg16_bn or vgg16, to load weights into."""
+    from torchvision.models.vgg import cfgs, make_layers
+
     return make_layers(cfgs["D"], batch_norm)
 
 

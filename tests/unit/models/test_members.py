@@ -69,6 +69,21 @@ def test_members_that_have_nothing_to_do_are_left_out(config, expected):
     assert active_members(config) == expected
 
 
+@pytest.mark.parametrize(
+    ("photo", "encoder", "expected"),
+    [
+        (PhotoConfig(weights=Weights.RANDOM), "none", set()),  # pixels, n-grams and tokens need no network
+        (PhotoConfig(weights=Weights.RANDOM), "use-multilingual", {"vectors"}),
+        (PhotoConfig(weights=Weights.IMAGENET), "none", {"photo_features"}),
+        (PhotoConfig(weights=Weights.IMAGENET, fine_tune_epochs=1), "none", {"maps"}),
+    ],
+)
+def test_only_features_of_a_network_are_extracted_on_a_gpu(photo, encoder, expected):
+    config = TrainingConfig(photo=photo, text=TextConfig(encoder=encoder))
+    names = {extractor for member in active_members(config) for extractor in extractors_of(member, config)}
+    assert {name for name in names if EXTRACTORS[name].network} == expected
+
+
 def test_without_enough_photos_no_member_looks_at_them():
     assert active_members(IMAGENET, photos=False) == ["bag", "lstm", "encoder", "bag_encoder"]
     enough = np.repeat([TRAIN, VALIDATION, BLENDING, TEST], [10, 1, 1, 0])

@@ -171,7 +171,7 @@ def test_imagenet_weights_are_taken_from_the_cache_folder(
     torch.save(plain.state_dict(), tmp_path / "checkpoints" / "vgg16-397923af.pth")
     layers = convolutions(PhotoConfig(weights=Weights.IMAGENET))
     assert torch.equal(layers[0].weight, plain[0].weight)
-    assert vgg16_weights.IMAGENET.url.endswith("vgg16-397923af.pth")
+    assert vgg16_weights.imagenet_weights().url.endswith("vgg16-397923af.pth")
 
 
 @pytest.mark.parametrize("image_size", [3, 33, 64])

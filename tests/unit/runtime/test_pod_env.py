@@ -72,6 +72,16 @@ def test_a_pod_finds_flytes_store_by_the_names_that_everybody_reads(here):
     assert in_pod(lambda: os.environ["AWS_ENDPOINT_URL"])() == "http://ours:9000"
 
 
+@pytest.mark.parametrize(("terminal", "pod", "level"), [(True, "", 0), (False, "", 20), (True, "f1", 20)])
+def test_a_task_logs_its_progress_where_no_terminal_shows_bars(here, terminal: bool, pod: str, level: int):
+    here.setattr("rakuten_tasks.runtime.pod_env.on_terminal", lambda: terminal)
+    if pod:
+        here.setenv("FLYTE_INTERNAL_EXECUTION_ID", pod)
+    logger = logging.getLogger("rakuten_tasks")
+    assert in_pod(lambda: logger.level)() == level
+    assert logger.level == logging.NOTSET  # as before
+
+
 def test_a_pod_that_was_told_no_tracking_server_says_how_to_register_it(here):
     here.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking.tracking_uri().startswith("sqlite:///")

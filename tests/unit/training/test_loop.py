@@ -1,3 +1,6 @@
+import logging
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +8,7 @@ from torch import nn
 
 from rakuten_tasks.training.loop import fit, predict_logits
 from rakuten_tasks.training.schedule import Schedule
+from rakuten_tasks.training.state import EpochMetrics
 from tests.support.training_doubles import PointDataset
 
 CPU = torch.device("cpu")
@@ -28,6 +32,21 @@ def test_training_learns_and_tells_of_each_epoch(model):
     assert [epoch.number for epoch in epochs] == list(range(1, 9))
     assert epochs[-1].valid_loss < epochs[0].valid_loss
     assert epochs[-1].valid_f1 > 0.9
+
+
+def test_the_log_has_a_line_for_each_epoch_with_its_score_and_no_bar(model, caplog, capsys):
+    caplog.set_level(logging.INFO)
+    first, second = train(model, PointDataset(), Schedule(epochs=2, batch_size=16, patience=2))
+    assert caplog.messages == [f"training, {first}", f"training, {second}"]
+    loss, score = f"{second.valid_loss:.4f}", f"{second.valid_f1:.4f}"
+    line = f"epoch 2: training loss {second.train_loss:.4f}, validation loss {loss}, weighted F1 {score}, 0 s"
+    assert str(second) == line
+    assert capsys.readouterr().err == ""
+
+
+def test_the_line_of_an_epoch_without_validation_rows_has_the_training_loss_alone():
+    epoch = EpochMetrics(3, 0.5, math.nan, math.nan, 0.001, 12.4)
+    assert str(epoch) == "epoch 3: training loss 0.5000, 12 s"
 
 
 def test_the_weights_kept_are_those_of_the_epoch_with_the_least_validation_loss(model):

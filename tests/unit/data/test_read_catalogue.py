@@ -282,7 +282,7 @@ def test_a_product_to_predict_is_flagged_and_never_dropped(source, out, column, 
 SPOILT_PHOTOS = {
     "truncated JPEG": (photo_bytes(1, side=400)[:-200], "truncated"),
     "truncated PNG": (photo_bytes(1, side=400, kind="PNG")[:-100], "truncated"),
-    "truncated WebP": (photo_bytes(1, side=400, kind="WEBP")[:-50], "not_an_image"),
+    "truncated WebP": (photo_bytes(1, side=400, kind="WEBP")[:-50], "truncated"),
     "a web page": (b"<html>404</html>", "not_an_image"),
     "nothing": (b"", "not_an_image"),
     "TIFF": (photo_bytes(1, kind="TIFF"), "not_an_image"),

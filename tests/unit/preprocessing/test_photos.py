@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from rakuten_tasks.preprocessing.photos import MAX_PIXELS, PhotoError, prepare_photo, prepare_photos
+from rakuten_tasks.preprocessing.photo_format import MAX_PIXELS, PhotoError
+from rakuten_tasks.preprocessing.photos import prepare_photo, prepare_photos
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 SIDE = 32

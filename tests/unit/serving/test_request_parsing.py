@@ -52,7 +52,7 @@ def test_missing_forbidden_and_outside_give_one_and_the_same_error(tmp_path):
     (inside / "text.jpg").write_text("no photo")
     settings = Settings(image_folder=str(inside))
     paths = ["none.jpg", "link.jpg", "loop.jpg", "text.jpg", "..", ".", "../secret.jpg", "/etc/passwd", "a\x00b"]
-    for path in [*paths, str(tmp_path / "secret.jpg"), "x" * 999, "é" * 400]:
+    for path in [*paths, str(tmp_path / "secret.jpg"), "x." * 400, "é" * 400]:
         with pytest.raises(FieldError, match=NO_SUCH_PHOTO):
             read_photo(path, settings)
 
@@ -70,7 +70,7 @@ def test_bytes_and_pixels_have_caps_that_are_checked_before_decoding():
 
 def test_what_is_no_photo_is_refused():
     assert kind_of(base64.b64encode(b"<svg/>" * 100).decode()) == "photo_format"
-    assert kind_of(base64.b64encode(b"\xff\xd8\xff" + b"x" * 50).decode()) == "photo_format"
+    assert kind_of(base64.b64encode(b"\xff\xd8\xff" + b"x" * 50).decode()) == "photo_damaged"
     assert kind_of("data:image/png;base64,!!!") == "photo_unreadable"
     assert kind_of("data:text/plain,hello") == "photo_unreadable"
 

@@ -89,10 +89,14 @@ def prepare_photos(photos: Sequence[bytes], image_size: int) -> NDArray[np.uint8
 def _first_with_content(frames: Iterable[Image.Image]) -> Image.Image:
     """Return the first frame that is not all white, else the first that is not all transparent. On white, RGB."""
     white = None
-    for flat in map(_on_white, frames):
-        if flat is not None and content_box(flat) is not None:
-            return flat
-        white = white or flat
+    try:
+        for flat in map(_on_white, frames):
+            if flat is not None and content_box(flat) is not None:
+                return flat
+            white = white or flat
+    except Exception:
+        if white is None:  # else a fault in later frames does not make the first one unsound
+            raise
     if white is None:
         raise PhotoError("the picture is transparent all over: send one that shows something", "not_an_image")
     return white
@@ -100,8 +104,7 @@ def _first_with_content(frames: Iterable[Image.Image]) -> Image.Image:
 
 def _later_frames(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Yield the frames of an animation from the second on; none of another photo."""
-    # a fault in later frames does not make the first unsound
-    with suppress(Exception), Image.open(BytesIO(without_metadata(data, animation=True)), formats=FORMATS) as image:
+    with suppress(EOFError), Image.open(BytesIO(without_metadata(data, animation=True)), formats=FORMATS) as image:
         for number in range(1, min(MAX_FRAMES, MAX_PIXELS // (image.width * image.height))):
             image.seek(number)
             require_size(image, max_pixels)

@@ -49,6 +49,8 @@ def decode_photo(data: bytes, side: int, max_pixels: int = MAX_PIXELS) -> Image.
     """
     with open_photo(data, max_pixels) as image:
         image.draft("RGB", (side, side))
+        if image.format == "PNG":
+            _scale_transparent_colour(image, bit_depth=data[24])
         image.load()
         flat = _first_with_content(chain([image], _later_frames(data, max_pixels)))
         return _upright(flat, read_exif(data) or image.info.get("exif", b""))
@@ -100,6 +102,15 @@ def _first_with_content(frames: Iterable[Image.Image]) -> Image.Image:
     if white is None:
         raise PhotoError("the picture is transparent all over: send one that shows something", "not_an_image")
     return white
+
+
+def _scale_transparent_colour(image: Image.Image, bit_depth: int) -> None:
+    """Scale a PNG's transparent colour as Pillow scales its pixels to 8 bits."""
+    colour = image.info.get("transparency")
+    if image.mode == "RGB" and bit_depth == 16 and isinstance(colour, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in colour)
+    elif image.mode == "L" and isinstance(colour, int):
+        image.info["transparency"] = colour * 255 // (2**bit_depth - 1)
 
 
 def _later_frames(data: bytes, max_pixels: int) -> Iterator[Image.Image]:

@@ -98,6 +98,7 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
     console = Console()
     console.print(f"{len(details)} products predicted by {champion.model} version {champion.version}")
     console.print(details["used"].value_counts().to_string())
+    console.print(details["photo_status"].value_counts().to_string())
     if (labels := sample_answers() if source == SAMPLE else test_labels(source)) is not None:
         by_row = details.set_index("row")
         members = [name for name in by_row.columns if name.endswith("_code")]

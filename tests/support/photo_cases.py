@@ -35,6 +35,13 @@ def in_png(*chunks: bytes, png: bytes = encoded(red_square())) -> bytes:
     return png[:33] + b"".join(chunks) + png[33:]
 
 
+def small_png(width: int, depth: int, colours: int, row: bytes, *chunks: bytes) -> bytes:
+    """A PNG of one row. colours: the number of its colour type."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colours, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(row))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + png_chunk(b"IEND", b"")
+
+
 def in_jpeg(marker: int, body: bytes) -> bytes:
     """A JPEG with a segment at its start."""
     jpeg = encoded(red_square(), "JPEG", quality=95)
@@ -128,6 +135,14 @@ REFUSED = {
     "transparent animation": (animated("GIF", clear, clear.copy(), clear.copy(), disposal=2), "not_an_image"),
     "16 bits of the transparent colour": (
         in_png(png_chunk(b"tRNS", b"\3\xe8"), png=encoded(Image.fromarray(np.full((9, 9), 1000, np.uint16)))),
+        "not_an_image",
+    ),
+    "16 bits RGB of the transparent colour": (
+        small_png(3, 16, 2, b"\0" + b"\x12\x34" * 9, png_chunk(b"tRNS", b"\x12\x34" * 3)),
+        "not_an_image",
+    ),
+    "4 bits of the transparent level": (
+        small_png(4, 4, 0, b"\0\x88\x88", png_chunk(b"tRNS", b"\0\x08")),
         "not_an_image",
     ),
     "clear frame, then a cut one": (_CLEAR_GIF[:-20], "truncated"),

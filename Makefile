@@ -179,7 +179,7 @@ test: $(READY) ## run the quick tests
 
 .PHONY: test-all
 test-all: test ## run all tests: after the quick ones those with pods, a browser, several processes and failing servers
-	@$(BIN)/python -m pytest -m slow -n auto --dist loadfile
+	@$(BIN)/python -m pytest -m "slow and not stack" -n auto --dist loadfile
 
 .PHONY: lint
 lint: $(READY) ## run ruff, mypy and import-linter
@@ -246,13 +246,17 @@ image: ## build the images rakuten-task and rakuten-serve (TORCH_INDEX=, BUILD_F
 image-test: $(READY) image ## build and run both images: a pod without network, the API from start to stop
 	@DOCKER="$(DOCKER)" $(BIN)/python -m tests.e2e.images
 
+.PHONY: test-stack
+test-stack: $(READY) ## test all services of compose.yaml in containers, and kill each in turn (BUILD_FLAGS=; needs Docker)
+	@DOCKER="$(DOCKER)" BUILD_FLAGS="$(BUILD_FLAGS)" TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/python -m pytest -v tests/e2e/test_stack.py
+
 # The stack reads MODEL, CONFIG and others from .env, unless they are set on make's command line
 COMPOSED = env $(foreach name,SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS,$(if $(filter file,$(origin $(name))),-u $(name))) \
   $(COMPOSE)
 
 .PHONY: up
-up: .env ## start the stack of compose.yaml: MLflow, API, trainer, drift watcher, Prometheus, Grafana
-	@GIT_COMMIT=$(GIT_COMMIT) $(COMPOSED) up --detach --build
+up: .env $(if $(BUILD_FLAGS),image) ## start the stack of compose.yaml: MLflow, API, trainer, drift watcher, Prometheus, Grafana (BUILD_FLAGS=)
+	@DOCKER_BUILDKIT=1 GIT_COMMIT=$(GIT_COMMIT) $(COMPOSED) up --detach $(if $(BUILD_FLAGS),--no-build,--build)
 	@echo "API http://127.0.0.1:8000, MLflow http://127.0.0.1:5001, Grafana http://127.0.0.1:3000 (admin, GRAFANA_PASSWORD of .env)"
 	@echo "/ready returns 200 once \`$(COMPOSE) logs -f trainer\` has registered a champion"
 

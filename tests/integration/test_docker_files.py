@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.telemetry.prometheus import Metrics
 from serving.web.middleware import PREDICT_PATH, RequestRecord
 from serving.worker_status import READY, Status
+from tests.support.stack.engine import compose_command
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -34,14 +35,6 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 SECRETS = ("POSTGRES_PASSWORD", "S3_SECRET_KEY", "GRAFANA_PASSWORD")
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/api.json").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def compose_command() -> list[str]:
-    """The plugin of Docker where it is, or else Debian's program; empty where there is neither."""
-    plugin = shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True)
-    if plugin and plugin.returncode == 0:
-        return ["docker", "compose"]
-    return ["docker-compose"] if shutil.which("docker-compose") else []
 
 
 COMMAND = compose_command()
@@ -226,6 +219,13 @@ def test_every_service_that_stays_up_has_a_health_check_and_is_started_again():
     assert SERVICES["trainer"]["restart"] == "on-failure:3"
 
 
+def test_artifacts_come_through_mlflow_not_from_the_object_store_under_a_name_that_clients_may_not_know():
+    clients = [service["environment"] for service in SERVICES.values() if "environment" in service]
+    clients = [variables for variables in clients if "MLFLOW_TRACKING_URI" in variables]
+    assert len(clients) == 4
+    assert {variables.get("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD") for variables in clients} == {"false"}
+
+
 def test_every_image_can_be_replaced_by_a_variable_and_has_a_version():
     for name, service in SERVICES.items():
         assert service["image"].startswith("${"), name
@@ -291,6 +291,22 @@ def test_what_env_says_of_the_stack_is_not_overruled_by_makes_own_defaults(tmp_p
 
     assert seen() == set()
     assert seen("MODEL=shoes") == {"MODEL=shoes"}
+
+
+def test_make_up_builds_with_buildkit_and_with_the_flags_that_it_gets(tmp_path):
+    for name in ("Makefile", ".env.example"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def make_up(*options: str) -> list[str]:
+        command = ["make", "up", "DOCKER=echo", *options]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    assert "DOCKER_BUILDKIT=1" in make_up("COMPOSE=env #")  # which Debian's Docker does not use by itself
+    assert "up --detach --build" in make_up("COMPOSE=echo")
+    lines = make_up("COMPOSE=echo", "BUILD_FLAGS=--network host")
+    assert "up --detach --no-build" in lines
+    built = [line for line in lines if line.startswith("build --network host")]
+    assert [re.search(r"--target (\w+)", line)[1] for line in built] == ["task", "serve"]
 
 
 @has_compose

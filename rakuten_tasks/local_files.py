@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+# errors of a path at which there is no file, and of one whose file cannot be read
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EIO)
 
 
 def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> None:
@@ -28,6 +34,27 @@ def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> 
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+class UnreadableFileError(OSError):
+    """A directory, pipe, socket, device or loop of links, or a file without permission."""
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open an ordinary file, or a link to one, to read; never waits for a pipe.
+
+    Raises FileNotFoundError if there is none, as at a link to nothing, and UnreadableFileError.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadableFileError(f"{path} is no ordinary file")
+        return path.open("rb")
+    except OSError as error:
+        if error.errno in ABSENT:
+            raise FileNotFoundError(error.errno, os.strerror(error.errno), str(path)) from error
+        if error.errno in UNREADABLE:
+            raise UnreadableFileError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
 
 
 def hash_file(path: Path) -> str:

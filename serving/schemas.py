@@ -44,6 +44,9 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
     },
 }
 
+# PhotoError.status -> type of the ErrorDetail
+PHOTO_ERROR_TYPES = {"not_an_image": "photo_format", "truncated": "photo_damaged", "too_large": "photo_too_large"}
+
 
 class PredictRequest(BaseModel):
     """A product. Text (designation, description) or image may be missing, but not both."""

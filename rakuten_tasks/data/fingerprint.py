@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rakuten_tasks.data.layout import find_layout
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.data.versions.manifest import find_version
-from rakuten_tasks.local_files import hash_file, hash_json
+from rakuten_tasks.local_files import UnreadableFileError, hash_file, hash_json, open_file
 from rakuten_tasks.progress import Progress
 
 READ = ("*.csv", "image_*", "synthetic*")  # names of the files that ingest may read, in lower case
@@ -83,8 +83,16 @@ def _list_files(source: str) -> tuple[AbstractFileSystem, dict[str, dict[str, An
 
 def _hash_files(paths: list[str]) -> list[str]:
     with ThreadPoolExecutor(THREADS) as pool:
-        hashes = pool.map(hash_file, map(Path, paths))
+        hashes = pool.map(_hash_if_readable, map(Path, paths))
         return list(Progress(hashes, "fingerprint", len(paths), unit=" files", leave=False))
+
+
+def _hash_if_readable(path: Path) -> str:
+    try:
+        with open_file(path):
+            return hash_file(path)
+    except (FileNotFoundError, UnreadableFileError) as error:  # ingest counts such a photo
+        return type(error).__name__
 
 
 def _hash_listing(files: dict[str, dict[str, Any]]) -> str:

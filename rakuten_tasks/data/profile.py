@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,11 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
 from rakuten_tasks.data.schema import QUARANTINE
 from rakuten_tasks.data.shards import Shard
 from rakuten_tasks.preprocessing.language import language
-from rakuten_tasks.preprocessing.photos import FORMATS
+from rakuten_tasks.preprocessing.photo_format import open_photo
 from rakuten_tasks.preprocessing.text import clean
 
 
@@ -101,11 +98,8 @@ def _rows_at(shards: Sequence[Shard], positions: Collection[int]) -> Iterator[tu
 
 def photo_info(photo: bytes) -> PhotoInfo:
     """Return the sizes from the header alone. photo: a file with the status ok."""
-    with warnings.catch_warnings():
-        # Pillow warns about unusual files, which can be decoded all the same
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        with Image.open(BytesIO(photo), formats=FORMATS) as image:
-            return PhotoInfo(image.width, image.height, len(photo))
+    with open_photo(photo) as image:
+        return PhotoInfo(image.width, image.height, len(photo))
 
 
 def quarantined(quarantine: Path, examples: int) -> pd.DataFrame:

@@ -52,7 +52,9 @@ SHARD = pa.schema(
         pa.field("description", pa.string(), nullable=False),
         pa.field("prdtypecode", pa.int64()),  # null: to be predicted
         pa.field("photo", pa.binary()),  # the photo file's bytes; null unless photo_status is ok
-        pa.field("photo_status", pa.string(), nullable=False),  # ok, none, missing, truncated, not_an_image, too_large
+        # ok, none (imageid is blank), missing, unreadable (no ordinary file, or no permission), or PhotoError.status:
+        # not_an_image (or one that shows nothing), truncated (also damaged), too_large (bytes or pixels)
+        pa.field("photo_status", pa.string(), nullable=False),
         pa.field("issue", pa.string()),
     ]
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +139,19 @@ def assign_folds(titles: Sequence[str], codes: Sequence[int], folds: int) -> NDA
     ordered = sorted(lowest_code, key=lambda title: (lowest_code[title], title))
     fold_of = {title: position % folds for position, title in enumerate(ordered)}
     return np.array([fold_of[title] for title in hashes], dtype=np.int64)
+
+
+def count_shared_photos(photos: Sequence[Hashable], splits: NDArray[np.uint8]) -> tuple[int, list[int]]:
+    """Count photos of training products that products of other splits have too: titles differ, so splits may.
+
+    photos: identifies each row's photo file, None for no photo. (N,), (N,) -> the number of such photos, and by split
+    the number of rows with one, 0 for TRAIN.
+    """
+    rows = pd.DataFrame({"photo": photos, "split": splits}).dropna()
+    trained, held_out = rows["photo"][rows["split"] == TRAIN], rows[rows["split"] != TRAIN]
+    shared = held_out[held_out["photo"].isin(trained)]
+    counts = shared["split"].value_counts()
+    return shared["photo"].nunique(), [int(counts.get(split, 0)) for split in range(len(SPLITS))]
 
 
 class _SplitAssigner:

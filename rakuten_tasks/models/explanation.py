@@ -65,7 +65,7 @@ def word_importance(predictor: Predictor, product: Product, code: int) -> list[t
     """Rank words by how much the pool's log-probability of the code falls without them, in nats.
 
     All occurrences of a word are left out; of long texts the beginning is explained. Only words that raise the
-    probability, each as in its first occurrence. Raises photos.PhotoError on bytes that are no photo.
+    probability, each as in its first occurrence. Raises PhotoError on bytes that are no photo.
     """
     title, description = clean(product.designation)[:MAX_CHARACTERS], clean(product.description)[:MAX_CHARACTERS]
     spellings = {word.lower(): word for word in reversed(WORD.findall(f"{title} {description}"))}
@@ -102,7 +102,7 @@ def heat_map(predictor: Predictor, photo: bytes, code: int) -> HeatMap | None:
     """Compute Grad-CAM of the code's logit, by the photo member of the largest weight. Source: arXiv 1610.02391.
 
     None if there is no photo member, or if its network has no feature maps of at least MIN_MAP_SIZE.
-    Raises photos.PhotoError on bytes that are no photo.
+    Raises PhotoError on bytes that are no photo.
     """
     name = _heaviest_photo_member(predictor.pool)
     target = _grad_cam_target(predictor, predictor.members[name]) if name else None

@@ -48,7 +48,7 @@ class Extractor(ABC):
     def extract(self, products: Sequence[Product]) -> dict[str, NDArray]:
         """Extract (N,) products, all of them available -> arrays of N rows; a ragged one has its offsets beside it.
 
-        A product gets the same bits alone and among others. Raises photos.PhotoError on bytes that are no photo.
+        A product gets the same bits alone and among others. Raises PhotoError on bytes that are no photo.
         """
 
     @abstractmethod

@@ -110,7 +110,7 @@ class Predictor:
         return cls(codes, pool, loaded, fitted)
 
     def score(self, products: Sequence[Product]) -> Scores:
-        """Score (N,) products. Raises photos.PhotoError on bytes that are no photo."""
+        """Score (N,) products. Raises PhotoError on bytes that are no photo."""
         return self.score_with_embeddings(products)[0]
 
     def score_with_embeddings(self, products: Sequence[Product]) -> tuple[Scores, dict[str, NDArray]]:

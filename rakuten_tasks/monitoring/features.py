@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from io import BytesIO
 from itertools import combinations
 from typing import Any
 
@@ -19,7 +18,8 @@ from rakuten_tasks.monitoring.columns import EMBEDDING, PROJECTED
 from rakuten_tasks.preprocessing.hashing import WORD
 from rakuten_tasks.preprocessing.language import language
 from rakuten_tasks.preprocessing.ngrams import Tfidf
-from rakuten_tasks.preprocessing.photos import FORMATS, kept_box, on_white
+from rakuten_tasks.preprocessing.photo_format import PhotoError
+from rakuten_tasks.preprocessing.photos import decode_photo, kept_box
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.preprocessing.text import clean
 
@@ -65,14 +65,12 @@ def photo_features(photo: bytes | None) -> dict[str, Any]:
     if photo is None:
         return features
     try:
-        with Image.open(BytesIO(photo), formats=FORMATS) as image:
-            image.draft("RGB", (SMALL, SMALL))
-            small = on_white(image)
-            small.thumbnail((SMALL, SMALL), Image.Resampling.BOX)
-            left, upper, right, lower = kept_box(small)
-            grey = np.asarray(small.convert("L"), dtype=np.float32) / 255  # (H, W)
-    except Exception:  # Pillow documents no complete list of its errors
+        small = decode_photo(photo, SMALL)
+    except PhotoError:
         return {**features, "photo_unreadable": True}
+    small.thumbnail((SMALL, SMALL), Image.Resampling.BOX)
+    left, upper, right, lower = kept_box(small)
+    grey = np.asarray(small.convert("L"), dtype=np.float32) / 255  # (H, W)
     return {
         **features,
         "brightness": float(grey.mean()),

@@ -32,8 +32,9 @@ LANGUAGE_NAMES = {
 PHOTO_FAULTS = {
     "none": "no photo named",
     "missing": "photo file missing",
-    "truncated": "photo truncated",
-    "not_an_image": "not an image",
+    "unreadable": "photo file unreadable",
+    "truncated": "photo truncated or damaged",
+    "not_an_image": "not an image, or an empty one",
     "too_large": "photo too large",
 }
 QUARANTINE_COLUMNS = ["part", "row", "reason", "prdtypecode", "productid", "imageid", "designation"]

@@ -12,6 +12,7 @@ DECKS = "decks"  # folder of a training's run
 FIT = "fit_"  # followed by a member's name: the page of its training
 TITLES = {
     "ingest": "Catalogue: what was read",
+    "split": "Split: what is held out",
     FIT: "Member {}: how it was fitted",
     "pool": "Pool: how members are combined",
     "evaluate": "Evaluation on the test rows",

@@ -7,7 +7,8 @@ from io import BytesIO
 
 from PIL import Image
 
-from rakuten_tasks.preprocessing.photos import PhotoError, prepare_photo
+from rakuten_tasks.preprocessing.photo_format import PhotoError
+from rakuten_tasks.preprocessing.photos import prepare_photo
 
 SIDE = 112  # px
 QUALITY = 60  # 3 KB a photo: two dozen are under 100 KB

@@ -107,6 +107,7 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
     console = Console()
     console.print(f"{len(details)} products predicted by {champion.model} version {champion.version}")
     console.print(details["used"].value_counts().to_string())
+    console.print(details["photo_status"].value_counts().to_string())
     for name in ("submission.csv", "details.parquet") if output else ():
         with fsspec.open(f"{output.rstrip('/')}/{name}", "wb", auto_mkdir=True) as file:
             file.write((work / name).read_bytes())

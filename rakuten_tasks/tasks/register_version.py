@@ -96,7 +96,7 @@ def assemble(
     manifest.write(folder)
     log = runs.log_to_parent(run.run_id)
     log.metrics(Evaluation.load(folder / bundle.EVALUATION).summary())
-    _log_origin(log, catalogue, [catalogue, *members, pooled, evaluated], resolved.config)
+    _log_origin(log, catalogue, [catalogue, splits, *members, pooled, evaluated], resolved.config)
     return FlyteDirectory(str(folder))
 
 

@@ -73,7 +73,8 @@ class Splits:
 
     titles: FlyteFile  # Parquet: title_hash, split; see data/splits.py
     assignments: FlyteFile  # Parquet: row, prdtypecode, split (position in splits.SPLITS), fold, has_photo
-    sha256: str  # of both
+    deck: FlyteFile
+    sha256: str  # of titles and assignments
 
 
 @dataclass(frozen=True)

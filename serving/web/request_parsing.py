@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import base64
 import re
-import stat
 import warnings
-from io import BytesIO
 from pathlib import Path
+from urllib.parse import unquote
 
 from fastapi.exceptions import RequestValidationError
-from PIL import Image
 
-from serving.schemas import InferenceRequest, PredictRequest
+from rakuten_tasks.local_files import open_file
+from rakuten_tasks.preprocessing.photo_format import MAGIC, PhotoError, open_photo
+from serving.schemas import PHOTO_ERROR_TYPES, InferenceRequest, PredictRequest
 from serving.settings import Settings
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # as preprocessing/photos.py, which this process does without
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM")  # first bytes of these formats
 MAX_PATH = 1000  # characters
 MAX_SHORT_DATA = 300  # bytes; longer base64 is no path, so an error about it discloses nothing of this machine
+NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 DATA_URI = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}://", re.IGNORECASE)
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold a half of a pair
-WHITESPACE = str.maketrans("", "", "\r\n\t ")
-NOT_A_PHOTO = f"not a photo: send one of {', '.join(FORMATS)}"
+# to the standard alphabet from the one for URLs; without line breaks, blanks and byte order mark
+STANDARD_BASE64 = str.maketrans("-_", "+/", "\r\n\t \ufeff")
 # The same message for a file that is missing, forbidden or outside the folder: else paths could be probed.
 NO_SUCH_PHOTO = "neither base64 of a photo nor the path of one that may be read here: send the photo itself as base64"
 
@@ -54,27 +53,38 @@ def parse_request(request: PredictRequest, request_id: str, settings: Settings) 
 
 def read_photo(field: str, settings: Settings) -> bytes:
     """Read base64 or a data URI with a photo's first bytes, otherwise a path. Raises FieldError."""
+    field = field.strip(" \r\n\t\ufeff")
     if field[:5].lower() == "data:":
         prefix = DATA_URI.match(field)
-        data = _decode_base64(field[prefix.end() :]) if prefix else None
-        if data is None:
-            raise FieldError("image", "photo_unreadable", "a data URI without valid base64 of a photo")
+        if not prefix:
+            raise FieldError("image", "photo_unreadable", "a data URI without `;base64,`: send the photo as base64")
+        try:
+            data = _decode_base64(unquote(field[prefix.end() :]))
+        except ValueError as error:
+            raise FieldError("image", "photo_unreadable", f"a data URI without valid base64: {error}") from None
     elif URL.match(field):
         raise FieldError("image", "photo_url", "URLs are not fetched: send the photo itself as base64")
     else:
-        data = _decode_base64(field)
-        if data is None or not data.startswith(MAGIC):
+        try:
+            data = _decode_base64(field)
+        except ValueError as error:
+            if len(field) > MAX_PATH:
+                raise FieldError("image", "photo_unreadable", f"no valid base64: {error}") from None
+            return _read_local_photo(field, None, settings)
+        if not MAGIC.match(data):
             return _read_local_photo(field, data, settings)
     _check_photo(data, settings)
     return data
 
 
-def _decode_base64(text: str) -> bytes | None:
-    try:
-        # validate: without it every text decodes to something, paths included
-        return base64.b64decode(text.translate(WHITESPACE), validate=True)
-    except ValueError:
-        return None
+def _decode_base64(text: str) -> bytes:
+    """Decode either alphabet, with or without `=` at the end. Raises ValueError with the reason, without the text."""
+    digits = text.translate(STANDARD_BASE64).rstrip("=")
+    if error := NOT_BASE64.search(digits):
+        raise ValueError(f"the character at position {error.start()} is none of base64: encode the file again")
+    if len(digits) % 4 == 1:
+        raise ValueError("it is cut short, or a character is lost: send all of it, with each + as it is")
+    return base64.b64decode(digits + "=" * (-len(digits) % 4))
 
 
 def _read_local_photo(field: str, decoded: bytes | None, settings: Settings) -> bytes:
@@ -88,7 +98,7 @@ def _read_local_photo(field: str, decoded: bytes | None, settings: Settings) -> 
             if error.kind != "photo_format":  # a file that is no photo must look like a missing one
                 raise
     if decoded is not None and len(decoded) > MAX_SHORT_DATA:
-        raise FieldError("image", "photo_format", NOT_A_PHOTO)
+        _check_photo(decoded, settings)
     raise FieldError("image", "photo_unreadable", NO_SUCH_PHOTO)
 
 
@@ -99,9 +109,9 @@ def _read_file(field: str, folder: Path | None, size: int) -> bytes | None:
     root = folder.resolve()
     try:
         path = (root / field).resolve()
-        if not path.is_relative_to(root) or not stat.S_ISREG(path.stat().st_mode):
+        if not path.is_relative_to(root):
             return None
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(size)
     except (OSError, ValueError, RuntimeError):  # a loop of links is a RuntimeError
         return None
@@ -115,12 +125,7 @@ def _check_photo(data: bytes, settings: Settings) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's limits are not ours
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
-                pixels = image.width * image.height
-    except Image.DecompressionBombError:
-        pixels = settings.max_photo_pixels + 1
-    except Exception:  # Pillow documents no closed set of errors for hostile bytes
-        raise FieldError("image", "photo_format", NOT_A_PHOTO) from None
-    if pixels > settings.max_photo_pixels:
-        message = f"over the limit of {settings.max_photo_pixels:,} pixels: send a smaller photo"
-        raise FieldError("image", "photo_too_large", message)
+            with open_photo(data, settings.max_photo_pixels):
+                pass
+    except PhotoError as error:
+        raise FieldError("image", PHOTO_ERROR_TYPES[error.status], str(error)) from None

@@ -15,9 +15,10 @@ from rakuten_tasks.models.explanation import heat_map, member_shares, word_impor
 from rakuten_tasks.models.predictor import Predictor, Scores, pool_logits
 from rakuten_tasks.monitoring.columns import PREDICTION
 from rakuten_tasks.monitoring.features import drift_features, project
-from rakuten_tasks.preprocessing.photos import PhotoError
+from rakuten_tasks.preprocessing.photo_format import PhotoError
 from rakuten_tasks.preprocessing.product import Product
 from serving.schemas import (
+    PHOTO_ERROR_TYPES,
     Candidate,
     ErrorDetail,
     Explanation,
@@ -86,7 +87,7 @@ def predict_batch(
 
 def _failure(error: Exception, request_id: str) -> InferenceResponse:
     if isinstance(error, PhotoError):
-        return _invalid("image", str(error), "photo_damaged", request_id)
+        return _invalid("image", str(error), PHOTO_ERROR_TYPES[error.status], request_id)
     log.error("request %s failed", request_id, exc_info=error)
     return error_response(500, "internal error", request_id)
 

@@ -207,7 +207,7 @@ def test_a_version_leads_in_one_hop_to_all_that_it_was_made_from(trained, mlflow
         assert path.is_file(), key
     decks = {path.name for path in (artifacts / "decks").iterdir()}
     fits = ("fit_bag", "fit_lstm", "fit_vgg16")
-    assert decks == {f"{n}.html" for n in ("ingest", *fits, "pool", "evaluate", "register")}
+    assert decks == {f"{n}.html" for n in ("ingest", "split", *fits, "pool", "evaluate", "register")}
     configuration = json.loads((artifacts / "configuration.json").read_text())
     assert TrainingConfig.from_dict(configuration) == TINY
     assert run.data.metrics["pool_weighted_f1"] >= 0

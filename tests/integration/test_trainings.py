@@ -10,13 +10,15 @@ import pytest
 from mlflow import MlflowClient
 
 from rakuten_tasks.config import PhotoConfig, Refit, TextConfig, TrainingConfig, Weights
+from rakuten_tasks.data.splits import TRAIN, TitleSplits
 from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.registry import versions
-from tests.support.catalogues import NAMES, TINY, photo_bytes, set_cell, write_catalogue
+from rakuten_tasks.registry.tracking import EXPERIMENT
+from tests.support.catalogues import NAMES, TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from tests.support.tiny_models import write_bert, write_vgg16, write_vit
 from workflows.prediction import predict_catalogue
 from workflows.training import train_classifier
@@ -100,6 +102,22 @@ def test_members_that_have_nothing_to_do_are_left_out(train, source):
     assert members_of(train("nothing-to-do", source, TINY)) == {
         "bag": ["ngrams"], "lstm": ["tokens"], "vgg16": ["pixels"]
     }  # fmt: skip
+
+
+def test_a_photo_under_two_titles_is_counted_where_one_is_held_out(train, tmp_path, mlflow_store, capfd):
+    source = write_catalogue(tmp_path / "catalogue", LABELLED)
+    for i in range(1, LABELLED, 2):
+        photo_path(source, i).write_bytes(photo_path(source, i - 1).read_bytes())
+    folder = train("shared_photos", source, with_members("bag"))
+    titles = pd.read_csv(source / "X_train_update.csv")["designation"]
+    on_train = TitleSplits.load(folder / bundle.TITLE_SPLITS).lookup(titles) == TRAIN
+    pairs = on_train[: LABELLED // 2 * 2].reshape(-1, 2).sum(axis=1)
+    shared = int((pairs == 1).sum())
+    assert shared > 1
+    runs = mlflow_store.search_runs([mlflow_store.get_experiment_by_name(EXPERIMENT).experiment_id])
+    metrics = next(run.data.metrics for run in runs if "shared_photos" in run.data.metrics)
+    assert (metrics["shared_photos"], metrics["rows_sharing_photos"]) == (shared, shared)
+    assert f"{shared} held-out products have the photo file of a training product" in capfd.readouterr().err
 
 
 def test_pretrained_networks_are_read_and_the_encoder_is_fine_tuned(train, source, models):

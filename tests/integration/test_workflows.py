@@ -106,6 +106,7 @@ def test_every_stage_shows_one_page_in_flytes_console_under_2_mb(trained):
         "Member bag",
         "Member lstm",
         "Member vgg16",
+        "Split",
         "Pool",
         "Evaluation",
         "Registration",
@@ -189,7 +190,9 @@ def test_every_product_to_predict_gets_one_row_whatever_is_wrong_with_it(trained
     prior = bundle.read_manifest(trained.bundle).pool.prior
     assert details.loc[4, "confidence"] == pytest.approx(max(prior))
     assert (details["probability_1"] == details["confidence"]).all()
-    assert "6 products predicted by whole-way version" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "6 products predicted by whole-way version" in printed
+    assert "photo_status ok 3 missing 2 not_an_image 1" in printed
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import shutil
+import socket
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -10,12 +15,15 @@ import pytest
 from PIL import Image
 
 from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.ingested import Counts
 from rakuten_tasks.data.photo_files import photo_status
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import SHARD, CatalogueError
 from rakuten_tasks.data.shards import iter_shards, read_shard
+from rakuten_tasks.monitoring.features import photo_features
 from tests.support.catalogues import NAMES, drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
+from tests.support.photo_cases import RED_SQUARES, REFUSED
 
 LENIENT = IngestConfig(max_bad_share=1.0)
 X_TRAIN, Y_TRAIN, X_TEST = "X_train_update.csv", "Y_train_CVw08PX.csv", "X_test_update.csv"
@@ -296,7 +304,7 @@ def test_a_product_to_predict_is_flagged_and_never_dropped(source, out, column, 
 SPOILT_PHOTOS = {
     "truncated JPEG": (photo_bytes(1, side=400)[:-200], "truncated"),
     "truncated PNG": (photo_bytes(1, side=400, kind="PNG")[:-100], "truncated"),
-    "truncated WebP": (photo_bytes(1, side=400, kind="WEBP")[:-50], "not_an_image"),
+    "truncated WebP": (photo_bytes(1, side=400, kind="WEBP")[:-50], "truncated"),
     "a web page": (b"<html>404</html>", "not_an_image"),
     "nothing": (b"", "not_an_image"),
     "TIFF": (photo_bytes(1, kind="TIFF"), "not_an_image"),
@@ -332,6 +340,83 @@ def test_a_decompression_bomb_is_too_large_and_makes_no_noise(monkeypatch):
 def test_pillows_warnings_do_not_leak(source, out, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 1600 pixels: Pillow warns, and warnings are errors here
     assert ingest(str(source), out, IngestConfig()).counts["labelled"].photos == {"ok": 12}
+
+
+def _device(path):
+    path.symlink_to("/dev/zero")
+
+
+def _socket(path):
+    with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as server:  # the whole path may be too long
+        server.bind(path.name)
+
+
+NO_FILES = {
+    "link to nothing": (lambda path: path.symlink_to("../../.git/annex/objects/x"), "missing"),
+    "link below a file": (lambda path: path.symlink_to(path.parent / "image_5004_product_1004.jpg" / "x"), "missing"),
+    "link to too long a name": (lambda path: path.symlink_to("x" * 300), "missing"),
+    "loop": (lambda path: path.symlink_to(path), "unreadable"),
+    "pipe": (os.mkfifo, "unreadable"),
+    "device": (_device, "unreadable"),
+    "socket": (_socket, "unreadable"),
+    "folder": (Path.mkdir, "unreadable"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_is_counted(source, out, kind):
+    make, status = NO_FILES[kind]
+    photo_path(source, 3).unlink()
+    make(photo_path(source, 3))
+    found = ingest(str(source), out, LENIENT)
+    assert found.counts["labelled"].photos == {status: 1, "ok": 11}
+    assert rows_of(found.labelled).loc[3, "photo_status"] == status
+    before = fingerprint(str(source))  # of the train command, which reads the files before
+    assert fingerprint(str(source)) == before
+    photo_path(source, 3).rmdir() if kind == "folder" else photo_path(source, 3).unlink()
+    photo_path(source, 3).write_bytes(photo_bytes(3))  # as `git annex get` does
+    assert fingerprint(str(source)).content != before.content
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), OSError(errno.EIO, "bad sector")])
+def test_a_photo_that_may_not_be_read_is_counted(source, out, monkeypatch, error):
+    photo, open_path = photo_path(source, 3), Path.open  # root may read everything
+
+    def refuse(path, *args, **options):
+        if path == photo:
+            raise error
+        return open_path(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert ingest(str(source), out, LENIENT).counts["labelled"].photos == {"ok": 11, "unreadable": 1}
+    assert fingerprint(str(source)).content
+
+
+def test_a_photo_in_another_folder_is_taken_where_the_first_has_a_link_to_nothing(source, out):
+    shutil.move(photo_path(source, 3), source / "images")
+    photo_path(source, 3).symlink_to("nothing")
+    assert ingest(str(source), out, IngestConfig()).counts["labelled"].photos == {"ok": 12}
+
+
+def test_too_many_open_files_are_no_fault_of_the_photo(source, out, monkeypatch):
+    def refuse(path, *args):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        ingest(str(source), out, LENIENT)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_the_same_verdict_as_of_the_decoder(kind):
+    content, status = REFUSED[kind]
+    assert photo_status(content, IngestConfig()) == status
+    assert photo_features(content)["photo_unreadable"]
+
+
+@pytest.mark.parametrize("kind", RED_SQUARES)
+def test_a_photo_with_odd_metadata_is_taken(kind):
+    assert photo_status(RED_SQUARES[kind], IngestConfig()) == "ok"
 
 
 @pytest.mark.parametrize(("imageid", "status"), [("", "none"), ("abc", "missing"), ("77", "missing")])

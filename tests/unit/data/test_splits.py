@@ -16,6 +16,7 @@ from rakuten_tasks.data.splits import (
     TRAIN,
     VALIDATION,
     TitleSplits,
+    count_shared_photos,
     normalise_title,
     require_every_split,
     title_hash,
@@ -186,3 +187,10 @@ def test_too_few_titles_for_every_split_or_a_single_class_is_refused():
     with pytest.raises(ValueError, match=r"1 class in training: 4 labelled products of 1 classes are too few"):
         require_every_split(np.arange(4, dtype=np.uint8), [10] * 4)
     require_every_split(np.array([0, 0, 1, 2, 3], dtype=np.uint8), [10, 20, 10, 10, 10])
+
+
+def test_photos_of_training_products_are_counted_among_the_held_out_ones():
+    photos = ["a", "a", "b", "b", "c", "c", "d", "a", None, None]
+    splits = np.array([TRAIN, TEST, TRAIN, TRAIN, TEST, VALIDATION, TEST, VALIDATION, TRAIN, TEST], dtype=np.uint8)
+    assert count_shared_photos(photos, splits) == (1, [0, 1, 0, 1])
+    assert count_shared_photos([None, None], splits[:2]) == (0, [0, 0, 0, 0])

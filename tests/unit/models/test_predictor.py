@@ -13,7 +13,7 @@ from rakuten_tasks.models.bundle import EXTRACTORS_FOLDER, MEMBERS_FOLDER
 from rakuten_tasks.models.predictor import Predictor, Scores, pool_logits
 from rakuten_tasks.models.scoring import score_features
 from rakuten_tasks.preprocessing.feature_shards import write_shard
-from rakuten_tasks.preprocessing.photos import PhotoError
+from rakuten_tasks.preprocessing.photo_format import PhotoError
 from rakuten_tasks.preprocessing.product import Product
 from tests.support.bundles import CPU, ENCODED, TEXTS, write_bundle
 from tests.support.catalogues import photo_bytes

@@ -11,7 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from rakuten_tasks.preprocessing.photos import MAX_PIXELS, PhotoError, prepare_photo, prepare_photos
+from rakuten_tasks.preprocessing.photo_format import MAX_PIXELS, PhotoError
+from rakuten_tasks.preprocessing.photos import decode_photo, prepare_photo, prepare_photos
+from tests.support.photo_cases import GREY_SQUARES, RED_SQUARES, REFUSED
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 SIDE = 32
@@ -23,9 +25,9 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def near(pixels: NDArray, colour: tuple[int, int, int], tolerance: int = 3) -> NDArray:
+def near(pixels: NDArray | Image.Image, colour: tuple[int, int, int], tolerance: int = 3) -> NDArray:
     """Which pixels have this colour. (S, S)"""
-    return (np.abs(pixels.astype(int) - colour) <= tolerance).all(-1)
+    return (np.abs(np.asarray(pixels, dtype=int) - colour) <= tolerance).all(-1)
 
 
 def red_square(size: tuple[int, int] = (200, 200), box: tuple[int, int, int, int] = (80, 80, 119, 119)) -> Image.Image:
@@ -179,3 +181,38 @@ def test_a_bomb_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
     assert size[0] * size[1] > MAX_PIXELS
     with pytest.raises(PhotoError, match=r"pixels.*send a smaller one"):
         prepare_photo(bomb(*size), SIDE)
+
+
+@pytest.mark.parametrize("kind", RED_SQUARES)
+def test_metadata_and_other_frames_do_not_matter(kind: str) -> None:
+    pixels = prepare_photo(RED_SQUARES[kind], SIDE)
+    assert near(pixels, RED, 60)[3:-3, 3:-3].all()
+    assert near(decode_photo(RED_SQUARES[kind], SIDE).crop((0, 0, 5, 5)), WHITE, 20).all() or "BMP" in kind
+
+
+@pytest.mark.parametrize(("kind", "level"), [("16 bits", 3), ("grey with alpha", 76)])
+def test_grey_photos_keep_their_level(kind: str, level: int) -> None:
+    assert near(prepare_photo(GREY_SQUARES[kind], SIDE), (level, level, level), 1)[3:-3, 3:-3].all()
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_usable_photo_has_a_status(kind: str) -> None:
+    data, status = REFUSED[kind]
+    with pytest.raises(PhotoError) as refused:
+        prepare_photo(data, SIDE)
+    assert refused.value.status == status
+
+
+def test_a_white_photo_is_a_photo_even_where_a_later_frame_is_cut() -> None:
+    white = Image.new("RGB", (60, 60), "white")
+    data = encoded(white, "GIF", save_all=True, append_images=[red_square((60, 60), (9, 9, 50, 50))])
+    assert near(prepare_photo(data[:-20], SIDE), WHITE).all()
+
+
+def test_an_exif_of_any_format_turns_the_photo() -> None:
+    image, exif = Image.new("RGB", (60, 60), "blue"), Image.Exif()
+    image.paste(RED, (0, 0, 60, 30))
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG", "WEBP"):
+        pixels = prepare_photo(encoded(image, kind, exif=exif.tobytes()), SIDE)
+        assert near(pixels[:, SIDE // 2 + 3 :], RED, 40).all(), kind

@@ -29,6 +29,7 @@ from rakuten_tasks.reports.evaluation_deck import evaluation_deck
 from rakuten_tasks.reports.index import page_order, write_pages
 from rakuten_tasks.reports.pool_deck import pool_deck
 from rakuten_tasks.reports.registration_deck import registration_deck
+from rakuten_tasks.reports.split_deck import split_deck
 from rakuten_tasks.reports.thumbnails import SIDE, thumbnail
 from rakuten_tasks.reports.top_errors import MemberPrediction, describe_errors, top_errors, with_photos
 from rakuten_tasks.reports.training_deck import format_duration, training_deck
@@ -350,8 +351,8 @@ def test_durations_are_formatted_for_people(seconds, text):
 
 
 def test_a_page_without_a_title_here_comes_last():
-    names = ["zzz", "register", "fit_photo", "fit_bag", "pool", "ingest"]
-    assert sorted(names, key=page_order) == ["ingest", "fit_bag", "fit_photo", "pool", "register", "zzz"]
+    names = ["zzz", "register", "fit_photo", "fit_bag", "split", "pool", "ingest"]
+    assert sorted(names, key=page_order) == ["ingest", "split", "fit_bag", "fit_photo", "pool", "register", "zzz"]
 
 
 # pool
@@ -556,3 +557,10 @@ def test_a_catalogue_that_lost_rows_on_the_way_is_drawn_all_the_same(tmp_path):
         drop_rows(folder / name, [1, 2, 4, 5])
     ingested = ingest(str(folder), tmp_path / "out", IngestConfig())
     assert "1 classes; the largest has 2 products" in text_of(ingest_deck(ingested))
+
+
+def test_the_split_deck_counts_held_out_products_with_the_photo_of_a_training_product():
+    text = text_of(split_deck(29, [20, 3, 3, 4], 2, [0, 1, 0, 2]))
+    assert "train 20 0 validation 3 1 blending 3 0 test 4 2" in text
+    assert "3 held-out products have the photo file of a training product, under another title (2 photos)" in text
+    assert "No held-out product has the photo file" in text_of(split_deck(29, [20, 3, 3, 4], 0, [0, 0, 0, 0]))

@@ -24,6 +24,7 @@ SHOWN = {
     "ingest",
     "ingest_without_run",
     "publish_version",
+    "split",
     "fit_member",
     "train_network",
     "train_network_on_gpus",

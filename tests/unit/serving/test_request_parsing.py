@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import base64
+import os
+from urllib.parse import quote
 
 import pytest
 
+from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.data.photo_files import photo_status
 from serving.schemas import PredictRequest
 from serving.settings import Settings
 from serving.web.request_parsing import NO_SUCH_PHOTO, FieldError, parse_request, read_photo
 from tests.support.catalogues import photo_bytes
+from tests.support.photo_cases import RED_SQUARES
 
 JPEG = photo_bytes(1)
 ENCODED = base64.b64encode(JPEG).decode()
@@ -50,9 +55,21 @@ def test_missing_forbidden_and_outside_give_one_and_the_same_error(tmp_path):
     (inside / "link.jpg").symlink_to(tmp_path / "secret.jpg")
     (inside / "loop.jpg").symlink_to(inside / "loop.jpg")
     (inside / "text.jpg").write_text("no photo")
+    os.mkfifo(inside / "pipe.jpg")
     settings = Settings(image_folder=str(inside))
-    paths = ["none.jpg", "link.jpg", "loop.jpg", "text.jpg", "..", ".", "../secret.jpg", "/etc/passwd", "a\x00b"]
-    for path in [*paths, str(tmp_path / "secret.jpg"), "x" * 999, "é" * 400]:
+    paths = [
+        "none.jpg",
+        "link.jpg",
+        "loop.jpg",
+        "pipe.jpg",
+        "text.jpg",
+        "..",
+        ".",
+        "../secret.jpg",
+        "/etc/passwd",
+        "a\x00b",
+    ]
+    for path in [*paths, "pipe.jpg", str(tmp_path / "secret.jpg"), "x." * 400, "é" * 400]:
         with pytest.raises(FieldError, match=NO_SUCH_PHOTO):
             read_photo(path, settings)
 
@@ -70,9 +87,60 @@ def test_bytes_and_pixels_have_caps_that_are_checked_before_decoding():
 
 def test_what_is_no_photo_is_refused():
     assert kind_of(base64.b64encode(b"<svg/>" * 100).decode()) == "photo_format"
-    assert kind_of(base64.b64encode(b"\xff\xd8\xff" + b"x" * 50).decode()) == "photo_format"
+    assert kind_of(base64.b64encode(b"\xff\xd8\xff" + b"x" * 50).decode()) == "photo_damaged"
     assert kind_of("data:image/png;base64,!!!") == "photo_unreadable"
     assert kind_of("data:text/plain,hello") == "photo_unreadable"
+
+
+def _variants(encoded: str) -> dict[str, str]:
+    uri = f"data:image/jpeg;base64,{encoded}"
+    url_safe = encoded.translate(str.maketrans("+/", "-_"))
+    return {
+        "without =": encoded.rstrip("="),
+        "too many =": encoded.rstrip("=") + "====",
+        "URL-safe": url_safe.rstrip("="),
+        "URI, URL-safe": f"data:image/jpeg;base64,{url_safe}",
+        "URI without =": uri.rstrip("="),
+        "blank before data:": f" \n{uri}",
+        "blank after the comma": uri.replace(",", ", "),
+        "byte order mark": f"\ufeff{encoded}\r\n",
+        "escaped": "DATA:;base64," + quote(encoded, safe=""),
+        "parameters": f"data:image/jpeg;name=a.jpg;charset=utf-8;base64,{encoded}",
+        "line breaks": "\r\n ".join(encoded[i : i + 76] for i in range(0, len(encoded), 76)),
+    }
+
+
+@pytest.mark.parametrize("kind", _variants(""))
+def test_every_usual_form_of_base64_is_read(kind):
+    data = next(data for data in map(photo_bytes, range(50)) if len(data) % 3 == 1)  # "==" at the end
+    encoded = base64.b64encode(data).decode()
+    assert {"+", "/"} <= set(encoded)
+    assert read_photo(_variants(encoded)[kind], Settings()) == data
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        (f"data:image/jpeg;base64,{ENCODED[:5]}", "a data URI without valid base64: it is cut short"),
+        (f"data:image/jpeg;base64,{ENCODED[:9]}!{ENCODED[9:]}", "the character at position 9 is none of base64"),
+        (f"data:image/jpeg,{ENCODED}", "a data URI without `;base64,`: send the photo as base64"),
+        (f"{ENCODED[:400]}={ENCODED[400:]}" + "A" * 1000, "no valid base64: the character at position 400 is none of"),
+        (ENCODED[:-100], None),
+    ],
+)
+def test_a_fault_of_the_base64_is_named(field, reason):
+    if reason is None:  # base64 cut between four characters is only found when the photo is decoded
+        assert photo_status(read_photo(field, Settings()), IngestConfig()) == "truncated"
+        return
+    with pytest.raises(FieldError) as refused:
+        read_photo(field, Settings())
+    assert reason in str(refused.value)
+    assert refused.value.kind == "photo_unreadable"
+
+
+@pytest.mark.parametrize("kind", RED_SQUARES)
+def test_a_photo_with_odd_metadata_is_taken(kind):
+    assert read_photo(base64.b64encode(RED_SQUARES[kind]).decode(), Settings()) == RED_SQUARES[kind]
 
 
 @pytest.mark.parametrize(

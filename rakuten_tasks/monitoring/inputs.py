@@ -7,11 +7,11 @@ import zlib
 from io import BytesIO
 from random import Random
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from rakuten_tasks.addresses import open_address
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.csv_files import read_chunks, read_labels, read_row_index
 from rakuten_tasks.data.layout import find_layout
@@ -36,7 +36,10 @@ UNREADABLE = (pd.errors.ParserError, UnicodeDecodeError, OverflowError, gzip.Bad
 
 def is_file(address: str) -> bool:
     """Return whether the address is a table and not the folder of a catalogue."""
-    return address.endswith(FILES)
+    if not address.endswith(FILES):
+        return False
+    filesystem, path = open_address(address)
+    return not filesystem.isdir(path)
 
 
 def catalogue_frame(
@@ -78,7 +81,8 @@ def _featurize(rows: pd.DataFrame, predictor: Predictor | None) -> pd.DataFrame:
 
 def _read_parquet(address: str) -> pd.DataFrame:
     """Read a random sample of at most MAX_ROWS rows."""
-    with fsspec.open(address, "rb") as file:
+    filesystem, path = open_address(address)
+    with filesystem.open(path, "rb") as file:
         try:
             table = pd.read_parquet(file)
         except pa.ArrowInvalid as error:
@@ -88,9 +92,10 @@ def _read_parquet(address: str) -> pd.DataFrame:
 
 def _read_csv(address: str) -> pd.DataFrame:
     """Read a random sample of at most MAX_ROWS rows, in chunks."""
+    filesystem, path = open_address(address)
     sample: pd.DataFrame | None = None
     try:
-        with fsspec.open(address, "rt", encoding="utf-8-sig", compression="infer") as file:
+        with filesystem.open(path, "rt", encoding="utf-8-sig", compression="infer") as file:
             sample = reservoir_sample(pd.read_csv(file, chunksize=MAX_ROWS, low_memory=False), MAX_ROWS)
     except pd.errors.EmptyDataError:
         pass

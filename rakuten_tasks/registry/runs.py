@@ -167,9 +167,11 @@ def _close_children(client: MlflowClient, parent_id: str, name: str | None = Non
 
 def _close_orphans(client: MlflowClient) -> None:
     """Close open runs of dead processes of this machine, and this process's own, of an interrupted workflow."""
-    own = local_execution()
-    for run in _running(client, f"tags.{EXECUTION} LIKE '{LOCAL}/{socket.gethostname()}/%'"):
+    own, host = local_execution(), f"{LOCAL}/{socket.gethostname()}/"
+    for run in _running(client, f"tags.{EXECUTION} LIKE '{host}%'"):
         execution = run.data.tags[EXECUTION]
+        if not execution.startswith(host):  # LIKE takes _ for any letter
+            continue
         if execution == own or not _is_alive(execution):
             _end(client, run.info.run_id, KILLED, "its process was killed")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import fsspec
 import pandas as pd
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
+from rakuten_tasks.addresses import write_file
 from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
 from rakuten_tasks.data.shards import read_shard
@@ -51,7 +51,7 @@ def fetch_champion(source: str, model: str) -> Champion:
     synthetic = source == SAMPLE or is_synthetic(source)
     champion = versions.fetch_champion(tracking.connect(), model, synthetic)
     if champion.notice:
-        Console(stderr=True).print(f"[yellow]{champion.notice}[/]")
+        Console(stderr=True, markup=False, emoji=False).print(champion.notice, style="yellow")
     return Champion(FlyteDirectory(str(champion.folder)), champion.model, champion.version, champion.notice)
 
 
@@ -95,7 +95,7 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
     details = pd.concat([pd.read_parquet(local(part)) for part in parts], ignore_index=True)
     details.to_parquet(work / "details.parquet", index=False)
     details.set_index("row")["prdtypecode"].rename_axis(None).to_csv(work / "submission.csv")
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(f"{len(details)} products predicted by {champion.model} version {champion.version}")
     console.print(details["used"].value_counts().to_string())
     if (labels := sample_answers() if source == SAMPLE else test_labels(source)) is not None:
@@ -104,7 +104,6 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
         predicted = {name.removesuffix("_code"): by_row[name] for name in members} | {POOL: by_row["prdtypecode"]}
         console.print(score_against_labels(predicted, labels))
     for name in ("submission.csv", "details.parquet") if output else ():
-        with fsspec.open(f"{output.rstrip('/')}/{name}", "wb", auto_mkdir=True) as file:
-            file.write((work / name).read_bytes())
+        write_file(f"{output.rstrip('/')}/{name}", (work / name).read_bytes())
         console.print(f"written to {output.rstrip('/')}/{name}")
     return Predictions(FlyteFile(str(work / "submission.csv")), FlyteFile(str(work / "details.parquet")))

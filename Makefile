@@ -3,11 +3,23 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-VAR ?= $(CURDIR)/var
-override VAR := $(abspath $(VAR))
+# A value from outside is taken as it is: make would expand `$` in it.
+NAMED := VAR SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE PROFILE IMAGE FLYTE_CONFIG PYTHON
+$(foreach name,$(NAMED),$(if $(filter-out undefined file,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
+
+define newline
+
+
+endef
+# not $(abspath): it splits at blanks
+override VAR := $(if $(findstring $(newline)/,$(newline)$(VAR)),$(VAR),$(CURDIR)/$(or $(VAR),var))
+# Scripts of a venv cannot start from a path with the first four, MLflow's database not with %, and Flyte reads `::` as a
+# chain of addresses.
+$(foreach text,$$ " ` \ % ::,$(if $(findstring $(text),$(VAR)),$(error VAR=$(VAR): $(text) cannot be in its path: set VAR= to another folder)))
+$(if $(findstring $(newline),$(VAR)),$(error VAR=$(subst $(newline), ,$(VAR)): a line break cannot be in its path: set VAR= to another folder))
 PYTHON ?= python3.11
 SOURCE ?= sample
-CONFIG ?= $(if $(filter-out sample,$(SOURCE)),configs/default.yaml,configs/sample.yaml)
+CONFIG ?= $(if $(findstring |$(SOURCE)|,|sample|),configs/sample.yaml,configs/default.yaml)
 MODEL ?=
 VERSION ?=
 REASON ?=
@@ -24,7 +36,7 @@ KEEP_GB ?= 10
 KEEP_VERSIONS ?= 10
 FORGET ?=
 # Recipes read these from the environment, so that quotes and spaces in the values are safe.
-export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE
+export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE PROFILE IMAGE FLYTE_CONFIG PYTHON
 
 # Docker, and extra options of its builds, as `--network host` or `--secret id=pip,src=pip.conf` for a mirror.
 DOCKER ?= docker
@@ -39,11 +51,12 @@ IMAGE ?=
 DRY_RUN ?=
 FLYTE_CONFIG ?= flyte.config
 CLUSTER = $(BIN)/python -m rakuten_tasks.runtime.cluster
-ON_CLUSTER = --config "$(FLYTE_CONFIG)" --version "$$VERSION"
+ON_CLUSTER = --config "$$FLYTE_CONFIG" --version "$$VERSION"
 
-BIN := $(VAR)/venv/bin
-READY := $(VAR)/venv/ready
+# The shell reads the folder, which may have blanks, from the environment; make itself has no name with it.
 export RAKUTEN_VAR := $(VAR)
+FOLDER := "$$RAKUTEN_VAR"
+BIN := $(FOLDER)/venv/bin
 # No __pycache__ in the tree; pip compiled the installed packages.
 export PYTHONDONTWRITEBYTECODE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -60,121 +73,118 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo "SOURCE= folder or address of a catalogue, CONFIG= configuration file, MODEL= name of a registered model"
 
-ifeq ($(wildcard $(BIN)/python),)  # the marker file exists without the installation
-.PHONY: $(READY)
-endif
-
+# A lock, as two commands may begin at once. Read what is there first: the folder may be for reading only.
+INSTALLED = [ -x $(BIN)/python ] && [ $(FOLDER)/venv/ready -nt pyproject.toml ] && [ $(FOLDER)/venv/ready -nt constraints.txt ]
 .PHONY: setup
-setup: $(READY) ## only install, into var/venv
-$(READY): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it with PYTHON="; exit 1; }
-	@mkdir -p $(VAR)
-	@exec 9> $(VAR)/setup.lock; if command -v flock > /dev/null; then flock 9; fi; \
-	if [ -x $(BIN)/python ] && [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit; fi; \
-	echo "installing into $(VAR)/venv: once, about four minutes"; \
-	$(PYTHON) -m venv $(VAR)/venv; \
+setup: ## only install, into var/venv
+	@if $(INSTALLED); then exit; fi; \
+	command -v "$$PYTHON" > /dev/null || { echo "$$PYTHON not found: install Python 3.11, or name it with PYTHON="; exit 1; }; \
+	mkdir -p $(FOLDER); exec 9> $(FOLDER)/setup.lock; if command -v flock > /dev/null; then flock 9; fi; \
+	if $(INSTALLED); then exit; fi; \
+	echo "installing into $$RAKUTEN_VAR/venv: once, about four minutes"; \
+	"$$PYTHON" -m venv $(FOLDER)/venv; \
 	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[task,dev]'; \
-	touch $@
+	touch $(FOLDER)/venv/ready
 
 .PHONY: train
-train: $(READY) ## train on a catalogue and register the model (SOURCE=, CONFIG=, MODEL=)
+train: setup ## train on a catalogue and register the model (SOURCE=, CONFIG=, MODEL=)
 	@test -f "$$CONFIG" || { echo "CONFIG=$$CONFIG: no such file, see configs/"; exit 1; }
 	@$(PYFLYTE) workflows/training.py train_classifier --source "$$SOURCE" --config "$$CONFIG" --model "$$MODEL" \
-	  --report $(VAR)/reports/training.json
+	  --report $(FOLDER)/reports/training.json
 
 .PHONY: predict
-predict: $(READY) ## predict the catalogue's unlabelled products with the champion (SOURCE=, MODEL=)
+predict: setup ## predict the catalogue's unlabelled products with the champion (SOURCE=, MODEL=)
 	@$(PYFLYTE) workflows/prediction.py predict_catalogue --source "$$SOURCE" --model "$$MODEL" \
-	  --output $(VAR)/predictions
+	  --output $(FOLDER)/predictions
 
 .PHONY: etl
-etl: $(READY) ## publish SOURCE= as the next version at DESTINATION= (MODE=replace: without the current products)
+etl: setup ## publish SOURCE= as the next version at DESTINATION= (MODE=replace: without the current products)
 	@$(PYFLYTE) workflows/etl.py publish_catalogue --source "$$SOURCE" --destination "$$DESTINATION" \
 	  $(if $(filter-out configs/default.yaml configs/sample.yaml,$(CONFIG)),--config "$$CONFIG") \
 	  --mode "$$MODE"
 
 .PHONY: mlflow
-mlflow: $(READY) ## MLflow's web interface on port 5001
+mlflow: setup ## MLflow's web interface on port 5001
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --port 5001 --workers 1 \
 	  --backend-store-uri "$$($(BIN)/python -m rakuten_tasks.registry address)"
 
 .PHONY: versions
-versions: $(READY) ## list registered versions, their aliases and the audit trail (MODEL=)
+versions: setup ## list registered versions, their aliases and the audit trail (MODEL=)
 	@$(BIN)/python -m rakuten_tasks.registry versions --model "$$MODEL"
 
 .PHONY: lineage
-lineage: $(READY) ## show the origin of VERSION=: run, Decks, configuration, catalogue, quarantine, code (MODEL=)
+lineage: setup ## show the origin of VERSION=: run, Decks, configuration, catalogue, quarantine, code (MODEL=)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
 	@$(BIN)/python -m rakuten_tasks.registry lineage "$$VERSION" --model "$$MODEL"
 
 .PHONY: reproduce
-reproduce: $(READY) ## train VERSION= again from its lineage, and compare (MODEL=; SOURCE= if the catalogue was moved)
+reproduce: setup ## train VERSION= again from its lineage, and compare (MODEL=; SOURCE= if the catalogue was moved)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
 	@FLYTE_LOCAL_CACHE_ENABLED=false $(PYFLYTE) workflows/training.py reproduce_version --version "$$VERSION" \
-	  --model "$$MODEL" $(if $(filter-out file,$(origin SOURCE)),--source "$$SOURCE") --report $(VAR)/reports/reproduction.json
+	  --model "$$MODEL" $(if $(filter-out file,$(origin SOURCE)),--source "$$SOURCE") --report $(FOLDER)/reports/reproduction.json
 
 .PHONY: deck
-deck: $(READY) ## open the Decks of the last training
-	@test -f $(VAR)/reports/decks/index.html || { echo "no Decks yet: \`make train\` writes them"; exit 1; }
-	@echo $(VAR)/reports/decks/index.html
-	@$(BIN)/python -m webbrowser -t "file://$(VAR)/reports/decks/index.html" > /dev/null 2>&1 || true
+deck: setup ## open the Decks of the last training
+	@test -f $(FOLDER)/reports/decks/index.html || { echo "no Decks yet: \`make train\` writes them"; exit 1; }
+	@echo $(FOLDER)/reports/decks/index.html
+	@$(BIN)/python -c 'import os, pathlib, webbrowser; webbrowser.open_new_tab(pathlib.Path(os.environ["RAKUTEN_VAR"], "reports/decks/index.html").as_uri())' > /dev/null 2>&1 || true
 
 .PHONY: promote
-promote: $(READY) ## promote VERSION= to champion by hand (MODEL=, REASON=)
+promote: setup ## promote VERSION= to champion by hand (MODEL=, REASON=)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
 	@$(BIN)/python -m rakuten_tasks.registry promote "$$VERSION" --model "$$MODEL" --reason "$$REASON"
 
 .PHONY: rollback
-rollback: $(READY) ## promote the previous champion again (MODEL=, REASON=)
+rollback: setup ## promote the previous champion again (MODEL=, REASON=)
 	@$(BIN)/python -m rakuten_tasks.registry rollback --model "$$MODEL" --reason "$$REASON"
 
 .PHONY: prune
-prune: $(READY) ## close runs of lost trainings; delete old versions without alias (KEEP_VERSIONS=, MODEL=), versions without files (FORGET=1: all), old runs without version (KEEP_DAYS=)
+prune: setup ## close runs of lost trainings; delete old versions without alias (KEEP_VERSIONS=, MODEL=), versions without files (FORGET=1: all), old runs without version (KEEP_DAYS=)
 	@$(BIN)/python -m rakuten_tasks.registry prune --model "$$MODEL" --keep $(or $(KEEP_VERSIONS),10) --days $(or $(KEEP_DAYS),30) \
 	  $(if $(FORGET),--forget)
 
 .PHONY: register
-register: $(READY) ## register workflows and launch plans on the cluster (PROFILE=cpu|gpu, IMAGE=, VERSION=, DRY_RUN=1)
-	@$(CLUSTER) register $(ON_CLUSTER) --profile "$(PROFILE)" --image "$(IMAGE)" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
+register: setup ## register workflows and launch plans on the cluster (PROFILE=cpu|gpu, IMAGE=, VERSION=, DRY_RUN=1)
+	@$(CLUSTER) register $(ON_CLUSTER) --profile "$$PROFILE" --image "$$IMAGE" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 .PHONY: remote
-remote: $(READY) ## train on the cluster (SOURCE=, CONFIG=, MODEL=, PROFILE=cpu|gpu, IMAGE=, VERSION=)
+remote: setup ## train on the cluster (SOURCE=, CONFIG=, MODEL=, PROFILE=cpu|gpu, IMAGE=, VERSION=)
 	@test -f "$$CONFIG" || { echo "CONFIG=$$CONFIG: no such file, see configs/"; exit 1; }
-	@$(CLUSTER) train $(ON_CLUSTER) --profile "$(PROFILE)" --image "$(IMAGE)" --source "$$SOURCE" \
+	@$(CLUSTER) train $(ON_CLUSTER) --profile "$$PROFILE" --image "$$IMAGE" --source "$$SOURCE" \
 	  --training "$$CONFIG" --model "$$MODEL"
 
 .PHONY: activate
-activate: $(READY) ## activate the schedules of the registered launch plans (VERSION=)
+activate: setup ## activate the schedules of the registered launch plans (VERSION=)
 	@$(CLUSTER) activate $(ON_CLUSTER)
 
 .PHONY: bench
-bench: $(READY) ## measure speeds, as ratios within one run, and growth and cost
+bench: setup ## measure speeds, as ratios within one run, and growth and cost
 	@failed=0; for name in imports text_preparation text_training photo_features photo_training photo_limits; do \
 	  $(BIN)/python -m benchmarks.$$name || failed=1; done; \
 	$(MAKE) --no-print-directory --keep-going bench-growth bench-cost || failed=1; exit $$failed
 
 .PHONY: bench-growth
-bench-growth: $(READY) ## measure time and memory of a training on 1, 2, 4 and 8 times the products, and the overhead of Flyte
+bench-growth: setup ## measure time and memory of a training on 1, 2, 4 and 8 times the products, and the overhead of Flyte
 	@$(RUN) $(BIN)/python -m benchmarks.growth
 
 .PHONY: bench-quality
-bench-quality: $(READY) ## evaluate every member, the pool and the baselines on three seeds (SOURCE= one or several, CONFIG=)
+bench-quality: setup ## evaluate every member, the pool and the baselines on three seeds (SOURCE= one or several, CONFIG=)
 	@$(RUN) $(BIN)/python -m benchmarks.quality $(foreach source,$(SOURCE),--source "$(source)") --config "$$CONFIG"
 
 .PHONY: bench-vectors
-bench-vectors: $(READY) ## measure time and memory of the text encoder, on texts as long as the challenge's (PRODUCTS=)
+bench-vectors: setup ## measure time and memory of the text encoder, on texts as long as the challenge's (PRODUCTS=)
 	@$(BIN)/python -m benchmarks.vectors $(if $(PRODUCTS),--products $(PRODUCTS))
 
 .PHONY: bench-cost
-bench-cost: $(READY) ## measure the cost of a thousand products by step, and extrapolate to other sizes (SOURCE=, PRODUCTS=)
+bench-cost: setup ## measure the cost of a thousand products by step, and extrapolate to other sizes (SOURCE=, PRODUCTS=)
 	@$(BIN)/python -m benchmarks.cost --source "$$SOURCE" $(if $(PRODUCTS),--products $(PRODUCTS))
 
 .PHONY: clean
-clean: $(READY) ## delete outputs, cached results and checkpoints of local runs; models, reports and predictions stay
+clean: setup ## delete outputs, cached results and checkpoints of local runs; models, reports and predictions stay
 	@$(BIN)/python -m rakuten_tasks.runtime.housekeeping clean
 
 .PHONY: test
-test: $(READY) ## run the quick tests
+test: setup ## run the quick tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 .PHONY: test-all
@@ -182,44 +192,44 @@ test-all: test ## run all tests: after the quick ones those with pods, a browser
 	@$(BIN)/python -m pytest -m "slow and not stack" -n auto --dist loadfile
 
 .PHONY: lint
-lint: $(READY) ## run ruff, mypy and import-linter
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo --cache-dir $(VAR)/cache/import-linter
+lint: setup ## run ruff, mypy and import-linter
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo --cache-dir $(FOLDER)/cache/import-linter
 
 .PHONY: hooks
-hooks: $(READY) ## run the checks of `make lint` at every commit (pre-commit)
+hooks: setup ## run the checks of `make lint` at every commit (pre-commit)
 	@$(BIN)/pre-commit install
 
 .PHONY: format
-format: $(READY) ## format the code with ruff
+format: setup ## format the code with ruff
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(READY) ## write docs/reference from the code
+docs: setup ## write docs/reference from the code
 	@$(BIN)/python -m docs.generate
 
 .PHONY: api
-api: $(READY) ## serve the champion on port 8000: demo page, /predict, /docs (MODEL=, SERVE_...: docs/reference/environment.md)
+api: setup ## serve the champion on port 8000: demo page, /predict, /docs (MODEL=, SERVE_...: docs/reference/environment.md)
 	@exec $(BIN)/python -m serving
 
 .PHONY: bench-serving
-bench-serving: $(READY) ## compare the app with the bare predictor and a plain FastAPI endpoint, on the same bundle
+bench-serving: setup ## compare the app with the bare predictor and a plain FastAPI endpoint, on the same bundle
 	@$(BIN)/python -m benchmarks.serving
 
 .PHONY: monitor
-monitor: $(READY) ## check for drift (REFERENCE=, CURRENT=: two catalogues or CSVs; HOURS= of the prediction log; MODEL=)
+monitor: setup ## check for drift (REFERENCE=, CURRENT=: two catalogues or CSVs; HOURS= of the prediction log; MODEL=)
 	@$(BIN)/python -m rakuten_tasks.monitoring --reference "$$REFERENCE" --current "$$CURRENT" --hours "$$HOURS" \
 	  --model "$$MODEL"
 
 .PHONY: bench-drift
-bench-drift: $(READY) ## measure how often drift is reported, without drift and with simulated drifts, for the sample's champion
+bench-drift: setup ## measure how often drift is reported, without drift and with simulated drifts, for the sample's champion
 	@$(BIN)/python -m benchmarks.drift
 
 .PHONY: bench-drift-report
-bench-drift-report: $(READY) ## measure time and memory of the drift report, compared with Evidently's preset
+bench-drift-report: setup ## measure time and memory of the drift report, compared with Evidently's preset
 	@$(BIN)/python -m benchmarks.drift_report
 
 .PHONY: dashboard
-dashboard: $(READY) ## show models, runs, drift, API, log and schedules (WATCH=1: refresh continuously)
+dashboard: setup ## show models, runs, drift, API, log and schedules (WATCH=1: refresh continuously)
 	@$(BIN)/python -m rakuten_tasks.dashboard --model "$$MODEL" $(if $(WATCH),--watch)
 
 # Their drift check reads the catalogue's unlabelled products: the prediction log exists only after a server has run.
@@ -230,7 +240,7 @@ full-run: train no-train-run ## train, predict, monitor, dashboard (SOURCE=, CON
 full-run-api: full-run api ## full-run, then api
 
 .PHONY: no-train-run
-no-train-run: $(READY) ## predict, monitor, dashboard with the current champion (SOURCE=, MODEL=)
+no-train-run: setup ## predict, monitor, dashboard with the current champion (SOURCE=, MODEL=)
 	@$(MAKE) --no-print-directory predict
 	@CURRENT="$${CURRENT:-$$SOURCE}" $(MAKE) --no-print-directory monitor
 	@$(MAKE) --no-print-directory dashboard
@@ -243,11 +253,11 @@ image: ## build the images rakuten-task and rakuten-serve (TORCH_INDEX=, BUILD_F
 	  --build-arg GIT_COMMIT=$(GIT_COMMIT) --target $$target --tag rakuten-$$target .; done
 
 .PHONY: image-test
-image-test: $(READY) image ## build and run both images: a pod without network, the API from start to stop
+image-test: setup image ## build and run both images: a pod without network, the API from start to stop
 	@DOCKER="$(DOCKER)" $(BIN)/python -m tests.e2e.images
 
 .PHONY: test-stack
-test-stack: $(READY) ## test all services of compose.yaml in containers, and kill each in turn (BUILD_FLAGS=; needs Docker)
+test-stack: setup ## test all services of compose.yaml in containers, and kill each in turn (BUILD_FLAGS=; needs Docker)
 	@DOCKER="$(DOCKER)" BUILD_FLAGS="$(BUILD_FLAGS)" TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/python -m pytest -v tests/e2e/test_stack.py
 
 # The stack reads MODEL, CONFIG and others from .env, unless they are set on make's command line

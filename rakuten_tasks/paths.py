@@ -10,8 +10,11 @@ from pathlib import Path
 
 
 def var_folder() -> Path:
-    """Return RAKUTEN_VAR, by default var/ in the working directory."""
-    return Path(os.environ.get("RAKUTEN_VAR") or "var").resolve()
+    """Return RAKUTEN_VAR, by default var/ in the working directory. Raises ValueError for a name with `::`."""
+    folder = Path(os.environ.get("RAKUTEN_VAR") or "var").resolve()
+    if "::" in str(folder):  # the outputs of tasks lie there
+        raise ValueError(f"RAKUTEN_VAR={folder}: Flyte takes :: for a chain of addresses: name another folder")
+    return folder
 
 
 def runs_folder() -> Path:

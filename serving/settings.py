@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from fsspec.registry import known_implementations
-from fsspec.utils import get_protocol
 from pydantic import AfterValidator, DirectoryPath, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rakuten_tasks.addresses import broken_rule
+from rakuten_tasks.registry.model_names import RULE, is_model_name
 
 PREFIX = "SERVE_"
 
@@ -71,9 +72,16 @@ class Settings(BaseSettings):
     @field_validator("log")
     @classmethod
     def _check_log(cls, address: str) -> str:
-        if get_protocol(address) not in known_implementations:
-            raise ValueError("must be a folder or an address that fsspec knows")
+        if address and (rule := broken_rule(address)):
+            raise ValueError(rule)
         return address
+
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, name: str) -> str:
+        if name and not is_model_name(name):
+            raise ValueError(RULE)
+        return name
 
     @field_validator("api_key")
     @classmethod

@@ -130,9 +130,11 @@ def main(model: str, history: str, log: str, watch: bool, seconds: float) -> Non
     """Print the page once, or keep it up to date until Ctrl-C."""
     addresses = history or str(var_folder() / "monitoring" / "history"), log or default_address()
     if not watch:
-        Console().print(page(model, *addresses))
+        Console(markup=False, emoji=False).print(page(model, *addresses))
         return
-    with Live(page(model, *addresses), screen=True, auto_refresh=False) as live:
+    with Live(
+        page(model, *addresses), console=Console(markup=False, emoji=False), screen=True, auto_refresh=False
+    ) as live:
         try:
             while True:
                 time.sleep(seconds)

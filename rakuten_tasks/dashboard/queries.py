@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import fsspec
 import pyarrow.parquet as pq
 from croniter import croniter
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
+from rakuten_tasks.addresses import list_files, open_address
+from rakuten_tasks.monitoring.prediction_log import CLOSED
 from rakuten_tasks.registry.runs import ERROR, EXECUTION
 from rakuten_tasks.registry.tracking import experiment_id
 from rakuten_tasks.runtime.schedules import SCHEDULES
@@ -109,12 +110,12 @@ def _metric_history(client: MlflowClient, run_id: str, name: str) -> Sequence[Me
 
 def log_size(address: str, open_folder: Path) -> LogSize:
     """Measure a prediction log; rows are counted from the footers of the Parquet files."""
-    filesystem, root = fsspec.core.url_to_fs(address)
+    filesystem, root = open_address(address)
     filesystem.invalidate_cache()
-    files = filesystem.glob(f"{root.rstrip('/')}/*-*-*/*.parquet", detail=True)
+    files = list_files(filesystem, root, CLOSED)
     rows = lines = 0
-    for path in files:
-        with suppress(FileNotFoundError), filesystem.open(path, "rb") as file:  # the hour may expire meanwhile
+    for hour in files:
+        with suppress(FileNotFoundError), filesystem.open(hour, "rb") as file:  # the hour may expire meanwhile
             rows += pq.ParquetFile(file).metadata.num_rows
     for path in open_folder.glob("*.jsonl"):
         with suppress(FileNotFoundError), path.open("rb") as file:  # the hour may be closed meanwhile

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-import fsspec
 import pandas as pd
 from fsspec import AbstractFileSystem
 
+from rakuten_tasks.addresses import open_address
 from rakuten_tasks.data.csv_files import read_labels
 from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.data.versions.manifest import find_version
@@ -42,12 +42,11 @@ class Layout:
 
 
 def find_layout(source: str) -> Layout:
-    """Find the files of the catalogue in a local folder or at an fsspec URL (file://, s3://, memory:// ...).
+    """Find the files of the catalogue in a local folder or at an address as of open_address.
 
     Raises FileNotFoundError if it is a file, has neither training nor test rows, or several files match one name.
     """
-    filesystem, root = fsspec.url_to_fs(source)
-    root = root.rstrip("/")
+    filesystem, root = open_address(source)
     if filesystem.isfile(root):
         raise FileNotFoundError(f"{source} is a file: give the folder that holds the challenge's CSV files")
     try:

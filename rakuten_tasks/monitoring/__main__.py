@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rakuten_tasks.data.layout import is_synthetic
 from rakuten_tasks.data.sample.generate import SAMPLE
@@ -82,9 +83,9 @@ def _fetch_champion(model: str, synthetic: bool, required: bool) -> versions.Cha
 def print_report(report: DriftReport, page: str) -> None:
     """Print the decision with its strongest evidence, and accuracy. page: address of the HTML report."""
     decision = report.decision
-    console = Console()
+    console = Console(markup=False, emoji=False)  # of paths and reasons every bracket is printed
     groups = f" in {', '.join(decision.groups)}" if decision.groups else ""
-    console.print(f"[bold]{decision.outcome.label}[/]{groups}: {decision.reason}")
+    console.print(Text.assemble((decision.outcome.label, "bold"), f"{groups}: {decision.reason}"))
     console.print(f"reference: {report.reference}\nwindow: {report.window}")
     evidence = [item.cells() for item in decision.evidence[:MAX_EVIDENCE]]
     for columns, rows in ((EVIDENCE_COLUMNS, evidence), (ACCURACY_COLUMNS, report.accuracy_rows())):

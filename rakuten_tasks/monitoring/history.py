@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import fsspec
-
+from rakuten_tasks.addresses import list_files, open_address, write_file
 from rakuten_tasks.config import Strict
 from rakuten_tasks.monitoring.decision import Accuracy, Decision
 
@@ -33,18 +32,15 @@ class DriftCheck(Strict):
 
 def save_check(address: str, check: DriftCheck) -> None:
     """Write the check; a second check of the same window replaces the first."""
-    filesystem, root = fsspec.core.url_to_fs(_folder(address, check.model))
-    filesystem.makedirs(root, exist_ok=True)
     name = "".join(letter for letter in check.end if letter.isdigit())[:14]
-    with filesystem.open(f"{root}/{name}.json", "w", encoding="utf-8") as file:
-        file.write(check.to_json())
+    write_file(f"{_folder(address, check.model)}/{name}.json", check.to_json())
 
 
 def load_checks(address: str, model: str) -> list[DriftCheck]:
     """Read all checks of a model, oldest first; an empty list if there are none."""
-    filesystem, root = fsspec.core.url_to_fs(_folder(address, model))
+    filesystem, root = open_address(_folder(address, model))
     filesystem.invalidate_cache()
-    return [DriftCheck.from_json(filesystem.read_text(path)) for path in sorted(filesystem.glob(f"{root}/*.json"))]
+    return [DriftCheck.from_json(filesystem.cat_file(path)) for path in list_files(filesystem, root, "*.json")]
 
 
 def _folder(address: str, model: str) -> str:

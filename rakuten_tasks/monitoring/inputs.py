@@ -8,11 +8,11 @@ import zlib
 from io import BytesIO
 from random import Random
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from rakuten_tasks.addresses import open_address
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.csv_files import CHUNK, read_chunks, read_labels, read_row_index
@@ -39,7 +39,10 @@ log = logging.getLogger(__name__)
 
 def is_file(address: str) -> bool:
     """Return whether the address is a table and not the folder of a catalogue."""
-    return address.lower().endswith(FILES)
+    if not address.lower().endswith(FILES):
+        return False
+    filesystem, path = open_address(address)
+    return not filesystem.isdir(path)
 
 
 def catalogue_frame(
@@ -82,7 +85,8 @@ def _featurize(rows: pd.DataFrame, predictor: Predictor | None) -> pd.DataFrame:
 
 def _read_parquet(address: str) -> pd.DataFrame:
     """Read a random sample of at most MAX_ROWS rows."""
-    with fsspec.open(address, "rb") as file:
+    filesystem, path = open_address(address)
+    with filesystem.open(path, "rb") as file:
         try:
             table = pd.read_parquet(file)
         except pa.ArrowInvalid as error:
@@ -92,8 +96,9 @@ def _read_parquet(address: str) -> pd.DataFrame:
 
 def _read_csv(address: str) -> pd.DataFrame:
     """Read a random sample of at most MAX_ROWS rows, in chunks, as texts."""
+    filesystem, path = open_address(address)
     try:
-        with fsspec.open(address, "rb", compression="infer") as file:
+        with filesystem.open(path, "rb", compression="infer") as file:
             sample = reservoir_sample(read_tables(file, address, CHUNK), MAX_ROWS)
     except UNREADABLE as error:
         raise ValueError(f"{address}: not a readable .gz file ({error}): compress it again") from error

@@ -16,16 +16,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 
+from rakuten_tasks.addresses import list_files, open_address
 from rakuten_tasks.monitoring.columns import SCHEMA
 from rakuten_tasks.paths import var_folder
 
 log = logging.getLogger(__name__)
 
+CLOSED = "*-*-*/*.parquet"  # below the address
 HOUR = "%Y-%m-%dT%H"
 BATCH = 50_000  # records in memory at once
 LATE = timedelta(seconds=30)  # a writer may still append to the hour that has just ended
@@ -85,10 +87,10 @@ def compact_segments(open_folder: Path, address: str, now: datetime) -> list[str
 
 def expire(address: str, keep: timedelta, now: datetime) -> list[str]:
     """Remove the closed hours that ended longer ago than `keep`. Return the paths that were removed."""
-    filesystem, root = fsspec.core.url_to_fs(address)
+    filesystem, root = open_address(address)
     old = [path for path in _closed_files(filesystem, root) if _closed_hour(path) + timedelta(hours=1) < now - keep]
     for path in old:
-        filesystem.rm(path)
+        filesystem.rm_file(path)
     return old
 
 
@@ -119,7 +121,7 @@ def stream_log(
 def _batches(
     address: str, schema: pa.Schema, open_folder: Path | None, since: datetime | None, until: datetime | None
 ) -> Iterator[pa.Table]:
-    filesystem, root = fsspec.core.url_to_fs(address)
+    filesystem, root = open_address(address)
     # list the open hours first: an hour that is closed after this line is in one of the two lists
     open_hours = [path for path in _open_files(open_folder) if _overlaps(_open_hour(path), since, until)]
     filesystem.invalidate_cache()  # fsspec caches listings of object stores
@@ -127,7 +129,7 @@ def _batches(
     for hour in closed_hours:
         yield from _stored(filesystem, hour, schema)
     for path in open_hours:
-        _, hour = fsspec.core.url_to_fs(_closed_address(address, path))
+        _, hour = open_address(_closed_address(address, path))
         if hour in closed_hours:
             continue  # its open file will be removed
         try:
@@ -141,7 +143,7 @@ def _batches(
                 yield _table(rows).select(schema.names)
 
 
-def _stored(filesystem: fsspec.AbstractFileSystem, hour: str, schema: pa.Schema) -> Iterator[pa.Table]:
+def _stored(filesystem: AbstractFileSystem, hour: str, schema: pa.Schema) -> Iterator[pa.Table]:
     """Read a closed hour; yield nothing if it was removed after it was listed."""
     try:
         file = filesystem.open(hour, "rb")
@@ -178,7 +180,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def _write_parquet(rows: list[dict[str, Any]], target: str) -> None:
-    filesystem, path = fsspec.core.url_to_fs(target)
+    filesystem, path = open_address(target)
     filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
     # under another name first: a crash must not leave an incomplete Parquet file
     with filesystem.open(f"{path}.part", "wb") as file:
@@ -200,8 +202,8 @@ def _closed_address(address: str, path: Path) -> str:
     return f"{address.rstrip('/')}/{day}/{rest}.parquet"
 
 
-def _closed_files(filesystem: fsspec.AbstractFileSystem, root: str) -> list[str]:
-    return sorted(filesystem.glob(f"{root.rstrip('/')}/*-*-*/*.parquet"))
+def _closed_files(filesystem: AbstractFileSystem, root: str) -> list[str]:
+    return list(list_files(filesystem, root, CLOSED))
 
 
 def _closed_hour(path: str) -> datetime:

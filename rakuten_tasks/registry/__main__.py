@@ -9,7 +9,6 @@ import click
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from rakuten_tasks.registry import audit, pruning, runs, tracking, versions
@@ -44,11 +43,11 @@ def show_versions(model: str) -> None:
     trail = Table("when (UTC)", "action", "from", "to", "by", "why", title="audit trail")
     for event in audit.history(client, name):
         trail.add_row(event.time[:19], event.action, str(event.before or ""), str(event.after), event.by, event.reason)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     for version in versions.list_versions(client, name):
         for note in version.notes:
-            console.print(f"[yellow]version {version.number}: {escape(note)}[/]", soft_wrap=True)
+            console.print(f"version {version.number}: {note}", style="yellow", soft_wrap=True)
     console.print(trail)
 
 
@@ -130,5 +129,5 @@ def _resolve(model: str) -> str:
 if __name__ == "__main__":
     try:
         registry()
-    except (LookupError, MlflowException) as error:
+    except (LookupError, ValueError, MlflowException) as error:
         raise SystemExit(f"Error: {error}") from error

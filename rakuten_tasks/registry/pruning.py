@@ -16,7 +16,7 @@ from rakuten_tasks.registry import versions
 from rakuten_tasks.registry.gate import DECISION
 from rakuten_tasks.registry.mlflow_adapter import PARENT_RUN, all_pages, model_folders
 from rakuten_tasks.registry.runs import EXECUTION, REPRODUCES
-from rakuten_tasks.registry.tracking import SQLITE, experiment_id, registry_lock, tracking_uri
+from rakuten_tasks.registry.tracking import experiment_id, registry_lock, sqlite_file, tracking_uri
 
 SOURCE = "models:/"
 
@@ -91,12 +91,13 @@ def sweep_files(client: MlflowClient) -> int:
 
     Returns how many models and runs had files.
     """
-    if not tracking_uri().startswith(SQLITE):
+    database = sqlite_file(tracking_uri())
+    if database is None:
         return 0
     experiment = client.get_experiment(experiment_id(client))
     artifacts = Path(unquote(urlparse(experiment.artifact_location).path))
     # A copied store still names the artifacts of the original
-    if artifacts != Path(tracking_uri().removeprefix(SQLITE)).resolve().parent / "artifacts":
+    if artifacts != database.resolve().parent / "artifacts":
         return 0
     folders = model_folders(artifacts)  # listed before the models: one that is registered meanwhile is not among them
     models = all_pages(lambda token: client.search_logged_models([experiment.experiment_id], page_token=token))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import time
 import warnings
@@ -55,19 +56,42 @@ def tracking_uri() -> str:
     Raises LookupError in a pod without MLFLOW_TRACKING_URI: a store of its own would be deleted with it.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        return uri
+        database = sqlite_file(uri)
+        return sqlite_uri(database) if database else uri
     if flyte_execution():
         raise LookupError(
             "this pod has no address of an MLflow server: register the tasks with MLFLOW_TRACKING_URI set to an "
             "address that pods reach (no sqlite file, no localhost)"
         )
-    return f"{SQLITE}{var_folder() / 'mlflow' / 'mlflow.db'}"
+    return sqlite_uri(var_folder() / "mlflow" / "mlflow.db")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of a sqlite address, None for another address. Raises ValueError if it names no file, or more."""
+    if not uri.startswith("sqlite"):
+        return None
+    try:
+        url = make_url(uri)
+    except ArgumentError:
+        url = URL.create("sqlite")
+    path = url.database or ""
+    if url.host or "?" in uri or path in ("", ":memory:") or path.startswith("file:"):
+        raise ValueError(f"MLFLOW_TRACKING_URI={uri!r}: write {SQLITE}FILE, with %3F for a ? and %25 for a %")
+    return Path(path).absolute()
+
+
+def sqlite_uri(database: Path) -> str:
+    """Return the address of a file, of which SQLAlchemy decodes % and cuts ? off."""
+    if not re.search("[%?]", str(database)):
+        return f"{SQLITE}{database}"
+    # of an address with sqlite:// MLflow creates the folder without decoding its name, beside the right one
+    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
 
 
 def store_exists() -> bool:
     """Return whether a sqlite store's file exists; True for a server, which is not asked."""
-    uri = tracking_uri()
-    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
+    database = sqlite_file(tracking_uri())
+    return database is None or database.exists()
 
 
 def connect() -> MlflowClient:
@@ -88,11 +112,11 @@ def connect() -> MlflowClient:
 @contextmanager
 def registry_lock() -> Iterator[None]:
     """Lock the registry of a sqlite store for one process, so that the champion compared with is the one replaced."""
-    uri = tracking_uri()
-    if not uri.startswith(SQLITE):
+    database = sqlite_file(tracking_uri())
+    if database is None:
         yield
         return
-    with FileLock(f"{uri.removeprefix(SQLITE)}.gate.lock"):
+    with FileLock(f"{database}.gate.lock"):
         yield
 
 
@@ -101,9 +125,10 @@ def _open(uri: str) -> MlflowClient:
     with warnings.catch_warnings():
         # MLflow 3.17 still uses a loader that SQLAlchemy 2.1 deprecates
         warnings.filterwarnings("ignore", "The ``noload`` loader", DeprecationWarning)
-        if not uri.startswith(SQLITE):
+        database = sqlite_file(uri)
+        if database is None:
             return _with_experiment(MlflowClient(uri), artifacts=None)
-        database = Path(uri.removeprefix(SQLITE)).resolve()
+        database = database.resolve()
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that create the same sqlite store at once destroy it
         with FileLock(f"{database}.lock"):
@@ -116,7 +141,7 @@ def _create(database: Path) -> None:
     """Create the tables in a draft file and rename it: an interrupted creation leaves no incomplete store."""
     draft = database.with_name(f"{database.name}.draft")
     draft.unlink(missing_ok=True)
-    MlflowClient(f"{SQLITE}{draft}").search_experiments()
+    MlflowClient(sqlite_uri(draft)).search_experiments()
     draft.rename(database)
 
 

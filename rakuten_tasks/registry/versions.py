@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from rakuten_tasks.models.bundle import bundle_hash
 from rakuten_tasks.registry.audit import PROMOTE, ROLLBACK, champions_before, history, record_event
 from rakuten_tasks.registry.gate import DECISION, GateDecision
+from rakuten_tasks.registry.model_names import require_model_name
 from rakuten_tasks.registry.tracking import experiment_id
 
 DEFAULT_MODEL = "rakuten-classifier"
@@ -43,6 +44,7 @@ def register(client: MlflowClient, model: str, bundle: Path, run_id: str, tags: 
     run_id: the training's run; tags: of the version, stored as text. Returns the version's number.
     """
     content = bundle_hash(bundle)
+    require_model_name(model)
     for version in client.search_model_versions(f"name='{model}' and run_id='{run_id}'"):
         if version.tags.get(BUNDLE_HASH) == content:
             return int(version.version)
@@ -118,7 +120,8 @@ def latest_version(client: MlflowClient, model: str) -> int | None:
 
 
 def list_versions(client: MlflowClient, model: str) -> list[Version]:
-    """Return all versions, oldest first; none if there is no such model."""
+    """Return all versions, oldest first; none if there is no such model. Raises as require_model_name does."""
+    require_model_name(model)
     by_alias = aliases(client, model)
     result = []
     for version in client.search_model_versions(f"name='{model}'"):
@@ -180,6 +183,7 @@ def resolve_model(client: MlflowClient, name: str | None, synthetic: bool) -> tu
     Raises LookupError if the model has no champion.
     """
     if name:
+        require_model_name(name)
         if champion_version(client, name) is None:
             raise LookupError(
                 f"model {name} has no champion: train it, or name another one; {_what_exists(client, name)}"

@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import fsspec
 import pandas as pd
 
+from rakuten_tasks.addresses import write_file
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS
 from rakuten_tasks.monitoring.comparison import DriftReport
 from rakuten_tasks.monitoring.decision import Outcome
@@ -31,8 +31,7 @@ def write_report(report: DriftReport, reference: pd.DataFrame, window: pd.DataFr
     if report.decision.outcome is not Outcome.NOT_ENOUGH_DATA:
         html = evidently_html(reference, window).replace("<body>", f"<body>{deck}", 1)
     for name, content in {HTML: html, JSON: json.dumps(report.to_dict(), indent=1, allow_nan=False)}.items():
-        with fsspec.open(f"{folder}/{name}", "w", encoding="utf-8", auto_mkdir=True) as file:
-            file.write(content)
+        write_file(f"{folder}/{name}", content)
     return f"{folder}/{HTML}"
 
 

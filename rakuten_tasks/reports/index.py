@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import fsspec
-
+from rakuten_tasks.addresses import write_file
 from rakuten_tasks.reports.page import render, standalone
 
 DECKS = "decks"  # folder of a training's run
@@ -42,6 +41,5 @@ def write_pages(folder: str, pages: Mapping[str, str], summary: Mapping[str, obj
     """
     index = render("index.html", summary=summary, pages={name: page_title(name) for name in pages})
     for name, page in {**pages, "index": standalone("Training", index)}.items():
-        with fsspec.open(f"{folder}/{name}.html", "w", encoding="utf-8", auto_mkdir=True) as file:
-            file.write(page)
+        write_file(f"{folder}/{name}.html", page)
     return f"{folder}/index.html"

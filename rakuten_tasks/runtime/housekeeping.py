@@ -22,7 +22,9 @@ from typing import NamedTuple
 
 import click
 
+from rakuten_tasks.addresses import require_address
 from rakuten_tasks.paths import cache_folder, checkpoints_folder, runs_folder
+from rakuten_tasks.registry.model_names import require_model_name
 
 LOCK = "run.lock"
 STARTED = "%Y%m%d-%H%M%S"  # prefix of a run's folder; UTC
@@ -137,6 +139,18 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
+def _require_names() -> None:
+    """Raise ClickException, before Flyte starts, for names in make's variables that no task can use."""
+    try:
+        for variable in ("SOURCE", "DESTINATION"):
+            if os.environ.get(variable):
+                require_address(os.environ[variable])
+        if model := os.environ.get("MODEL"):
+            require_model_name(model)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+
+
 @click.group()
 def housekeeping() -> None:
     """Outputs, cached features and checkpoints of local runs."""
@@ -148,6 +162,7 @@ def housekeeping() -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run_command(days: float, gigabytes: float, command: tuple[str, ...]) -> None:
     """Sweep, then become COMMAND, with a new folder as TMPDIR, where Flyte stores the outputs of local tasks."""
+    _require_names()
     if deleted := sweep(days, gigabytes):
         limits = f"(KEEP_DAYS={days:g}, KEEP_GB={gigabytes:g})"
         click.echo(f"deleted {len(deleted)} old folders of outputs and checkpoints {limits}")

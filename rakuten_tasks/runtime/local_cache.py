@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import msgpack
 from flytekit.core import local_cache
@@ -21,6 +20,7 @@ from flytekit.core.local_cache import LocalTaskCache
 from flytekit.models.literals import Literal, LiteralMap, Primitive, Scalar
 from google.protobuf.json_format import MessageToDict
 
+from rakuten_tasks.addresses import FILE, is_local
 from rakuten_tasks.paths import runs_folder
 
 if not version("flytekit").startswith("1.16."):
@@ -65,8 +65,8 @@ def _set_with_files(task: str, code: str, *arguments: Any) -> None:
 
 def _stat_files(outputs: LiteralMap) -> dict[str, list[int]]:
     """Size in bytes and modification time in ns of each local file, those in folders included."""
-    urls = [(address, urlparse(address)) for address in _find_addresses(MessageToDict(outputs.to_flyte_idl()))]
-    paths = [Path(unquote(url.path) if url.scheme else address) for address, url in urls if url.scheme in ("", "file")]
+    addresses = _find_addresses(MessageToDict(outputs.to_flyte_idl()))
+    paths = [Path(address.removeprefix(FILE)) for address in addresses if is_local(address)]
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
     stats = {str(file): file.stat() for file in files if file.is_file()}
     return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}

@@ -20,6 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Modules and packages that decide results. Reports, dashboard, registry and runtime only show, store or run them.
 CODE = (
+    "addresses.py",
     "config.py",
     "local_files.py",
     "preprocessing",

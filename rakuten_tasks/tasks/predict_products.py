@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import fsspec
 import pandas as pd
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
+from rakuten_tasks.addresses import write_file
 from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
@@ -56,7 +56,7 @@ def fetch_champion(source: str, model: str) -> Champion:
     synthetic = source == SAMPLE or is_synthetic(source)
     champion = versions.fetch_champion(tracking.connect(), model, synthetic)
     if champion.notice:
-        Console(stderr=True).print(f"[yellow]{champion.notice}[/]")
+        Console(stderr=True, markup=False, emoji=False).print(champion.notice, style="yellow")
     return Champion(FlyteDirectory(str(champion.folder)), champion.model, champion.version, champion.notice)
 
 
@@ -104,13 +104,12 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
     details = pd.concat([pd.read_parquet(local(part)) for part in parts], ignore_index=True)
     details.to_parquet(work / "details.parquet", index=False)
     details.set_index("row")["prdtypecode"].rename_axis(None).to_csv(work / "submission.csv")
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(f"{len(details)} products predicted by {champion.model} version {champion.version}")
     console.print(details["used"].value_counts().to_string())
     console.print(details["photo_status"].value_counts().to_string())
     for name in ("submission.csv", "details.parquet") if output else ():
-        with fsspec.open(f"{output.rstrip('/')}/{name}", "wb", auto_mkdir=True) as file:
-            file.write((work / name).read_bytes())
+        write_file(f"{output.rstrip('/')}/{name}", (work / name).read_bytes())
         console.print(f"written to {output.rstrip('/')}/{name}")
     _print_scores(details, source, champion, console)
     return Predictions(FlyteFile(str(work / "submission.csv")), FlyteFile(str(work / "details.parquet")))

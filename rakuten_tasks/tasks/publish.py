@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
+from rakuten_tasks.addresses import absolute
 from rakuten_tasks.config import Mode, PublicationConfig
 from rakuten_tasks.data import shards
 from rakuten_tasks.data.ingested import Counts, IngestResult
@@ -20,7 +21,6 @@ from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.tasks.start_run import absolute
 from rakuten_tasks.tasks.types import Catalogue, Shard, Source
 
 
@@ -53,7 +53,7 @@ def publish_version(
     address = absolute(require_remote("destination", destination)) if destination else ""
     result, origin = _load_ingested(catalogue, labelled, unlabelled), SourceInfo(source.address, answers)
     outcome = publish(result, origin, address, config, mode is Mode.ADD, workspace())
-    Console(soft_wrap=True).print(describe_result(outcome))
+    Console(soft_wrap=True, markup=False, emoji=False).print(describe_result(outcome))
     manifest = outcome.published.manifest
     return Publication(
         address=outcome.published.address,

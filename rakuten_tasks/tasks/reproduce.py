@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
 import pandas as pd
 from flytekit.types.directory import FlyteDirectory
 from rich.console import Console
 from rich.table import Column, Table
 
+from rakuten_tasks.addresses import write_file
 from rakuten_tasks.config import IngestConfig, SplitConfig
 from rakuten_tasks.evaluation.metrics import POOL, Evaluation
 from rakuten_tasks.local_files import hash_folder
@@ -22,7 +22,7 @@ from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import execution
 from rakuten_tasks.runtime.files import local
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.tasks.start_run import absolute, load_previous_splits, resolve, stat_source
+from rakuten_tasks.tasks.start_run import absolute_source, load_previous_splits, resolve, stat_source
 from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, ResolvedConfig, Run
 
 ORIGINS = "catalogue, code, libraries, pretrained weights and machine"
@@ -62,7 +62,7 @@ def reopen(version: int, model: str, source: str) -> OriginalRun:
     name = model or versions.resolve_model(client, model, synthetic=False)[0]
     original = versions.fetch(client, name, str(version))
     manifest = bundle.read_manifest(original)
-    source = absolute(source or manifest.lineage.catalogue)
+    source = absolute_source(source or manifest.lineage.catalogue)
     tags = {"source": source, runs.REPRODUCES: f"{name} version {version}"}
     title = f"reproduction of {name} version {version}"
     run_id = runs.start_parent(title, manifest.config.to_dict(), tags, execution())
@@ -86,10 +86,9 @@ def compare(version: int, original: FlyteDirectory, again: FlyteDirectory, run: 
     """
     comparison = compare_versions(run.model, version, local(original), local(again))
     runs.log_to_parent(run.run_id).dictionary(asdict(comparison), "comparison.json")
-    Console().print(_table(comparison))
+    Console(markup=False, emoji=False).print(_table(comparison))
     if report:
-        with fsspec.open(report, "w", auto_mkdir=True) as file:
-            json.dump(asdict(comparison), file, indent=1)
+        write_file(report, json.dumps(asdict(comparison), indent=1))
     if comparison.same_predictions < 1:
         because = "; ".join(comparison.differences) or f"{ORIGINS} are the same, so this is a bug"
         other = f"{1 - comparison.same_predictions:.1%} of the test rows are predicted differently"

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
 from flytekit.types.file import FlyteFile
 
+from rakuten_tasks.addresses import absolute, open_address, require_address
 from rakuten_tasks.config import IngestConfig, SplitConfig, TrainingConfig
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.layout import is_synthetic
@@ -20,6 +20,7 @@ from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.models.bundle import TITLE_SPLITS
 from rakuten_tasks.registry import runs, tracking, versions
+from rakuten_tasks.registry.model_names import require_model_name
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import execution
 from rakuten_tasks.runtime.files import workspace
@@ -46,7 +47,9 @@ def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Ru
 
     Raises before anything is read if the encoder or the weights are not available or the report cannot be written.
     """
-    source = absolute(source)
+    source = absolute_source(source)
+    if model:
+        require_model_name(model)
     # first, so that every error has a run to be reported in
     run_id = runs.start_parent(model or versions.DEFAULT_MODEL, config.to_dict(), {"source": source}, execution())
     resolved = resolve(config)
@@ -84,9 +87,10 @@ def resolve(config: TrainingConfig) -> ResolvedConfig:
     return ResolvedConfig(config, text, photo)
 
 
-def absolute(source: str) -> str:
-    """Make the path of a local folder absolute; URLs and "sample" stay unchanged."""
-    return source if source == SAMPLE or "://" in source else str(Path(source).expanduser().resolve())
+def absolute_source(source: str) -> str:
+    """Make the path of a local catalogue absolute; URLs and "sample" stay unchanged. Raises as require_address does."""
+    require_address(source)
+    return source if source == SAMPLE else absolute(source)
 
 
 def with_absolute_paths(config: TrainingConfig) -> TrainingConfig:
@@ -102,17 +106,17 @@ def with_absolute_paths(config: TrainingConfig) -> TrainingConfig:
 
 def _require_writable(report: str) -> None:
     """Create and delete a file in the folders of the report and of its pages."""
-    filesystem, path = fsspec.url_to_fs(require_remote("report", report))
+    filesystem, path = open_address(require_remote("report", report))
     name = f".probe-{uuid.uuid4().hex[:8]}"  # another training may be probing too
     for folder in (posixpath.dirname(path), f"{posixpath.dirname(path)}/decks"):
         filesystem.makedirs(folder, exist_ok=True)
         filesystem.touch(f"{folder}/{name}")
-        filesystem.rm(f"{folder}/{name}")
+        filesystem.rm_file(f"{folder}/{name}")
 
 
 def stat_source(source: str) -> Source:
     """Fingerprint the catalogue. Of a published catalogue, the address is that of its current, immutable version."""
-    source = absolute(source)
+    source = absolute_source(source)
     published = find_version(source) if source != SAMPLE else None
     address = published.address if published else source
     files = fingerprint(address)

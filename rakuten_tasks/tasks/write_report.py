@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 
-import fsspec
 from rich.console import Console
 
+from rakuten_tasks.addresses import write_file
 from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.reports.console_tables import evaluation_table
@@ -26,11 +26,11 @@ def report_training(
 ) -> RegisteredVersion:
     """Print the result. report: path or fsspec address of the JSON, with the pages in decks/ beside it; or empty."""
     evaluation = Evaluation.load(local(evaluated.evaluation))
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, markup=False, emoji=False)
     kind = "SYNTHETIC sample" if catalogue.synthetic else source.address
     console.print(evaluation_table(evaluation, title=f"{kind}: test rows, with 95 % bootstrap intervals"))
     console.print(
-        f"registered [bold]{registered.model}[/] version {registered.version}, alias [bold]{registered.alias}[/]: "
+        f"registered {registered.model} version {registered.version}, alias {registered.alias}: "
         f"{registered.reason}\nMLflow run {registered.run_id} in {tracking.tracking_uri()}; `make mlflow` shows it"
     )
     if report:
@@ -47,8 +47,7 @@ def report_training(
             "ingest": json.loads(local(catalogue.summary).read_text()),
             "evaluation": evaluation.to_dict(),
         }
-        with fsspec.open(report, "w", auto_mkdir=True) as file:
-            json.dump(content, file, indent=1)
+        write_file(report, json.dumps(content, indent=1))
         folder = f"{report.rpartition('/')[0] or '.'}/decks"
         pages = sorted(runs.fetch(registered.run_id, DECKS).glob("*.html"), key=lambda page: page_order(page.stem))
         properties = {

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-import fsspec
 import pandas as pd
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from rakuten_tasks.addresses import open_address
 from rakuten_tasks.local_files import write_atomically
 
-MANIFEST_PATH = re.compile(r"(?P<root>.+)/versions/(?P<number>[0-9]{6})\.json")
+MANIFEST_PATH = re.compile(r"(?s)(?P<root>.+)/versions/(?P<number>[0-9]{6})\.json")
 
 
 def manifest_path(root: str, version: int) -> str:
@@ -39,8 +39,7 @@ class CatalogueFiles:
     @classmethod
     def at(cls, address: str) -> CatalogueFiles:
         """Open the folder or fsspec address; it need not exist."""
-        filesystem, root = fsspec.url_to_fs(address)
-        return cls(filesystem, root.rstrip("/"))
+        return cls(*open_address(address))
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes. Raises FileNotFoundError, and ValueError if they are not what was written."""

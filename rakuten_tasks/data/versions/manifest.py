@@ -139,7 +139,7 @@ def find_version(source: str) -> CatalogueVersion | None:
     None if the address holds no published catalogue. Raises FileNotFoundError for a version that does not exist,
     CatalogueError for a manifest that cannot be read.
     """
-    source = source.rstrip("/")
+    source = source.rstrip("/") or "/"
     files = CatalogueFiles.at(source)
     if match := MANIFEST_PATH.fullmatch(files.root):
         return _open(CatalogueFiles(files.filesystem, match["root"]), source, int(match["number"]))

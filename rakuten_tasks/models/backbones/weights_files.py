@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rakuten_tasks.addresses import FILE, absolute, is_local, require_address
 from rakuten_tasks.local_files import hash_file
 from rakuten_tasks.models.downloads import first_line, hash_in_name, hub_file
 from rakuten_tasks.models.pretrained import UNKNOWN, PretrainedWeights
@@ -91,14 +92,16 @@ def _local_file(path: str) -> Path:
     missing = FileNotFoundError(
         f"photo.weights_file {path} does not exist: name a .pth or .safetensors of the backbone"
     )
-    if "://" in path:
+    require_address(path)
+    if not is_local(path):
         try:
             return Path(fsspec.open_local(f"simplecache::{path}", simplecache={"same_names": True}))
         except FileNotFoundError as error:
             raise missing from error
-    if not Path(path).is_file():
+    file = Path(absolute(path.removeprefix(FILE)))
+    if not file.is_file():
         raise missing
-    return Path(path)
+    return file
 
 
 def _licence(file: Path) -> str:

@@ -80,6 +80,7 @@ def test_what_is_no_photo_is_refused():
     [
         ({}, "description", "nothing_to_read"),
         ({"description": " \n", "designation": ""}, "description", "nothing_to_read"),
+        ({"description": "\u200b&amp;shy;", "designation": "<br>&lrm;"}, "description", "nothing_to_read"),
         ({"description": "x" * 11}, "description", "text_too_long"),
         ({"designation": "\ud800"}, "designation", "not_unicode"),
     ],

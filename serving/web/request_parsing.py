@@ -47,7 +47,7 @@ def parse_request(request: PredictRequest, request_id: str, settings: Settings) 
         if SURROGATE.search(text):
             raise FieldError(field, "not_unicode", "half a surrogate pair is no character: send valid Unicode")
     photo = read_photo(request.image, settings) if request.image else None
-    if photo is None and not Product(**texts).has_text:
+    if photo is None and not Product(**texts, photo=None).has_text:
         message = "neither text nor image: send a description, an image or both"
         raise FieldError("description", "nothing_to_read", message)
     return InferenceRequest(request_id, **texts, photo=photo, top_k=request.top_k, explain=request.explain)

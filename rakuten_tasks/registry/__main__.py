@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rakuten_tasks.options import Number
 from rakuten_tasks.registry import audit, pruning, tracking, versions
 from rakuten_tasks.registry.gate import DECISION
+from rakuten_tasks.terminal import prepare_streams
 
 MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
 RUNS = "runs:/"
@@ -97,12 +99,17 @@ def rollback(model: str, reason: str) -> None:
 
 @registry.command()
 @click.option("--model", default="", help="registered model; empty for those that `make train` names by itself")
-@click.option("--keep", type=click.IntRange(min=1), default=10, help="number of newest versions to keep in any case")
+@click.option(
+    "--keep",
+    type=Number("KEEP_VERSIONS", 1, whole=True),
+    default=10,
+    help="number of newest versions to keep in any case",
+)
 @click.option("--forget", is_flag=True, help="also if the files of all versions are gone")
 @click.option(
-    "--days", type=click.IntRange(min=0), default=30, help="keep trainings without a version for so many days"
+    "--days", type=Number("KEEP_DAYS", 0, 36_500), default=30, help="keep trainings without a version for so many days"
 )
-def prune(model: str, keep: int, forget: bool, days: int) -> None:
+def prune(model: str, keep: int, forget: bool, days: float) -> None:
     """Delete old versions, those whose files are gone, old trainings without a version, and files of the deleted."""
     client = tracking.connect()
     errors, runs = [], 0
@@ -127,6 +134,7 @@ def _resolve(model: str) -> str:
 
 
 if __name__ == "__main__":
+    prepare_streams()
     try:
         registry()
     except (LookupError, MlflowException) as error:

@@ -17,7 +17,14 @@ class Pyflyte(FlytekitPlugin):
         # not above: they import flytekit, which is still being imported when it imports this module
         from rakuten_tasks.paths import cache_folder
         from rakuten_tasks.runtime import local_cache
+        from rakuten_tasks.runtime.pod_settings import PodSettings
+        from rakuten_tasks.terminal import prepare_streams
 
+        prepare_streams()
+        try:
+            PodSettings.from_environment()
+        except ValueError as error:  # in one line, before the import of a workflow raises it in a traceback
+            raise SystemExit(f"Error: {error}") from error
         local_cache.use(cache_folder())
         _read_settings_files()
         return main

@@ -19,7 +19,8 @@ from rakuten_tasks.monitoring import comparison
 from rakuten_tasks.monitoring.decision import DriftReport
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks, save_check
 from rakuten_tasks.monitoring.policy import Action, decide_action
-from rakuten_tasks.monitoring.window import TimeWindow
+from rakuten_tasks.monitoring.window import SPAN_HOURS, TimeWindow
+from rakuten_tasks.options import require_number
 from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.reports.drift_deck import drift_deck
 from rakuten_tasks.reports.drift_report import write_report
@@ -53,6 +54,8 @@ def check_drift(
     kickoff: datetime, hours: float, paths: MonitoringPaths, source: str, model: str, rest_hours: float
 ) -> DriftOutcome:
     """Compare, write the report, decide, and add the check to the history."""
+    require_number("hours", hours, *SPAN_HOURS)
+    require_number("rest_hours", rest_hours, 0, SPAN_HOURS[1])
     for name in ("log", "history", "reports", "open_hours"):
         require_remote(f"paths.{name}", getattr(paths, name))
     client = tracking.connect()

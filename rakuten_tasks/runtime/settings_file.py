@@ -74,8 +74,8 @@ def read_settings(file: Path, kind: type[S]) -> S:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise _error(file, line, f"character U+{error.character:04X}: {error.reason}: remove it") from error
-    except json.JSONDecodeError as error:
-        raise _error(file, error.lineno, f"no valid JSON: {error.msg}") from error
+    except ValueError as error:  # of json, also for a number of more than 4300 digits
+        raise _error(file, getattr(error, "lineno", 1), f"no valid JSON: {getattr(error, 'msg', error)}") from error
     except RecursionError as error:
         raise _error(file, 1, "nested too deeply") from error
     return _construct(file, kind, node, values)

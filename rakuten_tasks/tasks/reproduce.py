@@ -88,7 +88,7 @@ def compare(version: int, original: FlyteDirectory, again: FlyteDirectory, run: 
     runs.log_to_parent(run.run_id).dictionary(asdict(comparison), "comparison.json")
     Console().print(_table(comparison))
     if report:
-        with fsspec.open(report, "w", auto_mkdir=True) as file:
+        with fsspec.open(report, "w", encoding="utf-8", auto_mkdir=True) as file:
             json.dump(asdict(comparison), file, indent=1)
     if comparison.same_predictions < 1:
         because = "; ".join(comparison.differences) or f"{ORIGINS} are the same, so this is a bug"

@@ -48,7 +48,7 @@ def report_training(
             "ingest": json.loads(local(catalogue.summary).read_text()),
             "evaluation": evaluation.to_dict(),
         }
-        with fsspec.open(report, "w", auto_mkdir=True) as file:
+        with fsspec.open(report, "w", encoding="utf-8", auto_mkdir=True) as file:
             json.dump(content, file, indent=1)
         folder = f"{report.rpartition('/')[0] or '.'}/decks"
         pages = sorted(runs.fetch(registered.run_id, DECKS).glob("*.html"), key=lambda page: page_order(page.stem))

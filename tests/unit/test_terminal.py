@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from rakuten_tasks.models.bundle import MANIFEST
 from rakuten_tasks.terminal import to_ascii
 
 PRINT = """
@@ -50,3 +51,14 @@ def test_utf_8_stays_as_it_is():
     stdout, stderr = printed("utf-8")
     assert stdout.decode().splitlines()[0] == "été ▁▄█ – “5 €” … 日本 ?"
     assert stderr.decode() == "Error: l'œuf\n"
+
+
+def test_a_bundle_is_read_where_the_locale_is_not_utf_8(tmp_path):
+    (tmp_path / MANIFEST).write_text('{"schema_version": -1, "names": {"10": "Été"}}', encoding="utf-8")
+    script = (
+        "import sys; from pathlib import Path; from rakuten_tasks.models.bundle import read_manifest; "
+        "read_manifest(Path(sys.argv[1]))"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], env=environment, capture_output=True, text=True)
+    assert "has schema version -1" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ S = TypeVar("S", bound=Settings)
 ALIAS = "anchors and aliases (&, *) are not read: write the value again"
 TAB = "found character '\\t' that cannot start any token"
 TEXT = "tag:yaml.org,2002:str"
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+NOT_DECIMAL = re.compile(r"[-+]?0[0-9xb_]|.*:")  # YAML takes 017 for 15 and 1:30 for 90
 
 
 class SettingsFileError(ValueError):
@@ -34,6 +37,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Construct a value. Raises yaml.MarkedYAMLError, also for one that does not fit its type, as 2026-13-45."""
+        if node.tag in NUMBERS and NOT_DECIMAL.match(str(node.value)):
+            problem = f"{node.value}: write a decimal number, without zeros before it"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -35,6 +35,8 @@ def error_of(file: Path) -> str:
         ("lstm: {epochs: 1\nseed: 2\n", 2, "expected ',' or '}', but got ':' while parsing a flow mapping"),
         ("seed: 1\n---\nseed: 2\n", 2, "but found another document expected a single document in the stream"),
         ("lstm: &a {}\nbag: *a\n", 2, "anchors and aliases (&, *) are not read: write the value again"),
+        ("\nseed: 017\n", 2, "017: write a decimal number, without zeros before it"),
+        ("seed: 1:30\n", 1, "1:30: write a decimal number"),
         ("1: 2\n", 1, "a key must be a word"),
         ("? [a]\n: 2\n", 1, "a key must be a word"),
         ("seed: !!python/object:os.system x\n", 1, "could not determine a constructor for the tag"),

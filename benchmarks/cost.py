@@ -29,6 +29,7 @@ from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.csv_files import read_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
 from rakuten_tasks.data.schema import CatalogueError
+from rakuten_tasks.options import Number
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.training.loop import choose_device, half_precision
 
@@ -107,8 +108,13 @@ class Cost:
 @click.option(
     "--source", default=SAMPLE, help="a local folder with the challenge's file names; sample: synthetic products"
 )
-@click.option("--products", default=3 * SHARD, help="number of products; two shards or more")
-@click.option("--photos", default=100, help="number of products for VGG16")
+@click.option(
+    "--products",
+    type=Number("PRODUCTS", 2 * SHARD, whole=True),
+    default=3 * SHARD,
+    help="number of products; two shards or more",
+)
+@click.option("--photos", type=Number("--photos", 1, whole=True), default=100, help="number of products for VGG16")
 def main(source: str, products: int, photos: int) -> None:
     """Print both tables."""
     os.environ["TQDM_DISABLE"] = "1"

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks.drift_pool import DARKER, MORE_OF_A_CLASS, NEW_WORDS, WITHOUT_PHOTOS, drift_rate, make_pool
 from rakuten_tasks.models.predictor import Predictor
+from rakuten_tasks.options import Number
 from rakuten_tasks.registry import tracking, versions
 
 # kind, rows in the window, repetitions, limit: a maximum for unchanged windows, a minimum for drifted ones
@@ -27,8 +28,13 @@ SEED = 20_261  # different from the training catalogues' seeds
 
 
 @click.command()
-@click.option("--products", default=5000, help="in the pool")
-@click.option("--reference", default=3500, help="rows of the reference; a sixth of the challenge is 13,600")
+@click.option("--products", type=Number("--products", 1, whole=True), default=5000, help="in the pool")
+@click.option(
+    "--reference",
+    type=Number("--reference", 1, whole=True),
+    default=3500,
+    help="rows of the reference; a sixth of the challenge is 13,600",
+)
 @click.option("--model", default="", help="registered model; empty for the sample's")
 def main(products: int, reference: int, model: str) -> None:
     """Print the table. Exits with 1 if a limit is violated."""

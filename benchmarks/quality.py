@@ -8,7 +8,6 @@ and the predictions of rows outside of all fits: test rows, and rows of X_test_u
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +23,7 @@ from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
 from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.evaluation.metrics import POOL
+from rakuten_tasks.runtime.settings_file import SettingsFileError, read_settings
 
 COLUMNS = {
     "unseen F1": "weighted F1 on rows that all members have scored out of fold; of a network on its held-out rows",
@@ -48,7 +47,10 @@ COLUMNS = {
 )
 def main(sources: Sequence[str], seeds: int, file: Path | None, out: Path | None) -> None:
     """Print a table for each catalogue: mean and standard deviation over the seeds."""
-    config = TrainingConfig.from_json(json.dumps(yaml.safe_load(file.read_text()) or {})) if file else TrainingConfig()
+    try:
+        config = read_settings(file, TrainingConfig) if file else TrainingConfig()
+    except SettingsFileError as error:
+        raise click.ClickException(str(error)) from error
     if out and not out.absolute().parent.is_dir():
         raise click.ClickException(f"--out {out}: make the folder {out.parent} first")
     tables = []

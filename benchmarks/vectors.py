@@ -25,6 +25,7 @@ from rakuten_tasks.config import IngestConfig, TextConfig
 from rakuten_tasks.data.sample.texts import class_names, write_text
 from rakuten_tasks.models.encoders import load_encoder, resolve_encoder
 from rakuten_tasks.models.extractors import VectorExtractor
+from rakuten_tasks.options import Number
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.preprocessing.text import clean
@@ -70,7 +71,7 @@ def measure(encoder: str, products: int) -> dict[str, float]:
 
 
 @click.command()
-@click.option("--products", default=2 * SHARD, type=click.IntRange(2))
+@click.option("--products", default=2 * SHARD, type=Number("PRODUCTS", 2, whole=True))
 @click.option("--encoder", default="use-multilingual", help="as text.encoder")
 @click.option("--one", is_flag=True, hidden=True, help="measure in this process")
 def main(products: int, encoder: str, one: bool) -> None:

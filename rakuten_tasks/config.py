@@ -34,7 +34,7 @@ class Strict(DataClassJSONMixin):
 class Settings(Strict):
     """Base of the dataclasses that a user writes as YAML or JSON. pydantic checks each value on construction."""
 
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     class Config(BaseConfig):
         forbid_extra_keys = True
@@ -51,11 +51,11 @@ class Settings(Strict):
         try:
             return TypeAdapter(cls).validate_json(data)
         except ValidationError as error:
-            raise click.BadParameter("\n".join(_describe(item) for item in error.errors())) from error
+            raise click.BadParameter("\n".join(describe_error(item) for item in error.errors())) from error
 
 
-def _describe(error: Any) -> str:
-    """One error of pydantic as `path.to.key=value: rule`."""
+def describe_error(error: Any) -> str:
+    """Return one error of pydantic as `path.to.key=value: rule`."""
     path, kind, value = ".".join(map(str, error["loc"])), error["type"], error["input"]
     if kind == "unexpected_keyword_argument":
         return f"{path}: unknown key: remove it, or use one of docs/reference/configuration.md"
@@ -76,10 +76,11 @@ def _restore_integer(value: object) -> object:
 
 
 Integer = Annotated[int, BeforeValidator(_restore_integer)]
-NonNegativeInt = Annotated[Integer, Field(ge=0)]
-PositiveInt = Annotated[Integer, Field(ge=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+MAX_INTEGER = 10**9  # Flyte's transports change or refuse integers above 2**53
+NonNegativeInt = Annotated[Integer, Field(ge=0, le=MAX_INTEGER)]
+PositiveInt = Annotated[Integer, Field(ge=1, le=MAX_INTEGER)]
+NonNegativeRate = Annotated[float, Field(ge=0, le=10)]
+PositiveRate = Annotated[float, Field(gt=0, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -155,7 +156,7 @@ class LSTMConfig(Settings):
     max_tokens: Annotated[Integer, Field(ge=4, le=4096)] = 128
     epochs: NonNegativeInt = 0
     batch_size: PositiveInt = 64
-    learning_rate: NonNegative = 0.0
+    learning_rate: NonNegativeRate = 0.0
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class TextConfig(Settings):
     batch_size: PositiveInt = 32
     precision: Precision = Precision.AUTO
     fine_tune_epochs: NonNegativeInt = 0
-    learning_rate: Positive = 2e-5
+    learning_rate: PositiveRate = 2e-5
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     gradient_checkpointing: bool = False
@@ -213,7 +214,7 @@ class PhotoConfig(Settings):
     image_size: NonNegativeInt = 0
     epochs: NonNegativeInt = 0
     batch_size: Annotated[Integer, Field(ge=2)] = 32  # batch norm needs two
-    learning_rate: NonNegative = 0.0
+    learning_rate: NonNegativeRate = 0.0
     fine_tune_epochs: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
@@ -255,7 +256,7 @@ class TrainingConfig(Settings):
     members: models that are trained and pooled, see models/members. refit: see Refit.
     """
 
-    seed: Annotated[NonNegativeInt, Field(lt=2**31)] = 0
+    seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
     members: list[str] = field(default_factory=lambda: list(MEMBERS))
     refit: Refit = Refit.EXCEPT_TEST
     ingest: IngestConfig = field(default_factory=IngestConfig)

@@ -9,9 +9,12 @@ import signal
 import sys
 from types import FrameType
 
+from rakuten_tasks.terminal import prepare_streams
+
 
 def main() -> int:
     """Serve, and return the exit status: 0 after SIGTERM or Ctrl-C, 1 if a process was lost, 2 if refused to start."""
+    prepare_streams()
     stop_on_signals()
     try:
         return serve()

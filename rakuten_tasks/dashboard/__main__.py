@@ -18,8 +18,10 @@ from rakuten_tasks.dashboard.queries import last_runs, log_size, next_runs, traf
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.history import load_checks
 from rakuten_tasks.monitoring.prediction_log import default_address
+from rakuten_tasks.options import Number
 from rakuten_tasks.paths import var_folder
 from rakuten_tasks.registry import tracking, versions
+from rakuten_tasks.terminal import prepare_streams
 
 BARS = "▁▂▃▄▅▆▇█"
 MAX_CHECKS = 40
@@ -125,7 +127,7 @@ def _schedule(now: datetime) -> RenderableType:
 @click.option("--history", default="", help="address of the drift checks; empty: var/monitoring/history")
 @click.option("--log", default="", help="address of the prediction log; empty: SERVE_LOG, or var/prediction_log")
 @click.option("--watch", is_flag=True, help="stay, and update the page")
-@click.option("--seconds", default=5.0, help="between updates")
+@click.option("--seconds", type=Number("--seconds", 0.1, 3600), default=5.0, help="between updates")
 def main(model: str, history: str, log: str, watch: bool, seconds: float) -> None:
     """Print the page once, or keep it up to date until Ctrl-C."""
     addresses = history or str(var_folder() / "monitoring" / "history"), log or default_address()
@@ -144,4 +146,5 @@ def main(model: str, history: str, log: str, watch: bool, seconds: float) -> Non
 
 
 if __name__ == "__main__":
+    prepare_streams()
     main()

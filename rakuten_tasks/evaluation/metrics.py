@@ -118,7 +118,7 @@ class Evaluation(Strict):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read the JSON of `to_dict`."""
-        return cls.from_dict(json.loads(path.read_text()))
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def evaluate(

@@ -63,7 +63,7 @@ class Manifest(Strict):
 
     def write(self, folder: Path) -> None:
         """Write bundle.json, which makes the folder a bundle: after all other files."""
-        (folder / MANIFEST).write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False))
+        (folder / MANIFEST).write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -71,7 +71,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {MANIFEST}: it is not a bundle of this package, train one")
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     if (version := manifest.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(
             f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: "

@@ -17,10 +17,12 @@ from rakuten_tasks.monitoring.decision import ACCURACY_COLUMNS, EVIDENCE_COLUMNS
 from rakuten_tasks.monitoring.history import DriftCheck, save_check
 from rakuten_tasks.monitoring.inputs import is_file
 from rakuten_tasks.monitoring.prediction_log import default_address
-from rakuten_tasks.monitoring.window import TimeWindow
+from rakuten_tasks.monitoring.window import SPAN_HOURS, TimeWindow
+from rakuten_tasks.options import Number
 from rakuten_tasks.paths import var_folder
 from rakuten_tasks.registry import tracking, versions
 from rakuten_tasks.reports.drift_report import write_report
+from rakuten_tasks.terminal import prepare_streams
 
 ACTION = "checked with `make monitor`"
 MAX_EVIDENCE = 8  # rows
@@ -32,7 +34,7 @@ MAX_EVIDENCE = 8  # rows
 )
 @click.option("--current", default="", help="the same; empty: the prediction log")
 @click.option("--log", default="", help="address of the prediction log; empty: SERVE_LOG, or var/prediction_log")
-@click.option("--hours", default=168.0, help="length of the window, which ends now")
+@click.option("--hours", type=Number("HOURS", *SPAN_HOURS), default=168.0, help="length of the window, which ends now")
 @click.option("--model", default="", help="registered model; empty for the one that has a champion")
 @click.option("--out", default="", help="folder or address; empty: var/monitoring/reports")
 def main(reference: str, current: str, log: str, hours: float, model: str, out: str) -> None:
@@ -98,6 +100,7 @@ def print_report(report: DriftReport, page: str) -> None:
 
 
 if __name__ == "__main__":
+    prepare_streams()
     try:
         main()
     except (LookupError, ValueError, FileNotFoundError) as error:

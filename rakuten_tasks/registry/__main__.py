@@ -11,8 +11,10 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.table import Table
 
+from rakuten_tasks.options import Number
 from rakuten_tasks.registry import audit, pruning, runs, tracking, versions
 from rakuten_tasks.registry.gate import DECISION
+from rakuten_tasks.terminal import prepare_streams
 
 MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
 RUNS = "runs:/"
@@ -96,12 +98,17 @@ def rollback(model: str, reason: str) -> None:
 
 @registry.command()
 @click.option("--model", default="", help="registered model; empty for those that `make train` names by itself")
-@click.option("--keep", type=click.IntRange(min=1), default=10, help="number of newest versions to keep in any case")
+@click.option(
+    "--keep",
+    type=Number("KEEP_VERSIONS", 1, whole=True),
+    default=10,
+    help="number of newest versions to keep in any case",
+)
 @click.option("--forget", is_flag=True, help="also if the files of all versions are gone")
 @click.option(
-    "--days", type=click.IntRange(min=0), default=30, help="keep trainings without a version for so many days"
+    "--days", type=Number("KEEP_DAYS", 0, 36_500), default=30, help="keep trainings without a version for so many days"
 )
-def prune(model: str, keep: int, forget: bool, days: int) -> None:
+def prune(model: str, keep: int, forget: bool, days: float) -> None:
     """Close lost trainings; delete old versions and those without files, old trainings, and files of the deleted."""
     client = tracking.connect()
     click.echo(f"closed {runs.close_orphans(client)} trainings of lost executions")
@@ -127,6 +134,7 @@ def _resolve(model: str) -> str:
 
 
 if __name__ == "__main__":
+    prepare_streams()
     try:
         registry()
     except (LookupError, ValueError, MlflowException) as error:

@@ -39,6 +39,9 @@ RETRIES, POD_RETRIES = "3", "9"
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # else clients fetch artifacts from the object store itself, whose address only the server may reach
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 PATIENCE = 60.0  # seconds after which the end of a task's run sends nothing more to a server that is away
@@ -70,6 +73,9 @@ def sqlite_file(uri: str) -> Path | None:
     """Return the file of a sqlite address, None for another address. Raises ValueError if it names no file, or more."""
     if not uri.startswith("sqlite"):
         return None
+    from sqlalchemy import URL, make_url  # half a second, which pods with a server's address save
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(uri)
     except ArgumentError:
@@ -84,6 +90,8 @@ def sqlite_uri(database: Path) -> str:
     """Return the address of a file, of which SQLAlchemy decodes % and cuts ? off."""
     if not re.search("[%?]", str(database)):
         return f"{SQLITE}{database}"
+    from sqlalchemy import URL
+
     # of an address with sqlite:// MLflow creates the folder without decoding its name, beside the right one
     return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
 

@@ -18,6 +18,7 @@ import click
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.runtime.pod_env import is_local_address, require_object_store
 from rakuten_tasks.runtime.schedules import SCHEDULES
+from rakuten_tasks.terminal import prepare_streams
 
 TRACKING = "MLFLOW_TRACKING_URI"
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of an image
@@ -194,4 +195,5 @@ def _pyflyte(file: str, profile: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
+    prepare_streams()
     cluster()

@@ -23,8 +23,10 @@ from typing import NamedTuple
 import click
 
 from rakuten_tasks.addresses import require_address
+from rakuten_tasks.options import Number
 from rakuten_tasks.paths import cache_folder, checkpoints_folder, runs_folder
 from rakuten_tasks.registry.model_names import require_model_name
+from rakuten_tasks.terminal import prepare_streams
 
 LOCK = "run.lock"
 STARTED = "%Y%m%d-%H%M%S"  # prefix of a run's folder; UTC
@@ -50,8 +52,6 @@ def new_run() -> tuple[Path, int]:
 
 def sweep(days: float = 30, gigabytes: float = 10) -> list[Path]:
     """Delete folders unused for so many days, then those unused longest down to the size. -> deleted folders"""
-    if not (days >= 0 and gigabytes >= 0):
-        raise click.UsageError(f"KEEP_DAYS={days} and KEEP_GB={gigabytes} must be 0 or more")
     folders = sorted(_list_inactive())
     excess = sum(folder.size for folder in folders) - gigabytes * 1e9
     deleted = []
@@ -157,8 +157,13 @@ def housekeeping() -> None:
 
 
 @housekeeping.command("run", context_settings={"ignore_unknown_options": True})
-@click.option("--days", type=float, default=30, help="delete what was unused for so many days")
-@click.option("--gigabytes", type=float, default=10, help="delete what was unused longest, down to this size")
+@click.option("--days", type=Number("KEEP_DAYS", 0, 36_500), default=30, help="delete what was unused for so many days")
+@click.option(
+    "--gigabytes",
+    type=Number("KEEP_GB", 0, 1_000_000),
+    default=10,
+    help="delete what was unused longest, down to this size",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run_command(days: float, gigabytes: float, command: tuple[str, ...]) -> None:
     """Sweep, then become COMMAND, with a new folder as TMPDIR, where Flyte stores the outputs of local tasks."""
@@ -181,4 +186,5 @@ def clean_command() -> None:
 
 
 if __name__ == "__main__":
+    prepare_streams()
     housekeeping()

@@ -10,8 +10,10 @@ from pydantic import BaseModel, Field, ValidationError
 # Kubernetes' formats, without exponents and fractions of a byte
 Memory = Annotated[str, Field(pattern=r"^[1-9]\d*(Mi|Gi|Ti|M|G|T)$", description="an amount such as 16Gi or 512Mi")]
 Cores = Annotated[str, Field(pattern=r"^[1-9]\d*m?$", description="a number such as 4, or thousandths such as 500m")]
-Count = Annotated[int, Field(ge=1, description="a whole number from 1")]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more")]
+Count = Annotated[int, Field(ge=1, le=10_000, description="a whole number from 1 to 10000")]
+Seconds = Annotated[
+    float, Field(ge=0, le=86_400, allow_inf_nan=False, description="a number of seconds from 0 to 86400")
+]
 
 
 class PodSettings(BaseModel, frozen=True):

@@ -17,7 +17,8 @@ from rakuten_tasks.models.bundle import read_manifest
 from rakuten_tasks.monitoring.decision import DriftReport
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks, save_check
 from rakuten_tasks.monitoring.policy import Action, decide_action
-from rakuten_tasks.monitoring.window import TimeWindow
+from rakuten_tasks.monitoring.window import SPAN_HOURS, TimeWindow
+from rakuten_tasks.options import require_number
 from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.pod_env import require_remote
@@ -57,6 +58,8 @@ def check_drift(
     from rakuten_tasks.reports.drift_deck import drift_deck
     from rakuten_tasks.reports.drift_report import write_report
 
+    require_number("hours", hours, *SPAN_HOURS)
+    require_number("rest_hours", rest_hours, 0, SPAN_HOURS[1])
     for name in ("log", "history", "reports", "open_hours"):
         require_remote(f"paths.{name}", getattr(paths, name))
     client = tracking.connect()

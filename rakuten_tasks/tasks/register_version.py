@@ -92,7 +92,9 @@ def assemble(
         config=resolved.config,
         lineage=_lineage(catalogue, run, members, resolved),
     )
-    (folder / bundle.CARD).write_text(model_card(manifest, Evaluation.load(folder / bundle.EVALUATION)))
+    (folder / bundle.CARD).write_text(
+        model_card(manifest, Evaluation.load(folder / bundle.EVALUATION)), encoding="utf-8"
+    )
     manifest.write(folder)
     log = runs.log_to_parent(run.run_id)
     log.metrics(Evaluation.load(folder / bundle.EVALUATION).summary())

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 
 from rakuten_tasks.local_files import open_file
 from rakuten_tasks.preprocessing.photo_format import MAGIC, PhotoError, open_photo
+from rakuten_tasks.preprocessing.product import Product
 from serving.schemas import PHOTO_ERROR_TYPES, InferenceRequest, PredictRequest
 from serving.settings import Settings
 
@@ -45,7 +46,7 @@ def parse_request(request: PredictRequest, request_id: str, settings: Settings) 
         if SURROGATE.search(text):
             raise FieldError(field, "not_unicode", "half a surrogate pair is no character: send valid Unicode")
     photo = read_photo(request.image, settings) if request.image else None
-    if photo is None and not any(text.strip() for text in texts.values()):
+    if photo is None and not Product(**texts, photo=None).has_text:
         message = "neither text nor image: send a description, an image or both"
         raise FieldError("description", "nothing_to_read", message)
     return InferenceRequest(request_id, **texts, photo=photo, top_k=request.top_k, explain=request.explain)

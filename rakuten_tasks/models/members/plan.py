@@ -28,7 +28,8 @@ from rakuten_tasks.models.extractors import (
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.model_folder import PREFIX
 from rakuten_tasks.models.pretrained import PretrainedWeights
-from rakuten_tasks.preprocessing.text import clean, train_tokenizer, vocabulary_size
+from rakuten_tasks.preprocessing.text import clean
+from rakuten_tasks.preprocessing.tokenizer import train_tokenizer, vocabulary_size
 
 FEWEST_PHOTOS = 10  # to train on
 Texts = Callable[[], Iterable[tuple[str, str]]]

@@ -231,6 +231,7 @@ def test_a_catalogue_that_cannot_be_read_is_one_clear_error(source, out, spoil, 
     [
         (X_TRAIN, "designation", "", "no_title"),
         (X_TRAIN, "designation", " <br> &amp;nbsp; ¿ ", "no_title"),
+        (X_TRAIN, "designation", "\u200b&amp;shy;&lrm;", "no_title"),
         (X_TRAIN, "productid", "1002", "duplicate_productid"),
         (X_TRAIN, "productid", "", "missing_productid"),
         (X_TRAIN, "productid", "12.5", "bad_productid"),

@@ -15,7 +15,7 @@ from rakuten_tasks.preprocessing.feature_shards import OFFSETS
 from rakuten_tasks.preprocessing.hashing import character_counts, word_counts
 from rakuten_tasks.preprocessing.ngrams import BLOCKS, Tfidf, count_ngrams
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.preprocessing.text import vocabulary_size
+from rakuten_tasks.preprocessing.tokenizer import vocabulary_size
 from tests.support.training_data import CPU
 
 PRODUCTS = [

@@ -1,8 +1,13 @@
+import html
+import sys
+import unicodedata
+
 import pytest
+import regex
 
-from rakuten_tasks.preprocessing.text import PAD, SEPARATOR, clean, train_tokenizer
-
-TEXTS = ["Figurine de collection en résine", "Figurines peintes à la main", "Piscine gonflable", "Pompe de piscine"] * 5
+from rakuten_tasks.data.splits import title_hash
+from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.preprocessing.text import clean
 
 
 @pytest.mark.parametrize(
@@ -21,32 +26,92 @@ def test_what_sellers_write_becomes_plain_text(written, plain):
     assert clean(written) == plain
 
 
-def test_the_same_texts_give_the_same_tokenizer():
-    first, second = (train_tokenizer(iter(TEXTS), 300).backend_tokenizer.to_str() for _ in range(2))
-    assert first == second
+@pytest.mark.parametrize(
+    "written",
+    [
+        "bébé <3 ans et >10 kg",
+        "taille a<b et c>d",
+        "I <3 Paris -> Lyon <- Nice </3 <=> <>",
+        "longueur<largeur et largeur>hauteur",
+        "contact <jean@exemple.fr> ou <http://exemple.fr>",
+        "a ≮ b < c",
+        "coupé à <a href='",
+    ],
+)
+@pytest.mark.parametrize("escapes", [0, 1, 2])
+def test_what_is_no_markup_stays_also_as_entities(written, escapes):
+    escaped = written
+    for _ in range(escapes):
+        escaped = html.escape(escaped)
+    assert clean(escaped) == written
 
 
-def test_case_and_accents_do_not_change_the_tokens():
-    tokenizer = train_tokenizer(TEXTS, 300)
-    assert tokenizer("RÉSINE")["input_ids"] == tokenizer("resine")["input_ids"]
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "<p>",
+        "</p>",
+        "<BR />",
+        "<o:p>",
+        "<td nowrap>",
+        "<input disabled hidden>",
+        '<a href = "x" title="a > b">',
+        "<img src=x alt=l'été rouge>",
+        "<p class='x' lang>",
+        "<!DOCTYPE html>",
+        "<!-- a > b -->",
+        "<!--[if mso]>",
+        "<?xml:namespace prefix = o />",
+        "<p\u200b>",
+    ],
+)
+def test_markup_is_taken_out(tag):
+    assert clean(f"bleu{tag}rouge") == "bleu rouge"
 
 
-def test_frequent_words_are_one_token_and_title_and_description_are_kept_apart():
-    tokenizer = train_tokenizer(TEXTS, 400)
-    tokens = tokenizer(["piscine", ""], ["figurine", ""])["input_ids"]
-    assert tokenizer.convert_ids_to_tokens(tokens[0]) == ["Ġpiscine", SEPARATOR, "Ġfigurine"]
-    assert tokenizer.convert_ids_to_tokens(tokens[1]) == [SEPARATOR]
+def test_full_width_signs_open_no_tag():
+    assert clean("＜b＞") == "<b>"
 
 
-def test_no_character_is_unknown():
-    tokenizer = train_tokenizer(TEXTS, 300)
-    assert len(tokenizer("😀")["input_ids"]) == 5  # a space and four bytes
-    assert tokenizer.convert_tokens_to_ids([PAD, SEPARATOR]) == [0, 1]
+INVISIBLE = ["\u00ad", "\u200b", "\u200d", "\u200e", "\u2066", "\ufeff", "\ufe0f", "\U000e0041", "\0", "\x7f"]
+ENTITIES = [
+    "&shy;",
+    "&shy",
+    "&#173;",
+    "&#xAD;",
+    "&ZeroWidthSpace;",
+    "&zwnj;",
+    "&lrm;",
+    "&#8203;",
+    "&#65279;",
+    "&amp;shy;",
+]
 
 
-def test_what_has_no_space_for_long_is_learned_from_in_pieces():
-    """Merging takes the square of a word's length: one that fills a megabyte would hold a training up for long."""
-    letters = "".join(chr(97 + i * i % 23) for i in range(2600))
-    whole, pieces = [letters], [f"{letters[:1000]} {letters[1000:2000]} {letters[2000:]}"]
-    first, second = (train_tokenizer([*TEXTS, *texts], 400).backend_tokenizer.to_str() for texts in (whole, pieces))
-    assert first == second
+@pytest.mark.parametrize("mark", [*INVISIBLE, *ENTITIES])
+def test_what_shows_nothing_is_nothing(mark):
+    assert clean(f" {mark}{mark} ") == ""
+    assert clean(f"Télé{mark}phone") == "Téléphone"
+    assert clean(f"e{mark}\u0301té") == "été"
+    assert title_hash(f"Télé{mark}phone") == title_hash("Téléphone")
+    assert not Product(designation=mark).has_text
+
+
+def test_every_default_ignorable_code_point_is_nothing():
+    ignorable = [code for code in range(sys.maxunicode + 1) if regex.match(r"\p{DI}", chr(code))]
+    assert len(ignorable) > 4000
+    assert clean("".join(map(chr, ignorable))) == ""
+
+
+def test_composed_and_decomposed_letters_are_equal():
+    text = "Été à Noël, cœur ≮ ﬁn"
+    assert (
+        clean(unicodedata.normalize("NFD", text))
+        == clean(unicodedata.normalize("NFC", text))
+        == "Été à Noël, cœur ≮ fin"
+    )
+
+
+@pytest.mark.parametrize("broken", ["\x92", "\ufffc", "\ufffd", "¿", "\u2800", "&#0;"])
+def test_what_cannot_be_read_is_a_space(broken):
+    assert clean(f"l{broken}été") == "l été"

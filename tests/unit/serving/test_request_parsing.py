@@ -148,6 +148,7 @@ def test_a_photo_with_odd_metadata_is_taken(kind):
     [
         ({}, "description", "nothing_to_read"),
         ({"description": " \n", "designation": ""}, "description", "nothing_to_read"),
+        ({"description": "\u200b&amp;shy;", "designation": "<br>&lrm;"}, "description", "nothing_to_read"),
         ({"description": "x" * 11}, "description", "text_too_long"),
         ({"designation": "\ud800"}, "designation", "not_unicode"),
     ],

@@ -33,13 +33,15 @@ BUILD_FLAGS ?=
 # default: the value in the stack's .env
 TORCH_INDEX ?= $(shell sed -n s/^TORCH_INDEX=//p .env 2>/dev/null)
 
-# On a cluster. PROFILE=cpu: no pod requests a GPU. IMAGE= of the pods, without tag; DRY_RUN=1 contacts no cluster.
+# On a cluster. PROFILE=cpu: no pod requests a GPU. IMAGE= of the pods, without tag; TAG= its tag, empty: the commit.
+# DRY_RUN=1 contacts no cluster.
 PROFILE ?= gpu
 IMAGE ?=
+TAG ?=
 DRY_RUN ?=
 FLYTE_CONFIG ?= flyte.config
 CLUSTER = $(BIN)/python -m rakuten_tasks.runtime.cluster
-ON_CLUSTER = --config "$(FLYTE_CONFIG)" --version "$$VERSION"
+ON_CLUSTER = --config "$(FLYTE_CONFIG)" --profile "$(PROFILE)" --image "$(IMAGE)" --tag "$(TAG)"
 
 BIN := $(VAR)/venv/bin
 READY := $(VAR)/venv/ready
@@ -134,18 +136,21 @@ prune: $(READY) ## delete old versions without alias (KEEP_VERSIONS=, MODEL=), v
 	  $(if $(FORGET),--forget)
 
 .PHONY: register
-register: $(READY) ## register workflows and launch plans on the cluster (PROFILE=cpu|gpu, IMAGE=, VERSION=, DRY_RUN=1)
-	@$(CLUSTER) register $(ON_CLUSTER) --profile "$(PROFILE)" --image "$(IMAGE)" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
+register: $(READY) ## register workflows and launch plans on the cluster (PROFILE=cpu|gpu, IMAGE=, TAG=, VERSION=, DRY_RUN=1)
+	@$(CLUSTER) register $(ON_CLUSTER) --version "$$VERSION" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 .PHONY: remote
-remote: $(READY) ## train on the cluster (SOURCE=, CONFIG=, MODEL=, PROFILE=cpu|gpu, IMAGE=, VERSION=)
+remote: $(READY) ## train on the cluster (SOURCE=, CONFIG=, MODEL=, PROFILE=cpu|gpu, IMAGE=, TAG=)
 	@test -f "$$CONFIG" || { echo "CONFIG=$$CONFIG: no such file, see configs/"; exit 1; }
-	@$(CLUSTER) train $(ON_CLUSTER) --profile "$(PROFILE)" --image "$(IMAGE)" --source "$$SOURCE" \
-	  --training "$$CONFIG" --model "$$MODEL"
+	@$(CLUSTER) train $(ON_CLUSTER) --source "$$SOURCE" --training "$$CONFIG" --model "$$MODEL"
 
 .PHONY: activate
-activate: $(READY) ## activate the schedules of the registered launch plans (VERSION=)
-	@$(CLUSTER) activate $(ON_CLUSTER)
+activate: $(READY) ## activate the schedules of a registered version (VERSION=, or PROFILE=, IMAGE=, TAG= as registered)
+	@$(CLUSTER) activate $(ON_CLUSTER) --version "$$VERSION"
+
+.PHONY: deactivate
+deactivate: $(READY) ## stop the schedules of the launch plans; running executions go on
+	@$(CLUSTER) deactivate --config "$(FLYTE_CONFIG)"
 
 .PHONY: bench
 bench: $(READY) ## measure speeds, as ratios within one run, and growth and cost

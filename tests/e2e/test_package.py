@@ -17,8 +17,8 @@ from flytekit.core.type_engine import TypeEngine
 
 from rakuten_tasks.config import IngestConfig, PublicationConfig, TrainingConfig
 from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.code_version import code_version
 from rakuten_tasks.runtime.schedules import SCHEDULES
-from rakuten_tasks.runtime.stage import code_version
 from rakuten_tasks.tasks.check_drift import MonitoringPaths
 from tests.support.pods.cluster import Cluster
 from tests.support.pods.image import write_image

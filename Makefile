@@ -75,7 +75,7 @@ $(READY): pyproject.toml constraints.txt
 	if [ -x $(BIN)/python ] && [ $@ -nt pyproject.toml ] && [ $@ -nt constraints.txt ]; then exit; fi; \
 	echo "installing into $(VAR)/venv: once, about four minutes"; \
 	$(PYTHON) -m venv $(VAR)/venv; \
-	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[task,dev]'; \
+	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[serve,task,dev]'; \
 	touch $@
 
 .PHONY: train

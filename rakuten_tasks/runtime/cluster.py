@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import click
 from flytekit.exceptions.base import FlyteException
 
-from rakuten_tasks.data.sample.generate import SAMPLE
-from rakuten_tasks.runtime import activation
+from rakuten_tasks.data.sample import SAMPLE
+from rakuten_tasks.runtime import absent_libraries, activation
 from rakuten_tasks.runtime.flyte_version import flyte_version, git_version
 from rakuten_tasks.runtime.pod_env import is_local_address, require_object_store
 from rakuten_tasks.runtime.pod_settings import PROFILE as POD_PROFILE
@@ -197,7 +197,8 @@ def _images(image: str) -> Sequence[str]:
 def _pyflyte(file: str, profile: str, version: str, *arguments: str) -> None:
     """Run pyflyte and end with its status. If Flyte refuses the version, a line says why."""
     command = [str(Path(sys.executable).with_name("pyflyte")), "-c", file, *arguments]
-    status, output = run_command(command, {**os.environ, POD_PROFILE: profile, "PYTHONUNBUFFERED": "1"})
+    settings = {POD_PROFILE: profile, absent_libraries.REGISTERS: "1", "PYTHONUNBUFFERED": "1"}
+    status, output = run_command(command, {**os.environ, **settings})
     if status and "different structure" in output:
         raise click.ClickException(
             f"version {version} is registered with another content, and Flyte never changes a version: "

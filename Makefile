@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 # A value from outside is taken as it is: make would expand `$` in it.
-NAMED := VAR SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE PROFILE IMAGE FLYTE_CONFIG PYTHON
+NAMED := VAR SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE PROFILE IMAGE TAG FLYTE_CONFIG PYTHON
 $(foreach name,$(NAMED),$(if $(filter-out undefined file,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
 
 define newline
@@ -36,7 +36,7 @@ KEEP_GB ?= 10
 KEEP_VERSIONS ?= 10
 FORGET ?=
 # Recipes read these from the environment, so that quotes and spaces in the values are safe.
-export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE PROFILE IMAGE FLYTE_CONFIG PYTHON
+export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE PROFILE IMAGE TAG FLYTE_CONFIG PYTHON
 
 # Docker, and extra options of its builds, as `--network host` or `--secret id=pip,src=pip.conf` for a mirror.
 DOCKER ?= docker
@@ -45,13 +45,15 @@ BUILD_FLAGS ?=
 # default: the value in the stack's .env
 TORCH_INDEX ?= $(shell sed -n s/^TORCH_INDEX=//p .env 2>/dev/null)
 
-# On a cluster. PROFILE=cpu: no pod requests a GPU. IMAGE= of the pods, without tag; DRY_RUN=1 contacts no cluster.
+# On a cluster. PROFILE=cpu: no pod requests a GPU. IMAGE= of the pods, without tag; TAG= its tag, empty: the commit.
+# DRY_RUN=1 contacts no cluster.
 PROFILE ?= gpu
 IMAGE ?=
+TAG ?=
 DRY_RUN ?=
 FLYTE_CONFIG ?= flyte.config
 CLUSTER = $(BIN)/python -m rakuten_tasks.runtime.cluster
-ON_CLUSTER = --config "$$FLYTE_CONFIG" --version "$$VERSION"
+ON_CLUSTER = --config "$$FLYTE_CONFIG" --profile "$$PROFILE" --image "$$IMAGE" --tag "$$TAG"
 
 # The shell reads the folder, which may have blanks, from the environment; make itself has no name with it.
 export RAKUTEN_VAR := $(VAR)
@@ -83,7 +85,7 @@ setup: ## only install, into var/venv
 	if $(INSTALLED); then exit; fi; \
 	echo "installing into $$RAKUTEN_VAR/venv: once, about four minutes"; \
 	"$$PYTHON" -m venv $(FOLDER)/venv; \
-	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[task,dev]'; \
+	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[serve,task,dev]'; \
 	touch $(FOLDER)/venv/ready
 
 .PHONY: train
@@ -144,18 +146,21 @@ prune: setup ## close runs of lost trainings; delete old versions without alias 
 	  $(if $(FORGET),--forget)
 
 .PHONY: register
-register: setup ## register workflows and launch plans on the cluster (PROFILE=cpu|gpu, IMAGE=, VERSION=, DRY_RUN=1)
-	@$(CLUSTER) register $(ON_CLUSTER) --profile "$$PROFILE" --image "$$IMAGE" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
+register: setup ## register workflows and launch plans on the cluster (PROFILE=cpu|gpu, IMAGE=, TAG=, VERSION=, DRY_RUN=1)
+	@$(CLUSTER) register $(ON_CLUSTER) --version "$$VERSION" $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
 
 .PHONY: remote
-remote: setup ## train on the cluster (SOURCE=, CONFIG=, MODEL=, PROFILE=cpu|gpu, IMAGE=, VERSION=)
+remote: setup ## train on the cluster (SOURCE=, CONFIG=, MODEL=, PROFILE=cpu|gpu, IMAGE=, TAG=)
 	@test -f "$$CONFIG" || { echo "CONFIG=$$CONFIG: no such file, see configs/"; exit 1; }
-	@$(CLUSTER) train $(ON_CLUSTER) --profile "$$PROFILE" --image "$$IMAGE" --source "$$SOURCE" \
-	  --training "$$CONFIG" --model "$$MODEL"
+	@$(CLUSTER) train $(ON_CLUSTER) --source "$$SOURCE" --training "$$CONFIG" --model "$$MODEL"
 
 .PHONY: activate
-activate: setup ## activate the schedules of the registered launch plans (VERSION=)
-	@$(CLUSTER) activate $(ON_CLUSTER)
+activate: setup ## activate the schedules of a registered version (VERSION=, or PROFILE=, IMAGE=, TAG= as registered)
+	@$(CLUSTER) activate $(ON_CLUSTER) --version "$$VERSION"
+
+.PHONY: deactivate
+deactivate: setup ## stop the schedules of the launch plans; running executions go on
+	@$(CLUSTER) deactivate --config "$$FLYTE_CONFIG"
 
 .PHONY: bench
 bench: setup ## measure speeds, as ratios within one run, and growth and cost

@@ -8,7 +8,7 @@ from __future__ import annotations
 from flytekit import workflow
 
 from rakuten_tasks.config import Mode, PublicationConfig
-from rakuten_tasks.tasks.ingest_catalogue import identify_source, ingest_without_run
+from rakuten_tasks.tasks.ingest_catalogue import ingest_without_run, prepare_ingestion
 from rakuten_tasks.tasks.publish import Publication, publish_version
 
 
@@ -27,8 +27,8 @@ def publish_catalogue(
         config: YAML or JSON of rakuten_tasks/config.py's PublicationConfig.
         mode: add the source's products to the current version's, or replace those.
     """
-    catalogue_source = identify_source(source=source)
-    catalogue, labelled, unlabelled = ingest_without_run(source=catalogue_source, config=config.ingest, labelled=True)
+    catalogue_source, ingest_config = prepare_ingestion(source=source, config=config.ingest)
+    catalogue, labelled, unlabelled = ingest_without_run(source=catalogue_source, config=ingest_config, labelled=True)
     return publish_version(
         source=catalogue_source,
         catalogue=catalogue,

@@ -25,21 +25,22 @@ from rakuten_tasks.config import (
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.pod_env import require_object_store
-from rakuten_tasks.runtime.schedules import SCHEDULES
+from rakuten_tasks.runtime.schedules import LABELS, PLAN_VARIABLES, SCHEDULES
 from rakuten_tasks.tasks.check_drift import MonitoringPaths
 from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
 from workflows.training import train_classifier
 
 ACTIVE = pods.SETTINGS.activate == "1"
-SOURCE = os.environ.get("RAKUTEN_SOURCE") or SAMPLE
+VALUES = {name: os.environ.get(name, "") for name in PLAN_VARIABLES}
+SOURCE = VALUES["RAKUTEN_SOURCE"] or SAMPLE
 if SOURCE != SAMPLE:
     require_object_store("RAKUTEN_SOURCE", SOURCE)
-INCOMING = os.environ.get("RAKUTEN_INCOMING") or SOURCE  # source of the ETL
+INCOMING = VALUES["RAKUTEN_INCOMING"] or SOURCE  # source of the ETL
 if INCOMING != SAMPLE:
     require_object_store("RAKUTEN_INCOMING", INCOMING)
-STORE = require_object_store("RAKUTEN_STORE", os.environ.get("RAKUTEN_STORE") or "s3://rakuten").rstrip("/")
-NOTIFIED = [address.strip() for address in os.environ.get("RAKUTEN_NOTIFIED", "").split(",") if address.strip()]
+STORE = require_object_store("RAKUTEN_STORE", VALUES["RAKUTEN_STORE"] or "s3://rakuten").rstrip("/")
+NOTIFIED = [address.strip() for address in VALUES["RAKUTEN_NOTIFIED"].split(",") if address.strip()]
 PATHS = MonitoringPaths(
     log=f"{STORE}/prediction_log", history=f"{STORE}/drift/history", reports=f"{STORE}/drift/reports"
 )
@@ -59,7 +60,7 @@ def _plan(name: str, workflow: Any, purpose: str, **options: Any) -> LaunchPlan:
         # skipped while the previous execution runs: the next one reads the same log
         concurrency=ConcurrencyPolicy(max_concurrency=1, behavior=ConcurrencyLimitBehavior.SKIP),
         notifications=[Email(phases=FAILED, recipients_email=NOTIFIED)] if NOTIFIED else [],
-        labels=Labels({"project": "rakuten", "purpose": purpose}),
+        labels=Labels({**LABELS, "purpose": purpose}),
         auto_activate=ACTIVE,
         **options,
     )

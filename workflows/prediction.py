@@ -11,7 +11,7 @@ from flytekit import map_task, workflow
 
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.runtime import pods
-from rakuten_tasks.tasks.ingest_catalogue import identify_source, ingest_without_run
+from rakuten_tasks.tasks.ingest_catalogue import ingest_without_run, prepare_ingestion
 from rakuten_tasks.tasks.predict_products import Predictions, fetch_champion, predict_shard, write_submission
 
 
@@ -28,6 +28,7 @@ def predict_catalogue(
         output: folder or fsspec address for submission.csv and details.parquet; empty for none.
     """
     champion = fetch_champion(source=source, model=model)
-    _, _, unlabelled = ingest_without_run(source=identify_source(source=source), config=config, labelled=False)
+    catalogue_source, ingest_config = prepare_ingestion(source=source, config=config)
+    _, _, unlabelled = ingest_without_run(source=catalogue_source, config=ingest_config, labelled=False)
     predict = map_task(partial(predict_shard, champion=champion), concurrency=pods.CONCURRENCY)
     return write_submission(parts=predict(shard=unlabelled), champion=champion, source=source, output=output)

@@ -8,23 +8,27 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
+from flytekit.exceptions.base import FlyteException
 
-from rakuten_tasks.data.sample.generate import SAMPLE
+from rakuten_tasks.data.sample import SAMPLE
+from rakuten_tasks.runtime import absent_libraries, activation
+from rakuten_tasks.runtime.flyte_version import flyte_version, git_version
 from rakuten_tasks.runtime.pod_env import is_local_address, require_object_store
-from rakuten_tasks.runtime.schedules import SCHEDULES
+from rakuten_tasks.runtime.pod_settings import PROFILE as POD_PROFILE
 from rakuten_tasks.terminal import prepare_streams
 
 TRACKING = "MLFLOW_TRACKING_URI"
-TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of an image
+IMAGE_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 CONFIG = click.option("--config", "file", default="flyte.config", help="INI file with cluster and image")
 IMAGE = click.option("--image", default="", help="image of the pods without its tag; empty: from the file")
-VERSION = click.option("--version", default="", help="empty: from git")
+TAG = click.option("--tag", default="", help="tag of the image; empty: the commit")
+VERSION = click.option("--version", default="", help="empty: the tag, the profile and a hash of the settings")
 PROFILE = click.option("--profile", type=click.Choice(["cpu", "gpu"]), default="gpu", help="cpu: no pod requests a GPU")
 
 
@@ -36,19 +40,19 @@ def cluster() -> None:
 @cluster.command()
 @CONFIG
 @IMAGE
+@TAG
 @VERSION
 @PROFILE
 @click.option("--dry-run", is_flag=True, help="list what would be registered, without contacting a cluster")
-def register(file: str, image: str, version: str, profile: str, dry_run: bool) -> None:
-    """Register all workflows and launch plans; a dry run if no cluster is reachable."""
-    address = cluster_address(file)
-    if not dry_run and not is_reachable(address):
-        click.echo(f"no Flyte cluster answers at {address} (see {file}): this is only a dry run", err=True)
-        dry_run = True
+def register(file: str, image: str, tag: str, version: str, profile: str, dry_run: bool) -> None:
+    """Register all workflows and launch plans. Those of other versions, and their executions, stay as they are."""
+    if not dry_run:
+        _require_cluster(file, "; DRY_RUN=1 lists what would be registered")
     _require_tracking_server(only_warn=dry_run)
-    version = version or git_version()
-    arguments = ["register", *_images(file, image, version), "--copy", "none", "--version", version]
-    _pyflyte(file, profile, *arguments, *(["--dry-run"] if dry_run else []), "workflows")
+    image = _tagged_image(file, image, tag)
+    version = version or _version_of(image, profile)
+    arguments = ["register", *_images(image), "--copy", "none", "--version", version]
+    _pyflyte(file, profile, version, *arguments, *(["--dry-run"] if dry_run else []), "workflows")
     result = "would be registered" if dry_run else "are registered"
     click.echo(f"version {version} for {profile.upper()} pods: workflows and launch plans {result}")
 
@@ -56,12 +60,12 @@ def register(file: str, image: str, version: str, profile: str, dry_run: bool) -
 @cluster.command()
 @CONFIG
 @IMAGE
-@VERSION
+@TAG
 @PROFILE
 @click.option("--source", default=SAMPLE, help="the catalogue: an address that pods reach, or the sample")
 @click.option("--training", default="configs/default.yaml", help="the training's configuration")
 @click.option("--model", default="", help="registered model")
-def train(file: str, image: str, version: str, profile: str, source: str, training: str, model: str) -> None:
+def train(file: str, image: str, tag: str, profile: str, source: str, training: str, model: str) -> None:
     """Train on the cluster with the local code, and print the address of the execution."""
     if source != SAMPLE:
         try:
@@ -71,46 +75,46 @@ def train(file: str, image: str, version: str, profile: str, source: str, traini
     _require_tracking_server(only_warn=False)
     _require_cluster(file)
     inputs = ["--source", source, "--config", training, "--model", model]
-    images = _images(file, image, version or git_version())
-    _pyflyte(file, profile, "run", "--remote", *images, "workflows/training.py", "train_classifier", *inputs)
+    image = _tagged_image(file, image, tag)
+    version = _version_of(image, profile)
+    # pyflyte registers under a hash of the files and of these options
+    options = [*_images(image), "--env", f"RAKUTEN_VERSION={version}"]
+    _pyflyte(file, profile, version, "run", "--remote", *options, "workflows/training.py", "train_classifier", *inputs)
 
 
 @cluster.command()
 @CONFIG
+@IMAGE
+@TAG
 @VERSION
-def activate(file: str, version: str) -> None:
-    """Activate the schedules of the registered launch plans; those of other versions stop."""
+@PROFILE
+def activate(file: str, image: str, tag: str, version: str, profile: str) -> None:
+    """Activate the schedules of a registered version's launch plans; those of other versions stop."""
     _require_cluster(file)
-    for plan in SCHEDULES:
-        _pyflyte(file, "gpu", "launchplan", "--activate", plan, version or git_version())
+    named = version or _version_of(_tagged_image(file, image, tag), profile)
+    _show(activation.activate(activation.connect(file), named, complete=not version))
 
 
-@cluster.command("version")
-def print_version() -> None:
-    """Print the default version, which is also the tag of the image."""
+@cluster.command()
+@CONFIG
+def deactivate(file: str) -> None:
+    """Stop the schedules of all launch plans; running executions go on."""
+    _require_cluster(file)
+    _show(activation.deactivate(activation.connect(file)))
+
+
+@cluster.command("tag")
+def print_tag() -> None:
+    """Print the default tag of the image: the commit, with a hash of uncommitted changes if there are any."""
     click.echo(git_version())
 
 
-def git_version() -> str:
-    """Return the commit, with a hash of uncommitted changes if there are any: Flyte registers each version once.
-
-    Raises click.ClickException outside of a git checkout.
-    """
-    folder = Path(__file__).parents[2]
-
-    def git(*command: str, stdin: str = "") -> str:
-        options: dict[str, Any] = {"capture_output": True, "check": True, "text": True, "errors": "backslashreplace"}
-        return subprocess.run(["git", *command], cwd=folder, input=stdin, **options).stdout.strip()
-
+def _show(lines: Iterable[str]) -> None:
     try:
-        commit = git("describe", "--always", "--tags", "--abbrev=12")
-        added = git("ls-files", "--others", "--exclude-standard")
-        changes = git("diff", "HEAD", "--binary") + added + git("hash-object", "--stdin-paths", stdin=added)
-        # replace characters that a git tag may have and an image's tag may not
-        commit = re.sub(r"[^A-Za-z0-9_.-]", "-", commit)
-        return f"{commit}-{git('hash-object', '--stdin', stdin=changes)[:8]}" if changes else commit
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise click.ClickException(f"git has no version of {folder}: name one with VERSION=") from error
+        for line in lines:
+            click.echo(line)
+    except FlyteException as error:
+        raise click.ClickException(f"the Flyte cluster refused: {error}") from error
 
 
 def cluster_address(file: str) -> str:
@@ -142,11 +146,10 @@ def is_reachable(address: str, seconds: float = 3.0) -> bool:
     return True
 
 
-def _require_cluster(file: str) -> None:
+def _require_cluster(file: str, hint: str = "") -> None:
     if not is_reachable(address := cluster_address(file)):
-        raise click.ClickException(
-            f"no Flyte cluster answers at {address}: `flytectl demo start` starts one here, or set another in {file}"
-        )
+        start = "`flytectl demo start` starts one here, or set another in"
+        raise click.ClickException(f"no Flyte cluster answers at {address}: {start} {file}{hint}")
 
 
 def _require_tracking_server(only_warn: bool) -> None:
@@ -168,30 +171,53 @@ def _require_tracking_server(only_warn: bool) -> None:
     click.echo(f"warning: {message}", err=True)
 
 
-def _images(file: str, image: str, version: str) -> Sequence[str]:
-    """Return options that name the image, by default the file's, tagged with the version of its code."""
+def _tagged_image(file: str, image: str, tag: str) -> str:
+    """Return the image, by default the file's, tagged with the version of its code."""
     config = configparser.ConfigParser()
     config.read(file)
-    image = image or config.get("images", "task", fallback="")
+    image, tag = image or config.get("images", "task", fallback=""), tag or git_version()
     if not image:
         raise click.ClickException(f"{file}: no `task` under [images]: name the image there, or with IMAGE=")
     if "@" in image:
-        raise click.ClickException(f"IMAGE={image}: remove the digest: its tag is the version, {version}")
-    if not TAG.fullmatch(version):
-        raise click.ClickException(
-            f"VERSION={version}: it is also the tag of the image: letters, digits, _ . and - only"
-        )
+        raise click.ClickException(f"IMAGE={image}: remove the digest: the tag {tag} is the version of the code")
+    if not IMAGE_TAG.fullmatch(tag):
+        raise click.ClickException(f"TAG={tag}: an image's tag has letters, digits, _ . and - only")
     folder, slash, name = image.rpartition("/")
-    image = f"{folder}{slash}{name.partition(':')[0]}:{version}"
+    return f"{folder}{slash}{name.partition(':')[0]}:{tag}"
+
+
+def _version_of(image: str, profile: str) -> str:
+    return flyte_version(image.rpartition(":")[2], profile, image)
+
+
+def _images(image: str) -> Sequence[str]:
     # Flyte does not tell a pod its image, which a version's lineage names
     return ["--image", f"task={image}", "--env", f"FLYTE_INTERNAL_IMAGE={image}"]
 
 
-def _pyflyte(file: str, profile: str, *arguments: str) -> None:
+def _pyflyte(file: str, profile: str, version: str, *arguments: str) -> None:
+    """Run pyflyte and end with its status. If Flyte refuses the version, a line says why."""
     command = [str(Path(sys.executable).with_name("pyflyte")), "-c", file, *arguments]
-    done = subprocess.run(command, env={**os.environ, "RAKUTEN_POD_PROFILE": profile})
-    if done.returncode:
-        sys.exit(done.returncode)
+    settings = {POD_PROFILE: profile, absent_libraries.REGISTERS: "1", "PYTHONUNBUFFERED": "1"}
+    status, output = run_command(command, {**os.environ, **settings})
+    if status and "different structure" in output:
+        raise click.ClickException(
+            f"version {version} is registered with another content, and Flyte never changes a version: "
+            "leave VERSION= out, which makes one of the settings, or name a new one"
+        )
+    if status:
+        sys.exit(status)
+
+
+def run_command(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """Run a command and show its output meanwhile. -> its status and its output"""
+    lines = []
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environment, errors="replace", **options) as process:
+        for line in process.stdout or ():
+            click.echo(line, nl=False)
+            lines.append(line)
+    return process.returncode, "".join(lines)
 
 
 if __name__ == "__main__":

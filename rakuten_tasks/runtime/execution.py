@@ -17,7 +17,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from rakuten_tasks.local_files import hash_json
 from rakuten_tasks.paths import checkpoints_folder
-from rakuten_tasks.runtime.stage import code_version
+from rakuten_tasks.runtime.code_version import code_version
 
 if TYPE_CHECKING:
     from rakuten_tasks.training.checkpoint import CheckpointStore

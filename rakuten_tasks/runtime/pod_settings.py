@@ -54,3 +54,14 @@ class PodSettings(BaseModel, frozen=True):
 def variable(name: str) -> str:
     """Return the environment variable of a setting."""
     return f"RAKUTEN_{name.upper()}"
+
+
+PROFILE = variable("pod_profile")
+# Copied from the environment of the registration into that of the pods: a value that changes makes another version. The
+# pod of a dynamic task imports pods.py to plan other tasks, and must request for them what was registered.
+POD_VARIABLES = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_S3_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL",
+    *(variable(name) for name in PodSettings.model_fields if name != "activate"),
+)

@@ -8,7 +8,7 @@ from typing import Any
 from flytekit import Resources
 
 from rakuten_tasks.runtime.pod_env import forwarded_env
-from rakuten_tasks.runtime.pod_settings import PodSettings, variable
+from rakuten_tasks.runtime.pod_settings import POD_VARIABLES, PodSettings
 
 # Flyte's default image is flytekit's own, without this code: registering without an image of this name fails.
 IMAGE = "{{.image.task.fqn}}:{{.image.task.version}}"
@@ -17,16 +17,7 @@ SETTINGS = PodSettings.from_environment()
 CONCURRENCY = SETTINGS.concurrency
 CHECKPOINT_SECONDS = SETTINGS.checkpoint_seconds
 
-# Copied from the environment of the registration. The pod of a dynamic task imports this module to plan other tasks,
-# and must request for them what was registered.
-ENVIRONMENT = forwarded_env(
-    (
-        "MLFLOW_TRACKING_URI",
-        "MLFLOW_S3_ENDPOINT_URL",
-        "AWS_ENDPOINT_URL",
-        *(variable(name) for name in PodSettings.model_fields if name != "activate"),
-    )
-)
+ENVIRONMENT = forwarded_env(POD_VARIABLES)
 
 
 def _pod(cpu: str, memory: str, hours: float, gpu: int = 0, **options: Any) -> dict[str, Any]:

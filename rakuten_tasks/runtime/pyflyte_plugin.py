@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ class Pyflyte(FlytekitPlugin):
     def configure_pyflyte_cli(main: click.Group) -> click.Group:
         # not above: they import flytekit, which is still being imported when it imports this module
         from rakuten_tasks.paths import cache_folder
-        from rakuten_tasks.runtime import local_cache
+        from rakuten_tasks.runtime import absent_libraries, local_cache
         from rakuten_tasks.runtime.pod_settings import PodSettings
         from rakuten_tasks.terminal import prepare_streams
 
@@ -27,6 +28,8 @@ class Pyflyte(FlytekitPlugin):
             raise SystemExit(f"Error: {error}") from error
         local_cache.use(cache_folder())
         _read_settings_files()
+        if os.environ.get(absent_libraries.REGISTERS):
+            absent_libraries.install()
         return main
 
 

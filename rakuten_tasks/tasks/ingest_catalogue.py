@@ -39,10 +39,19 @@ def ingest(source: Source, config: IngestConfig, run: Run) -> IngestOutputs:
     return result
 
 
+class Ingestion(NamedTuple):
+    source: KeyedSource
+    config: IngestConfig
+
+
 @stage(pods.SMALL)
-def identify_source(source: str) -> KeyedSource:
-    """Fingerprint the catalogue: an unchanged one is not read again."""
-    return stat_source(source)
+def prepare_ingestion(source: str, config: IngestConfig) -> Ingestion:
+    """Fingerprint the catalogue: an unchanged one is not read again.
+
+    Returns the config too, with its keys in the order of its class: the cached `ingest_without_run` would be computed
+    again for another order, which Flyte gives to a field of a dataclass and a user to an input.
+    """
+    return Ingestion(stat_source(source), config)
 
 
 @stage(pods.CPU, cached=True, deck=True)

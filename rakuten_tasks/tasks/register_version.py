@@ -34,9 +34,10 @@ from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.reports.index import DECKS
 from rakuten_tasks.reports.registration_deck import registration_deck
 from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.code_version import code_version
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
-from rakuten_tasks.runtime.stage import code_version, stage
+from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.tasks.types import (
     Catalogue,
     EvaluationFiles,

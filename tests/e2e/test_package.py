@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import msgpack
 import pytest
 from flyteidl.admin.launch_plan_pb2 import ConcurrencyLimitBehavior, LaunchPlan
-from flyteidl.core.literals_pb2 import Literal
+from flyteidl.core.literals_pb2 import BindingData, Literal
 from flyteidl.core.tasks_pb2 import Resources, TaskTemplate
 from flyteidl.core.workflow_pb2 import Node
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
 
+from rakuten_tasks.config import IngestConfig, PublicationConfig, TrainingConfig
 from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.code_version import code_version
 from rakuten_tasks.runtime.schedules import SCHEDULES
-from rakuten_tasks.runtime.stage import code_version
+from rakuten_tasks.tasks.check_drift import MonitoringPaths
+from tests.support.pods.cluster import Cluster
 from tests.support.pods.image import write_image
 from tests.support.pods.package import IMAGE, Package, function, package
+from tests.support.pods.unrun import UnrunPods
 from tests.support.task_names import NETWORKS, NEVER_CACHED, short
 
 pytestmark = pytest.mark.timeout(600)  # a process of its own for each profile
 
 STORE, SOURCE, MLFLOW = "s3://shop/rakuten", "s3://shop/catalogue", "http://mlflow.example:5001"
-ETL = "workflows.etl.publish_catalogue"  # binds config.ingest: it may read a catalogue again that it has read
+LAUNCHED = {
+    "workflows.training.train_classifier": {"config": TrainingConfig()},
+    "workflows.training.reproduce_version": {"version": 1},
+    "workflows.prediction.predict_catalogue": {"config": IngestConfig()},
+    "workflows.etl.publish_catalogue": {"config": PublicationConfig(), "destination": "s3://shop/published"},
+    "workflows.drift_watch.watch_drift": {
+        "config": TrainingConfig(),
+        "paths": MonitoringPaths("s3://shop/log", "s3://shop/history", "s3://shop/reports"),
+        "kickoff": datetime(2026, 1, 2, tzinfo=UTC),
+    },
+}
 GIBIBYTES = {"Mi": 1 / 1024, "Gi": 1.0}
 
 
@@ -109,21 +127,64 @@ def test_what_is_cached_has_the_version_of_the_code_and_leaves_the_run_out_of_it
 
 def test_no_part_of_a_dataclass_is_bound_into_what_is_cached(packaged):
     """Flyte writes the keys of such a part in another order each time, and so the cache is missed for nothing."""
-    found = {name: workflow.nodes for name, workflow in packaged.workflows.items() if name != ETL}
     parts = {
-        (workflow.rpartition(".")[2], node.task_node.reference_id.name.rpartition(".")[2], bound.var)
-        for workflow, nodes in found.items()
-        for node in nodes
+        (workflow, node.id, bound.var)
+        for workflow, template in packaged.workflows.items()
+        for node in nodes_of(template.nodes)
         for bound in node.inputs
-        if bound.binding.promise.attr_path and not never_cached(packaged, node)
+        if has_part(bound.binding) and not never_cached(packaged, node)
     }
     assert parts == set()
+    assert has_part(bound_to(packaged, "workflows.training.train_classifier", "register", "config"))
+
+
+def nodes_of(nodes: Iterable[Node]) -> Iterator[Node]:
+    """These, and those that a conditional may choose."""
+    for node in nodes:
+        if node.WhichOneof("target") != "branch_node":
+            yield node
+            continue
+        branch = node.branch_node.if_else
+        yield from nodes_of([branch.case.then_node, *(block.then_node for block in branch.other)])
+        yield from nodes_of([branch.else_node] if branch.HasField("else_node") else [])
+
+
+def has_part(data: BindingData) -> bool:
+    """Whether it, or an item of a list or dict of bindings, is an attribute of another value."""
+    items = [*data.collection.bindings, *data.map.bindings.values()]
+    return bool(data.promise.attr_path) or any(has_part(item) for item in items)
+
+
+def bound_to(packaged: Package, workflow: str, task: str, variable: str) -> BindingData:
+    (data,) = (
+        bound.binding
+        for node in packaged.workflows[workflow].nodes
+        if node.task_node.reference_id.name.endswith(f".{task}")
+        for bound in node.inputs
+        if bound.var == variable
+    )
+    return data
 
 
 def never_cached(packaged: Package, node: Node) -> bool:
     """Whether it is a task that always runs; a workflow in a workflow may hand on to any task."""
-    task = packaged.tasks.get(node.task_node.reference_id.name)
+    mapped = node.array_node.node if node.HasField("array_node") else node
+    task = packaged.tasks.get(mapped.task_node.reference_id.name)
     return task is not None and not task.metadata.discoverable
+
+
+@pytest.mark.parametrize("plan", LAUNCHED)
+def test_of_two_equal_runs_the_second_finds_every_cached_task_in_the_cache(packaged, plan):
+    """For ten orders of the keys in what a user sends and Flyte encodes again; the tasks themselves do not run."""
+    types = {name: type(value) for name, value in LAUNCHED[plan].items()}
+    inputs = TypeEngine.dict_to_literal_map(FlyteContextManager.current_context(), LAUNCHED[plan], types)
+    cluster = Cluster(packaged, UnrunPods())
+    executions = [f"run{turn}" for turn in range(11)]
+    for execution in executions:
+        cluster.execute(plan, dict(inputs.to_flyte_idl().literals), execution)
+    again = {ran.task for execution in executions[1:] for ran in cluster.of(execution) if ran.pod}
+    assert {short(task) for task in again} <= NEVER_CACHED
+    assert any(ran.pod is None for ran in cluster.of("run1"))
 
 
 def test_map_tasks_work_on_so_many_shards_at_once(packaged):

@@ -14,7 +14,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rakuten_tasks.runtime import cluster
+from rakuten_tasks.runtime import cluster, flyte_version
+from rakuten_tasks.runtime.pod_settings import POD_VARIABLES
+from rakuten_tasks.runtime.schedules import PLAN_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 REACHED = "http://mlflow.example:5001"
@@ -25,14 +27,11 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
     """What would be run, and with which profile."""
     ran: list[tuple[list[str], str]] = []
 
-    def run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess:
-        ran.append((command[1:], env["RAKUTEN_POD_PROFILE"]))
-        return subprocess.CompletedProcess(command, 0)
+    def run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+        ran.append((command[1:], environment["RAKUTEN_POD_PROFILE"]))
+        return 0, ""
 
-    real = subprocess.run
-    monkeypatch.setattr(
-        cluster.subprocess, "run", lambda command, **options: (real if command[0] == "git" else run)(command, **options)
-    )
+    monkeypatch.setattr(cluster, "run_command", run)
     monkeypatch.setenv(cluster.TRACKING, REACHED)
     return ran
 
@@ -65,29 +64,95 @@ def run(*arguments: object) -> tuple[int, str]:
 
 
 def test_all_is_registered_in_the_version_and_profile_that_are_asked_for(commands, listening):
-    code, said = run("register", "--config", listening, "--version", "v7", "--profile", "cpu")
+    code, said = run("register", "--config", listening, "--tag", "abc", "--version", "v7", "--profile", "cpu")
     assert (code, said) == (0, "version v7 for CPU pods: workflows and launch plans are registered\n")
-    image = "registry.example:30000/rakuten-task:v7"
+    image = "registry.example:30000/rakuten-task:abc"
     named = ["--image", f"task={image}", "--env", f"FLYTE_INTERNAL_IMAGE={image}"]
     expected = ["-c", str(listening), "register", *named, "--copy", "none", "--version", "v7", "workflows"]
     assert commands == [(expected, "cpu")]
 
 
-def test_where_no_cluster_answers_registering_is_a_dry_run_and_says_so(commands, deserted):
+def test_where_no_cluster_answers_registering_fails_unless_a_dry_run_is_asked_for(commands, deserted):
     code, said = run("register", "--config", deserted, "--image", "registry.example/mine", "--version", "v7")
-    assert code == 0
+    assert (code, commands) == (1, [])
     assert "no Flyte cluster answers at 127.0.0.1:" in said
-    assert said.endswith("version v7 for GPU pods: workflows and launch plans would be registered\n")
+    assert said.endswith("; DRY_RUN=1 lists what would be registered\n")
+    options = ("--image", "registry.example/mine", "--tag", "abc", "--version", "v7", "--dry-run")
+    code, said = run("register", "--config", deserted, *options)
+    assert (code, said) == (0, "version v7 for GPU pods: workflows and launch plans would be registered\n")
     ((command, profile),) = commands
     assert (command[-2:], profile) == (["--dry-run", "workflows"], "gpu")
-    assert "task=registry.example/mine:v7" in command
+    assert "task=registry.example/mine:abc" in command
+
+
+IMAGE = "registry.example/rakuten-task:abc"
+
+
+def test_a_version_is_of_the_tag_the_profile_and_all_settings_that_templates_hold(monkeypatch):
+    for name in (*POD_VARIABLES, *PLAN_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    version = flyte_version.flyte_version("abc", "cpu", IMAGE)
+    assert re.fullmatch(r"abc-cpu-[0-9a-f]{8}", version)
+    assert flyte_version.flyte_version("abc", "cpu", IMAGE) == version
+    others = {flyte_version.flyte_version("abc", "gpu", IMAGE), flyte_version.flyte_version("abc", "cpu", "other:abc")}
+    changed = [name for name in (*POD_VARIABLES, *PLAN_VARIABLES) if name != flyte_version.PROFILE]
+    for name in changed:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "http://mlflow.example:5001")
+            others.add(flyte_version.flyte_version("abc", "cpu", IMAGE))
+    for name in ("code_version", "version", "_repository", "ROOT"):
+        with monkeypatch.context() as patch:
+            patch.setattr(flyte_version, name, Path("/") if name == "ROOT" else lambda *_: "another")
+            others.add(flyte_version.flyte_version("abc", "cpu", IMAGE))
+    assert len(others - {version}) == 2 + len(changed) + 4
+    monkeypatch.setenv("RAKUTEN_ACTIVATE", "1")  # registered again, the same version is activated
+    monkeypatch.setenv("RAKUTEN_POD_PROFILE", "gpu")  # PROFILE= decides
+    assert flyte_version.flyte_version("abc", "cpu", IMAGE) == version
+
+
+def test_no_workflow_reads_another_variable_than_those_of_the_version():
+    for path in (ROOT / "workflows").glob("*.py"):
+        reads = re.findall(r".*os\.environ.*", path.read_text())
+        assert all("for name in PLAN_VARIABLES" in line for line in reads), path
+
+
+def test_at_one_commit_the_version_follows_the_settings_and_the_image_does_not(commands, listening, monkeypatch):
+    def named() -> tuple[str, str, set[str]]:
+        commands.clear()
+        for command in ("register", "train"):
+            assert run(command, "--config", listening, "--tag", "abc")[0] == 0
+        (register, _), (train, _) = commands
+        version = register[register.index("--version") + 1]
+        (handed,) = [word for word in train if word.startswith("RAKUTEN_VERSION=")]
+        return version, handed.partition("=")[2], {word for word in (*register, *train) if word.startswith("task=")}
+
+    first = named()
+    monkeypatch.setenv("RAKUTEN_GPU_MEMORY", "6Gi")
+    second = named()
+    assert first[0] == first[1] != second[0] == second[1]
+    assert first[2] == second[2] == {"task=registry.example:30000/rakuten-task:abc"}
+
+
+def test_a_version_that_flyte_refuses_is_explained_in_one_line(commands, listening, monkeypatch):
+    refusal = "RPC Failed\n\tDetails: task with different structure already exists:\n"
+    monkeypatch.setattr(cluster, "run_command", lambda *_: (1, refusal))
+    code, said = run("register", "--config", listening, "--tag", "abc", "--version", "v7")
+    assert code == 1
+    assert said.startswith("Error: version v7 is registered with another content, and Flyte never changes a version: ")
+    monkeypatch.setattr(cluster, "run_command", lambda *_: (3, "another error"))
+    assert run("register", "--config", listening, "--tag", "abc", "--version", "v7") == (3, "")
+
+
+def test_the_output_of_pyflyte_is_shown_and_returned(capsys):
+    status, output = cluster.run_command([sys.executable, "-c", "print('é'); raise SystemExit(2)"], dict(os.environ))
+    assert (status, output) == (2, "é\n") == (2, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("address", ["", "sqlite:////var/mlflow.db", "http://localhost:5001"])
 def test_pods_are_not_registered_without_a_tracking_server_that_they_reach(commands, listening, monkeypatch, address):
     monkeypatch.setenv(cluster.TRACKING, address)
     for command in ("register", "train"):
-        code, said = run(command, "--config", listening, "--version", "v7")
+        code, said = run(command, "--config", listening, "--tag", "abc")
         assert code == 1
         assert f"MLFLOW_TRACKING_URI={address!r} cannot be reached from a pod: set it to" in said
     assert commands == []
@@ -97,26 +162,18 @@ def test_pods_are_not_registered_without_a_tracking_server_that_they_reach(comma
 
 
 def test_a_training_on_the_cluster_takes_no_folder_of_this_machine(commands, listening):
-    code, said = run("train", "--config", listening, "--version", "v7", "--source", "my/catalogue")
+    code, said = run("train", "--config", listening, "--tag", "abc", "--source", "my/catalogue")
     assert (code, commands) == (1, [])
     assert "SOURCE='my/catalogue': pods share no machine, only an object store" in said
-    code, _ = run("train", "--config", listening, "--version", "v7", "--source", "s3://shop/catalogue", "--model", "m")
+    code, _ = run("train", "--config", listening, "--tag", "abc", "--source", "s3://shop/catalogue", "--model", "m")
     ((command, _),) = commands
     assert code == 0
     assert command[2:5] == ["run", "--remote", "--image"]
-    assert command[8:10] == ["workflows/training.py", "train_classifier"]
-    assert command[10:] == ["--source", "s3://shop/catalogue", "--config", "configs/default.yaml", "--model", "m"]
+    assert command[10:12] == ["workflows/training.py", "train_classifier"]
+    assert command[12:] == ["--source", "s3://shop/catalogue", "--config", "configs/default.yaml", "--model", "m"]
 
 
-def test_all_plans_are_activated_in_the_same_version(commands, listening):
-    code, _ = run("activate", "--config", listening, "--version", "v7")
-    assert code == 0
-    assert {tuple(command[2:]) for command, _ in commands} == {
-        ("launchplan", "--activate", plan, "v7") for plan in cluster.SCHEDULES
-    }
-
-
-@pytest.mark.parametrize("command", ["train", "activate"])
+@pytest.mark.parametrize("command", ["train", "activate", "deactivate"])
 def test_what_needs_a_cluster_says_how_to_get_one(commands, deserted, command):
     code, said = run(command, "--config", deserted)
     assert (code, commands) == (1, [])
@@ -133,38 +190,38 @@ def test_the_address_of_a_cluster_is_told_with_and_without_port(tmp_path):
         cluster.cluster_address(str(path))
 
 
-def test_the_version_is_gits_and_another_as_soon_as_a_file_differs(tmp_path, monkeypatch):
+def test_the_tag_is_gits_version_and_another_as_soon_as_a_file_differs(tmp_path, monkeypatch):
     def git(*command: str) -> None:
         subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True)
 
-    monkeypatch.setattr(cluster, "__file__", str(tmp_path / "rakuten_tasks/runtime/cluster.py"))
-    with pytest.raises(click.ClickException, match="name one with VERSION="):
-        cluster.git_version()
+    monkeypatch.setattr(flyte_version, "ROOT", tmp_path)
+    with pytest.raises(click.ClickException, match="name the image's tag with TAG="):
+        flyte_version.git_version()
     git("init", "-q")
     (tmp_path / "a").write_text("1")
     git("add", "a")
     git("commit", "-qm", "a")
-    clean = cluster.git_version()
-    assert run("version") == (0, f"{clean}\n")
+    clean = flyte_version.git_version()
+    assert run("tag") == (0, f"{clean}\n")
     assert re.fullmatch("[0-9a-f]{12}", clean)
     (tmp_path / "a").write_text("2")
-    changed = cluster.git_version()
+    changed = flyte_version.git_version()
     assert re.fullmatch(f"{clean}-[0-9a-f]{{8}}", changed)
     (tmp_path / "a").write_text("3")
-    assert cluster.git_version() not in (clean, changed)
+    assert flyte_version.git_version() not in (clean, changed)
     (tmp_path / "a").write_bytes("café".encode("latin-1"))
     (tmp_path / "new.py").write_text("x = 1")
-    added = cluster.git_version()
+    added = flyte_version.git_version()
     (tmp_path / "new.py").write_text("x = 2")
-    assert cluster.git_version() != added
+    assert flyte_version.git_version() != added
     git("tag", "release/1.0+cpu")
-    assert re.fullmatch("release-1.0-cpu-[0-9a-f]{8}", cluster.git_version())
+    assert re.fullmatch("release-1.0-cpu-[0-9a-f]{8}", flyte_version.git_version())
 
 
 @pytest.mark.parametrize(
     ("options", "address", "said"),
     [
-        (("--version", "a b/c"), "http://mlflow.example:5001", "it is also the tag of the image"),
+        (("--tag", "a b/c"), "http://mlflow.example:5001", "TAG=a b/c: an image's tag has letters"),
         (("--image", "reg.example/x@sha256:abcd"), "http://mlflow.example:5001", "remove the digest"),
         ((), "http://user:secret@mlflow.example:5001", "holds a password"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -110,7 +111,7 @@ def test_everything_that_is_installed_is_pinned():
     assert "--constraint /tmp/constraints.txt torch torchvision" in installs[0]
     assert "PIP_CONSTRAINT=constraints.txt pip install --no-deps --editable ." in DOCKERFILE
     pinned = {normalised(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    names = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["task"]]
+    names = [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]
     assert {normalised(name) for name in names} <= pinned
 
 
@@ -158,12 +159,14 @@ def test_torchs_index_is_a_build_argument_and_pips_configuration_stays_out_of_th
 def test_the_api_needs_only_what_its_image_installs():
     modules = [f"serving.{path.stem}" for path in (ROOT / "serving").glob("*.py")]
     needed = imports_below(modules)
-    allowed = {normalised(name) for name in PROJECT["dependencies"]} | {"starlette"}  # which belongs to fastapi
+    installed = {normalised(name) for name in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["serve"])}
+    allowed = installed | {"starlette"}  # which belongs to fastapi
     found = packages_distributions()
     distributions = {module: {normalised(name) for name in found[module]} for module in needed}
     assert {"torch", "litserve", "mlflow"} <= needed
     assert not {module for module, names in distributions.items() if not names & allowed}
-    assert not {"flytekit", "evidently", "mlflow"} & {normalised(name) for name in PROJECT["dependencies"]}
+    assert not {"flytekit", "evidently", "mlflow"} & installed
+    assert "*p['dependencies'], *p['optional-dependencies']['serve']" in DOCKERFILE
 
 
 def imports_below(modules: list[str]) -> set[str]:

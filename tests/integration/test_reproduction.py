@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.registry import versions
-from rakuten_tasks.runtime.stage import code_version
+from rakuten_tasks.runtime.code_version import code_version
 from rakuten_tasks.tasks.reproduce import compare_versions
 from rakuten_tasks.tasks.types import RegisteredVersion
 from tests.support.catalogues import TINY, set_cell, write_catalogue

@@ -14,7 +14,7 @@ NETWORKS = {
 
 # They ask or change what is outside: the catalogue as it is now, the registry, MLflow.
 NEVER_CACHED = {
-    "open_run", "reopen", "identify_source", "train_members", "assemble", "register", "report_training", "compare",
+    "open_run", "reopen", "prepare_ingestion", "train_members", "assemble", "register", "report_training", "compare",
     "record_failed_training", "record_failed_reproduction", "fetch_champion", "predict_shard", "write_submission",
     "check_drift", "alert", "record_retraining", "publish_version",
 }  # fmt: skip

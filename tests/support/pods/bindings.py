@@ -53,12 +53,24 @@ def _followed(literal: Literal, promise: OutputReference) -> Literal:
     if not path:
         return literal
     whole = msgpack.loads(literal.scalar.binary.value, strict_map_key=False)
-    part = _rotated(functools.reduce(operator.getitem, path, whole), next(TURNS))
-    return Literal(scalar=Scalar(binary=Binary(value=msgpack.dumps(part), tag="msgpack")))
+    return _packed(functools.reduce(operator.getitem, path, whole))
+
+
+def reordered(literal: Literal) -> Literal:
+    """What a user sends of a dataclass: the same, with the keys in any order. Others stay as they are."""
+    if not literal.scalar.binary.value:
+        return literal
+    return _packed(msgpack.loads(literal.scalar.binary.value, strict_map_key=False))
+
+
+def _packed(part: object) -> Literal:
+    """Encoded again by Flyte, which has read it into a map of Go's: in another order of keys each time."""
+    rotated = msgpack.dumps(_rotated(part, next(TURNS)))
+    return Literal(scalar=Scalar(binary=Binary(value=rotated, tag="msgpack")))
 
 
 def _rotated(part: object, by: int) -> object:
-    """The same, but for the order of keys: Flyte reads a part into a map of Go's, which has none, and writes that."""
+    """The same with other keys first, in nested mappings too."""
     if isinstance(part, list):
         return [_rotated(item, by) for item in part]
     if not isinstance(part, dict) or not part:

@@ -17,7 +17,7 @@ from flyteidl.core.workflow_pb2 import Node, WorkflowTemplate
 from flytekit.core.local_cache import _calculate_cache_key
 from flytekit.models.literals import LiteralMap as LiteralMapModel
 
-from tests.support.pods.bindings import Lookup, bind, holds
+from tests.support.pods.bindings import Lookup, bind, holds, reordered
 from tests.support.pods.package import Package, function
 from tests.support.pods.pod import Ended, Machine
 
@@ -70,7 +70,7 @@ class Cluster:
             raise ValueError(f"{plan} fixes {sorted(refused)}")
         parameters = spec.default_inputs.parameters
         given = {name: part.default for name, part in parameters.items() if part.HasField("default")}
-        given |= {**spec.fixed_inputs.literals, **inputs}
+        given |= {**spec.fixed_inputs.literals, **{name: reordered(literal) for name, literal in inputs.items()}}
         workflow = self.package.workflows[spec.workflow_id.name]
         if missing := set(workflow.interface.inputs.variables) - set(given):
             raise ValueError(f"{plan} lacks {sorted(missing)}")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from flytekit.core.python_function_task import PythonFunctionTask
 from flytekit.core.workflow import WorkflowBase
 
 from rakuten_tasks.registry.runs import LONGEST
-from rakuten_tasks.runtime import stage
+from rakuten_tasks.runtime import code_version
 from rakuten_tasks.tasks import train_members
 from tests.support.task_names import NETWORKS, NEVER_CACHED, short
 from workflows.drift_watch import watch_drift
@@ -130,21 +131,31 @@ def test_the_stages_that_show_something_have_a_deck(task):
     ],
 )
 def test_what_only_shows_or_stores_results_is_no_part_of_the_key_of_the_cache(edited, recomputed, tmp_path):
-    package = Path(stage.__file__).parents[1]
+    package = Path(code_version.__file__).parents[1]
     copy = Path(shutil.copytree(package, tmp_path / "rakuten_tasks"))
-    before = stage.hash_code(copy)
-    assert before == stage.code_version()
+    before = code_version.hash_code(copy)
+    assert before == code_version.code_version()
     with (copy / edited).open("a") as file:
         file.write("\n")
-    assert (stage.hash_code(copy) != before) == recomputed
+    assert (code_version.hash_code(copy) != before) == recomputed
 
 
 def test_the_key_of_the_cache_changes_with_the_code_and_the_libraries(monkeypatch):
-    stage.code_version.cache_clear()
-    before = stage.code_version()
-    stage.code_version.cache_clear()
-    monkeypatch.setattr(stage, "LIBRARIES", (*stage.LIBRARIES, "click"))
-    assert stage.code_version() != before
-    stage.code_version.cache_clear()
+    code_version.code_version.cache_clear()
+    before = code_version.code_version()
+    code_version.code_version.cache_clear()
+    monkeypatch.setattr(code_version, "LIBRARIES", (*code_version.LIBRARIES, "click"))
+    assert code_version.code_version() != before
+    code_version.code_version.cache_clear()
     monkeypatch.undo()
-    assert stage.code_version() == before
+    assert code_version.code_version() == before
+
+
+def test_where_a_library_is_not_installed_its_pin_counts(tmp_path):
+    """As on a machine that only registers: the pods' image installs the pins."""
+    pins = tmp_path / "constraints.txt"
+    pins.write_text("not-installed-extra==2\nnot-installed==1.2+cpu ; python_version > '3'\n")
+    assert code_version.library_version("not-installed", pins) == "1.2+cpu"
+    assert code_version.library_version("click", pins) == version("click")
+    with pytest.raises(PackageNotFoundError):
+        code_version.library_version("neither", pins)

@@ -1,5 +1,5 @@
 """Commands that measure speed, cost and quality."""
 
-from rakuten_tasks.terminal import prepare_streams
+from rakuten_tasks.console.terminal import prepare_streams
 
 prepare_streams()

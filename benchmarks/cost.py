@@ -26,10 +26,10 @@ from rich.table import Table
 
 from benchmarks.cost_steps import BenchContext, ResourceUsage, run
 from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.console.options import Number
 from rakuten_tasks.data.csv_files import read_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
 from rakuten_tasks.data.schema import CatalogueError
-from rakuten_tasks.options import Number
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.training.loop import choose_device, half_precision
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.drift_pool import DARKER, MORE_OF_A_CLASS, NEW_WORDS, WITHOUT_PHOTOS, drift_rate, make_pool
+from rakuten_tasks.console.options import Number
 from rakuten_tasks.models.predictor import Predictor
-from rakuten_tasks.options import Number
 from rakuten_tasks.registry import tracking, versions
 
 # kind, rows in the window, repetitions, limit: a maximum for unchanged windows, a minimum for drifted ones

@@ -13,12 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from rakuten_tasks.console.progress import Progress
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, make_products
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.drift_tests import decide
 from rakuten_tasks.monitoring.reference import featurize_rows
-from rakuten_tasks.progress import Progress
 
 BRIGHTNESS, MISSING, REPLACED, POINTS = 0.7, 0.2, 0.2, 0.1
 FREQUENT = 2583  # the challenge's most frequent class

@@ -22,10 +22,10 @@ import click
 import torch
 
 from rakuten_tasks.config import IngestConfig, TextConfig
+from rakuten_tasks.console.options import Number
 from rakuten_tasks.data.sample.texts import class_names, write_text
 from rakuten_tasks.models.encoders import load_encoder, resolve_encoder
 from rakuten_tasks.models.extractors import VectorExtractor
-from rakuten_tasks.options import Number
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.preprocessing.text import clean

@@ -9,7 +9,7 @@ import signal
 import sys
 from types import FrameType
 
-from rakuten_tasks.terminal import prepare_streams
+from rakuten_tasks.console.terminal import prepare_streams
 
 
 def main() -> int:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, DirectoryPath, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from rakuten_tasks.addresses import broken_rule
 from rakuten_tasks.registry.model_names import RULE, is_model_name
+from rakuten_tasks.storage.addresses import broken_rule
 
 PREFIX = "SERVE_"
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rakuten_tasks.local_files import write_atomically
+from rakuten_tasks.storage.local_files import write_atomically
 
 STATUS, ALIVE = "status.json", "alive.lock"
 LOADING, WAITING, READY = "loading", "no champion", "ready"

@@ -40,8 +40,8 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowCli
 @pytest.fixture(scope="session")
 def local_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A var/ for workflows that are run here, so that nothing is taken from the cache of another session."""
-    from rakuten_tasks.paths import cache_folder
     from rakuten_tasks.runtime import local_cache
+    from rakuten_tasks.storage.paths import cache_folder
 
     folder = tmp_path_factory.mktemp("runs") / "var"
     with pytest.MonkeyPatch.context() as patch:

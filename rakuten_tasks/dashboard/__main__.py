@@ -14,14 +14,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rakuten_tasks.console.options import Number
+from rakuten_tasks.console.terminal import prepare_streams
 from rakuten_tasks.dashboard.queries import last_runs, log_size, next_runs, traffic
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.history import load_checks
 from rakuten_tasks.monitoring.prediction_log import default_address
-from rakuten_tasks.options import Number
-from rakuten_tasks.paths import var_folder
 from rakuten_tasks.registry import tracking, versions
-from rakuten_tasks.terminal import prepare_streams
+from rakuten_tasks.storage.paths import var_folder
 
 BARS = "▁▂▃▄▅▆▇█"
 MAX_CHECKS = 40

@@ -13,11 +13,11 @@ from croniter import croniter
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from rakuten_tasks.addresses import list_files, open_address
 from rakuten_tasks.monitoring.prediction_log import CLOSED
 from rakuten_tasks.registry.runs import ERROR, EXECUTION
 from rakuten_tasks.registry.tracking import experiment_id
 from rakuten_tasks.runtime.schedules import SCHEDULES
+from rakuten_tasks.storage.addresses import list_files, open_address
 
 MAX_RUNS = 5
 MINUTES = 30

@@ -11,11 +11,11 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from rakuten_tasks.console.progress import Progress
 from rakuten_tasks.data.layout import find_layout
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.data.versions.manifest import find_version
-from rakuten_tasks.local_files import UnreadableFileError, hash_file, hash_json, open_file
-from rakuten_tasks.progress import Progress
+from rakuten_tasks.storage.local_files import UnreadableFileError, hash_file, hash_json, open_file
 
 READ = ("*.csv", "image_*", "synthetic*")  # names of the files that ingest may read, in lower case
 ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")  # s3 and http, azure, gcs

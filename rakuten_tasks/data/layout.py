@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 import pandas as pd
 from fsspec import AbstractFileSystem
 
-from rakuten_tasks.addresses import open_address
 from rakuten_tasks.data.csv_files import read_labels
 from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.data.versions.manifest import find_version
+from rakuten_tasks.storage.addresses import open_address
 
 # the challenge's own name, then a pattern for other names, in upper or lower case, of which exactly one file must match
 TRAIN_ROWS = ("X_train_update.csv", "X_train*.csv")

@@ -15,9 +15,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.layout import photo_name
-from rakuten_tasks.local_files import UnreadableFileError, open_file
 from rakuten_tasks.preprocessing.photo_format import PhotoError
 from rakuten_tasks.preprocessing.photos import decode_photo
+from rakuten_tasks.storage.local_files import UnreadableFileError, open_file
 
 THREADS = 8  # they mostly wait for a remote store
 # a photo of max_photo_pixels takes 200 MB decoded, so at most two are decoded at once

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from rakuten_tasks.config import IngestConfig
+from rakuten_tasks.console.progress import Progress
 from rakuten_tasks.data.csv_files import (
     Labels,
     RowValidator,
@@ -26,8 +27,7 @@ from rakuten_tasks.data.photo_files import PhotoReader
 from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, SHARD, CatalogueError
 from rakuten_tasks.data.shards import Shard, ShardWriter
 from rakuten_tasks.data.versions.manifest import find_version
-from rakuten_tasks.local_files import hash_json
-from rakuten_tasks.progress import Progress
+from rakuten_tasks.storage.local_files import hash_json
 
 BATCH = 64  # photos in memory at once
 VALID_PHOTO = ("ok", "none")

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rakuten_tasks.config import Strict, TrainingConfig
-from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models.pool import Pool
 from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.storage.local_files import hash_folder
 
 SCHEMA_VERSION = 2
 MANIFEST = "bundle.json"

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from rakuten_tasks.progress import Progress
+from rakuten_tasks.console.progress import Progress
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from rakuten_tasks.local_files import hash_file, hash_json
 from rakuten_tasks.models.downloads import ANSWER, CONNECT, first_line, innermost, within
 from rakuten_tasks.models.pretrained import UNKNOWN, PretrainedWeights
+from rakuten_tasks.storage.local_files import hash_file, hash_json
 from rakuten_tasks.training.oom import is_out_of_memory
 
 if TYPE_CHECKING:

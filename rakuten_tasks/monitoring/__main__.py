@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rakuten_tasks.console.options import Number
+from rakuten_tasks.console.terminal import prepare_streams
 from rakuten_tasks.data.layout import is_synthetic
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.monitoring import comparison
@@ -18,11 +20,9 @@ from rakuten_tasks.monitoring.history import DriftCheck, save_check
 from rakuten_tasks.monitoring.inputs import is_file
 from rakuten_tasks.monitoring.prediction_log import default_address
 from rakuten_tasks.monitoring.window import SPAN_HOURS, TimeWindow
-from rakuten_tasks.options import Number
-from rakuten_tasks.paths import var_folder
 from rakuten_tasks.registry import tracking, versions
 from rakuten_tasks.reports.drift_report import write_report
-from rakuten_tasks.terminal import prepare_streams
+from rakuten_tasks.storage.paths import var_folder
 
 ACTION = "checked with `make monitor`"
 MAX_EVIDENCE = 8  # rows

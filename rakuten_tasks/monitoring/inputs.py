@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from rakuten_tasks.addresses import open_address
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.csv_files import CHUNK, read_chunks, read_labels, read_row_index
@@ -27,6 +26,7 @@ from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PHOTO_COLUMNS
 from rakuten_tasks.monitoring.reference import catalogue_features, featurize_rows
 from rakuten_tasks.monitoring.window import reservoir_sample
+from rakuten_tasks.storage.addresses import open_address
 
 MAX_PRODUCTS = 3_000  # random sample of a catalogue: each product is predicted, with its photo
 MAX_ROWS = 100_000  # of a table that already has drift columns

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
-from rakuten_tasks.addresses import list_files, open_address
 from rakuten_tasks.monitoring.columns import SCHEMA
-from rakuten_tasks.paths import var_folder
+from rakuten_tasks.storage.addresses import list_files, open_address
+from rakuten_tasks.storage.paths import var_folder
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.table import Table
 
-from rakuten_tasks.options import Number
+from rakuten_tasks.console.options import Number
+from rakuten_tasks.console.terminal import prepare_streams
 from rakuten_tasks.registry import audit, pruning, runs, tracking, versions
 from rakuten_tasks.registry.gate import DECISION
-from rakuten_tasks.terminal import prepare_streams
 
 MODEL = click.option("--model", default="", help="registered model; empty for the one that has a champion")
 RUNS = "runs:/"

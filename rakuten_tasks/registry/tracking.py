@@ -21,8 +21,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from rakuten_tasks.paths import var_folder
 from rakuten_tasks.registry.mlflow_adapter import truncate_tag
+from rakuten_tasks.storage.paths import var_folder
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from rakuten_tasks.addresses import write_file
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS
 from rakuten_tasks.monitoring.comparison import DriftReport
 from rakuten_tasks.monitoring.decision import Outcome
@@ -18,6 +17,7 @@ from rakuten_tasks.monitoring.drift_tests import RULE
 from rakuten_tasks.monitoring.values import CATEGORIES, categories, numbers
 from rakuten_tasks.reports.drift_deck import drift_deck
 from rakuten_tasks.reports.page import standalone
+from rakuten_tasks.storage.addresses import write_file
 
 HTML, JSON = "drift_report.html", "drift_report.json"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rakuten_tasks.addresses import write_file
 from rakuten_tasks.reports.page import render, standalone
+from rakuten_tasks.storage.addresses import write_file
 
 DECKS = "decks"  # folder of a training's run
 FIT = "fit_"  # followed by a member's name: the page of its training

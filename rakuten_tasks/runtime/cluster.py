@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 import click
 from flytekit.exceptions.base import FlyteException
 
+from rakuten_tasks.console.terminal import prepare_streams
 from rakuten_tasks.data.sample import SAMPLE
 from rakuten_tasks.runtime import absent_libraries, activation
 from rakuten_tasks.runtime.flyte_version import flyte_version, git_version
 from rakuten_tasks.runtime.pod_env import is_local_address, require_object_store
 from rakuten_tasks.runtime.pod_settings import PROFILE as POD_PROFILE
-from rakuten_tasks.terminal import prepare_streams
 
 TRACKING = "MLFLOW_TRACKING_URI"
 IMAGE_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")

@@ -11,7 +11,7 @@ from pathlib import Path
 # Modules and packages that decide results. Reports, dashboard, registry and runtime only show, store or run them.
 CODE = (
     "config.py",
-    "local_files.py",
+    "storage",
     "preprocessing",
     "data",
     "training",

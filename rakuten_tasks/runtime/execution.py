@@ -15,9 +15,9 @@ from flytekit.exceptions.system import FlyteDownloadDataException
 from flytekit.exceptions.user import FlyteDataNotFoundException
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from rakuten_tasks.local_files import hash_json
-from rakuten_tasks.paths import checkpoints_folder
 from rakuten_tasks.runtime.code_version import code_version
+from rakuten_tasks.storage.local_files import hash_json
+from rakuten_tasks.storage.paths import checkpoints_folder
 
 if TYPE_CHECKING:
     from rakuten_tasks.training.checkpoint import CheckpointStore

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from rakuten_tasks.local_files import hash_json
 from rakuten_tasks.runtime.code_version import code_version
 from rakuten_tasks.runtime.pod_env import forwarded_env
 from rakuten_tasks.runtime.pod_settings import POD_VARIABLES, PROFILE
 from rakuten_tasks.runtime.schedules import PLAN_VARIABLES
+from rakuten_tasks.storage.local_files import hash_json
 
 ROOT = Path(__file__).parents[2]
 

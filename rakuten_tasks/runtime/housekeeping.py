@@ -22,11 +22,11 @@ from typing import NamedTuple
 
 import click
 
-from rakuten_tasks.addresses import require_address
-from rakuten_tasks.options import Number
-from rakuten_tasks.paths import cache_folder, checkpoints_folder, runs_folder
+from rakuten_tasks.console.options import Number
+from rakuten_tasks.console.terminal import prepare_streams
 from rakuten_tasks.registry.model_names import require_model_name
-from rakuten_tasks.terminal import prepare_streams
+from rakuten_tasks.storage.addresses import require_address
+from rakuten_tasks.storage.paths import cache_folder, checkpoints_folder, runs_folder
 
 LOCK = "run.lock"
 STARTED = "%Y%m%d-%H%M%S"  # prefix of a run's folder; UTC

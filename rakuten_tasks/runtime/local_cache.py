@@ -20,8 +20,8 @@ from flytekit.core.local_cache import LocalTaskCache
 from flytekit.models.literals import Literal, LiteralMap, Primitive, Scalar
 from google.protobuf.json_format import MessageToDict
 
-from rakuten_tasks.addresses import FILE, is_local
-from rakuten_tasks.paths import runs_folder
+from rakuten_tasks.storage.addresses import FILE, is_local
+from rakuten_tasks.storage.paths import runs_folder
 
 if not version("flytekit").startswith("1.16."):
     raise ImportError(f"flytekit {version('flytekit')}: this adapter was written for 1.16, see {__name__}")

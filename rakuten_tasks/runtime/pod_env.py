@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from rakuten_tasks.progress import on_terminal
+from rakuten_tasks.console.progress import on_terminal
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -16,10 +16,10 @@ class Pyflyte(FlytekitPlugin):
     @staticmethod
     def configure_pyflyte_cli(main: click.Group) -> click.Group:
         # not above: they import flytekit, which is still being imported when it imports this module
-        from rakuten_tasks.paths import cache_folder
+        from rakuten_tasks.console.terminal import prepare_streams
         from rakuten_tasks.runtime import absent_libraries, local_cache
         from rakuten_tasks.runtime.pod_settings import PodSettings
-        from rakuten_tasks.terminal import prepare_streams
+        from rakuten_tasks.storage.paths import cache_folder
 
         prepare_streams()
         try:

@@ -22,7 +22,6 @@ from rakuten_tasks.data.splits import (
     count_shared_photos,
     require_every_split,
 )
-from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models.bundle import TITLE_SPLITS
 from rakuten_tasks.registry import runs
 from rakuten_tasks.reports.split_deck import split_deck
@@ -30,6 +29,7 @@ from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.storage.local_files import hash_folder
 from rakuten_tasks.tasks.types import KeyedSplits, Run, Shard, Splits
 
 COLUMNS = ["row", "designation", "prdtypecode", "photo"]

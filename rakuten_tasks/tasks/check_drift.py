@@ -12,13 +12,13 @@ from flytekit import Deck, current_context
 from pydantic.dataclasses import dataclass
 
 from rakuten_tasks.config import Settings
+from rakuten_tasks.console.options import require_number
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.models.bundle import read_manifest
 from rakuten_tasks.monitoring.decision import DriftReport
 from rakuten_tasks.monitoring.history import DriftCheck, load_checks, save_check
 from rakuten_tasks.monitoring.policy import Action, decide_action
 from rakuten_tasks.monitoring.window import SPAN_HOURS, TimeWindow
-from rakuten_tasks.options import require_number
 from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.pod_env import require_remote

@@ -12,7 +12,6 @@ from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.splits import BLENDING, TEST, VALIDATION, TitleSplits
-from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.members.linear import tfidf_of
@@ -29,6 +28,7 @@ from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.storage.local_files import hash_folder
 from rakuten_tasks.tasks.train_members import load_members, read_assignments
 from rakuten_tasks.tasks.types import (
     Catalogue,

@@ -10,7 +10,6 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
-from rakuten_tasks.addresses import write_file
 from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
@@ -24,6 +23,7 @@ from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.storage.addresses import write_file
 from rakuten_tasks.tasks.types import Shard
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
-from rakuten_tasks.addresses import absolute
 from rakuten_tasks.config import Mode, PublicationConfig
 from rakuten_tasks.data import shards
 from rakuten_tasks.data.ingested import Counts, IngestResult
@@ -21,6 +20,7 @@ from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.storage.addresses import absolute
 from rakuten_tasks.tasks.types import Catalogue, Shard, Source
 
 

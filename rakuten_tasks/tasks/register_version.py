@@ -20,7 +20,6 @@ from rakuten_tasks.config import GateConfig, Refit, TrainingConfig
 from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.bootstrap import paired_differences
 from rakuten_tasks.evaluation.metrics import Evaluation
-from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.extractors import EXTRACTORS
 from rakuten_tasks.models.model_card import model_card
@@ -38,6 +37,7 @@ from rakuten_tasks.runtime.code_version import code_version
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.storage.local_files import hash_folder
 from rakuten_tasks.tasks.types import (
     Catalogue,
     EvaluationFiles,

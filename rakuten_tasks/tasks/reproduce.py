@@ -12,16 +12,16 @@ from flytekit.types.directory import FlyteDirectory
 from rich.console import Console
 from rich.table import Column, Table
 
-from rakuten_tasks.addresses import write_file
 from rakuten_tasks.config import IngestConfig, SplitConfig
 from rakuten_tasks.evaluation.metrics import POOL, Evaluation
-from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models import bundle
 from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import execution
 from rakuten_tasks.runtime.files import local
 from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.storage.addresses import write_file
+from rakuten_tasks.storage.local_files import hash_folder
 from rakuten_tasks.tasks.start_run import absolute_source, load_previous_splits, resolve, stat_source
 from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, ResolvedConfig, Run
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.addresses import absolute, open_address, require_address
 from rakuten_tasks.config import IngestConfig, SplitConfig, TrainingConfig
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.layout import is_synthetic
@@ -26,6 +25,7 @@ from rakuten_tasks.runtime.execution import execution
 from rakuten_tasks.runtime.files import workspace
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.storage.addresses import absolute, open_address, require_address
 from rakuten_tasks.tasks.types import KeyedFile, KeyedSource, ResolvedConfig, Run, Source
 
 log = logging.getLogger(__name__)

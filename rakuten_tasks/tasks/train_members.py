@@ -22,7 +22,6 @@ from flytekit.types.file import FlyteFile
 from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.data.splits import TRAIN
-from rakuten_tasks.local_files import hash_folder, hash_json
 from rakuten_tasks.models.extractors import EXTRACTORS, TokenExtractor
 from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.models.members.plan import (
@@ -39,6 +38,7 @@ from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import checkpoints
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.storage.local_files import hash_folder, hash_json
 from rakuten_tasks.tasks.training_log import log_epoch, log_fit
 from rakuten_tasks.tasks.types import (
     Catalogue,

@@ -15,9 +15,9 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.local_files import hash_file, hash_json
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.runtime.files import local
+from rakuten_tasks.storage.local_files import hash_file, hash_json
 
 KeyedFile = Annotated[FlyteFile, HashMethod(lambda file: hash_file(local(file)))]
 

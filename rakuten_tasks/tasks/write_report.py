@@ -7,7 +7,6 @@ import sys
 
 from rich.console import Console
 
-from rakuten_tasks.addresses import write_file
 from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.reports.console_tables import evaluation_table
@@ -15,6 +14,7 @@ from rakuten_tasks.reports.index import DECKS, page_order, write_pages
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local
 from rakuten_tasks.runtime.stage import stage
+from rakuten_tasks.storage.addresses import write_file
 from rakuten_tasks.tasks.types import Catalogue, EvaluationFiles, RegisteredVersion, Source
 
 WIDTH = 110  # characters; narrower than the table in a log otherwise

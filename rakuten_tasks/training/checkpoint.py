@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rakuten_tasks.local_files import hash_file, hash_json, write_atomically
+from rakuten_tasks.storage.local_files import hash_file, hash_json, write_atomically
 from rakuten_tasks.training.distributed import broadcast_from_rank_0, rank
 from rakuten_tasks.training.termination import Terminated
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from rakuten_tasks.progress import Progress, on_terminal
+from rakuten_tasks.console.progress import Progress, on_terminal
 from rakuten_tasks.training.checkpoint import Checkpoints
 from rakuten_tasks.training.distributed import (
     BATCH_NORMS,

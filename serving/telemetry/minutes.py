@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rakuten_tasks.local_files import write_atomically
+from rakuten_tasks.storage.local_files import write_atomically
 
 if TYPE_CHECKING:
     from serving.schemas import PredictionSummary

@@ -10,9 +10,9 @@ from urllib.parse import unquote
 
 from fastapi.exceptions import RequestValidationError
 
-from rakuten_tasks.local_files import open_file
 from rakuten_tasks.preprocessing.photo_format import MAGIC, PhotoError, open_photo
 from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.storage.local_files import open_file
 from serving.schemas import PHOTO_ERROR_TYPES, InferenceRequest, PredictRequest
 from serving.settings import Settings
 

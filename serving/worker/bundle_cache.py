@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rakuten_tasks.local_files import write_atomically
 from rakuten_tasks.models.bundle import bundle_hash
+from rakuten_tasks.storage.local_files import write_atomically
 
 LAST_GOOD = "last_good.json"
 DRAFT = ".draft"

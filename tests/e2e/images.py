@@ -25,11 +25,11 @@ from flytekit.core.data_persistence import FileAccessProvider
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import LiteralMap
 
-from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.registry import runs, tracking
 from rakuten_tasks.registry.versions import SAMPLE_MODEL
+from rakuten_tasks.storage.local_files import hash_folder
 from rakuten_tasks.tasks.train_members import train_network_on_gpus
 from rakuten_tasks.tasks.types import FittedMember
 from tests.support.as_pod import SETTINGS

@@ -14,9 +14,9 @@ from mlflow import MlflowClient
 
 from rakuten_tasks.config import BagConfig, GateConfig, Refit, TrainingConfig, Weights
 from rakuten_tasks.models import bundle
-from rakuten_tasks.paths import cache_folder
 from rakuten_tasks.registry import versions
 from rakuten_tasks.runtime import local_cache
+from rakuten_tasks.storage.paths import cache_folder
 from rakuten_tasks.tasks import train_members
 from tests.support.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from tests.support.tiny_models import write_vgg16

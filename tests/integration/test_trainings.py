@@ -12,12 +12,12 @@ from mlflow import MlflowClient
 from rakuten_tasks.config import PhotoConfig, Refit, TextConfig, TrainingConfig, Weights
 from rakuten_tasks.data.splits import TRAIN, TitleSplits
 from rakuten_tasks.evaluation.metrics import Evaluation
-from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.registry import versions
 from rakuten_tasks.registry.tracking import EXPERIMENT
+from rakuten_tasks.storage.local_files import hash_folder
 from tests.support.catalogues import NAMES, TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from tests.support.tiny_models import write_bert, write_vgg16, write_vit
 from workflows.prediction import predict_catalogue

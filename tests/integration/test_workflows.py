@@ -22,13 +22,13 @@ from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, UNCERTAINTY_COLUMNS
-from rakuten_tasks.paths import cache_folder
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.registry import versions
 from rakuten_tasks.registry.tracking import connect
 from rakuten_tasks.runtime import local_cache
 from rakuten_tasks.runtime.files import local
+from rakuten_tasks.storage.paths import cache_folder
 from rakuten_tasks.tasks.ingest_catalogue import ingest
 from rakuten_tasks.tasks.start_run import open_run
 from rakuten_tasks.tasks.train_members import extract_features, prepare_extractor

@@ -17,9 +17,9 @@ from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import PhotoConfig, Refit, TrainingConfig, Weights
 from rakuten_tasks.data.splits import BLENDING, TRAIN, VALIDATION
-from rakuten_tasks.local_files import hash_folder
 from rakuten_tasks.models.extractors import PixelExtractor
 from rakuten_tasks.preprocessing.feature_shards import write_shard
+from rakuten_tasks.storage.local_files import hash_folder
 from rakuten_tasks.tasks.train_members import train_network_on_gpus
 from rakuten_tasks.tasks.types import Catalogue, FeatureShard, FittedMember, Run, Splits, StoredExtractor
 

@@ -10,11 +10,11 @@ from random import Random
 
 import pandas as pd
 
+from rakuten_tasks.console.progress import Progress
 from rakuten_tasks.data.layout import photo_name
 from rakuten_tasks.data.sample import SAMPLE as SAMPLE
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.texts import Text, class_names, class_sizes, write_text
-from rakuten_tasks.progress import Progress
 
 FLOOR = 4  # labelled products of every class: one title for each split
 DUPLICATED_TITLES = 0.03  # the challenge: 2,651 titles of 84,916 occur more than once

@@ -18,8 +18,8 @@ import pandas as pd
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from rakuten_tasks.addresses import open_address
-from rakuten_tasks.local_files import write_atomically
+from rakuten_tasks.storage.addresses import open_address
+from rakuten_tasks.storage.local_files import write_atomically
 
 MANIFEST_PATH = re.compile(r"(?s)(?P<root>.+)/versions/(?P<number>[0-9]{6})\.json")
 

@@ -11,12 +11,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from rakuten_tasks.config import Strict
+from rakuten_tasks.console.progress import Progress
 from rakuten_tasks.data.csv_files import parse_labels
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard
 from rakuten_tasks.data.versions.files import MANIFEST_PATH, CatalogueFiles, manifest_path
-from rakuten_tasks.progress import Progress
 
 FORMAT = 1  # of manifests and files; others are refused
 PARTS = ("labelled", "unlabelled")

@@ -18,7 +18,7 @@ from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard, ShardWriter, hash_product, iter_shards
 from rakuten_tasks.data.splits import TitleSplits, require_every_split
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, StoredShard
-from rakuten_tasks.local_files import hash_json
+from rakuten_tasks.storage.local_files import hash_json
 
 LABELLED, UNLABELLED = PARTS
 # reasons why a row of an added source is left out

@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rakuten_tasks.addresses import FILE, absolute, is_local, require_address
-from rakuten_tasks.local_files import hash_file
 from rakuten_tasks.models.downloads import first_line, hash_in_name, hub_file
 from rakuten_tasks.models.pretrained import UNKNOWN, PretrainedWeights
+from rakuten_tasks.storage.addresses import FILE, absolute, is_local, require_address
+from rakuten_tasks.storage.local_files import hash_file
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum

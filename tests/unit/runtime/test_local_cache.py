@@ -15,8 +15,8 @@ from flytekit.core import local_cache as flytekit_cache
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.paths import cache_folder, runs_folder
 from rakuten_tasks.runtime import local_cache
+from rakuten_tasks.storage.paths import cache_folder, runs_folder
 
 calls: list[str] = []
 

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
+from rakuten_tasks.console.terminal import to_ascii
 from rakuten_tasks.models.bundle import MANIFEST
-from rakuten_tasks.terminal import to_ascii
 
 PRINT = """
-from rakuten_tasks.terminal import prepare_streams
+from rakuten_tasks.console.terminal import prepare_streams
 prepare_streams()
 import sys
 import click

@@ -5,7 +5,7 @@ import os
 import fsspec
 import pytest
 
-from rakuten_tasks.addresses import absolute, list_files, open_address, require_address, write_file
+from rakuten_tasks.storage.addresses import absolute, list_files, open_address, require_address, write_file
 from tests.support.nasty_names import NASTY, list_names
 
 

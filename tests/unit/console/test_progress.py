@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from rakuten_tasks import progress
-from rakuten_tasks.progress import Progress
+from rakuten_tasks.console import progress
+from rakuten_tasks.console.progress import Progress
 
 
 class Terminal(io.StringIO):

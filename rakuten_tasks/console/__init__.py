@@ -1,0 +1,1 @@
+"""The command line: numbers of options, progress, and output for any terminal."""

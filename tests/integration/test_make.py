@@ -42,7 +42,7 @@ cp "$0" "$3/bin"\n""")
         done = make(checkout, "setup", f"PYTHON={python}", "VAR=a  var")
         assert (done.returncode, done.stderr) == (0, "")
     log = checkout / "a  var/venv/bin/pip.log"
-    assert log.read_text() == "install -qq --constraint constraints.txt --editable .[task,dev]\n"
+    assert log.read_text() == "install -qq --constraint constraints.txt --editable .[serve,task,dev]\n"
     added = [name for name in list_names(tmp_path) if name not in before]
     assert added
     assert all(name.startswith(f"{NAME}/a  var") for name in added)

@@ -156,10 +156,11 @@ def test_what_a_killed_process_left_open_is_closed_by_the_next_training(mlflow_s
 def test_sigterm_in_a_pod_writes_a_last_checkpoint_and_ends_the_run_as_killed(
     mlflow_store, tmp_path, number, remaining
 ):
-    parent = runs.start_parent("terminated", {}, {}, execution="terminated")
+    execution = f"terminated-{number}"
+    parent = runs.start_parent("terminated", {}, {}, execution=execution)
     script = [sys.executable, "-m", "tests.support.terminated_training", str(tmp_path), parent, str(number)]
     pod = subprocess.run(
-        script, env={**os.environ, "FLYTE_INTERNAL_EXECUTION_ID": "terminated"}, capture_output=True, text=True
+        script, env={**os.environ, "FLYTE_INTERNAL_EXECUTION_ID": execution}, capture_output=True, text=True
     )
     assert pod.returncode == 128 + 15, pod.stderr
     (child,) = mlflow_store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")

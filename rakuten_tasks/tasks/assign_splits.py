@@ -24,6 +24,7 @@ from rakuten_tasks.data.splits import (
 )
 from rakuten_tasks.models.bundle import TITLE_SPLITS
 from rakuten_tasks.registry import runs
+from rakuten_tasks.reports.split_deck import split_deck
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
@@ -37,8 +38,6 @@ COLUMNS = ["row", "designation", "prdtypecode", "photo"]
 @stage(pods.CPU, cached=True, deck=True)
 def split(shards: list[Shard], previous_splits: FlyteFile, config: SplitConfig, run: Run) -> KeyedSplits:
     """Extend the splits of earlier trainings by new titles; assign each labelled row to a split and a fold."""
-    from rakuten_tasks.reports.split_deck import split_deck  # not at the top: it imports plotly
-
     with runs.child_run(run.run_id, "split") as log:
         rows = pd.concat([_read_rows(local(s.products)) for s in shards], ignore_index=True)
         previous = TitleSplits.load(local(previous_splits))

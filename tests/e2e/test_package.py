@@ -29,9 +29,8 @@ from tests.support.task_names import NETWORKS, NEVER_CACHED, short
 pytestmark = pytest.mark.timeout(600)  # a process of its own for each profile
 
 STORE, SOURCE, MLFLOW = "s3://shop/rakuten", "s3://shop/catalogue", "http://mlflow.example:5001"
-LAUNCHED = {
+LAUNCHED = {  # without reproduce_version, which computes everything again
     "workflows.training.train_classifier": {"config": TrainingConfig()},
-    "workflows.training.reproduce_version": {"version": 1},
     "workflows.prediction.predict_catalogue": {"config": IngestConfig()},
     "workflows.etl.publish_catalogue": {"config": PublicationConfig(), "destination": "s3://shop/published"},
     "workflows.drift_watch.watch_drift": {

@@ -35,6 +35,13 @@ KEEP_GB ?= 10
 # Number of newest versions that `make prune` never deletes.
 KEEP_VERSIONS ?= 10
 FORGET ?=
+# On a cluster. PROFILE=cpu: no pod requests a GPU. IMAGE= of the pods, without tag; TAG= its tag, empty: the commit.
+# DRY_RUN=1 contacts no cluster.
+PROFILE ?= gpu
+IMAGE ?=
+TAG ?=
+DRY_RUN ?=
+FLYTE_CONFIG ?= flyte.config
 # Recipes read these from the environment, so that quotes and spaces in the values are safe.
 export SOURCE CONFIG MODEL VERSION REASON REFERENCE CURRENT HOURS DESTINATION MODE PROFILE IMAGE TAG FLYTE_CONFIG PYTHON
 
@@ -45,13 +52,6 @@ BUILD_FLAGS ?=
 # default: the value in the stack's .env
 TORCH_INDEX ?= $(shell sed -n s/^TORCH_INDEX=//p .env 2>/dev/null)
 
-# On a cluster. PROFILE=cpu: no pod requests a GPU. IMAGE= of the pods, without tag; TAG= its tag, empty: the commit.
-# DRY_RUN=1 contacts no cluster.
-PROFILE ?= gpu
-IMAGE ?=
-TAG ?=
-DRY_RUN ?=
-FLYTE_CONFIG ?= flyte.config
 CLUSTER = $(BIN)/python -m rakuten_tasks.runtime.cluster
 ON_CLUSTER = --config "$$FLYTE_CONFIG" --profile "$$PROFILE" --image "$$IMAGE" --tag "$$TAG"
 

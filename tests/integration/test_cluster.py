@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from rakuten_tasks.runtime import cluster, flyte_version
 from rakuten_tasks.runtime.pod_settings import POD_VARIABLES
-from rakuten_tasks.runtime.schedules import PLAN_VARIABLES
+from rakuten_tasks.runtime.schedules import PLAN_VARIABLES, SCHEDULES
 
 ROOT = Path(__file__).parents[2]
 REACHED = "http://mlflow.example:5001"
@@ -243,7 +243,7 @@ def test_make_register_is_a_dry_run_without_a_cluster(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     registered = set(re.findall(r"Launch Plan: (\w+) \(Dry run Mode\)", done.stdout))
-    assert registered == set(cluster.SCHEDULES)
+    assert registered == set(SCHEDULES)
     assert done.stdout.endswith("version v7 for CPU pods: workflows and launch plans would be registered\n")
 
 

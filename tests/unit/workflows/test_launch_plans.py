@@ -85,6 +85,7 @@ def test_what_is_no_address_is_told_of_nothing():
         env=environment, cwd=Path(__file__).parents[3], capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "RAKUTEN_NOTIFIED: nobody is no e-mail address: separate addresses by commas" in " ".join(
+    message = "RAKUTEN_NOTIFIED: nobody is no e-mail address: separate addresses by commas"
+    assert message in " ".join(done.stderr.split())
         done.stderr.split()
     )

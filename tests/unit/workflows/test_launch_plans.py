@@ -87,5 +87,3 @@ def test_what_is_no_address_is_told_of_nothing():
     assert done.returncode == 1
     message = "RAKUTEN_NOTIFIED: nobody is no e-mail address: separate addresses by commas"
     assert message in " ".join(done.stderr.split())
-        done.stderr.split()
-    )

@@ -122,7 +122,7 @@ def test_a_pod_tells_flyte_whether_to_try_again(tmp_path, address, kind, said):
 @pytest.mark.timeout(600)
 def test_a_pod_that_is_terminated_leaves_a_checkpoint_and_its_run_as_killed(mlflow_store, tmp_path):
     parent = runs.start_parent("terminated", {}, {}, execution="terminated")
-    settings = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"], "RAKUTEN_CHECKPOINT_SECONDS": "1000000"}
+    settings = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"], "RAKUTEN_CHECKPOINT_SECONDS": "3600"}
     inputs = task_inputs(tmp_path / "inputs", parent, epochs=60)
     pod = start(train_network_on_gpus, inputs, tmp_path / "pod", **settings)
     child = None

@@ -14,7 +14,7 @@ from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, FEEDBACK, PREDICTION
 from rakuten_tasks.monitoring.prediction_log import stream_log
 
 MAX_ROWS = 100_000  # rows of a window; from more rows, a random sample of so many is drawn
-SPAN_HOURS = (0.001, 87_600)  # least and greatest length of a window: ten years
+SPAN_HOURS = (0.0001, 87_600)  # least and greatest length of a window: ten years
 COLUMNS = ["kind", "request_id", "model", "version", "designation", *DRIFT_COLUMNS]
 
 

@@ -16,7 +16,7 @@ RUN = ["run", "true"]
 @pytest.mark.parametrize(
     ("command", "arguments", "option", "rule"),
     [
-        (monitor, [], "--hours", "HOURS={}: must be a number from 0.001 to 87,600"),
+        (monitor, [], "--hours", "HOURS={}: must be a number from 0.0001 to 87,600"),
         (housekeeping, RUN, "--days", "KEEP_DAYS={}: must be a number from 0 to 36,500"),
         (housekeeping, RUN, "--gigabytes", "KEEP_GB={}: must be a number from 0 to 1,000,000"),
         (registry, ["prune"], "--days", "KEEP_DAYS={}: must be a number from 0 to 36,500"),

@@ -35,7 +35,7 @@ Request = Callable[[], object]
 ERROR = "error"  # tag of a run: why it failed
 # Retries of a request: locally an unreachable server is an error after 15 s. A pod waits for 8 minutes (0, 4, 8, 16,
 # 32, 64 and three times 120 s), as Flyte does not wait at all between the attempts at a task.
-RETRIES, POD_RETRIES = "3", "9"
+RETRIES, POD_RETRIES = "3", "10"
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

@@ -111,7 +111,7 @@ def test_a_finished_task_does_not_fail_for_its_log(mlflow_store, tmp_path, monke
     assert mlflow_store.get_run(log.run_id).info.status == "KILLED"
 
 
-@pytest.mark.parametrize(("pod", "least", "most"), [("execution", 420, 600), ("", 5, 30)], ids=["pod", "locally"])
+@pytest.mark.parametrize(("pod", "least", "most"), [("execution", 420, 720), ("", 5, 30)], ids=["pod", "locally"])
 def test_a_pod_waits_minutes_for_a_server_that_is_away(monkeypatch, pod, least, most):
     for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "FLYTE_INTERNAL_EXECUTION_ID"):
         monkeypatch.setenv(name, pod)  # so that both are restored

@@ -122,12 +122,12 @@ def _check_rows(
 def _explain_width(fields: Sequence[str], width: int) -> str:
     if not any(fields):
         return "the row holds only commas: delete it, and others like it"
-    found = f"{len(fields)} fields where the header line names {width}"
+    fault = f"{len(fields)} fields where the header line names {width}"
     if len(fields) < width:
-        return f"{found}: complete the row; {QUOTING}"
+        return f"{fault}: complete the row; {QUOTING}"
     if not any(fields[width:]):
-        return f"{found}: delete the commas at the end of the row, or name their columns in the header line"
-    return f"{found}: {QUOTING}"
+        return f"{fault}: delete the commas at the end of the row, or name their columns in the header line"
+    return f"{fault}: {QUOTING}"
 
 
 def _spans_rows(fields: Sequence[str], numbers: Sequence[int]) -> bool:

@@ -78,8 +78,8 @@ def _too_large(max_pixels: int) -> PhotoError:
 def without_metadata(data: bytes, animation: bool = False) -> bytes:
     """Remove what does not show in the picture. animation: keep the frames of an animated PNG."""
     if data.startswith(b"\x89PNG"):
-        kept = STILL_CHUNKS | ANIMATION_CHUNKS if animation else STILL_CHUNKS
-        chunks = [data[start:end] for name, start, end in _png_chunks(data) if name in kept]
+        names = STILL_CHUNKS | ANIMATION_CHUNKS if animation else STILL_CHUNKS
+        chunks = [data[start:end] for name, start, end in _png_chunks(data) if name in names]
         return data[:8] + b"".join(chunks)
     if data.startswith(b"\xff\xd8"):
         segments = [data[start:end] for marker, start, end in _jpeg_segments(data) if _shows(data, marker, start, end)]

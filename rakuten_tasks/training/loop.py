@@ -107,13 +107,7 @@ def fit(
         return epochs
 
     peak_rate = max(group["lr"] for group in optimizer.param_groups)
-    saved = checkpoints.pop_unfinished(name)
-    size = saved["microbatch_size"] if saved else _find_microbatch_size(model, examples, train_rows, schedule, name)
-    torch.manual_seed(seed)  # dropout
-    state = TrainingState(model, optimizer, schedule.scheduler(optimizer, len(train_rows)), seed, size)
-    if saved:
-        state.load_state_dict(saved)
-        del saved  # its memory
+    state = _start_or_resume(model, examples, train_rows, schedule, optimizer, seed, name, checkpoints)
     for epoch in state.epochs:
         on_epoch(epoch)
 
@@ -134,6 +128,26 @@ def fit(
     model.load_state_dict(state.best_weights)
     checkpoints.finish(name, {"model": state.best_weights, "epochs": [asdict(epoch) for epoch in state.epochs]})
     return state.epochs
+
+
+def _start_or_resume(
+    model: nn.Module,
+    examples: Dataset,
+    train_rows: NDArray,
+    schedule: Schedule,
+    optimizer: Optimizer,
+    seed: int,
+    name: str,
+    checkpoints: Checkpoints,
+) -> TrainingState:
+    """Return the state of the interrupted attempt, or a new one with a microbatch size that fits."""
+    saved = checkpoints.pop_unfinished(name)
+    size = saved["microbatch_size"] if saved else _find_microbatch_size(model, examples, train_rows, schedule, name)
+    torch.manual_seed(seed)  # dropout
+    state = TrainingState(model, optimizer, schedule.scheduler(optimizer, len(train_rows)), seed, size)
+    if saved:
+        state.load_state_dict(saved)
+    return state
 
 
 def _train_epoch(

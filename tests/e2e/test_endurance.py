@@ -58,7 +58,7 @@ def train(source: Path, config: Path, var: Path) -> subprocess.Popen:
         )
 
 
-def said(var: Path) -> str:
+def read_logs(var: Path) -> str:
     return "\n".join(log.read_text()[-3000:] for log in sorted(var.glob("log-*")))
 
 
@@ -97,7 +97,7 @@ def wait_for(count: int, process: subprocess.Popen, folder: Path, seconds: float
 def test_four_trainings_started_at_once_on_a_fresh_machine_all_finish(source, tmp_path):
     var, config = fresh(tmp_path / "var"), write_config(tmp_path / "config.json", epochs=4)
     processes = [train(source, config, var) for _ in range(4)]
-    assert [process.wait() for process in processes] == [0] * 4, said(var)
+    assert [process.wait() for process in processes] == [0] * 4, read_logs(var)
     assert ask(var, "pragma integrity_check") == [("ok",)]
     assert ask(var, "select distinct status from runs") == [("FINISHED",)]
     assert sorted(ask(var, "select version from model_versions")) == [(1,), (2,), (3,), (4,)]
@@ -109,7 +109,7 @@ def test_a_training_killed_at_random_points_and_started_again_ends_with_the_same
     # two steps an epoch, so that there are checkpoints for every kill to come, however soon the epochs end
     config = write_config(tmp_path / "config.json", epochs=12, batch_size=12)
     calm = fresh(tmp_path / "calm")
-    assert train(source, config, calm).wait() == 0, said(calm)
+    assert train(source, config, calm).wait() == 0, read_logs(calm)
 
     killed = fresh(tmp_path / "killed")
     dice = random.Random(0)
@@ -127,7 +127,7 @@ def test_a_training_killed_at_random_points_and_started_again_ends_with_the_same
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)  # in the middle of its registration
     process.wait()
-    assert train(source, config, killed).wait() == 0, said(killed)
+    assert train(source, config, killed).wait() == 0, read_logs(killed)
     there = "current_stage != 'Deleted_Internal'"  # MLflow keeps a row of what was deleted
     judged = "select version from model_version_tags where key = 'gate_decision'"
     assert ask(killed, f"select count(*) from model_versions where version not in ({judged}) and {there}") == [(0,)]

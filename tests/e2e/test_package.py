@@ -58,16 +58,16 @@ def packaged(profile: str, tmp_path_factory: pytest.TempPathFactory) -> Package:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Of a container, as strings; what is not asked for is missing."""
+class ContainerResources:
+    """Requests and limits of a task's container, as strings; resources that it does not name are missing."""
 
     requests: dict[str, str]
     limits: dict[str, str]
 
     @classmethod
-    def by(cls, task: TaskTemplate) -> Asked:
-        sides = (task.container.resources.requests, task.container.resources.limits)
-        return cls(*({Resources.ResourceName.Name(entry.name): entry.value for entry in side} for side in sides))
+    def of(cls, task: TaskTemplate) -> ContainerResources:
+        parts = (task.container.resources.requests, task.container.resources.limits)
+        return cls(*({Resources.ResourceName.Name(entry.name): entry.value for entry in part} for part in parts))
 
 
 def name(task: TaskTemplate) -> str:
@@ -77,24 +77,24 @@ def name(task: TaskTemplate) -> str:
 def test_every_task_names_our_image_and_gets_the_addresses_that_pods_reach_and_no_other(packaged, profile):
     for task in packaged.tasks.values():
         assert task.container.image == IMAGE, task.id.name
-        told = {pair.key: pair.value for pair in task.container.env}
-        assert told.pop("FLYTE_INTERNAL_IMAGE") == IMAGE, task.id.name
-        told.pop("_F_SS_C", None)  # flytekit's own, for a dynamic task: how it is to register what it plans
+        variables = {pair.key: pair.value for pair in task.container.env}
+        assert variables.pop("FLYTE_INTERNAL_IMAGE") == IMAGE, task.id.name
+        variables.pop("_F_SS_C", None)  # flytekit's own, for a dynamic task: how it is to register what it plans
         settings = {"RAKUTEN_CHECKPOINT_SECONDS": "15", "RAKUTEN_POD_PROFILE": profile}
-        assert told == {"MLFLOW_TRACKING_URI": MLFLOW, **settings}, task.id.name
+        assert variables == {"MLFLOW_TRACKING_URI": MLFLOW, **settings}, task.id.name
 
 
 def test_only_what_runs_networks_asks_for_a_gpu_and_nothing_does_on_the_cpu_profile(packaged, profile):
     for task in packaged.tasks.values():
-        asked = Asked.by(task)
-        assert asked.requests == asked.limits, task.id.name
+        resources = ContainerResources.of(task)
+        assert resources.requests == resources.limits, task.id.name
         gpu = "1" if profile == "gpu" and name(task) in NETWORKS else None
-        assert asked.limits.get("GPU") == gpu, task.id.name
+        assert resources.limits.get("GPU") == gpu, task.id.name
 
 
 def test_every_task_asks_for_memory_and_a_training_for_as_much_as_it_needs(packaged):
     for task in packaged.tasks.values():
-        memory = Asked.by(task).limits["MEMORY"]
+        memory = ContainerResources.of(task).limits["MEMORY"]
         enough = 16 if name(task) in NETWORKS else 2
         assert float(memory[:-2]) * GIBIBYTES[memory[-2:]] >= enough, task.id.name
         shared = task.extended_resources.shared_memory

@@ -229,11 +229,11 @@ def test_the_right_category_can_be_told(browse, served):
     assert page.find("thanks").text == "Thank you, noted."
     request_id = page.driver.execute_script("return answer.request_id")
 
-    def told() -> list[float]:
+    def logged_feedback() -> list[float]:
         log = read_log(str(served.var / "prediction_log"), served.var / "serving" / "open_hours")
         return log.loc[(log["kind"] == "feedback") & (log["request_id"] == request_id), "true_code"].tolist()
 
-    page.until(lambda: told() == [2583])
+    page.until(lambda: logged_feedback() == [2583])
     page.ask()
     assert page.find("thanks").text == ""
 

@@ -287,13 +287,13 @@ def test_what_env_says_of_the_stack_is_not_overruled_by_makes_own_defaults(tmp_p
         shutil.copy(ROOT / name, tmp_path)
     given = {name: value for name, value in os.environ.items() if name not in ("MODEL", "CONFIG", "SOURCE")}
 
-    def seen(*options: str) -> set[str]:
+    def printed_variables(*options: str) -> set[str]:
         command = ["make", target, "COMPOSE=env #", *options]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=given)
         return {line for line in done.stdout.splitlines() if line.startswith(("MODEL=", "CONFIG=", "SOURCE="))}
 
-    assert seen() == set()
-    assert seen("MODEL=shoes") == {"MODEL=shoes"}
+    assert printed_variables() == set()
+    assert printed_variables("MODEL=shoes") == {"MODEL=shoes"}
 
 
 def test_make_up_builds_with_buildkit_and_with_the_flags_that_it_gets(tmp_path):

@@ -160,20 +160,20 @@ def test_given_up_at_any_request_it_leaves_versions_and_aliases_as_they_were(mad
     register.task_function(**inputs)
     runs.finish_parent(inputs["run"].run_id)
 
-    def there() -> tuple[dict[str, int], list[int]]:
+    def registry_state() -> tuple[dict[str, int], list[int]]:
         return versions.aliases(mlflow_store, model), [v.number for v in versions.list_versions(mlflow_store, model)]
 
     given_up = 0
     for at in range(1, 100):
-        was, inputs = there(), training(made, model)
+        was, inputs = registry_state(), training(made, model)
         if not attempted(monkeypatch, inputs, at, before):
             break
         runs.fail("the pod was lost", model)
         if is_committed(mlflow_store, inputs["run"].run_id):  # only the last answer was lost: all of it stands
-            assert there()[0]["champion"] == there()[1][-1]
+            assert registry_state()[0]["champion"] == registry_state()[1][-1]
         else:
             given_up += 1
-            assert there() == was
+            assert registry_state() == was
     assert given_up > 10  # what the log of the task alone lacks is not given up
 
 

@@ -27,10 +27,10 @@ def run_in(processes: int, function: Callable, *arguments: Any) -> dict[int, Any
         monitor_interval=0.1,
         max_restarts=0,
     )
-    return elastic_launch(config, _alike)(function, *arguments)
+    return elastic_launch(config, _run_rank)(function, *arguments)
 
 
-def _alike(function: Callable, *arguments: Any) -> Any:
+def _run_rank(function: Callable, *arguments: Any) -> Any:
     torch.set_num_threads(1)
     # bf16, where this processor has it, rounds more coarsely than what is compared
     loop.half_precision = lambda device: False

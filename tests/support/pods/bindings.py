@@ -33,7 +33,7 @@ def bind(bindings: Iterable[Binding], lookup: Lookup) -> LiteralMap:
 def _literal(data: BindingData, lookup: Lookup) -> Literal:
     kind = data.WhichOneof("value")
     if kind == "promise":
-        return _followed(lookup(data.promise.node_id, data.promise.var), data.promise)
+        return _resolve_path(lookup(data.promise.node_id, data.promise.var), data.promise)
     if kind == "collection":
         items = [_literal(item, lookup) for item in data.collection.bindings]
         return Literal(collection=LiteralCollection(literals=items))
@@ -45,7 +45,7 @@ def _literal(data: BindingData, lookup: Lookup) -> Literal:
     raise NotImplementedError(f"a binding of kind {kind}")
 
 
-def _followed(literal: Literal, promise: OutputReference) -> Literal:
+def _resolve_path(literal: Literal, promise: OutputReference) -> Literal:
     """A part of a dataclass, list or dict, e.g. `config.text`; parts of dataclasses stay msgpack, as in Flyte."""
     path = [getattr(attribute, attribute.WhichOneof("value")) for attribute in promise.attr_path]
     while path and (kind := literal.WhichOneof("value")) in ("collection", "map"):

@@ -215,15 +215,15 @@ def test_a_member_on_dense_features_learns_and_gives_the_same_bits_alone_among_o
     assert fitted.rows.tolist() == data.not_test.tolist()
     assert (fitted.logits.argmax(1) == labels[fitted.rows]).mean() > 0.6  # by chance a third; few rows, much penalty
 
-    def asked(fitted_member: LinearMember, chosen: Sequence[Product]) -> NDArray:
+    def logits_of(fitted_member: LinearMember, chosen: Sequence[Product]) -> NDArray:
         arrays = {key: values for extractor in read for key, values in extractor.extract(chosen).items()}
         return fitted_member.logits_and_embedding(arrays)[0]
 
-    together = asked(fitted.member, products)
+    together = logits_of(fitted.member, products)
     assert (together.argmax(1) == labels)[splits == TEST].mean() > 0.6
     fitted.member.save(tmp_path / "saved")
     saved = member.load(tmp_path / "saved", CPU)
-    alone = [asked(saved, [product])[0] for product in products]
+    alone = [logits_of(saved, [product])[0] for product in products]
     assert np.stack(alone).tobytes() == together.tobytes()
 
 

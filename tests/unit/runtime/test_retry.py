@@ -16,7 +16,7 @@ from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.runtime.retry import as_recoverable, is_transient
 
 
-def answered(status: int) -> ClientError:
+def client_error(status: int) -> ClientError:
     return ClientError({"Error": {}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
 
 
@@ -25,7 +25,7 @@ PASSING = [
     TimeoutError("the store is slow"),
     OSError(28, "No space left on device"),
     EndpointConnectionError(endpoint_url="http://store"),
-    answered(503),
+    client_error(503),
     NoConnection("the tracking server is down"),
     MlflowException("database is locked", TEMPORARILY_UNAVAILABLE),
     OperationalError("insert", {}, sqlite3.OperationalError("database is locked")),
@@ -38,7 +38,7 @@ LASTING = [
     PermissionError("s3://a: access denied"),
     LookupError("model a has no champion"),
     NoCredentialsError(),
-    answered(403),
+    client_error(403),
     MlflowException("no such alias", INVALID_PARAMETER_VALUE),
     MemoryError("not even 2 photos fit: lower photo.image_size"),
     TypeError("a bug"),

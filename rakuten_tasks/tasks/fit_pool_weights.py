@@ -137,7 +137,7 @@ def _reference(
     loaded = load_members(members)
     files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
     _, embeddings = score_features(loaded, files, held_out, len(codes))
-    rows = rows_on([local(shard.products) for shard in shards], TitleSplits.load(local(splits.titles)), HELD_OUT)
+    rows = rows_on([shard.fetch() for shard in shards], TitleSplits.load(local(splits.titles)), HELD_OUT)
     products = (part[part["row"].isin(held_out)] for part in rows)
     reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
     return reference.assign(**dict.fromkeys(UNCERTAINTY_COLUMNS, np.nan))

@@ -17,6 +17,7 @@ from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import GateConfig, Refit, TrainingConfig
+from rakuten_tasks.data import shards as data_shards
 from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.bootstrap import paired_differences
 from rakuten_tasks.evaluation.metrics import Evaluation
@@ -151,7 +152,7 @@ def _tags(manifest: bundle.Manifest) -> dict[str, object]:
 def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, seed: int, run: Run) -> RegisteredVersion:
     """Register the bundle and let the gate decide whether it becomes the champion."""
     path = local(folder)
-    paths = [local(shard.products) for shard in shards]
+    fetched = [shard.fetch() for shard in shards]
     client = tracking.connect()
     with runs.child_run(run.run_id, "register") as log, tracking.registry_lock():
         manifest = bundle.read_manifest(path)
@@ -165,7 +166,7 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
                 outcome = GateOutcome(earlier_decision, {}, {})
             else:
                 folders = {number: versions.fetch(client, run.model, str(number)) for number in rivals if number}
-                outcome = _decide(path, paths, rivals, folders, config, seed)
+                outcome = _decide(path, fetched, rivals, folders, config, seed)
             deck = _show_outcome(log, run, version, outcome, config, manifest)
             # False if, in a registry on a server, another training has moved the champion meanwhile
             if promotion.begin(outcome.decision, rivals):
@@ -205,7 +206,7 @@ def _show_outcome(
 
 
 def _decide(
-    path: Path, shards: list[Path], rivals: Rivals, folders: dict[int, Path], config: GateConfig, seed: int
+    path: Path, shards: list[data_shards.Shard], rivals: Rivals, folders: dict[int, Path], config: GateConfig, seed: int
 ) -> GateOutcome:
     """Score the new bundle's rivals on its test rows and compare. folders: the rivals' bundles, by version."""
     codes = bundle.read_manifest(path).codes
@@ -241,7 +242,7 @@ def _decide(
     )
 
 
-def _require_same_predictions(path: Path, shards: list[Path], test: pd.DataFrame) -> None:
+def _require_same_predictions(path: Path, shards: list[data_shards.Shard], test: pd.DataFrame) -> None:
     """Load the bundle as it will be served and predict some test rows.
 
     Raises ValueError if its labels differ from those that were evaluated. One in twenty may differ, as another
@@ -258,7 +259,7 @@ def _require_same_predictions(path: Path, shards: list[Path], test: pd.DataFrame
         raise ValueError(f"the bundle answers {1 - agree:.0%} of {len(rows)} test rows otherwise than it was evaluated")
 
 
-def _predict_test(folder: Path, shards: list[Path], splits: TitleSplits) -> NDArray:
+def _predict_test(folder: Path, shards: list[data_shards.Shard], splits: TitleSplits) -> NDArray:
     predictor = Predictor.load(folder)
     return np.concatenate([predictor.score(products_of(rows)).predicted for rows in rows_on(shards, splits, (TEST,))])
 

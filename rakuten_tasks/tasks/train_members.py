@@ -20,7 +20,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.shards import read_products, read_text
 from rakuten_tasks.data.splits import TRAIN
 from rakuten_tasks.models.extractors import EXTRACTORS, TokenExtractor
 from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
@@ -77,7 +77,7 @@ def train_tokenizer(shards: list[Shard], splits: Splits, key: str, config: Train
 
     def texts() -> Iterator[tuple[str, str]]:
         for shard in shards:
-            rows = read_shard(local(shard.products), TEXT)
+            rows = read_text(local(shard.text), TEXT)
             rows = rows[rows["row"].isin(train)]
             yield from zip(rows["designation"], rows["description"], strict=True)
 
@@ -99,7 +99,7 @@ def _build_extractor(
 
 
 def _extract(shard: Shard, extractor: StoredExtractor) -> FeatureShard:
-    rows = read_shard(local(shard.products))
+    rows = read_products(shard.fetch())
     loaded = EXTRACTORS[extractor.name].load(local(extractor.folder), choose_device())
     products = products_of(rows)
     available = np.flatnonzero([loaded.available(product) for product in products])

@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 
 from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, SplitConfig, TrainingConfig, Weights
 from rakuten_tasks.data import read_catalogue
+from rakuten_tasks.data.assignments import assign_folds
 from rakuten_tasks.data.csv_reader import read_tables
 from rakuten_tasks.data.shards import Shard, read_products, read_text
-from rakuten_tasks.data.splits import BLENDING, FOLDS, TEST, TRAIN, VALIDATION, TitleSplits, assign_folds
+from rakuten_tasks.data.splits import BLENDING, FOLDS, TEST, TRAIN, VALIDATION, TitleSplits, hash_titles
 from rakuten_tasks.evaluation.baseline import fit_tfidf_svm
 from rakuten_tasks.evaluation.metrics import POOL, TFIDF_SVM, evaluate
 from rakuten_tasks.models.backbones import resolve_weights
@@ -128,8 +129,8 @@ def ingest(work: BenchContext, out: Path) -> None:
 
 
 def split(work: BenchContext, out: Path) -> None:
-    titles, codes = work.rows["designation"].tolist(), work.rows["prdtypecode"].tolist()
-    title_splits = TitleSplits.empty().extended(titles, codes, SplitConfig())
+    titles, codes = hash_titles(work.rows["designation"]), work.rows["prdtypecode"].to_numpy(np.int64)
+    title_splits = TitleSplits.empty().extended(lambda: [(titles, codes)], SplitConfig())
     title_splits.save(out / "splits.parquet")
     assignments = {"split": title_splits.lookup(titles), "fold": assign_folds(titles, codes, FOLDS)}
     work.rows[["row", "prdtypecode"]].assign(**assignments).to_parquet(out / "assignments.parquet", index=False)

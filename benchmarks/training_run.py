@@ -11,10 +11,11 @@ from sklearn.metrics import f1_score, log_loss
 
 from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.data.answers import match_labels
+from rakuten_tasks.data.assignments import count_rows, fold_rows, require_every_split
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.shards import Shard, read_products, read_text
-from rakuten_tasks.data.splits import TEST, TRAIN, TitleSplits, require_every_split
+from rakuten_tasks.data.splits import TEST, TRAIN, TitleSplits
 from rakuten_tasks.evaluation.baseline import BASELINES
 from rakuten_tasks.evaluation.metrics import POOL, reliability
 from rakuten_tasks.models.extractors import Extractor
@@ -24,7 +25,6 @@ from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from rakuten_tasks.models.predictor import pool_logits
 from rakuten_tasks.models.scoring import products_of, score_features
 from rakuten_tasks.preprocessing.feature_shards import class_index, write_shard
-from rakuten_tasks.tasks.assign_splits import fold_rows
 from rakuten_tasks.tasks.start_run import resolve
 from rakuten_tasks.training.loop import choose_device
 
@@ -68,12 +68,13 @@ class TrainingRun:
         return matched.codes
 
     def _assign(self) -> pd.DataFrame:
-        columns = ["row", "designation", "description", "prdtypecode", "photo_status"]
+        columns = ["row", "designation", "description", "prdtypecode", "photo_status", "title_hash"]
         rows = pd.concat([read_text(shard.text, columns) for shard in self._labelled], ignore_index=True)
-        titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
-        splits = TitleSplits.empty().extended(titles, codes, self.config.split).lookup(titles)
-        require_every_split(splits, codes)
-        return rows.assign(split=splits, fold=fold_rows(rows, splits), label=class_index(codes, self.codes))
+        titles, codes = rows["title_hash"].to_numpy(np.uint64), rows["prdtypecode"].to_numpy(np.int64)
+        title_splits = TitleSplits.empty().extended(lambda: [(titles, codes)], self.config.split)
+        require_every_split(count_rows(title_splits, lambda: [(titles, codes)]))
+        splits = title_splits.lookup(titles)
+        return rows.assign(split=splits, fold=fold_rows(titles, codes, splits), label=class_index(codes, self.codes))
 
     def _extract(self, name: str) -> None:
         train = self.rows[self.rows["split"] == TRAIN]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import SplitConfig
+from rakuten_tasks.data.split_assigner import assign_titles
+from rakuten_tasks.data.title_sketch import TitleChunks, TitleSketch, uniform
 from rakuten_tasks.preprocessing.text import clean
 
 SPLITS = ("train", "validation", "blending", "test")
@@ -20,6 +25,7 @@ TRAIN, VALIDATION, BLENDING, TEST = range(4)
 # a class with few titles needs training first, then a test
 FILL_ORDER = (TRAIN, TEST, BLENDING, VALIDATION)
 FOLDS = 4  # of the titles outside the test split: out of fold, a member is fitted on three quarters each time
+SALT = 0x7469746C65207370  # of HashRule
 NOT_A_WORD = re.compile(r"[\W_]+")
 
 
@@ -39,189 +45,149 @@ def hash_titles(titles: Iterable[str]) -> NDArray[np.uint64]:
     return np.array([int(title_hash(title), 16) for title in titles], dtype=np.uint64)
 
 
-class TitleSplits:
-    """Title hash -> split. Never changes: `extended` and `merged` return a new one that keeps every entry."""
+class HashRule(NamedTuple):
+    """Splits by hash alone, with the shares of the training or publication that first needed the rule."""
 
-    def __init__(self, splits: Mapping[str, int]) -> None:
-        """splits: by title hash, a position in SPLITS."""
-        self._splits = dict(splits)
+    shares: SplitConfig
+    salt: int = SALT
+
+    def assign(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """Return the split of each title. (n,) -> (n,)"""
+        limits = np.cumsum([self.shares.test, self.shares.blending, self.shares.validation])
+        splits = np.array([TEST, BLENDING, VALIDATION, TRAIN], dtype=np.uint8)
+        return splits[np.searchsorted(limits, uniform(hashes, self.salt), side="right")]
+
+
+class TitleSplits:
+    """Title hash -> split. Never changes: `extended` and `merged` return a new one in which every title stays.
+
+    A class with RARE titles or more has its titles placed by hash (`rule`), for ever. The titles of other classes are
+    placed one by one and listed, and stay as they are listed when their class grows.
+    """
+
+    def __init__(
+        self,
+        hashes: NDArray[np.uint64],
+        splits: NDArray[np.uint8],
+        codes: NDArray[np.int64],
+        rule: HashRule | None = None,
+        by_rule: frozenset[int] = frozenset(),
+    ) -> None:
+        """Store the listed titles with a class of each, (n,) each; rule: None without any class in by_rule."""
+        order = np.argsort(hashes)
+        self._hashes, self._splits, self._codes = hashes[order], splits[order], codes[order]
+        self.rule, self.by_rule = rule, by_rule
 
     @classmethod
     def empty(cls) -> TitleSplits:
         """Return the splits of no title."""
-        return cls({})
+        return cls(np.empty(0, np.uint64), np.empty(0, np.uint8), np.empty(0, np.int64))
 
     @classmethod
-    def load(cls, path: Path) -> TitleSplits:
+    def load(cls, path: Path | BinaryIO) -> TitleSplits:
         """Read what `save` wrote."""
-        table = pd.read_parquet(path, columns=["title_hash", "split"])
-        return cls(dict(zip(table["title_hash"], table["split"].map(SPLITS.index), strict=True)))
+        table = pq.read_table(path)
+        values = json.loads(table.schema.metadata[b"rule"])
+        rule = HashRule(SplitConfig(**values["shares"]), values["salt"]) if values else None
+        hashes, splits, codes = (table[name].to_numpy() for name in ("title_hash", "split", "prdtypecode"))
+        return cls(hashes, splits, codes, rule, frozenset(values.get("codes", [])))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | BinaryIO) -> None:
         """Write `table` as Parquet."""
-        self.table().to_parquet(path, index=False)
+        pq.write_table(self.table(), path)
 
-    def table(self) -> pd.DataFrame:
-        """Return title_hash and split (its name), ordered by hash."""
-        rows = [(title, SPLITS[split]) for title, split in sorted(self._splits.items())]
-        return pd.DataFrame(rows, columns=["title_hash", "split"], dtype=str)
+    def table(self) -> pa.Table:
+        """Return title_hash, split and prdtypecode of the listed titles, ordered by hash; the rule as metadata."""
+        values = {}
+        if self.rule:
+            values = {"shares": self.rule.shares.to_dict(), "salt": self.rule.salt, "codes": sorted(self.by_rule)}
+        columns = {"title_hash": self._hashes, "split": self._splits, "prdtypecode": self._codes}
+        return pa.table(columns).replace_schema_metadata({"rule": json.dumps(values)})
 
     def __len__(self) -> int:
-        return len(self._splits)
+        """Return the number of listed titles."""
+        return len(self._hashes)
 
-    def lookup(self, titles: Iterable[str]) -> NDArray[np.uint8]:
-        """Return the split of each title, a position in SPLITS: (N,). Raises KeyError for a title without a split."""
-        titles = list(titles)
-        splits = [self._splits.get(title_hash(title)) for title in titles]
-        if unassigned := [title for title, split in zip(titles, splits, strict=True) if split is None]:
+    def lookup(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """Return the split of each title, a position in SPLITS. (n,) -> (n,)
+
+        Raises KeyError for a title without a split; there is none where there is a rule.
+        """
+        listed, splits = self._find(hashes)
+        if self.rule:
+            return np.where(listed, splits, self.rule.assign(hashes))
+        if not listed.all():
             raise KeyError(
-                f"{len(unassigned)} of {len(titles)} titles have no split, such as {unassigned[:3]}: "
-                "assign them with TitleSplits.extended first"
+                f"{(~listed).sum()} of {len(hashes)} titles have no split, such as those with the hashes "
+                f"{[f'{title:016x}' for title in hashes[~listed][:3].tolist()]}: assign them with TitleSplits.extended "
+                "first"
             )
-        return np.array(splits, dtype=np.uint8)
+        return splits
+
+    def _find(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+        """Return which titles are listed, and their splits, 0 for the others. (n,) -> (n,), (n,)"""
+        if not len(self):
+            return np.zeros(len(hashes), np.bool_), np.zeros(len(hashes), np.uint8)
+        positions = np.searchsorted(self._hashes, hashes).clip(max=len(self) - 1)
+        listed = self._hashes[positions] == hashes
+        return listed, np.where(listed, self._splits[positions], np.uint8(0))
 
     def merged(self, other: TitleSplits) -> TitleSplits:
         """Return the titles of both; a title whose splits differ keeps this one's, the older."""
-        return TitleSplits(other._splits | self._splits)
+        new = ~(self._find(other._hashes)[0] | np.isin(other._codes, list(self.by_rule)))
+        added = other._hashes[new], other._splits[new], other._codes[new]
+        return self._with(added, self.rule or other.rule, self.by_rule | other.by_rule)
 
     def differing(self, other: TitleSplits) -> int:
-        """Count the titles that have another split in `other`."""
-        return sum(other._splits.get(title, split) != split for title, split in self._splits.items())
+        """Count the titles, listed in one at least, that have another split in `other`."""
+        hashes, first = np.unique(np.concatenate((self._hashes, other._hashes)), return_index=True)
+        codes = np.concatenate((self._codes, other._codes))[first]
+        known = [splits._find(hashes)[0] | np.isin(codes, list(splits.by_rule)) for splits in (self, other)]
+        both = hashes[known[0] & known[1]]
+        return int((self.lookup(both) != other.lookup(both)).sum())
 
-    def extended(self, titles: Sequence[str], codes: Sequence[int], config: SplitConfig) -> TitleSplits:
-        """Assign the titles that have no split yet. titles[i] has the class codes[i]; (N,), (N,).
+    def extended(self, chunks: TitleChunks, config: SplitConfig) -> TitleSplits:
+        """Assign the titles that have no split yet.
 
-        The same titles and codes give the same splits in any order of rows. `hash % 100` would be simpler, but would
-        leave small classes without a training or a test title. The rule, title by title (small: under four titles):
-
-        1. Classes with four titles or more come first, the rarest of them first, then small ones; a class's titles
-           come in the order of their hashes.
-        2. A title goes to the split that most of its classes still miss; of equals, train before test before blending
-           before validation. If its classes have all four, it goes to the split furthest below its share.
-        3. Where shared titles leave a class of four or more without a split, a new title moves there, provided that no
-           other class loses its last title of a split.
-
-        Example, with shares of 74, 8, 8 and 10 %: class A has the titles a1 to a5, class B b1 and b2, class C c1.
-        A is not small, so it comes first: a1 train, a2 test, a3 blending, a4 validation; then A lacks
-        0.74 * 5 - 1 = 2.7 titles in train, more than in any other split: a5 train. Then C: c1 train. Then B: b1 train,
-        b2 test. If a later training adds b3 to b5: b1 and b2 stay, b3 blending, b4 validation, b5 train.
-
-        So every class with four titles of its own is on every split. A class made of shared titles can still miss one:
-        not every such puzzle has a solution (of five titles, let each four be a class).
+        The same titles and codes give the same splits in any order of rows. Titles of a class with RARE titles or more
+        are placed by hash, also those that other classes have too; the others by split_assigner.assign_titles. `chunks`
+        is read once, and once more if there is such a class.
         """
-        classes_of: defaultdict[str, set[int]] = defaultdict(set)
-        for title, code in zip(titles, codes, strict=True):
-            classes_of[title_hash(title)].add(int(code))
+        sketch = TitleSketch()
+        for hashes, codes in chunks():
+            sketch.add(hashes, codes)
+        by_rule = self.by_rule | sketch.common
+        rule = self.rule or (HashRule(config) if by_rule else None)
+        classes_of: defaultdict[int, set[int]] = defaultdict(set)
+        for code in sketch.titles.keys() - by_rule:
+            for title in sketch.titles[code].tolist():
+                classes_of[title].add(code)
+        titles = np.array(sorted(classes_of), dtype=np.uint64)
+        listed, splits = self._find(titles)
+        old = dict(zip(titles[listed].tolist(), splits[listed].tolist(), strict=True))
+        new: dict[int, int] = {}
+        if rule:
+            shared = _find_titles(chunks, by_rule, titles[~listed])
+            new = dict(zip(shared.tolist(), rule.assign(shared).tolist(), strict=True))
         held_out = (config.validation, config.blending, config.test)
-        assigner = _SplitAssigner(classes_of, self._splits, (1 - sum(held_out), *held_out))
-        assigner.assign_new_titles()
-        assigner.fill_missing_splits()
-        return TitleSplits(self._splits | assigner.new)
+        new |= assign_titles(classes_of, old | new, (1 - sum(held_out), *held_out), FILL_ORDER)
+        codes = np.array([min(classes_of[title]) for title in new], dtype=np.int64)
+        added = np.array(list(new), np.uint64), np.array(list(new.values()), np.uint8), codes
+        return self._with(added, rule, by_rule)
+
+    def _with(self, added: Sequence[NDArray], rule: HashRule | None, by_rule: frozenset[int]) -> TitleSplits:
+        """Return these splits with more listed titles: hashes, splits and codes. (n,), (n,), (n,)"""
+        hashes = np.concatenate((self._hashes, added[0]))
+        splits = np.concatenate((self._splits, added[1]))
+        return TitleSplits(hashes, splits, np.concatenate((self._codes, added[2])), rule, by_rule)
 
 
-def require_every_split(splits: NDArray[np.uint8], codes: Sequence[int]) -> None:
-    """Raise ValueError unless each split has a row and training has two classes. (N,) positions in SPLITS, (N,)"""
-    empty = [name for split, name in enumerate(SPLITS) if split not in splits]
-    trained_on = len({code for code, split in zip(codes, splits, strict=True) if split == TRAIN})
-    if empty or trained_on < 2:
-        lack = f"no product on {', '.join(empty)}" if empty else f"{trained_on} class in training"
-        raise ValueError(
-            f"{lack}: {len(codes)} labelled products of {len(set(codes))} classes are too few to split; "
-            "add products until two classes have four different titles each"
-        )
-
-
-def assign_folds(titles: Sequence[str], codes: Sequence[int], folds: int) -> NDArray[np.int64]:
-    """Return a fold, 0 to folds - 1, for each row: rows that share a title share a fold. (N,), (N,) -> (N,)
-
-    A class's titles go to the folds in turn, so that a class of two titles is in two folds. The same titles and codes
-    give the same folds in any order.
-    """
-    hashes = [title_hash(title) for title in titles]
-    lowest_code: dict[str, int] = {}
-    for title, code in zip(hashes, codes, strict=True):
-        lowest_code[title] = min(int(code), lowest_code.get(title, int(code)))
-    ordered = sorted(lowest_code, key=lambda title: (lowest_code[title], title))
-    fold_of = {title: position % folds for position, title in enumerate(ordered)}
-    return np.array([fold_of[title] for title in hashes], dtype=np.int64)
-
-
-def count_shared_photos(photos: Sequence[Hashable], splits: NDArray[np.uint8]) -> tuple[int, list[int]]:
-    """Count photos of training products that products of other splits have too: titles differ, so splits may.
-
-    photos: identifies each row's photo file, None for no photo. (N,), (N,) -> the number of such photos, and by split
-    the number of rows with one, 0 for TRAIN.
-    """
-    rows = pd.DataFrame({"photo": photos, "split": splits}).dropna()
-    trained, held_out = rows["photo"][rows["split"] == TRAIN], rows[rows["split"] != TRAIN]
-    shared = held_out[held_out["photo"].isin(trained)]
-    counts = shared["split"].value_counts()
-    return shared["photo"].nunique(), [int(counts.get(split, 0)) for split in range(len(SPLITS))]
-
-
-class _SplitAssigner:
-    """Assignment of new titles; see TitleSplits.extended for the rule.
-
-    titles: by class, in the order of their hashes. counts: by class, titles in each split, (4,). new: split by title.
-    """
-
-    def __init__(self, classes_of: Mapping[str, set[int]], old: Mapping[str, int], shares: Sequence[float]) -> None:
-        self.classes_of, self.old, self.shares = classes_of, old, np.array(shares)
-        self.titles: defaultdict[int, list[str]] = defaultdict(list)
-        for title in sorted(classes_of):
-            for code in classes_of[title]:
-                self.titles[code].append(title)
-        self.counts = {code: np.zeros(len(SPLITS), dtype=int) for code in sorted(self.titles)}
-        for title in classes_of.keys() & old.keys():
-            self._count(title, old[title], 1)
-        self.new: dict[str, int] = {}
-
-    def assign_new_titles(self) -> None:
-        """Assign every title that has no split, the rarest class first, but small classes last."""
-        for code in sorted(self.titles, key=lambda code: (self._is_small(code), len(self.titles[code]), code)):
-            for title in self.titles[code]:
-                if title not in self.old and title not in self.new:
-                    self._assign(title, self._choose_split(title))
-
-    def fill_missing_splits(self) -> None:
-        """Move new titles to splits that a class of four titles or more misses, one at a time."""
-        while move := self._find_move():
-            self._assign(*move)
-
-    def _choose_split(self, title: str) -> int:
-        counts = np.stack([self.counts[code] for code in self.classes_of[title]])  # (classes, 4)
-        missing = (counts == 0).sum(axis=0)
-        if missing.any():
-            return max(FILL_ORDER, key=missing.__getitem__)
-        deficits = self.shares * (counts.sum() + len(counts)) - counts.sum(axis=0)
-        return max(FILL_ORDER, key=deficits.__getitem__)
-
-    def _find_move(self) -> tuple[str, int] | None:
-        """Return a new title and the missing split to move it to, None if there is no such move."""
-        for code, counts in self.counts.items():
-            missing = [split for split in FILL_ORDER if counts[split] == 0]
-            if missing and not self._is_small(code):
-                for title in self.titles[code]:
-                    if self._can_move(title):
-                        return title, missing[0]
-        return None
-
-    def _can_move(self, title: str) -> bool:
-        """Return whether the title is new and the last one in its split for none of its classes of four or more."""
-        if title not in self.new:
-            return False
-        codes = [code for code in self.classes_of[title] if not self._is_small(code)]
-        return all(self.counts[code][self.new[title]] > 1 for code in codes)
-
-    def _is_small(self, code: int) -> bool:
-        return len(self.titles[code]) < len(SPLITS)
-
-    def _assign(self, title: str, split: int) -> None:
-        if title in self.new:
-            self._count(title, self.new[title], -1)
-        self.new[title] = split
-        self._count(title, split, 1)
-
-    def _count(self, title: str, split: int, change: int) -> None:
-        for code in self.classes_of[title]:
-            self.counts[code][split] += change
+def _find_titles(chunks: TitleChunks, codes: frozenset[int], titles: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return those of the titles (ascending) that a class of `codes` has."""
+    found = np.zeros(len(titles), dtype=np.bool_)
+    if len(titles):
+        for hashes, row_codes in chunks():
+            hashes = hashes[np.isin(row_codes, list(codes))]
+            positions = np.searchsorted(titles, hashes).clip(max=len(titles) - 1)
+            found[positions[titles[positions] == hashes]] = True
+    return titles[found]

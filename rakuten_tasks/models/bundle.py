@@ -3,7 +3,7 @@
 bundle.json         schema version, label order, names, members, pool, configuration, lineage
 extractors/NAME     products -> features: tokenizer, pretrained backbone, settings
 members/NAME        features -> logits: safetensors, JSON
-splits.parquet      title hash -> split, of every product in the splits of this model and its ancestors
+splits.parquet      title hash -> split, for this model and its descendants: a list and a rule, see data/splits.py
 reference.parquet   validation and test rows with the columns of monitoring/columns.py, with which drift checks compare
 test.parquet        predictions on the test rows
 evaluation.json     metrics on the test rows

@@ -30,7 +30,7 @@ def rows_on(
     """Yield the rows of these splits, a shard at a time, with their split. skip_empty: omit shards without any."""
     for shard in shards:
         rows = read_products(shard)
-        rows["split"] = title_splits.lookup(rows["designation"])
+        rows["split"] = title_splits.lookup(rows["title_hash"].to_numpy(np.uint64))
         selected = rows[np.isin(rows["split"], list(splits))]
         if len(selected) or not skip_empty:
             yield selected

@@ -9,7 +9,7 @@ from rakuten_tasks.reports.page import render
 
 
 def split_deck(titles: int, rows: Sequence[int], shared_photos: int, rows_sharing: Sequence[int]) -> str:
-    """Render the page. rows, rows_sharing: by split, see splits.count_shared_photos."""
+    """Render the page. rows, rows_sharing: by split, see assignments.count_shared_photos."""
     return render(
         "split.html",
         summary={"labelled products": sum(rows), "titles, also of earlier trainings": titles},

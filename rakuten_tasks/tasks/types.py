@@ -77,7 +77,7 @@ class Catalogue:
 class Splits:
     """The permanent split of each title, and the assignments of this catalogue's labelled rows."""
 
-    titles: FlyteFile  # Parquet: title_hash, split; see data/splits.py
+    titles: FlyteFile  # Parquet, see data/splits.py
     assignments: FlyteFile  # Parquet: row, prdtypecode, split (position in splits.SPLITS), fold, has_photo
     deck: FlyteFile
     sha256: str  # of titles and assignments

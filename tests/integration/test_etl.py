@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,7 +18,7 @@ from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import TEXT, CatalogueError
 from rakuten_tasks.data.shards import read_products
-from rakuten_tasks.data.splits import TEST, TitleSplits, title_hash
+from rakuten_tasks.data.splits import TEST, TitleSplits, hash_titles
 from rakuten_tasks.data.versions import files as version_files
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
 from rakuten_tasks.data.versions.files import CatalogueFiles
@@ -131,9 +132,9 @@ def test_new_products_join_and_none_that_was_there_moves_or_changes(source: Path
     assert bytes(after.loc[27, "photo"]) == photo_bytes(27)
     older, newest = splits_of(first, tmp_path), splits_of(second, tmp_path)
     titles = before["designation"].tolist()
-    assert newest.lookup(titles).tolist() == older.lookup(titles).tolist()
+    assert newest.lookup(hash_titles(titles)).tolist() == older.lookup(hash_titles(titles)).tolist()
     assert (len(older), len(newest)) == (24, 30)
-    assert set(newest.lookup(after.loc[24:, "designation"])) <= {0, 1, 2, 3}
+    assert set(newest.lookup(hash_titles(after.loc[24:, "designation"]))) <= {0, 1, 2, 3}
     # what was published is shared, not written again
     assert manifest.labelled[:3] == first.published.manifest.labelled
     # the export has nothing to predict, so the questions of before stay
@@ -176,7 +177,7 @@ def test_without_adding_the_source_stands_alone_and_sides_stay(source: Path, tmp
     assert (len(rows), rows.loc[5, "description"], second.published.manifest.added_to) == (20, "corrected", 0)
     titles = rows["designation"].tolist()
     older, newest = splits_of(first, tmp_path), splits_of(second, tmp_path)
-    assert newest.lookup(titles).tolist() == older.lookup(titles).tolist()
+    assert newest.lookup(hash_titles(titles)).tolist() == older.lookup(hash_titles(titles)).tolist()
     assert len(newest) == 24  # the titles that are gone keep their sides too, should they come back
 
 
@@ -441,18 +442,16 @@ def test_a_model_that_knows_a_title_keeps_its_side_and_that_is_told(
     outcome = published(source, tmp_path / "shop")
     splits = splits_of(outcome, tmp_path)
     titles = rows_of(tmp_path / "shop", tmp_path / "out")["designation"].tolist()
-    moved = next(title for title in titles if splits.lookup([title])[0] != TEST)
+    moved = next(title for title in titles if splits.lookup(hash_titles([title]))[0] != TEST)
     bundle = write_bundle(tmp_path / "bundle")
-    TitleSplits.empty().save(bundle / "splits.parquet")
-    table = pd.DataFrame({"title_hash": [title_hash(moved)], "split": ["test"]})
-    table.to_parquet(bundle / "splits.parquet", index=False)
+    TitleSplits(hash_titles([moved]), np.array([TEST], np.uint8), np.array([10])).save(bundle / "splits.parquet")
     run = mlflow_store.create_run(versions.experiment_id(mlflow_store))
     versions.register(mlflow_store, "knows-a-title", bundle, run.info.run_id, {})
     with caplog.at_level(logging.WARNING):
         known = TitleSplits.load(Path(load_previous_splits("knows-a-title", source=str(tmp_path / "shop")).path))
-    assert known.lookup([moved]).tolist() == [TEST]
+    assert known.lookup(hash_titles([moved])).tolist() == [TEST]
     others = [title for title in titles if title != moved]
-    assert known.lookup(others).tolist() == splits.lookup(others).tolist()
+    assert known.lookup(hash_titles(others)).tolist() == splits.lookup(hash_titles(others)).tolist()
     assert "1 titles of" in caplog.text
 
 
@@ -488,7 +487,7 @@ def test_a_published_catalogue_is_trained_on_with_its_sides_and_predicted(
     bundle = versions.fetch(mlflow_store, "on-published", str(registered.version))
     trained, ours = TitleSplits.load(bundle / "splits.parquet"), splits_of(outcome, tmp_path)
     titles = rows_of(tmp_path / "shop", tmp_path / "out")["designation"].tolist()
-    assert trained.lookup(titles).tolist() == ours.lookup(titles).tolist()
+    assert trained.lookup(hash_titles(titles)).tolist() == ours.lookup(hash_titles(titles)).tolist()
     lineage = json.loads((bundle / MANIFEST).read_text())["lineage"]
     assert lineage["catalogue"] == str(tmp_path / "shop/versions/000001.json")
     assert lineage["catalogue_hash"] == outcome.published.manifest.content

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rakuten_tasks.data.splits import BLENDING, FOLDS, TEST, TRAIN, VALIDATION, assign_folds
+from rakuten_tasks.data.assignments import assign_folds
+from rakuten_tasks.data.splits import BLENDING, FOLDS, TEST, TRAIN, VALIDATION, hash_titles
 from rakuten_tasks.models.extractors import Extractor
 from rakuten_tasks.models.members.member import TrainingData
 from rakuten_tasks.preprocessing.feature_shards import write_shard
@@ -66,7 +67,7 @@ def training_data(
 ) -> TrainingData:
     """What a member of three classes is fitted on. Extractors are saved beside their features."""
     if folds is None:
-        folds = assign_folds([product.designation for product in products], labels.tolist(), FOLDS)
+        folds = assign_folds(hash_titles(product.designation for product in products), labels, FOLDS)
     shards = {extractor.name: write_features(folder / "features", extractor, products) for extractor in extractors}
     for extractor in extractors:
         extractor.save(folder / extractor.name)

@@ -15,6 +15,8 @@ from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
@@ -59,10 +61,11 @@ class CatalogueFiles:
             self.filesystem.pipe_file(path, content)
         return name
 
-    def write_table(self, kind: str, rows: pd.DataFrame) -> str:
+    def write_table(self, kind: str, rows: pd.DataFrame | pa.Table) -> str:
         """Write a Parquet file. Returns its name."""
         buffer = BytesIO()
-        rows.to_parquet(buffer, index=False)
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
+        pq.write_table(table, buffer)
         return self.write(kind, "parquet", buffer.getvalue())
 
     def exists(self, name: str) -> bool:

@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from rakuten_tasks.config import PublicationConfig
 from rakuten_tasks.data.answers import match_labels
+from rakuten_tasks.data.assignments import count_rows, require_every_split
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, TEXT, CatalogueError
 from rakuten_tasks.data.shards import Shard, ShardWriter, hash_product, iter_products, iter_text
-from rakuten_tasks.data.splits import TitleSplits, require_every_split
+from rakuten_tasks.data.splits import TitleSplits, hash_titles
+from rakuten_tasks.data.title_sketch import TitleChunks
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, StoredShard
 from rakuten_tasks.storage.local_files import hash_json
 
@@ -154,8 +156,12 @@ def _extend_splits(
         path = work / "splits.parquet"
         path.write_bytes(before.read(before.manifest.splits))
         splits = TitleSplits.load(path)
-    rows = products[products["part"] == LABELLED]
-    return splits.extended(rows["designation"].tolist(), rows["prdtypecode"].tolist(), config.split)
+    return splits.extended(_titles(products[products["part"] == LABELLED]), config.split)
+
+
+def _titles(labelled: pd.DataFrame) -> TitleChunks:
+    hashes, codes = hash_titles(labelled["designation"]), labelled["prdtypecode"].to_numpy(np.int64)
+    return lambda: [(hashes, codes)]
 
 
 def _renumber(shards: Sequence[Shard], is_new: np.ndarray, first: int, work: Path, rows_per_shard: int) -> list[Shard]:
@@ -199,7 +205,7 @@ def validate_staged(staged: StagedVersion, before: CatalogueVersion | None, conf
     if before:
         _require_no_loss(staged, before, config)
     try:
-        require_every_split(staged.splits.lookup(rows["designation"]), rows["prdtypecode"].tolist())
+        require_every_split(count_rows(staged.splits, _titles(rows)))
     except ValueError as error:
         raise CatalogueError(f"not published: {error}") from error
 

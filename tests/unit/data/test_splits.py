@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rakuten_tasks.config import SplitConfig
+from rakuten_tasks.data.assignments import count_shared_photos, require_every_split
 from rakuten_tasks.data.splits import (
     BLENDING,
     FILL_ORDER,
@@ -16,11 +20,11 @@ from rakuten_tasks.data.splits import (
     TRAIN,
     VALIDATION,
     TitleSplits,
-    count_shared_photos,
+    hash_titles,
     normalise_title,
-    require_every_split,
     title_hash,
 )
+from rakuten_tasks.data.title_sketch import RARE, TitleSketch
 
 SPLIT = SplitConfig(validation=0.08, blending=0.08, test=0.10)
 # few titles, so that classes share them often
@@ -28,7 +32,12 @@ ROWS = st.lists(st.tuples(st.integers(0, 30).map("titre {}".format), st.integers
 
 
 def placed(rows: list[tuple[str, int]], before: TitleSplits | None = None) -> TitleSplits:
-    return (before or TitleSplits.empty()).extended([title for title, _ in rows], [code for _, code in rows], SPLIT)
+    titles, codes = hash_titles(title for title, _ in rows), np.array([code for _, code in rows], dtype=np.int64)
+    return (before or TitleSplits.empty()).extended(lambda: [(titles, codes)], SPLIT)
+
+
+def split_of(splits: TitleSplits, titles: Iterable[str]) -> NDArray[np.uint8]:
+    return splits.lookup(hash_titles(titles))
 
 
 def own_titles(rows: list[tuple[str, int]]) -> dict[int, set[str]]:
@@ -45,7 +54,7 @@ def own_titles(rows: list[tuple[str, int]]) -> dict[int, set[str]]:
 
 def splits_of_class(count: int) -> Counter:
     titles = [f"livre {i}" for i in range(count)]
-    return Counter(TitleSplits.empty().extended(titles, [10] * count, SPLIT).lookup(titles).tolist())
+    return Counter(split_of(placed([(title, 10) for title in titles]), titles).tolist())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +90,7 @@ def test_a_hash_is_the_same_for_ever():
 def test_the_order_of_rows_makes_no_difference(rows, seed):
     shuffled = seed.sample(rows, len(rows))
     titles = [title for title, _ in rows]
-    assert placed(rows).lookup(titles).tolist() == placed(shuffled).lookup(titles).tolist()
+    assert split_of(placed(rows), titles).tolist() == split_of(placed(shuffled), titles).tolist()
 
 
 @given(rows=ROWS, more=ROWS)
@@ -90,7 +99,7 @@ def test_no_title_changes_its_split_as_the_catalogue_grows(rows, more):
     titles = [title for title, _ in rows]
     before = placed(rows)
     after = placed(rows + more, before)
-    assert after.lookup(titles).tolist() == before.lookup(titles).tolist()
+    assert split_of(after, titles).tolist() == split_of(before, titles).tolist()
     assert len(after) == len({title for title, _ in rows + more})
 
 
@@ -101,7 +110,7 @@ def test_every_class_with_four_titles_of_its_own_is_on_every_split_and_stays_the
     for splits, seen in ((before, rows), (placed(rows + more, before), rows + more)):
         for code, titles in own_titles(seen).items():
             if len(titles) >= 4:
-                assert set(splits.lookup([title for title, c in seen if c == code])) == set(range(4))
+                assert set(split_of(splits, [title for title, c in seen if c == code])) == set(range(4))
 
 
 def test_a_gap_left_by_shared_titles_is_closed_by_moving_one():
@@ -110,7 +119,7 @@ def test_a_gap_left_by_shared_titles_is_closed_by_moving_one():
     rows = [(title, code) for code, titles in titles_of.items() for title in (f"t{n}" for n in titles.split())]
     splits = placed(rows)
     for code in (0, 2):
-        assert set(splits.lookup([title for title, c in rows if c == code])) == set(range(4))
+        assert set(split_of(splits, [title for title, c in rows if c == code])) == set(range(4))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -128,8 +137,8 @@ def test_shares_are_met_within_one_title(count):
 def test_shares_are_met_too_when_titles_come_one_at_a_time():
     titles, splits = [f"livre {i}" for i in range(100)], TitleSplits.empty()
     for count in range(1, 101):
-        splits = splits.extended(titles[:count], [10] * count, SPLIT)
-    counts = Counter(splits.lookup(titles).tolist())
+        splits = placed([(title, 10) for title in titles[:count]], splits)
+    counts = Counter(split_of(splits, titles).tolist())
     assert (counts[TRAIN], counts[VALIDATION], counts[BLENDING], counts[TEST]) == (74, 8, 8, 10)
 
 
@@ -137,21 +146,21 @@ def test_the_docstrings_example_is_right():
     a, b, c = (sorted((f"{name} {i}" for i in range(5)), key=title_hash) for name in "abc")
     rows = [(title, 0) for title in a] + [(title, 1) for title in b[:2]] + [(c[0], 2)]
     splits = placed(rows)
-    assert splits.lookup(a).tolist() == [TRAIN, TEST, BLENDING, VALIDATION, TRAIN]
-    assert splits.lookup([*b[:2], c[0]]).tolist() == [TRAIN, TEST, TRAIN]
+    assert split_of(splits, a).tolist() == [TRAIN, TEST, BLENDING, VALIDATION, TRAIN]
+    assert split_of(splits, [*b[:2], c[0]]).tolist() == [TRAIN, TEST, TRAIN]
     # b3 to b5 come in the order of their hashes, whatever their names are
     later = placed(rows + [(title, 1) for title in b[2:]], splits)
-    assert later.lookup(b).tolist() == [TRAIN, TEST, BLENDING, VALIDATION, TRAIN]
+    assert split_of(later, b).tolist() == [TRAIN, TEST, BLENDING, VALIDATION, TRAIN]
 
 
 def test_a_title_in_several_rows_counts_once_and_is_on_one_split():
     titles = ["même titre"] * 50 + ["Même titre !"] * 50
-    assert len(set(TitleSplits.empty().extended(titles, [10] * 100, SPLIT).lookup(titles))) == 1
+    assert len(set(split_of(placed([(title, 10) for title in titles]), titles))) == 1
 
 
 def test_a_title_that_was_never_placed_is_refused():
-    with pytest.raises(KeyError, match=r"1 of 2 titles have no split, such as \['autre'\]: assign them"):
-        placed([("connu", 10)]).lookup(["connu", "autre"])
+    with pytest.raises(KeyError, match=rf"1 of 2 titles have no split.*\['{title_hash('autre')}'\]: assign"):
+        split_of(placed([("connu", 10)]), ["connu", "autre"])
 
 
 def test_splits_are_the_same_after_saving_and_loading(tmp_path):
@@ -160,8 +169,8 @@ def test_splits_are_the_same_after_saving_and_loading(tmp_path):
     loaded = TitleSplits.load(tmp_path / "splits.parquet")
     titles = [f"titre {i}" for i in range(40)]
     assert len(loaded) == 40
-    assert loaded.lookup(titles).tolist() == splits.lookup(titles).tolist()
-    assert loaded.lookup(titles).dtype == np.uint8
+    assert split_of(loaded, titles).tolist() == split_of(splits, titles).tolist()
+    assert split_of(loaded, titles).dtype == np.uint8
 
 
 def test_empty_splits_are_empty_after_saving_and_loading(tmp_path):
@@ -169,12 +178,101 @@ def test_empty_splits_are_empty_after_saving_and_loading(tmp_path):
     assert len(TitleSplits.load(tmp_path / "splits.parquet")) == 0
 
 
+COMMON = 6  # of the tests below, in place of RARE
+
+
+def chunked(rows: list[tuple[str, int]], size: int) -> list[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return [(hash_titles(t for t, _ in part), np.array([code for _, code in part])) for part in parts]
+
+
+@given(rows=ROWS, more=ROWS, size=st.integers(1, 20))
+@settings(deadline=None)
+def test_no_title_moves_when_its_class_or_another_of_its_classes_grows_and_is_placed_by_hash(rows, more, size):
+    with patch("rakuten_tasks.data.title_sketch.RARE", COMMON):
+        before = TitleSplits.empty().extended(lambda: chunked(rows, size), SPLIT)
+        after = before.extended(lambda: chunked(rows + more, size), SPLIT)
+        shuffled = before.extended(lambda: chunked((rows + more)[::-1], size), SPLIT)
+    titles = [title for title, _ in rows]
+    assert split_of(after, titles).tolist() == split_of(before, titles).tolist()
+    assert split_of(shuffled, titles).tolist() == split_of(before, titles).tolist()
+    assert before.by_rule <= after.by_rule
+    assert after.differing(before) == before.differing(after) == 0
+    rare = {title for title, code in rows + more if code not in after.by_rule}
+    assert len(after) <= len(before) + len(rare)
+
+
+@given(rows=ROWS, cut=st.integers(0, 80), seed=st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_a_sketch_is_the_same_in_any_order_and_merged_from_any_parts(rows, cut, seed):
+    whole, left, right = TitleSketch(), TitleSketch(), TitleSketch()
+    shuffled = seed.sample(rows, len(rows))
+    with patch("rakuten_tasks.data.title_sketch.RARE", COMMON):
+        for sketch, part in ((whole, rows), (left, shuffled[:cut]), (right, shuffled[cut:])):
+            for hashes, codes in chunked(part, 3):
+                sketch.add(hashes, codes)
+        right.merge(left)
+        assert {code: hashes.tolist() for code, hashes in whole.titles.items()} == {
+            code: sorted(set(hash_titles(t for t, c in rows if c == code).tolist()))[:COMMON]
+            for code in {code for _, code in rows}
+        }
+        assert {code: hashes.tolist() for code, hashes in right.titles.items()} == {
+            code: hashes.tolist() for code, hashes in whole.titles.items()
+        }
+        assert right.common == whole.common
+
+
+def common_class(count: int = RARE, code: int = 10) -> list[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    hashes = np.random.default_rng(code).integers(0, 2**64, count, dtype=np.uint64)
+    return [(hashes, np.full(count, code))]
+
+
+def test_titles_of_a_common_class_need_no_entry_and_meet_the_shares(tmp_path):
+    (hashes, _), rare = common_class(50_000)[0], chunked([(f"rare {i}", 20) for i in range(8)], 8)
+    splits = TitleSplits.empty().extended(lambda: [*common_class(50_000), *rare], SPLIT)
+    assert (len(splits), splits.by_rule) == (8, {10})
+    shares = np.bincount(splits.lookup(hashes)) / len(hashes)
+    assert shares == pytest.approx([0.74, 0.08, 0.08, 0.10], abs=0.005)
+    assert set(splits.lookup(rare[0][0])) == set(range(4))
+    splits.save(tmp_path / "splits.parquet")
+    loaded = TitleSplits.load(tmp_path / "splits.parquet")
+    assert (loaded.rule, loaded.by_rule) == (splits.rule, splits.by_rule)
+    assert loaded.lookup(hashes).tolist() == splits.lookup(hashes).tolist()
+
+
+def test_a_class_becomes_common_with_its_4096th_title_and_its_listed_titles_stay():
+    before = TitleSplits.empty().extended(lambda: common_class(RARE - 1), SPLIT)
+    after = before.extended(lambda: common_class(RARE + 1000), SPLIT)
+    hashes = common_class(RARE - 1)[0][0]
+    assert (len(before), before.by_rule, len(after), after.by_rule) == (RARE - 1, set(), RARE - 1, {10})
+    assert after.lookup(hashes).tolist() == before.lookup(hashes).tolist()
+
+
+def test_other_shares_hold_for_titles_placed_one_by_one_alone():
+    before = TitleSplits.empty().extended(lambda: common_class(), SPLIT)
+    after = before.extended(lambda: common_class(2 * RARE), SplitConfig(validation=0.2, blending=0.2, test=0.3))
+    hashes = common_class(2 * RARE)[0][0]
+    assert after.rule == before.rule
+    assert after.lookup(hashes).tolist() == before.lookup(hashes).tolist()
+
+
+def test_a_class_that_a_model_places_by_hash_is_not_taken_from_a_list():
+    model = TitleSplits.empty().extended(lambda: common_class(), SPLIT)
+    hashes = common_class()[0][0]
+    published = TitleSplits(hashes[:3], np.full(3, TEST, np.uint8), np.full(3, 10))
+    assert model.merged(published).lookup(hashes).tolist() == model.lookup(hashes).tolist()
+    assert model.differing(published) == int((model.lookup(hashes[:3]) != TEST).sum()) > 0
+    assert published.merged(model).lookup(hashes[:3]).tolist() == [TEST] * 3
+
+
+def listed(splits: dict[str, int], code: int = 10) -> TitleSplits:
+    return TitleSplits(hash_titles(splits), np.array([*splits.values()], np.uint8), np.full(len(splits), code))
+
+
 def test_merging_keeps_the_older_splits():
-    titles = ["a", "b", "c"]
-    older = TitleSplits({title_hash("a"): TEST, title_hash("b"): TRAIN})
-    newer = TitleSplits({title_hash("b"): TEST, title_hash("c"): VALIDATION})
-    assert older.merged(newer).lookup(titles).tolist() == [TEST, TRAIN, VALIDATION]
-    assert len(older) == 2
+    older, newer = listed({"a": TEST, "b": TRAIN}), listed({"b": TEST, "c": VALIDATION})
+    assert split_of(older.merged(newer), ["a", "b", "c"]).tolist() == [TEST, TRAIN, VALIDATION]
+    assert (len(older), older.differing(newer), newer.differing(older)) == (2, 1, 1)
 
 
 def test_the_splits_order_and_names_belong_together():
@@ -183,10 +281,10 @@ def test_the_splits_order_and_names_belong_together():
 
 def test_too_few_titles_for_every_split_or_a_single_class_is_refused():
     with pytest.raises(ValueError, match=r"no product on validation, blending: 2 labelled products of 2 classes"):
-        require_every_split(np.array([TRAIN, TEST], dtype=np.uint8), [10, 20])
+        require_every_split({10: np.array([1, 0, 0, 0]), 20: np.array([0, 0, 0, 1])})
     with pytest.raises(ValueError, match=r"1 class in training: 4 labelled products of 1 classes are too few"):
-        require_every_split(np.arange(4, dtype=np.uint8), [10] * 4)
-    require_every_split(np.array([0, 0, 1, 2, 3], dtype=np.uint8), [10, 20, 10, 10, 10])
+        require_every_split({10: np.ones(4, np.int64)})
+    require_every_split({10: np.ones(4, np.int64), 20: np.array([1, 0, 0, 0])})
 
 
 def test_photos_of_training_products_are_counted_among_the_held_out_ones():

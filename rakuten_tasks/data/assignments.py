@@ -15,7 +15,7 @@ from rakuten_tasks.data.splits import FOLDS, SPLITS, TEST, TRAIN, TitleSplits
 from rakuten_tasks.data.title_sketch import TitleChunks
 
 
-def read_titles(paths: Sequence[Path]) -> TitleChunks:
+def read_titles(paths: Sequence[Path | str]) -> TitleChunks:
     """Stream the labelled rows of shards' text files."""
     return lambda: (
         (rows["title_hash"].to_numpy(np.uint64), rows["prdtypecode"].to_numpy(np.int64))

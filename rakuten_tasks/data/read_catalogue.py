@@ -24,7 +24,7 @@ from rakuten_tasks.data.csv_files import (
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import TEST_ROWS, TRAIN_LABELS, TRAIN_ROWS, Layout, find_layout
 from rakuten_tasks.data.photo_files import PhotoReader
-from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, TEXT, CatalogueError
+from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, ROWS, CatalogueError
 from rakuten_tasks.data.shards import Shard, ShardWriter, hash_photo, shard_rows
 from rakuten_tasks.data.splits import hash_titles
 from rakuten_tasks.data.versions.manifest import find_version
@@ -47,13 +47,13 @@ def ingest(
     source: a folder, or an fsspec URL of one, or of a published catalogue; never written to. labelled, unlabelled:
     which parts to read; a catalogue with labelled rows may lack the unlabelled ones. Raises FileNotFoundError for
     missing files, and CatalogueError for unreadable ones, for labels that do not match rows, and for more than
-    config.max_bad_share bad rows. A published catalogue was validated at publication, so its shards are copied,
-    whatever the config.
+    config.max_bad_share bad rows. A published catalogue was validated at publication, so its shards are used where
+    they are, whatever the config.
     """
     for stale in [*out.glob("labelled-*.parquet"), *out.glob("unlabelled-*.parquet")]:
         stale.unlink()
     if (published := find_version(source)) is not None:
-        return published.fetch(out, labelled, unlabelled)
+        return published.ingest(out, labelled, unlabelled)
     layout = find_layout(source)
     parts = _list_parts(layout, source, labelled, unlabelled)
     names = read_class_names(layout.filesystem, layout.classes) if layout.classes else {}
@@ -137,7 +137,7 @@ def _ingest_part(
                 batch = batch.join(photos.read(batch))
                 batch["title_hash"] = hash_titles(batch["designation"])
                 batch["photo_hash"] = pd.array([*map(hash_photo, batch["photo"])], "UInt64")
-                writer.write(pa.Table.from_pandas(batch.reset_index(), TEXT, preserve_index=False), batch["photo"])
+                writer.write(pa.Table.from_pandas(batch.reset_index(), ROWS, preserve_index=False), batch["photo"])
                 outcomes.append(batch[["issue", "photo_status", "prdtypecode"]])
                 bar.update(len(batch))
     writer.close()

@@ -57,8 +57,10 @@ TEXT = pa.schema(
         pa.field("issue", pa.string()),
         pa.field("title_hash", pa.uint64(), nullable=False),  # see splits.hash_titles
         pa.field("photo_hash", pa.uint64()),  # see shards.hash_photo
+        pa.field("product_hash", pa.uint64(), nullable=False),  # of all but row, photo included: see shards.ShardWriter
     ]
 )
+ROWS = TEXT.remove(TEXT.get_field_index("product_hash"))  # what ShardWriter gets
 # In a file of its own, row for row: most steps read no photo.
 PHOTOS = pa.schema([pa.field("photo", pa.binary())])  # the photo file's bytes; null unless photo_status is ok
 

@@ -13,23 +13,26 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.parquet import open_parquet_file
 
-from rakuten_tasks.data.schema import PHOTOS, TEXT
+from rakuten_tasks.data.schema import PHOTOS, ROWS, TEXT
+from rakuten_tasks.storage.addresses import open_address
 
 MAX_SHARDS = 500  # of a part: a map task's items, and its literals of 0.3 KB each, stay far below Flyte's limits
 TEXT_ROWS, PHOTO_ROWS = 1024, 64  # in a row group, the unit of reading
-HASHES = ("title_hash", "photo_hash")  # columns derived from others
+DERIVED = ("title_hash", "photo_hash", "product_hash")  # columns computed from others
 
 
 @dataclass(frozen=True)
 class Shard:
     """Some products: a file of schema.TEXT and one of schema.PHOTOS, row for row.
 
-    sha256: of rows and photos, independent of the files' encoding.
+    sha256: of rows and photos, independent of the files' encoding. A published shard may be in a store: then text and
+    photos are addresses.
     """
 
-    text: Path
-    photos: Path
+    text: Path | str
+    photos: Path | str
     rows: int
     sha256: str
 
@@ -55,7 +58,7 @@ class ShardWriter:
         self.content = hashlib.sha256()  # of all rows, independent of shard limits
 
     def write(self, text: pa.Table, photos: Iterable[bytes | None]) -> None:
-        """Add rows of schema.TEXT and the photo of each, None for none."""
+        """Add rows of schema.ROWS and the photo of each, None for none."""
         for row, photo in zip(text.to_pylist(), photos, strict=True):
             self._append(row, photo)
 
@@ -65,9 +68,11 @@ class ShardWriter:
             # photos are compressed already
             photo_writer = pq.ParquetWriter(photos_file, PHOTOS, compression="none", use_dictionary=False)
             self._writers = pq.ParquetWriter(text_file, TEXT, compression="zstd"), photo_writer
-        self._text.append(row)
+        number = row["row"]
+        digest = hash_product([value for name, value in row.items() if name not in ("row", *DERIVED)], photo)
+        self._text.append({**row, "product_hash": int(digest[:16], 16)})
         self._photos.append(photo)
-        self._digests.append(hash_product([value for name, value in row.items() if name not in HASHES], photo))
+        self._digests.append(f"{number} {digest}")
         if len(self._photos) == PHOTO_ROWS:
             self._flush_photos()
         if len(self._text) == TEXT_ROWS:
@@ -104,6 +109,26 @@ class ShardWriter:
         self._writers, self._digests = None, []
 
 
+def group_neighbours(shards: Sequence[Shard]) -> list[list[Shard]]:
+    """Return groups of neighbours to join, so that at most MAX_SHARDS remain: the smallest, one pair at a time."""
+    groups = [[shard] for shard in shards]
+    while len(groups) > MAX_SHARDS:
+        rows = np.array([sum(shard.rows for shard in group) for group in groups])
+        first = int(np.argmin(rows[:-1] + rows[1:]))
+        groups[first : first + 2] = [groups[first] + groups[first + 1]]
+    return groups
+
+
+def join_shards(group: Sequence[Shard], folder: Path, prefix: str) -> Shard:
+    """Write one shard with all rows of these."""
+    writer = ShardWriter(folder, prefix, sum(shard.rows for shard in group))
+    for shard in group:
+        for products in iter_products(shard):
+            writer.write(pa.Table.from_pandas(products, ROWS, preserve_index=False), products["photo"])
+    writer.close()
+    return writer.shards[0]
+
+
 def hash_product(values: Any, photo: bytes | None) -> str:
     """Return the SHA-256 of values that JSON can hold, and of a photo, in hex."""
     return hashlib.sha256(json.dumps(values).encode() + b"\n" + (photo or b"")).hexdigest()
@@ -114,26 +139,37 @@ def hash_photo(photo: bytes | None) -> int | None:
     return None if photo is None else int.from_bytes(hashlib.sha256(photo).digest()[:8])
 
 
-def read_text(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def open_parquet(file: Path | str, columns: Sequence[str] | None = None) -> pq.ParquetFile:
+    """Open a local file, or one at an address: of that, only the columns are transferred."""
+    if isinstance(file, Path):
+        return pq.ParquetFile(file)
+    filesystem, path = open_address(file)
+    if columns is None:
+        return pq.ParquetFile(filesystem.open(path, "rb"))
+    return pq.ParquetFile(open_parquet_file(path, fs=filesystem, columns=list(columns), engine="pyarrow"))
+
+
+def read_text(file: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return columns of schema.TEXT; numbers are nullable (<NA> where null)."""
-    return _to_pandas(pq.read_table(path, columns=columns))
+    with open_parquet(file, columns) as parquet:
+        return _to_pandas(parquet.read(columns))
 
 
-def iter_text(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+def iter_text(files: Sequence[Path | str], columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
     """Yield rows of schema.TEXT, at most TEXT_ROWS at a time."""
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                yield _to_pandas(file.read_row_group(group, columns))
+    for file in files:
+        with open_parquet(file, columns) as parquet:
+            for group in range(parquet.num_row_groups):
+                yield _to_pandas(parquet.read_row_group(group, columns))
 
 
-def iter_products(shard: Shard, selected: Collection[int] | None = None) -> Iterator[pd.DataFrame]:
+def iter_products(shard: Shard, selected: Collection[int] | pd.Series | None = None) -> Iterator[pd.DataFrame]:
     """Yield rows of schema.TEXT with their photos, bytes or None, at most PHOTO_ROWS at a time.
 
     selected: numbers of the rows to yield (column `row`), None for all. Photos beside which no row is selected are not
     read.
     """
-    with pq.ParquetFile(shard.photos) as photos:
+    with open_parquet(shard.photos) as photos:
         group = 0
         for text in iter_text([shard.text]):
             chosen = np.ones(len(text), bool) if selected is None else text["row"].isin(selected).to_numpy()

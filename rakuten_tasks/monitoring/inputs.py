@@ -21,6 +21,7 @@ from rakuten_tasks.data.photo_files import PhotoReader
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, SAMPLE, make_products
 from rakuten_tasks.data.schema import PRODUCTS, CatalogueError
+from rakuten_tasks.data.shards import iter_products, read_text
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, find_version
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PHOTO_COLUMNS
@@ -152,17 +153,16 @@ def _read_true_codes(layout: Layout, test: bool, rows: pd.Index) -> pd.Series | 
 
 
 def _read_published(published: CatalogueVersion, to_predict: bool, max_products: int) -> pd.DataFrame:
-    """As _read_catalogue, from shards: one in memory at a time."""
+    """As _read_catalogue, from shards: of these, only the photos beside the sample."""
     test = to_predict and published.manifest.unlabelled
-    shards = published.manifest.shards(PARTS[1] if test else PARTS[0])
-    total = sum(shard.rows for shard in shards)
-    sample = _sample_positions(total, max_products)
-    parts, start = [], 0
-    for shard in shards:
+    part = PARTS[1] if test else PARTS[0]
+    sample = _sample_positions(published.manifest.rows(part), max_products)
+    parts: list[pd.DataFrame] = []
+    start = 0
+    for shard in published.shards(part):
         positions = sample[(sample >= start) & (sample < start + shard.rows)] - start
         if len(positions):
-            photos = published.table(shard.photos)["photo"]
-            parts.append(published.table(shard.text).assign(photo=photos).iloc[positions])
+            parts.extend(iter_products(shard, read_text(shard.text, ["row"])["row"].iloc[positions]))
         start += shard.rows
     rows = pd.concat(parts)
     answers = published.answers()

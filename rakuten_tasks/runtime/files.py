@@ -6,8 +6,11 @@ import tempfile
 from pathlib import Path
 
 from flytekit import current_context
+from flytekit.exceptions.user import FlyteDataNotFoundException
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
+
+from rakuten_tasks.data.versions.files import CONTENT_NAME, damage_error, require_content
 
 
 def workspace() -> Path:
@@ -16,5 +19,16 @@ def workspace() -> Path:
 
 
 def local(file: FlyteFile | FlyteDirectory) -> Path:
-    """Download the file or folder unless it is on this machine. -> its local path"""
-    return Path(file.download())
+    """Download the file or folder unless it is on this machine. -> its local path
+
+    Raises CatalogueError for a file of a published catalogue that is gone or was changed.
+    """
+    address = str(file.path)
+    try:
+        path = Path(file.download())
+    except FlyteDataNotFoundException as error:
+        if CONTENT_NAME.fullmatch(Path(address).name):
+            raise damage_error(address, "is gone") from error
+        raise
+    require_content(path, address)
+    return path

@@ -6,14 +6,18 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 # errors of a path at which there is no file, and of one whose file cannot be read
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EIO)
+COPIED = 1 << 20  # bytes at a time
 
 
 def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> None:
@@ -23,11 +27,23 @@ def write_atomically(path: Path, content: str | bytes, durable: bool = True) -> 
 
     Creates the folder if necessary. A killed process may leave a `*.part` file beside it.
     """
+    with _replacing(path, durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    """Replace the file at `path` by a copy of `source`, as write_atomically does."""
+    with _replacing(path, durable=True) as file, source.open("rb") as original:
+        shutil.copyfileobj(original, file, COPIED)
+
+
+@contextmanager
+def _replacing(path: Path, durable: bool) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(prefix=f"{path.name}.", suffix=".part", dir=path.parent, delete=False) as file:
         part = Path(file.name)
         try:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())

@@ -79,10 +79,15 @@ def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | 
             summary=FlyteFile(str(summary.file)),
             deck=show_deck("ingest", "Catalogue", ingest_deck(summary), log),
         ),
-        [_shard(shard) for shard in summary.labelled],
-        [_shard(shard) for shard in summary.unlabelled],
+        [_shard(shard, work) for shard in summary.labelled],
+        [_shard(shard, work) for shard in summary.unlabelled],
     )
 
 
-def _shard(shard: read_catalogue.Shard) -> Shard:
-    return Shard(FlyteFile(str(shard.text)), FlyteFile(str(shard.photos)), shard.rows, shard.sha256)
+def _shard(shard: read_catalogue.Shard, work: Path) -> Shard:
+    return Shard(_file(shard.text, work), _file(shard.photos, work), shard.rows, shard.sha256)
+
+
+def _file(file: Path | str, work: Path) -> FlyteFile:
+    """Return a file of `work`, which Flyte uploads, or else one of a published catalogue, which stays where it is."""
+    return FlyteFile(str(file), remote_path=None if isinstance(file, Path) and file.is_relative_to(work) else False)

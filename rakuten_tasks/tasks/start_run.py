@@ -134,8 +134,8 @@ def load_previous_splits(model: str, version: int | None = None, source: str = S
         splits = TitleSplits.load(versions.fetch(client, model, str(version)) / TITLE_SPLITS)
     path = workspace() / TITLE_SPLITS
     if source != SAMPLE and (published := find_version(source)) is not None:
-        path.write_bytes(published.read(published.manifest.splits))
-        published_splits = TitleSplits.load(path)
+        with published.open(published.manifest.splits) as file:
+            published_splits = TitleSplits.load(file)
         if differing := splits.differing(published_splits):
             log.warning(
                 "%d titles of %s are on another split in %s, which was trained first: they stay there",

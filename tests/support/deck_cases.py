@@ -17,7 +17,7 @@ from PIL import Image
 
 from rakuten_tasks.config import GateConfig
 from rakuten_tasks.data.ingested import Counts, IngestResult
-from rakuten_tasks.data.schema import QUARANTINE, TEXT
+from rakuten_tasks.data.schema import QUARANTINE, ROWS
 from rakuten_tasks.data.shards import Shard, ShardWriter
 from rakuten_tasks.evaluation.bootstrap import paired_differences
 from rakuten_tasks.evaluation.metrics import Evaluation, evaluate
@@ -124,7 +124,7 @@ def _write_part(
         )
     for start in range(0, len(rows), 64):
         batch = rows[start : start + 64]
-        writer.write(pa.Table.from_pylist(batch, TEXT), [row["photo"] for row in batch])
+        writer.write(pa.Table.from_pylist(batch, ROWS), [row["photo"] for row in batch])
     writer.close()
     return writer.shards, statuses
 

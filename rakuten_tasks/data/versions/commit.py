@@ -20,7 +20,8 @@ from rakuten_tasks.data.schema import TEXT, CatalogueError
 from rakuten_tasks.data.shards import Shard
 from rakuten_tasks.data.versions.files import CatalogueFiles, manifest_path
 from rakuten_tasks.data.versions.manifest import FORMAT, PARTS, CatalogueVersion, Manifest, StoredShard, find_version
-from rakuten_tasks.data.versions.staging import StagedVersion, list_products, stage_version, validate_staged
+from rakuten_tasks.data.versions.product_index import ProductIndex
+from rakuten_tasks.data.versions.staging import StagedVersion, stage_version, validate_staged
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +59,14 @@ def publish(
     files = CatalogueFiles.at(destination)
     if origin.answers is not None and not ingested.unlabelled:
         raise CatalogueError(f"{origin.source} has labels of products to predict and no such products: add X_test")
-    products = list_products(ingested)
+    index = ProductIndex(ingested.labelled, work / "index")
     for attempt in range(ATTEMPTS):
         before = find_version(destination)
-        staged = stage_version(ingested, origin.answers, products, before, config, add, work / str(attempt))
+        staged = stage_version(ingested, origin.answers, index, before, config, add, work / str(attempt))
         validate_staged(staged, before, config)
         if before and staged.content == before.manifest.content:
             return PublishResult(before, False, 0, staged.left_out)
-        manifest = _write_files(staged, origin.source, before.manifest.version + 1 if before else 1, files)
+        manifest = _write_files(staged, origin.source, before, files, work / str(attempt))
         text = json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False)
         if files.create_manifest(manifest.version, text.encode()):
             version = CatalogueVersion(files, manifest_path(destination, manifest.version), manifest)
@@ -94,13 +95,21 @@ def _require_destination(destination: str) -> None:
     )
 
 
-def _write_files(staged: StagedVersion, source: str, version: int, files: CatalogueFiles) -> Manifest:
+def _write_files(
+    staged: StagedVersion, source: str, before: CatalogueVersion | None, files: CatalogueFiles, work: Path
+) -> Manifest:
     """Write the files of a version, which does not exist before its manifest does. Returns the manifest."""
-    shards = {part: [_write_shard(shard, files) for shard in staged.shards[part]] for part in PARTS}
-    answers = None if staged.answers is None else staged.answers.rename("prdtypecode")
+    stays = before.manifest if before and staged.added_to else None
+    published = {shard.sha256: shard for part in PARTS for shard in (stays.shards(part) if stays else [])}
+    shards = {
+        part: [published.get(shard.sha256) or _write_shard(shard, files) for shard in staged.parts[part].shards]
+        for part in PARTS
+    }
+    answers, splits = staged.answers, work / "splits.parquet"
+    staged.splits.save(splits)
     return Manifest(
         format=FORMAT,
-        version=version,
+        version=before.manifest.version + 1 if before else 1,
         content=staged.content,
         published=datetime.now(UTC).isoformat(timespec="seconds"),
         source=source,
@@ -109,30 +118,24 @@ def _write_files(staged: StagedVersion, source: str, version: int, files: Catalo
         labelled=shards["labelled"],
         unlabelled=shards["unlabelled"],
         class_counts={str(code): n for code, n in staged.class_counts.items()},
-        photos=staged.tally("photo_status"),
-        issues=staged.tally("issue"),
+        photos={part: staged.parts[part].photos for part in PARTS},
+        issues={part: staged.parts[part].issues for part in PARTS},
         names={str(code): name for code, name in staged.names.items()},
         synthetic=staged.synthetic,
-        products=files.write_table("products", staged.products),
-        splits=files.write_table("splits", staged.splits.table()),
-        answers="" if answers is None else files.write("answers", "csv", answers.to_csv().encode()),
+        splits=files.write("splits", splits),
+        answers=files.write("answers", answers.file) if answers.file else answers.name,
         read=staged.read,
-        quarantine=files.write_table("quarantine", staged.quarantine),
+        quarantine=files.write("quarantine", staged.quarantine),
     )
 
 
-def _write_shard(shard: Shard | StoredShard, files: CatalogueFiles) -> StoredShard:
-    """Write a new shard. Raises CatalogueError for a shard of the version before whose file is gone."""
-    if isinstance(shard, Shard):
-        text, photos = (
-            files.write(kind, "parquet", path.read_bytes())
-            for kind, path in (("text", shard.text), ("photos", shard.photos))
-        )
-        return StoredShard(text, photos, shard.rows, shard.sha256)
-    for name in (shard.text, shard.photos):
-        if not files.exists(name):
-            raise CatalogueError(
-                f"files/{name} of the current version is gone: put it back from a copy, or publish the whole "
-                "catalogue with MODE=replace"
-            )
-    return shard
+def _write_shard(shard: Shard, files: CatalogueFiles) -> StoredShard:
+    text, photos = Path(shard.text), Path(shard.photos)
+    return StoredShard(
+        text=files.write("text", text),
+        photos=files.write("photos", photos),
+        text_size=text.stat().st_size,
+        photos_size=photos.stat().st_size,
+        rows=shard.rows,
+        sha256=shard.sha256,
+    )

@@ -6,29 +6,65 @@ files/...               what manifests name, each named by the hash of its bytes
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import uuid
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from rakuten_tasks.data.schema import CatalogueError
+from rakuten_tasks.data.shards import Shard
 from rakuten_tasks.storage.addresses import open_address
-from rakuten_tasks.storage.local_files import write_atomically
+from rakuten_tasks.storage.local_files import copy_atomically, hash_file, write_atomically
 
 MANIFEST_PATH = re.compile(r"(?s)(?P<root>.+)/versions/(?P<number>[0-9]{6})\.json")
+CONTENT_NAME = re.compile(r"[a-z]+-(?P<sha256>[0-9a-f]{64})\.[a-z]+")
 
 
 def manifest_path(root: str, version: int) -> str:
     """Return the path or address of a version's manifest."""
     return f"{root}/versions/{version:06d}.json"
+
+
+def content_name(kind: str, file: Path) -> str:
+    """Return the name of a published file with these bytes."""
+    return f"{kind}-{hash_file(file)}{file.suffix}"
+
+
+def damage_error(file: object, damage: str) -> CatalogueError:
+    """Return the error for a published file that cannot be used."""
+    return CatalogueError(f"{file} {damage}: put it back from a copy, or publish the catalogue to another address")
+
+
+def require_content(file: Path, address: object) -> None:
+    """Raise CatalogueError for a published file, which its name shows, that is gone or has other bytes than then."""
+    if match := CONTENT_NAME.fullmatch(file.name):
+        if not file.is_file():
+            raise damage_error(address, "is gone")
+        if hash_file(file) != match["sha256"]:
+            raise damage_error(address, "is not what was published")
+
+
+def fetch_shard(shard: Shard, folder: Path) -> Shard:
+    """Return the shard with local files: from a store they are downloaded to `folder`. Raises as require_content."""
+    return replace(shard, text=fetch_file(shard.text, folder), photos=fetch_file(shard.photos, folder))
+
+
+def fetch_file(file: Path | str, folder: Path) -> Path:
+    """Return the path of a local file, or download the file at an address. Raises as require_content."""
+    path = file if isinstance(file, Path) else folder / file.rpartition("/")[2]
+    if isinstance(file, str):
+        folder.mkdir(parents=True, exist_ok=True)
+        filesystem, source = open_address(file)
+        try:
+            filesystem.get_file(source, str(path))
+        except FileNotFoundError as error:
+            raise damage_error(file, "is gone") from error
+    require_content(path, file)
+    return path
 
 
 @dataclass(frozen=True)
@@ -43,38 +79,34 @@ class CatalogueFiles:
         """Open the folder or fsspec address; it need not exist."""
         return cls(*open_address(address))
 
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes. Raises FileNotFoundError, and ValueError if they are not what was written."""
-        content = self.filesystem.cat_file(f"{self.root}/files/{name}")
-        if _content_name(name.partition("-")[0], name.rpartition(".")[2], content) != name:
-            raise ValueError(f"{name} has other bytes than its name says")
-        return content
+    def locate(self, name: str) -> Path | str:
+        """Return a file's path on this machine, or its address."""
+        path = f"{self.root}/files/{name}"
+        return Path(path) if isinstance(self.filesystem, LocalFileSystem) else self.filesystem.unstrip_protocol(path)
 
-    def write(self, kind: str, ending: str, content: bytes) -> str:
-        """Write a file unless it exists. Returns its name, `kind-hash.ending`."""
-        name = _content_name(kind, ending, content)
+    def write(self, kind: str, source: Path) -> str:
+        """Copy a local file unless it is there. Returns its name, `kind-hash.ending`."""
+        name = content_name(kind, source)
         path = f"{self.root}/files/{name}"
         if isinstance(self.filesystem, LocalFileSystem):
-            write_atomically(Path(path), content)
-        elif not self.exists(name):  # an object store shows a file only when it is complete
+            copy_atomically(source, Path(path))
+        elif not self.filesystem.exists(path):  # an object store shows a file only when it is complete
             self.filesystem.makedirs(f"{self.root}/files", exist_ok=True)
-            self.filesystem.pipe_file(path, content)
+            self.filesystem.put_file(str(source), path)
         return name
 
-    def write_table(self, kind: str, rows: pd.DataFrame | pa.Table) -> str:
-        """Write a Parquet file. Returns its name."""
-        buffer = BytesIO()
-        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
-        pq.write_table(table, buffer)
-        return self.write(kind, "parquet", buffer.getvalue())
-
-    def exists(self, name: str) -> bool:
-        """Return whether the file exists."""
-        return bool(self.filesystem.exists(f"{self.root}/files/{name}"))
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file by name, from one listing."""
+        self.filesystem.invalidate_cache()  # s3fs caches listings for the life of the process
+        try:
+            files = self.filesystem.ls(f"{self.root}/files", detail=True)
+        except FileNotFoundError:
+            return {}
+        return {file["name"].rpartition("/")[2]: file["size"] for file in files}
 
     def versions(self) -> list[int]:
         """Return the numbers of all versions, ascending."""
-        self.filesystem.invalidate_cache()  # s3fs caches listings for the life of the process
+        self.filesystem.invalidate_cache()
         try:
             paths = self.filesystem.ls(f"{self.root}/versions", detail=False)
         except (FileNotFoundError, NotADirectoryError):
@@ -103,10 +135,6 @@ class CatalogueFiles:
                 raise
             return self.read_manifest(version) == content
         return True
-
-
-def _content_name(kind: str, ending: str, content: bytes) -> str:
-    return f"{kind}-{hashlib.sha256(content).hexdigest()}.{ending}"
 
 
 def _link(path: str, content: bytes) -> None:

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import pandas as pd
 import pyarrow.parquet as pq
 
 from rakuten_tasks.config import Strict
-from rakuten_tasks.console.progress import Progress
 from rakuten_tasks.data.csv_files import parse_labels
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard
-from rakuten_tasks.data.versions.files import MANIFEST_PATH, CatalogueFiles, manifest_path
+from rakuten_tasks.data.versions.files import MANIFEST_PATH, CatalogueFiles, damage_error, fetch_file, manifest_path
 
-FORMAT = 1  # of manifests and files; others are refused
+FORMAT = 2  # of manifests and files; others are refused
 PARTS = ("labelled", "unlabelled")
 
 
 @dataclass(frozen=True)
 class StoredShard(Strict):
-    """A published shard. text, photos: files below files/. rows, sha256: as in shards.Shard."""
+    """A published shard. text, photos: files below files/, and their bytes. rows, sha256: as in shards.Shard."""
 
     text: str
     photos: str
+    text_size: int
+    photos_size: int
     rows: int
     sha256: str
 
@@ -50,7 +54,6 @@ class Manifest(Strict):
     issues: dict[str, dict[str, int]]
     names: dict[str, str]
     synthetic: bool
-    products: str  # Parquet, without photos: see staging.list_products
     splits: str  # Parquet: see splits.TitleSplits
     answers: str  # CSV with the codes of the unlabelled rows; empty if they are not known
     read: dict[str, Counts]  # of `source`, by part
@@ -73,38 +76,41 @@ class CatalogueVersion:
     address: str
     manifest: Manifest
 
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes. Raises CatalogueError if it is gone or was changed."""
-        try:
-            return self.files.read(name)
-        except (FileNotFoundError, ValueError) as error:
-            damage = "is gone" if isinstance(error, FileNotFoundError) else "is not what was published"
-            raise CatalogueError(
-                f"{self.files.root}/files/{name} of version {self.manifest.version} {damage}: put it back from a copy, "
-                "or publish the catalogue to another address"
-            ) from error
-
-    def table(self, name: str) -> pd.DataFrame:
-        """Return the rows of a Parquet file."""
-        return pd.read_parquet(BytesIO(self.read(name)))
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file. Raises CatalogueError if it is gone or was changed."""
+        with TemporaryDirectory() as work, fetch_file(self.files.locate(name), Path(work)).open("rb") as file:
+            yield file
 
     def answers(self) -> pd.Series | None:
         """Return prdtypecode (Int64) by row of the unlabelled rows; None if they are not known."""
         if not self.manifest.answers:
             return None
-        return parse_labels(BytesIO(self.read(self.manifest.answers)), self.manifest.answers).codes
+        with self.open(self.manifest.answers) as file:
+            return parse_labels(file, self.manifest.answers).codes
 
-    def fetch(self, out: Path, labelled: bool = True, unlabelled: bool = True) -> IngestResult:
-        """Copy the shards to `out`, one in memory at a time.
+    def shards(self, part: str) -> list[Shard]:
+        """Return the shards where they are published. Raises CatalogueError if a file is gone or has another size."""
+        sizes, stored = self.files.sizes(), self.manifest.shards(part)
+        for shard in stored:
+            for name, size in ((shard.text, shard.text_size), (shard.photos, shard.photos_size)):
+                if sizes.get(name) != size:
+                    damage = "is not what was published" if name in sizes else "is gone"
+                    raise damage_error(self.files.locate(name), f"of version {self.manifest.version} {damage}")
+        locate = self.files.locate
+        return [Shard(locate(shard.text), locate(shard.photos), shard.rows, shard.sha256) for shard in stored]
 
-        Raises FileNotFoundError if only unlabelled products are wanted and there are none.
+    def ingest(self, out: Path, labelled: bool = True, unlabelled: bool = True) -> IngestResult:
+        """Describe the version as an ingest does. The shards stay where they are; `out` is for the other files.
+
+        Raises FileNotFoundError if only unlabelled products are wanted and there are none, CatalogueError as `shards`.
         """
         manifest = self.manifest
         if not labelled and not manifest.unlabelled:
             raise FileNotFoundError(f"{self.address} holds no product to predict: publish a catalogue that has some")
         out.mkdir(parents=True, exist_ok=True)
         wanted = (labelled, unlabelled and bool(manifest.unlabelled))
-        shards = {part: self._fetch_part(part, out) for part, want in zip(PARTS, wanted, strict=True) if want}
+        shards = {part: self.shards(part) for part, want in zip(PARTS, wanted, strict=True) if want}
         quarantine = out / "quarantine.parquet"
         pq.write_table(QUARANTINE.empty_table(), quarantine)  # every published row is valid
         ingested = IngestResult(
@@ -120,15 +126,6 @@ class CatalogueVersion:
         )
         ingested.write_summary()
         return ingested
-
-    def _fetch_part(self, part: str, out: Path) -> list[Shard]:
-        shards = []
-        for i, stored in enumerate(Progress(self.manifest.shards(part), f"fetch {part}", unit=" shards", leave=False)):
-            text, photos = out / f"{part}-{i:05d}.text.parquet", out / f"{part}-{i:05d}.photos.parquet"
-            text.write_bytes(self.read(stored.text))
-            photos.write_bytes(self.read(stored.photos))
-            shards.append(Shard(text, photos, stored.rows, stored.sha256))
-        return shards
 
     def _count(self, part: str) -> Counts:
         rows = self.manifest.rows(part)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flytekit import current_context
@@ -11,6 +13,8 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.data.versions.files import CONTENT_NAME, damage_error, require_content
+
+THREADS = 8  # downloads at a time: of small files most of the time is waiting for the store
 
 
 def workspace() -> Path:
@@ -32,3 +36,9 @@ def local(file: FlyteFile | FlyteDirectory) -> Path:
         raise
     require_content(path, address)
     return path
+
+
+def fetch_all(files: Iterable[FlyteFile | FlyteDirectory]) -> list[Path]:
+    """Download files and folders, THREADS at a time. -> their local paths, in the same order"""
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(local, files))

@@ -157,3 +157,11 @@ def test_a_lost_race_does_not_read_the_source_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(CatalogueFiles, "create_manifest", lambda *args: next(lost, None) is None and create(*args))
     assert published(tmp_path, tmp_path / "shop", 30).joined == 6
     assert len(indexes) == 1
+
+
+def test_a_published_catalogue_can_be_published_to_another_address(tmp_path: Path, bucket: str):
+    first = published(tmp_path, f"{bucket}/shop", 24).published
+    read = ingest(f"{bucket}/shop", tmp_path / "read", CONFIG.ingest)
+    second = publish(read, SourceInfo("shop", None), str(tmp_path / "copy"), CONFIG, True, tmp_path / "draft").published
+    assert second.manifest.content == first.manifest.content
+    assert second.manifest.labelled == first.manifest.labelled

@@ -18,7 +18,7 @@ from rakuten_tasks.data.ingested import IngestResult
 from rakuten_tasks.data.layout import find_layout
 from rakuten_tasks.data.schema import TEXT, CatalogueError
 from rakuten_tasks.data.shards import Shard
-from rakuten_tasks.data.versions.files import CatalogueFiles, manifest_path
+from rakuten_tasks.data.versions.files import CatalogueFiles, fetch_shard, manifest_path
 from rakuten_tasks.data.versions.manifest import FORMAT, PARTS, CatalogueVersion, Manifest, StoredShard, find_version
 from rakuten_tasks.data.versions.product_index import ProductIndex
 from rakuten_tasks.data.versions.staging import StagedVersion, stage_version, validate_staged
@@ -102,7 +102,7 @@ def _write_files(
     stays = before.manifest if before and staged.added_to else None
     published = {shard.sha256: shard for part in PARTS for shard in (stays.shards(part) if stays else [])}
     shards = {
-        part: [published.get(shard.sha256) or _write_shard(shard, files) for shard in staged.parts[part].shards]
+        part: [published.get(shard.sha256) or _write_shard(shard, files, work) for shard in staged.parts[part].shards]
         for part in PARTS
     }
     answers, splits = staged.answers, work / "splits.parquet"
@@ -129,7 +129,8 @@ def _write_files(
     )
 
 
-def _write_shard(shard: Shard, files: CatalogueFiles) -> StoredShard:
+def _write_shard(shard: Shard, files: CatalogueFiles, work: Path) -> StoredShard:
+    shard = fetch_shard(shard, work)  # the source may be another published catalogue
     text, photos = Path(shard.text), Path(shard.photos)
     return StoredShard(
         text=files.write("text", text),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rakuten_tasks.config import PublicationConfig
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, ROWS
 from rakuten_tasks.data.shards import (
+    TEXT_ROWS,
     Shard,
     ShardWriter,
     group_neighbours,
@@ -26,7 +27,9 @@ from rakuten_tasks.data.shards import (
 )
 from rakuten_tasks.data.versions.files import fetch_shard
 from rakuten_tasks.data.versions.product_index import COLUMNS, ProductIndex
+from rakuten_tasks.storage.parquet_files import write_row_groups
 
+QUARANTINE_ROWS = 8192  # in a row group: the writer holds the footer's entries of all
 NOT_KEPT = [name for name in QUARANTINE.names if name not in ("part", "reason")]
 
 
@@ -68,7 +71,8 @@ def extend(
             counts.update(rows["prdtypecode"].tolist())
             photos.update(rows["photo_status"].tolist())
     writer.close()
-    quarantine, reasons = _write_quarantine(ingested, index, work / "quarantine.parquet")
+    quarantine, reasons = work / "quarantine.parquet", Counter[str]()
+    write_row_groups(quarantine, QUARANTINE, _rejected_rows(ingested, index, reasons), QUARANTINE_ROWS)
     return Extension(
         shards=_join_neighbours([*published, *writer.shards], work),
         class_counts=dict(counts),
@@ -83,20 +87,18 @@ def _new_rows(shard: Shard, index: ProductIndex) -> pd.Series:
     return products["row"].drop(index.reject(products).index)
 
 
-def _write_quarantine(ingested: IngestResult, index: ProductIndex, path: Path) -> tuple[Path, Counter[str]]:
-    """Write the source's quarantine and the rows that are published already. Returns the numbers of these by reason."""
-    reasons = Counter[str]()
-    with pq.ParquetWriter(path, QUARANTINE) as writer, pq.ParquetFile(ingested.quarantine) as quarantine:
-        for batch in quarantine.iter_batches():
-            writer.write_batch(batch)
-        for products in iter_text([shard.text for shard in ingested.labelled], [*NOT_KEPT, "product_hash"]):
-            reason = index.reject(products)
-            rows = products.loc[reason.index, NOT_KEPT]
-            texts = rows.drop(columns="row").astype("string").astype(object)
-            texts = texts.assign(part="labelled", row=rows["row"], reason=reason)
-            writer.write_table(pa.Table.from_pandas(texts, QUARANTINE, preserve_index=False))
-            reasons.update(reason.tolist())
-    return path, reasons
+def _rejected_rows(ingested: IngestResult, index: ProductIndex, reasons: Counter[str]) -> Iterator[pa.Table]:
+    """Yield the source's quarantine and the rows that are published already, and count these by reason."""
+    with pq.ParquetFile(ingested.quarantine) as quarantine:
+        for batch in quarantine.iter_batches(TEXT_ROWS):
+            yield pa.Table.from_batches([batch], QUARANTINE)
+    for products in iter_text([shard.text for shard in ingested.labelled], [*NOT_KEPT, "product_hash"]):
+        reason = index.reject(products)
+        rows = products.loc[reason.index, NOT_KEPT]
+        texts = rows.drop(columns="row").astype("string").astype(object)
+        texts = texts.assign(part="labelled", row=rows["row"], reason=reason)
+        reasons.update(reason.tolist())
+        yield pa.Table.from_pandas(texts, QUARANTINE, preserve_index=False)
 
 
 def _count(read: Counts, reasons: Counter[str], photos: Counter[str]) -> Counts:

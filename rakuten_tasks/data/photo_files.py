@@ -49,18 +49,23 @@ class PhotoReader:
 
         products: productid and imageid, both nullable, and names_photo (bool).
         """
+        return pd.DataFrame(self.read_files(self.list_names(products)), index=products.index)
+
+    def list_names(self, products: pd.DataFrame) -> list[str | None]:
+        """Return the name of each product's photo file: None if it names no photo, "" if its numbers give no name."""
+        columns = (products[name].tolist() for name in ("productid", "imageid", "names_photo"))
+        return [_name(*values) for values in zip(*columns, strict=True)]
+
+    def read_files(self, names: Sequence[str | None]) -> list[PhotoFile]:
+        """Return the photo of each name as of `list_names`."""
         with warnings.catch_warnings():
             # Pillow warns about unusual files; here only decoding decides
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            columns = (products[name] for name in ("productid", "imageid", "names_photo"))
-            return pd.DataFrame(list(self._pool.map(self._read, *columns)), index=products.index)
+            photos = self._pool.map(self._read, filter(None, names))
+            return [next(photos) if name else PhotoFile(None, "none" if name is None else "missing") for name in names]
 
-    def _read(self, productid: int, imageid: int, names_photo: bool) -> PhotoFile:
-        if not names_photo:
-            return PhotoFile(None, "none")
-        if pd.isna(productid) or pd.isna(imageid):
-            return PhotoFile(None, "missing")
-        content = self._read_file(photo_name(imageid, productid))
+    def _read(self, name: str) -> PhotoFile:
+        content = self._read_file(name)
         if isinstance(content, str):
             return PhotoFile(None, content)
         status = photo_status(content, self._config)
@@ -83,6 +88,12 @@ class PhotoReader:
         if isinstance(self._filesystem, LocalFileSystem):
             return open_file(Path(path))
         return self._filesystem.open(path, "rb", cache_type="none")
+
+
+def _name(productid: int, imageid: int, names_photo: bool) -> str | None:
+    if not names_photo:
+        return None
+    return "" if pd.isna(productid) or pd.isna(imageid) else photo_name(imageid, productid)
 
 
 def photo_status(content: bytes, config: IngestConfig) -> str:

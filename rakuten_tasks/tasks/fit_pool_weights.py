@@ -29,7 +29,8 @@ from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.local_files import hash_folder
-from rakuten_tasks.tasks.train_members import load_members, read_assignments
+from rakuten_tasks.tasks.assignments import read_assignments
+from rakuten_tasks.tasks.train_members import load_members
 from rakuten_tasks.tasks.types import (
     Catalogue,
     FeatureShard,

@@ -113,11 +113,12 @@ class FeatureShard:
 
 @dataclass(frozen=True)
 class StoredExtractor:
-    """An extractor's folder, as in the bundle."""
+    """An extractor's folder. training_only: patterns of its files that a bundle does not need."""
 
     name: str
     folder: FlyteDirectory
     sha256: str
+    training_only: list[str]
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class FittedMember:
     epochs: FlyteFile  # JSON list of training.EpochMetrics
     deck: FlyteFile
     machine: str  # hardware of the fit
+    description: str  # for the model card
     sha256: str  # of folders and scores
 
 

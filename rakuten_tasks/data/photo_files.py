@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from fsspec import AbstractFileSystem
@@ -76,18 +77,24 @@ class PhotoReader:
         status = "missing"
         for folder in self._folders:
             try:
-                with self._open(f"{folder}/{name}") as file:
-                    return file.read(self._config.max_photo_bytes + 1)
+                return self._read_start(f"{folder}/{name}")
             except FileNotFoundError:
                 continue
             except (UnreadableFileError, IsADirectoryError, PermissionError):
                 status = "unreadable"
         return status
 
-    def _open(self, path: str) -> IO[bytes]:
+    def _read_start(self, path: str) -> bytes:
+        size = self._config.max_photo_bytes + 1
         if isinstance(self._filesystem, LocalFileSystem):
-            return open_file(Path(path))
-        return self._filesystem.open(path, "rb", cache_type="none")
+            with open_file(Path(path)) as file:
+                return file.read(size)
+        try:
+            return self._filesystem.cat_file(path, start=0, end=size)  # one request, where open makes two
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return self._filesystem.cat_file(path)  # s3 has no range of an empty file
 
 
 def _name(productid: int, imageid: int, names_photo: bool) -> str | None:

@@ -12,6 +12,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 def is_folder(filesystem: AbstractFileSystem, path: str) -> bool:
     """Return whether there is a folder; unlike isdir, which lists all of it on s3 and caches that."""
+    if isinstance(filesystem, LocalFileSystem):
+        return filesystem.isdir(path)
     try:
         return filesystem.info(path)["type"] == "directory"
     except (FileNotFoundError, NotADirectoryError):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -509,3 +510,21 @@ def test_a_catalogue_on_s3_gives_the_same_as_on_disk(source, out, tmp_path, buck
     remote = ingest(f"{bucket}/a/catalogue", tmp_path / "remote", LENIENT)
     assert remote.counts["labelled"].photos == {"missing": 1, "not_an_image": 1, "ok": 10}
     assert remote.content_hash == ingest(str(source), out, LENIENT).content_hash
+
+
+def test_a_photo_on_s3_takes_one_request_and_no_listing_of_its_folder(source, out, bucket, monkeypatch):
+    store, methods = fsspec.filesystem("s3"), Counter()
+    store.put(str(source), f"{bucket}/a", recursive=True)
+    store.invalidate_cache()
+    call_s3 = type(store)._call_s3
+
+    async def count_call(self, method, *arguments, **options):
+        methods[method, options.get("Key", "").endswith(".jpg")] += 1
+        return await call_s3(self, method, *arguments, **options)
+
+    monkeypatch.setattr(type(store), "_call_s3", count_call)
+    found = ingest(f"{bucket}/a", out, IngestConfig())
+    assert methods["get_object", True] == 16
+    assert methods["head_object", True] == 0
+    assert not any("image_train" in folder for folder in store.dircache)
+    assert found.counts["labelled"].photos == {"ok": 12}

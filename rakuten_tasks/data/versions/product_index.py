@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rakuten_tasks.data.number_files import locate, open_map
 from rakuten_tasks.data.shards import Shard, read_text
 
 # reasons why a row of an added source is left out
@@ -26,9 +27,9 @@ class ProductIndex:
     def __init__(self, shards: Sequence[Shard], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         rows = sum(shard.rows for shard in shards)
-        self._ids: NDArray[np.int64] = _map(folder / "productid", np.int64, rows)
-        self._hashes: NDArray[np.uint64] = _map(folder / "product_hash", np.uint64, rows)
-        self._published: NDArray[np.bool_] = _map(folder / "published", np.bool_, rows)
+        self._ids: NDArray[np.int64] = open_map(folder / "productid", "w+", rows)
+        self._hashes: NDArray[np.uint64] = open_map(folder / "product_hash", "w+", rows, np.uint64)
+        self._published: NDArray[np.bool_] = open_map(folder / "published", "w+", rows, np.bool_)
         start = 0
         for shard in shards:
             self._ids[start : start + shard.rows] = read_text(shard.text, COLUMNS[:1])["productid"]
@@ -37,7 +38,7 @@ class ProductIndex:
 
     def mark_published(self, products: pd.DataFrame) -> None:
         """Remember the productids, and the hash of each, that are published. products: COLUMNS"""
-        position, is_known = self._find(products["productid"])
+        position, is_known = locate(self._ids, products["productid"].to_numpy(np.int64))
         self._published[position[is_known]] = True
         self._hashes[position[is_known]] = products["product_hash"].to_numpy(np.uint64)[is_known]
 
@@ -52,19 +53,6 @@ class ProductIndex:
 
     def reject(self, products: pd.DataFrame) -> pd.Series:
         """Return the reason to leave out each product that is published, indexed as `products`. products: COLUMNS"""
-        position, _ = self._find(products["productid"])
+        position, _ = locate(self._ids, products["productid"].to_numpy(np.int64))
         same = self._hashes[position] == products["product_hash"].to_numpy(np.uint64)
         return pd.Series(np.where(same, DUPLICATE, CONFLICT), products.index)[self._published[position]]
-
-    def _find(self, productids: pd.Series) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Return positions in the index, and whether each productid is there."""
-        ids = productids.to_numpy(np.int64)
-        if not len(self._ids):
-            return np.zeros(len(ids), np.intp), np.zeros(len(ids), np.bool_)
-        position = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        return position, self._ids[position] == ids
-
-
-def _map(path: Path, dtype: type[np.generic], rows: int) -> NDArray:
-    """Return an array of zeros in a file, which cannot be empty."""
-    return np.memmap(path, dtype, "w+", shape=max(rows, 1))[:rows]

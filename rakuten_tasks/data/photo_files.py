@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from itertools import product
 from threading import BoundedSemaphore
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
 
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.layout import photo_name
+from rakuten_tasks.data.schema import WHOLE_NUMBER
 from rakuten_tasks.preprocessing.photo_format import PhotoError
 from rakuten_tasks.preprocessing.photos import decode_photo
-from rakuten_tasks.storage.local_files import UnreadableFileError, open_file
+from rakuten_tasks.storage.addresses import open_to_read
+from rakuten_tasks.storage.local_files import UnreadableFileError
 
 THREADS = 8  # they mostly wait for a remote store
 # a photo of max_photo_pixels takes 200 MB decoded, so at most two are decoded at once
@@ -47,42 +49,38 @@ class PhotoReader:
     def read(self, products: pd.DataFrame) -> pd.DataFrame:
         """Return photo and photo_status of each product (see PhotoFile), with the products' index.
 
-        products: productid and imageid, both nullable, and names_photo (bool).
+        products: productid and imageid, texts as in the file: a photo's name has their leading zeros, or has not.
         """
         with warnings.catch_warnings():
             # Pillow warns about unusual files; here only decoding decides
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            columns = (products[name] for name in ("productid", "imageid", "names_photo"))
+            columns = (products[name].str.strip() for name in ("imageid", "productid"))
             return pd.DataFrame(list(self._pool.map(self._read, *columns)), index=products.index)
 
-    def _read(self, productid: int, imageid: int, names_photo: bool) -> PhotoFile:
-        if not names_photo:
+    def _read(self, imageid: str, productid: str) -> PhotoFile:
+        if not imageid:
             return PhotoFile(None, "none")
-        if pd.isna(productid) or pd.isna(imageid):
+        if not all(re.fullmatch(WHOLE_NUMBER, text) for text in (imageid, productid)):
             return PhotoFile(None, "missing")
-        content = self._read_file(photo_name(imageid, productid))
+        texts = [text.partition(".")[0] for text in (imageid, productid)]
+        content = self._read_file(dict.fromkeys((photo_name(*texts), photo_name(*map(int, texts)))))
         if isinstance(content, str):
             return PhotoFile(None, content)
         status = photo_status(content, self._config)
         return PhotoFile(content if status == "ok" else None, status)
 
-    def _read_file(self, name: str) -> bytes | str:
-        """Return at most one byte more than max_photo_bytes, or the photo_status if no folder has the file."""
+    def _read_file(self, names: Iterable[str]) -> bytes | str:
+        """Return at most one byte more than max_photo_bytes, or the photo_status if no folder has a file so named."""
         status = "missing"
-        for folder in self._folders:
+        for folder, name in product(self._folders, names):
             try:
-                with self._open(f"{folder}/{name}") as file:
+                with open_to_read(self._filesystem, f"{folder}/{name}", cache_type="none") as file:
                     return file.read(self._config.max_photo_bytes + 1)
             except FileNotFoundError:
                 continue
             except (UnreadableFileError, IsADirectoryError, PermissionError):
                 status = "unreadable"
         return status
-
-    def _open(self, path: str) -> IO[bytes]:
-        if isinstance(self._filesystem, LocalFileSystem):
-            return open_file(Path(path))
-        return self._filesystem.open(path, "rb", cache_type="none")
 
 
 def photo_status(content: bytes, config: IngestConfig) -> str:

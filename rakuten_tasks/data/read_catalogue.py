@@ -133,7 +133,7 @@ def _ingest_part(
             bar.update(len(bad_rows))
             for start in range(0, len(valid_rows), BATCH):
                 batch = valid_rows.iloc[start : start + BATCH]
-                batch = batch.join(photos.read(batch))
+                batch = batch.join(photos.read(chunk.raw.loc[batch.index]))
                 writer.write(pa.Table.from_pandas(batch.reset_index(), SHARD, preserve_index=False))
                 outcomes.append(batch[["issue", "photo_status", "prdtypecode"]])
                 bar.update(len(batch))

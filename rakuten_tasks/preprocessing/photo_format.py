@@ -23,6 +23,7 @@ ANIMATION_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT"})
 METADATA_MARKERS = frozenset({*range(0xE0, 0xF0), 0xFE})
 COLOUR_MARKERS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}  # start of the payload, and its shortest length
 EXIF_MARKER, START_OF_SCAN = 0xE1, 0xDA
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 class PhotoError(ValueError):
@@ -81,10 +82,18 @@ def without_metadata(data: bytes, animation: bool = False) -> bytes:
         names = STILL_CHUNKS | ANIMATION_CHUNKS if animation else STILL_CHUNKS
         chunks = [data[start:end] for name, start, end in _png_chunks(data) if name in names]
         return data[:8] + b"".join(chunks)
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_START):
         segments = [data[start:end] for marker, start, end in _jpeg_segments(data) if _shows(data, marker, start, end)]
         return data[:2] + b"".join(segments)
     return data
+
+
+def lacks_end(data: bytes) -> bool:
+    """Return whether the bytes are a JPEG without the marker of its end after its first scan."""
+    if not data.startswith(JPEG_START):
+        return False
+    *_, (_, start, _) = _jpeg_segments(data)
+    return data.find(JPEG_END, start) < 0
 
 
 def read_exif(data: bytes) -> bytes:

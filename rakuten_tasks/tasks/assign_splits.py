@@ -39,7 +39,7 @@ COLUMNS = ["row", "designation", "prdtypecode", "photo"]
 def split(shards: list[Shard], previous_splits: FlyteFile, config: SplitConfig, run: Run) -> KeyedSplits:
     """Extend the splits of earlier trainings by new titles; assign each labelled row to a split and a fold."""
     with runs.child_run(run.run_id, "split") as log:
-        rows = pd.concat([_read_rows(local(s.products)) for s in shards], ignore_index=True)
+        rows = pd.concat([read_hashed_photos(local(s.products)) for s in shards], ignore_index=True)
         previous = TitleSplits.load(local(previous_splits))
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
         title_splits = previous.extended(titles, codes, config)
@@ -66,7 +66,7 @@ def split(shards: list[Shard], previous_splits: FlyteFile, config: SplitConfig, 
     return Splits(FlyteFile(str(titles_file)), FlyteFile(str(rows_file)), deck, hash_folder(folder))
 
 
-def _read_rows(path: Path) -> pd.DataFrame:
+def read_hashed_photos(path: Path) -> pd.DataFrame:
     """Read COLUMNS with a hash in place of each photo, so that one shard's photos are in memory at a time."""
     rows = read_shard(path, COLUMNS)
     rows["photo"] = [None if photo is None else hashlib.sha256(photo).hexdigest() for photo in rows["photo"]]

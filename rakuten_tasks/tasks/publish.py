@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
@@ -13,7 +17,9 @@ from rakuten_tasks.data import shards
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
+from rakuten_tasks.data.splits import SPLITS, count_shared_photos, title_hash
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
+from rakuten_tasks.data.versions.manifest import CatalogueVersion
 from rakuten_tasks.reports.publication_deck import publication_deck
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
@@ -21,6 +27,7 @@ from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.addresses import absolute
+from rakuten_tasks.tasks.assign_splits import read_hashed_photos
 from rakuten_tasks.tasks.types import Catalogue, Shard, Source
 
 
@@ -53,7 +60,8 @@ def publish_version(
     address = absolute(require_remote("destination", destination)) if destination else ""
     result, origin = _load_ingested(catalogue, labelled, unlabelled), SourceInfo(source.address, answers)
     outcome = publish(result, origin, address, config, mode is Mode.ADD, workspace())
-    Console(soft_wrap=True, markup=False, emoji=False).print(describe_result(outcome))
+    shared_photos = describe_shared_photos(outcome.published, [shard.path for shard in result.labelled])
+    Console(soft_wrap=True, markup=False, emoji=False).print(describe_result(outcome) + shared_photos)
     manifest = outcome.published.manifest
     return Publication(
         address=outcome.published.address,
@@ -81,6 +89,22 @@ def _load_ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list
         content_hash=catalogue.content_hash,
         quarantine=local(catalogue.quarantine),
         file=summary,
+    )
+
+
+def describe_shared_photos(published: CatalogueVersion, labelled: Sequence[Path]) -> str:
+    """Describe in one line the photo files that the products of a source share across splits; empty for none."""
+    table = published.table(published.manifest.splits)
+    split_of = dict(zip(table["title_hash"], table["split"].map(SPLITS.index), strict=True))
+    rows = pd.concat(map(read_hashed_photos, labelled))
+    splits = rows["designation"].map(title_hash).map(split_of)
+    has_split = splits.notna()  # a row that was left out may have none
+    shared, counts = count_shared_photos(rows["photo"][has_split].tolist(), splits[has_split].to_numpy(np.uint8))
+    if not shared:
+        return ""
+    return (
+        f"\n{sum(counts)} products of held-out splits have the photo file of a training product, under another title "
+        f"({shared} photos)"
     )
 
 

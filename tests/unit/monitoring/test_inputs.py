@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 import re
 
 import numpy as np
@@ -99,6 +100,15 @@ def test_labels_that_do_not_match_stop_no_drift_check(tmp_path, caplog, answers,
         frame = catalogue_frame(str(source), None, to_predict=True)
     assert (len(frame), frame["true_code"].notna().sum()) == (4, known)
     assert re.search(message, caplog.text)
+
+
+def test_labels_in_a_pipe_stop_no_drift_check(tmp_path, caplog):
+    source = write_catalogue(tmp_path)
+    os.mkfifo(source / "Y_test.csv")
+    frame = catalogue_frame(str(source), None, to_predict=True)
+    assert (len(frame), frame["true_code"].notna().sum()) == (4, 0)
+    assert "accuracy is not measured: " in caplog.text
+    assert "no ordinary file" in caplog.text
 
 
 def test_a_broken_table_of_products_stops_a_drift_check(tmp_path):

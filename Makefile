@@ -117,7 +117,7 @@ versions: setup ## list registered versions, their aliases and the audit trail (
 .PHONY: lineage
 lineage: setup ## show the origin of VERSION=: run, Decks, configuration, catalogue, quarantine, code (MODEL=)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
-	@$(BIN)/python -m rakuten_tasks.registry lineage "$$VERSION" --model "$$MODEL"
+	@$(BIN)/python -m rakuten_tasks.registry lineage --model "$$MODEL" -- "$$VERSION"
 
 .PHONY: reproduce
 reproduce: setup ## train VERSION= again from its lineage, and compare (MODEL=; SOURCE= if the catalogue was moved)
@@ -134,7 +134,7 @@ deck: setup ## open the Decks of the last training
 .PHONY: promote
 promote: setup ## promote VERSION= to champion by hand (MODEL=, REASON=)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
-	@$(BIN)/python -m rakuten_tasks.registry promote "$$VERSION" --model "$$MODEL" --reason "$$REASON"
+	@$(BIN)/python -m rakuten_tasks.registry promote --model "$$MODEL" --reason "$$REASON" -- "$$VERSION"
 
 .PHONY: rollback
 rollback: setup ## promote the previous champion again (MODEL=, REASON=)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from io import BytesIO
 from random import Random
@@ -55,7 +55,8 @@ def catalogue_frame(
     Without a predictor, columns that only a model can compute are missing. to_predict: the products without label, if
     there are any. Raises as find_layout and read_chunks do.
     """
-    rows = _read_sample(max_products) if source == SAMPLE else _read_catalogue(source, to_predict, max_products)
+    known = predictor.codes if predictor else None
+    rows = _read_sample(max_products) if source == SAMPLE else _read_catalogue(source, to_predict, max_products, known)
     return pd.concat([rows[["designation", "true_code"]], _featurize(rows, predictor)], axis=1)
 
 
@@ -114,10 +115,10 @@ def _sample_positions(rows: int, max_products: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(rows)[:max_products])
 
 
-def _read_catalogue(source: str, to_predict: bool, max_products: int) -> pd.DataFrame:
-    """Read a random sample of a catalogue's products, with photos and true codes."""
+def _read_catalogue(source: str, to_predict: bool, max_products: int, known: Collection[int] | None) -> pd.DataFrame:
+    """Read a random sample of a catalogue's products, with photos and true codes. known: see match_labels."""
     if (published := find_version(source)) is not None:
-        return _read_published(published, to_predict, max_products)
+        return _read_published(published, to_predict, max_products, known)
     layout = find_layout(source)
     test = bool(layout.test_rows) if to_predict else not layout.train_rows
     file, photos = (layout.test_rows, layout.test_photos) if test else (layout.train_rows, layout.train_photos)
@@ -131,10 +132,10 @@ def _read_catalogue(source: str, to_predict: bool, max_products: int) -> pd.Data
             parts.append(part.join(reader.read(chunk.raw.loc[part.index])) if len(part) else part)
     rows = pd.concat(parts)
     read = partial(read_test_labels if test else read_train_labels, layout)
-    return rows.assign(true_code=_read_true_codes(read, index).reindex(rows.index)).reset_index(drop=True)
+    return rows.assign(true_code=_read_true_codes(read, index, known).reindex(rows.index)).reset_index(drop=True)
 
 
-def _read_true_codes(read: Callable[[], pd.Series | None], rows: pd.Index) -> pd.Series:
+def _read_true_codes(read: Callable[[], pd.Series | None], rows: pd.Index, known: Collection[int] | None) -> pd.Series:
     """Return the labels that match rows: without labels accuracy is not measured, and drift is."""
     try:
         labels = read()
@@ -143,13 +144,15 @@ def _read_true_codes(read: Callable[[], pd.Series | None], rows: pd.Index) -> pd
         labels = None
     if labels is None:
         return pd.Series(dtype="Int64")
-    matched = match_labels(labels, rows)
+    matched = match_labels(labels, rows, known)
     if matched.mismatch:
         log.warning("accuracy is measured where labels match: %s", matched.mismatch)
     return matched.codes
 
 
-def _read_published(published: CatalogueVersion, to_predict: bool, max_products: int) -> pd.DataFrame:
+def _read_published(
+    published: CatalogueVersion, to_predict: bool, max_products: int, known: Collection[int] | None
+) -> pd.DataFrame:
     """As _read_catalogue, from shards: one in memory at a time."""
     test = to_predict and published.manifest.unlabelled
     shards = published.manifest.shards(PARTS[1] if test else PARTS[0])
@@ -166,7 +169,7 @@ def _read_published(published: CatalogueVersion, to_predict: bool, max_products:
     if test:
         products = published.table(published.manifest.products)
         index = pd.Index(products.loc[products["part"] == PARTS[1], "row"].astype("int64"))
-        codes = rows["row"].map(_read_true_codes(published.answers, index))
+        codes = rows["row"].map(_read_true_codes(published.answers, index, known))
     return rows.assign(true_code=codes).reset_index(drop=True)
 
 

@@ -12,6 +12,8 @@ from traceback import walk_tb
 import click
 from flytekit.clis.sdk_in_container import utils
 
+from rakuten_tasks.runtime.retry import PERMANENT_ERRORS
+
 if not version("flytekit").startswith("1.16."):
     raise ImportError(f"flytekit {version('flytekit')}: this adapter was written for 1.16, see {__name__}")
 
@@ -27,7 +29,7 @@ def install() -> None:
 
 
 def print_error(error: Exception, verbosity: int = 1) -> None:
-    """Print the message of an error that our own code raised about its input; leave everything else to flytekit."""
+    """Print the message of an error about an input; leave everything else to flytekit."""
     if verbosity or not _is_about_input(error):
         _print_exception(error, verbosity)
         return
@@ -35,8 +37,8 @@ def print_error(error: Exception, verbosity: int = 1) -> None:
 
 
 def _is_about_input(error: Exception) -> bool:
-    """Return whether one of our modules, and no library, raised it; a KeyError or IndexError is a fault in the code."""
-    if not isinstance(error, ValueError | LookupError | FileNotFoundError) or isinstance(error, KeyError | IndexError):
-        return False
+    """Return whether it is about a path or credentials, or a value that one of our modules, and no library, refused."""
+    if not isinstance(error, ValueError | LookupError):
+        return isinstance(error, PERMANENT_ERRORS)
     *_, (frame, _) = walk_tb(error.__traceback__)
-    return frame.f_globals["__name__"].startswith(OURS)
+    return frame.f_globals["__name__"].startswith(OURS) and not isinstance(error, KeyError | IndexError)

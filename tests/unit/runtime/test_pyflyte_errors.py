@@ -37,6 +37,13 @@ def test_what_a_user_can_mend_is_one_line(tmp_path: Path, capsys: pytest.Capture
         assert capsys.readouterr() == ("", f"Error: {message}\n")
 
 
+def test_a_path_that_a_library_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture):
+    from rakuten_tasks.runtime.pyflyte_errors import print_error
+
+    print_error(_caught((tmp_path / "none").read_bytes), 0)
+    assert capsys.readouterr().err == f"Error: [Errno 2] No such file or directory: '{tmp_path}/none'\n"
+
+
 @pytest.mark.parametrize("verbosity", [0, 1])
 def test_everything_else_has_a_traceback(verbosity: int, tmp_path: Path, capsys: pytest.CaptureFixture):
     from rakuten_tasks.runtime.pyflyte_errors import print_error

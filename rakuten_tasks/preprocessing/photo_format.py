@@ -29,7 +29,7 @@ JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 class PhotoError(ValueError):
     """Bytes that are no usable photo. The message never repeats the input.
 
-    status: as photo_status in schema.SHARD: not_an_image (or one that shows nothing), truncated (begins as a photo, but
+    status: as photo_status in schema.TEXT: not_an_image (or one that shows nothing), truncated (begins as a photo, but
     cannot be decoded to its end) or too_large.
     """
 

@@ -13,11 +13,11 @@ from flytekit.types.file import FlyteFile
 from rich.console import Console
 
 from rakuten_tasks.config import Mode, PublicationConfig
-from rakuten_tasks.data import shards
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
-from rakuten_tasks.data.splits import SPLITS, count_shared_photos, title_hash
+from rakuten_tasks.data.shards import read_text
+from rakuten_tasks.data.splits import SPLITS, count_shared_photos
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
 from rakuten_tasks.data.versions.manifest import CatalogueVersion
 from rakuten_tasks.reports.publication_deck import publication_deck
@@ -27,7 +27,6 @@ from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.addresses import absolute
-from rakuten_tasks.tasks.assign_splits import read_hashed_photos
 from rakuten_tasks.tasks.types import Catalogue, Shard, Source
 
 
@@ -60,7 +59,7 @@ def publish_version(
     address = absolute(require_remote("destination", destination)) if destination else ""
     result, origin = _load_ingested(catalogue, labelled, unlabelled), SourceInfo(source.address, answers)
     outcome = publish(result, origin, address, config, mode is Mode.ADD, workspace())
-    shared_photos = describe_shared_photos(outcome.published, [shard.path for shard in result.labelled])
+    shared_photos = describe_shared_photos(outcome.published, [shard.text for shard in result.labelled])
     Console(soft_wrap=True, markup=False, emoji=False).print(describe_result(outcome) + shared_photos)
     manifest = outcome.published.manifest
     return Publication(
@@ -80,8 +79,8 @@ def _load_ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list
     summary = local(catalogue.summary)
     content = json.loads(summary.read_text(encoding="utf-8"))
     return IngestResult(
-        labelled=[shards.Shard(local(shard.products), shard.rows, shard.sha256) for shard in labelled],
-        unlabelled=[shards.Shard(local(shard.products), shard.rows, shard.sha256) for shard in unlabelled],
+        labelled=[shard.fetch() for shard in labelled],
+        unlabelled=[shard.fetch() for shard in unlabelled],
         counts={part: Counts(**counts) for part, counts in content["counts"].items()},
         class_counts={int(code): n for code, n in content["class_counts"].items()},
         names={int(code): name for code, name in catalogue.names.items()},
@@ -95,11 +94,12 @@ def _load_ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list
 def describe_shared_photos(published: CatalogueVersion, labelled: Sequence[Path]) -> str:
     """Describe in one line the photo files that the products of a source share across splits; empty for none."""
     table = published.table(published.manifest.splits)
-    split_of = dict(zip(table["title_hash"], table["split"].map(SPLITS.index), strict=True))
-    rows = pd.concat(map(read_hashed_photos, labelled))
-    splits = rows["designation"].map(title_hash).map(split_of)
+    numbers = [int(title, 16) for title in table["title_hash"]]
+    split_of = dict(zip(numbers, table["split"].map(SPLITS.index), strict=True))
+    rows = pd.concat([read_text(path, ["title_hash", "photo_hash"]) for path in labelled])
+    splits = rows["title_hash"].map(split_of)
     has_split = splits.notna()  # a row that was left out may have none
-    shared, counts = count_shared_photos(rows["photo"][has_split].tolist(), splits[has_split].to_numpy(np.uint8))
+    shared, counts = count_shared_photos(rows["photo_hash"][has_split].tolist(), splits[has_split].to_numpy(np.uint8))
     if not shared:
         return ""
     return (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import litserve
 
 from serving.litserve_adapter.batch_loop import BatchLoop
-from serving.schemas import InferenceRequest, InferenceResponse
+from serving.schemas import NOT_READY, InferenceRequest, InferenceResponse
 from serving.settings import Settings
 from serving.worker_status import StatusWriter
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NOT_READY = "no champion is loaded yet: GET /info says why"
 PUBLISH_SECONDS = 1.0  # seconds between updates of the counters in the worker's status
 
 

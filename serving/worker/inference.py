@@ -161,9 +161,9 @@ def _explanation(predictor: Predictor, product: Product, code: int) -> Explanati
 
 def _invalid(field: str, message: str, kind: str, request_id: str) -> InferenceResponse:
     detail = ErrorDetail(loc=["body", field], msg=message, type=kind)
-    return InferenceResponse(422, error_body([detail], request_id), kind)
+    return InferenceResponse(422, error_body(422, [detail], request_id), kind)
 
 
 def error_response(status: int, message: str, request_id: str) -> InferenceResponse:
     """Error with one message instead of a list of details."""
-    return InferenceResponse(status, error_body(message, request_id), message)
+    return InferenceResponse(status, error_body(status, message, request_id), message)

@@ -161,7 +161,8 @@ class ProductServer:
             if self.worker_status.status().state == WAITING:
                 raise HTTPException(503, NOT_READY)
             lines = stream_lines(batch.products, self.settings.products_at_once, self._predict, self._on_product)
-            return StreamingResponse(lines, media_type=NDJSON)
+            # LitServe's gzip would hold the lines back until it has a block of them
+            return StreamingResponse(lines, headers={"Content-Encoding": "identity"}, media_type=NDJSON)
 
         @self.app.post(
             "/feedback",

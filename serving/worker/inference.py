@@ -50,6 +50,17 @@ class PredictionEvent:
     projected: NDArray
     abstained: bool
 
+    @property
+    def members(self) -> list[str]:
+        """The members that took part in the prediction."""
+        return [name for name, mask in self.scores.available.items() if mask[self.row]]
+
+    @property
+    def skipped_photo(self) -> bool:
+        """Whether the product has a photo that the model could have read, and the prediction did without."""
+        readable = self.product.photo is not None and "photo" in self.scores.modality.values()
+        return readable and "photo" not in self.scores.modalities(self.row)
+
     def to_log_row(self, time: datetime, with_text: bool) -> dict[str, Any]:
         """Row of the prediction log with the drift columns: costs milliseconds."""
         product, champion = self.product, self.loaded.champion

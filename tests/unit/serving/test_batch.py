@@ -22,6 +22,17 @@ from tests.support.servers import base64_photo
 PATH = "/predict/batch"
 
 
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": PATH,
+    "headers": [(b"content-type", b"application/json"), (b"accept-encoding", b"gzip")],
+    "query_string": b"",
+    "asgi": {"spec_version": "2.3"},
+    "http_version": "1.1",
+}
+
+
 class StubServer(ProductServer):
     """Answers with the description; "slow" after the others, "lost" as if its worker was killed."""
 
@@ -168,6 +179,35 @@ def test_each_product_counts_in_the_metrics_the_minutes_and_the_rejections(serve
     assert [line["request_id"] in server.predicted_ids for line in lines] == [True, False, True]
 
 
+def test_a_line_is_sent_while_the_next_product_is_predicted(server):
+    async def read() -> list[bytes]:
+        first_line, chunks = asyncio.Event(), list[bytes]()
+        submit = server.lit.submit
+
+        async def submit_after_the_first_line(request: InferenceRequest) -> InferenceResponse:
+            if request.description == "second":
+                await first_line.wait()
+            return await submit(request)
+
+        server.lit.submit = submit_after_the_first_line
+        products = [{"description": "first"}, {"description": "second"}]
+        messages = [{"type": "http.request", "body": json.dumps({"products": products}).encode()}]
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop() if messages else await asyncio.sleep(9, {})
+
+        async def send(message: Any) -> None:
+            if chunk := message.get("body"):
+                chunks.append(chunk)
+                first_line.set()
+
+        async with asyncio.timeout(5):
+            await server.app(SCOPE, receive, send)
+        return chunks
+
+    assert [json.loads(chunk)["text"] for chunk in asyncio.run(read())] == ["first", "second"]
+
+
 def test_nothing_more_is_predicted_for_a_client_that_is_gone(server):
     async def leave() -> None:
         messages = [{"type": "http.request", "body": json.dumps({"products": [{"description": "slow"}] * 99}).encode()}]
@@ -178,9 +218,7 @@ def test_nothing_more_is_predicted_for_a_client_that_is_gone(server):
         async def send(message: Any) -> None:
             pass
 
-        headers = [(b"content-type", b"application/json")]
-        scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers, "query_string": b""}
-        await server.app({**scope, "asgi": {"spec_version": "2.3"}, "http_version": "1.1"}, receive, send)
+        await server.app(SCOPE, receive, send)
         await asyncio.sleep(0.1)
 
     asyncio.run(leave())

@@ -32,7 +32,7 @@ def reference_rows(
 
 
 def catalogue_features(rows: pd.DataFrame, tfidf: Tfidf | None) -> pd.DataFrame:
-    """Return TEXT_COLUMNS and PHOTO_COLUMNS of catalogue rows with their photos (schema.SHARD)."""
+    """Return TEXT_COLUMNS and PHOTO_COLUMNS of catalogue rows with their photos (schema.TEXT)."""
     features = pd.DataFrame(
         [{**text_features(tfidf, product), **photo_features(product.photo)} for product in products_of(rows)]
     )

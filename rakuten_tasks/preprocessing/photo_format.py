@@ -30,7 +30,7 @@ END_OF_IMAGE = b"\xff\xd9"  # within a scan \xff is followed by 0 or the number 
 class PhotoError(ValueError):
     """Bytes that are no usable photo. The message never repeats the input.
 
-    status: as photo_status in schema.SHARD: not_an_image (or one that shows nothing), truncated (begins as a photo, but
+    status: as photo_status in schema.TEXT: not_an_image (or one that shows nothing), truncated (begins as a photo, but
     cannot be decoded to its end) or too_large.
     """
 

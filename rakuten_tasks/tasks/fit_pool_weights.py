@@ -29,7 +29,8 @@ from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.local_files import hash_folder
-from rakuten_tasks.tasks.train_members import load_members, read_assignments
+from rakuten_tasks.tasks.assignments import read_assignments
+from rakuten_tasks.tasks.train_members import load_members
 from rakuten_tasks.tasks.types import (
     Catalogue,
     FeatureShard,
@@ -137,7 +138,7 @@ def _reference(
     loaded = load_members(members)
     files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
     _, embeddings = score_features(loaded, files, held_out, len(codes))
-    rows = rows_on([local(shard.products) for shard in shards], TitleSplits.load(local(splits.titles)), HELD_OUT)
+    rows = rows_on([shard.fetch() for shard in shards], TitleSplits.load(local(splits.titles)), HELD_OUT)
     products = (part[part["row"].isin(held_out)] for part in rows)
     reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
     return reference.assign(**dict.fromkeys(UNCERTAINTY_COLUMNS, np.nan))

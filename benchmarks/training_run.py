@@ -165,7 +165,7 @@ class TrainingRun:
     def _score(
         self, members: dict[str, Member], pool: Pool, features: dict[str, list[Path]], rows: NDArray
     ) -> dict[str, NDArray]:
-        return self._pool_scores(score_features(members, features, rows, len(self.codes))[0], pool)
+        return self._pool_scores(score_features(members, features, rows, pool)[0], pool)
 
     def _score_test_labels(self, members: dict[str, Member], pool: Pool) -> dict[str, float]:
         if self._test_labels is None:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from rakuten_tasks.data.shards import read_shard
 from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.baseline import BASELINES
-from rakuten_tasks.evaluation.metrics import POOL, evaluate
+from rakuten_tasks.evaluation.metrics import FULL_POOL, POOL, evaluate
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.pool import Pool
-from rakuten_tasks.models.predictor import pool_logits
+from rakuten_tasks.models.predictor import apply_cascade, pool_logits
 from rakuten_tasks.models.scoring import rows_on, score_features
 from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
@@ -85,10 +85,16 @@ def evaluate_test(
         paths_of = {e.name: [local(s.file) for s in part] for e, part in zip(extractors, features, strict=True)}
         labels = test["label"].to_numpy(np.int64)
         loaded = load_members(members)
-        logits, embeddings = score_features(loaded, paths_of, test["row"].to_numpy(np.int64), len(codes))
-        scores = pool_logits(logits, pool, codes)
-        systems = {**scores.by_member, POOL: scores.probabilities, **_read_baselines(local(baselines), test["row"])}
-        evaluation = evaluate(systems, labels, codes, seed, pool.text_only(logits))
+        logits, embeddings = score_features(loaded, paths_of, test["row"].to_numpy(np.int64), pool)
+        complete = pool_logits(logits, pool, codes)
+        served, embeddings = apply_cascade(pool, loaded, logits, embeddings)
+        scores = pool_logits(served, pool, codes)
+        systems = {**complete.by_member, POOL: scores.probabilities, **_read_baselines(local(baselines), test["row"])}
+        if pool.thresholds:
+            systems[FULL_POOL] = complete.probabilities
+        photos = [pool.has(scored, "photo").sum() for scored in (logits, served)]
+        skipped = 1 - float(photos[1] / max(1, photos[0]))
+        evaluation = evaluate(systems, labels, codes, seed, pool.text_only(logits), skipped)
         log.metrics(evaluation.summary())
         for figure_name, figure in result_plots.evaluation_figures(evaluation, catalogue.names).items():
             log.figure(figure, figure_name)

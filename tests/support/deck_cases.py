@@ -21,6 +21,7 @@ from rakuten_tasks.data.schema import QUARANTINE, SHARD
 from rakuten_tasks.data.shards import Shard, ShardWriter
 from rakuten_tasks.evaluation.bootstrap import paired_differences
 from rakuten_tasks.evaluation.metrics import Evaluation, evaluate
+from rakuten_tasks.models.cascade import learn_cascade
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from rakuten_tasks.models.pool_report import PoolReport, report_pool
 from rakuten_tasks.models.predictor import Scores, pool_logits
@@ -163,8 +164,10 @@ class Answers:
         self.names = {str(code): name for code, name in class_names(self.codes, hostile).items()}
         self.labels, unseen = random.integers(0, classes, size=(2, rows))
         logits = made_up_logits(unseen, classes, seed=1)
-        self.pool: Pool = fit_pool(logits, unseen, MODALITY, np.full(classes, 1 / classes))
-        self.report: PoolReport = report_pool(self.pool, logits, unseen)
+        whole = fit_pool(logits, unseen, MODALITY, np.full(classes, 1 / classes))
+        self.pool: Pool
+        self.pool, stages = learn_cascade(whole, logits, unseen, ["bag", "lstm"])
+        self.report: PoolReport = report_pool(self.pool, logits, unseen, stages)
         self.logits = made_up_logits(self.labels, classes, seed=0)
         self.scores: Scores = pool_logits(self.logits, self.pool, self.codes)
         svm = np.full((rows, classes), 0.2 / classes)

@@ -43,7 +43,7 @@ def pool_deck(report: PoolReport) -> str:
                 stage.stage,
                 stage.rows,
                 "" if point is None else f"{point.threshold:.3f}",
-                "0 %" if point is None else f"{point.settled:.0%}",
+                "0%" if point is None else f"{point.settled:.0%}",
                 f"{(point or stage).weighted_f1:.4f}",
                 f"{(point or stage).ece:.4f}",
             ]

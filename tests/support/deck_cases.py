@@ -21,9 +21,9 @@ from rakuten_tasks.data.schema import QUARANTINE, SHARD
 from rakuten_tasks.data.shards import Shard, ShardWriter
 from rakuten_tasks.evaluation.bootstrap import paired_differences
 from rakuten_tasks.evaluation.metrics import Evaluation, evaluate
-from rakuten_tasks.models.cascade import learn_cascade
+from rakuten_tasks.models.cascade import CascadePoint, StageReport, learn_cascade
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
-from rakuten_tasks.models.pool_report import PoolReport, report_pool
+from rakuten_tasks.models.pool_report import MemberReport, PoolReport, Quality, report_pool
 from rakuten_tasks.models.predictor import Scores, pool_logits
 from rakuten_tasks.registry.gate import class_losses, decide
 from rakuten_tasks.reports.catalogue_deck import ingest_deck
@@ -153,6 +153,16 @@ def made_up_logits(labels: NDArray, classes: int, seed: int) -> Logits:
         available[name] = lacking[MODALITY[name]]
         by_member[name] = (logits * scale * available[name][:, None]).astype(np.float32)
     return Logits(by_member, available)
+
+
+def cascade_report() -> PoolReport:
+    """A pool whose words settle half of the products with a photo, and none without."""
+    points = [CascadePoint(0.9, 0.2, 0.8, 0.01), CascadePoint(0.7, 0.5, 0.8, 0.02), CascadePoint(0.5, 0.9, 0.7, 0.04)]
+    both = StageReport("text+photo", "words", 500, 0.8, 0.01, points, 0.7)
+    stages = [both, dataclasses.replace(both, modalities="text", threshold=None)]
+    quality = Quality(0.8, 0.7, 0.01)
+    members = {"bag": MemberReport("text", 500, quality, None)}
+    return PoolReport(500, quality, members, {"text": {"bag": 1.0}}, stages)
 
 
 class Answers:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, SplitConfig, TrainingConfig, Weights
 from rakuten_tasks.data import read_catalogue
 from rakuten_tasks.data.csv_reader import read_tables
-from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.shards import Shard, read_products, read_text
 from rakuten_tasks.data.splits import BLENDING, FOLDS, TEST, TRAIN, VALIDATION, TitleSplits, assign_folds
 from rakuten_tasks.evaluation.baseline import fit_tfidf_svm
 from rakuten_tasks.evaluation.metrics import POOL, TFIDF_SVM, evaluate
@@ -56,16 +56,17 @@ class BenchContext:
     photos: int
 
     @cached_property
-    def shards(self) -> list[Path]:
+    def shards(self) -> list[Shard]:
         """Shards of ingest with the first `products`."""
         count = -(-self.products // IngestConfig().rows_per_shard)
-        return sorted((self.folder / "ingest").glob("labelled-*.parquet"))[:count]
+        texts = sorted((self.folder / "ingest").glob("labelled-*.text.parquet"))[:count]
+        return [Shard(text, Path(str(text).replace(".text.", ".photos.")), 0, "") for text in texts]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
         """Products of these shards, without photos."""
         columns = ["row", "designation", "description", "prdtypecode"]
-        return pd.concat([read_shard(shard, columns) for shard in self.shards], ignore_index=True)
+        return pd.concat([read_text(shard.text, columns) for shard in self.shards], ignore_index=True)
 
     @cached_property
     def assignments(self) -> pd.DataFrame:
@@ -97,17 +98,17 @@ class BenchContext:
         return sorted((self.folder / "features" / extractor).glob("*.safetensors"))[: len(self.shards)]
 
     def extract(
-        self, name: str, shards: list[Path], limit: int | None = None, config: TrainingConfig | None = None
+        self, name: str, shards: list[Shard], limit: int | None = None, config: TrainingConfig | None = None
     ) -> None:
         """Extract features like the map task, of at most `limit` products a shard."""
         extractor = build_extractor(name, config or self.config, self.texts, choose_device())
         extractor.save(self.folder / "extractors" / name)
         for shard in shards:
-            rows = read_shard(shard)
+            rows = read_products(shard)
             products = products_of(rows)
             available = np.flatnonzero([extractor.available(product) for product in products])[:limit]
             arrays = extractor.extract([products[index] for index in available])
-            path = self.folder / "features" / name / f"{shard.stem}.safetensors"
+            path = self.folder / "features" / name / f"{shard.text.stem}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_shard(path, {"row": rows["row"].to_numpy(np.int64)[available], **arrays})
 
@@ -255,7 +256,7 @@ def evaluation(work: BenchContext, out: Path) -> None:
 
 
 def predict(work: BenchContext, out: Path) -> None:
-    rows = read_shard(work.shards[0])[: work.photos]
+    rows = read_products(work.shards[0])[: work.photos]
     members = {name: extractors_of(name, work.config) for name in (*TEXT_MEMBERS, *PHOTO_MEMBERS)}
     folders = {name: work.folder / name / "member" for name in members}
     extractors = work.folder / "extractors"

@@ -13,7 +13,7 @@ from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.read_catalogue import ingest
-from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.shards import Shard, read_products, read_text
 from rakuten_tasks.data.splits import TEST, TRAIN, TitleSplits, require_every_split
 from rakuten_tasks.evaluation.baseline import BASELINES
 from rakuten_tasks.evaluation.metrics import POOL, reliability
@@ -38,8 +38,7 @@ class TrainingRun:
         self.device = choose_device()
         labels = test_labels(source)
         ingested = ingest(source, folder / "catalogue", config.ingest, unlabelled=labels is not None)
-        self._labelled = [shard.path for shard in ingested.labelled]
-        self._unlabelled = [shard.path for shard in ingested.unlabelled]
+        self._labelled, self._unlabelled = ingested.labelled, ingested.unlabelled
         self.codes = sorted(ingested.class_counts)
         self._test_labels = None if labels is None else self._match(labels)
         self.rows = self._assign()
@@ -62,7 +61,7 @@ class TrainingRun:
         return 0 if self._test_labels is None else len(self._test_labels)
 
     def _match(self, labels: pd.Series) -> pd.Series:
-        rows = [read_shard(path, ["row"])["row"] for path in self._unlabelled]
+        rows = [read_text(shard.text, ["row"])["row"] for shard in self._unlabelled]
         matched = match_labels(labels, pd.Index(pd.concat(rows).astype("int64")), self.codes)
         if matched.mismatch:
             print(f"Y_test.csv does not match X_test_update.csv: {matched.mismatch}", flush=True)
@@ -70,7 +69,7 @@ class TrainingRun:
 
     def _assign(self) -> pd.DataFrame:
         columns = ["row", "designation", "description", "prdtypecode", "photo_status"]
-        rows = pd.concat([read_shard(path, columns) for path in self._labelled], ignore_index=True)
+        rows = pd.concat([read_text(shard.text, columns) for shard in self._labelled], ignore_index=True)
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
         splits = TitleSplits.empty().extended(titles, codes, self.config.split).lookup(titles)
         require_every_split(splits, codes)
@@ -83,14 +82,14 @@ class TrainingRun:
         )
         self._folders[name] = self.folder / "extractors" / name
         extractor.save(self._folders[name])
-        self._features[name] = [self._write(extractor, path) for path in self._labelled]
-        self._unlabelled_features[name] = [self._write(extractor, path) for path in self._unlabelled]
+        self._features[name] = [self._write(extractor, shard) for shard in self._labelled]
+        self._unlabelled_features[name] = [self._write(extractor, shard) for shard in self._unlabelled]
 
-    def _write(self, extractor: Extractor, shard: Path) -> Path:
-        rows = read_shard(shard)
+    def _write(self, extractor: Extractor, shard: Shard) -> Path:
+        rows = read_products(shard)
         products = products_of(rows)
         available = np.flatnonzero([extractor.available(product) for product in products])
-        path = self.folder / f"{shard.stem}-{extractor.name}.safetensors"
+        path = self.folder / f"{shard.text.stem}-{extractor.name}.safetensors"
         arrays = extractor.extract([products[index] for index in available])
         write_shard(path, {"row": rows["row"].to_numpy(np.int64)[available], **arrays})
         return path
@@ -114,7 +113,7 @@ class TrainingRun:
 
     def _labelled_test_products(self) -> pd.DataFrame:
         columns = ["row", "designation", "description"]
-        rows = pd.concat([read_shard(path, columns) for path in self._unlabelled], ignore_index=True)
+        rows = pd.concat([read_text(shard.text, columns) for shard in self._unlabelled], ignore_index=True)
         return rows[rows["row"].isin(self._test_labels.index)]  # type: ignore[union-attr]
 
     def fit(self, seed: int) -> dict[str, tuple[FitResult, TrainingData]]:

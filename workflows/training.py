@@ -12,12 +12,14 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import IngestConfig, SplitConfig, TrainingConfig
+from rakuten_tasks.tasks.assemble_bundle import assemble
 from rakuten_tasks.tasks.assign_splits import split
-from rakuten_tasks.tasks.evaluate_test_rows import evaluate_test, score_baselines
+from rakuten_tasks.tasks.evaluate_test_rows import evaluate_test
+from rakuten_tasks.tasks.fit_baselines import score_baselines
 from rakuten_tasks.tasks.fit_pool_weights import pool_members
 from rakuten_tasks.tasks.ingest_catalogue import ingest
 from rakuten_tasks.tasks.on_failure import record_failed_reproduction, record_failed_training
-from rakuten_tasks.tasks.register_version import assemble, register
+from rakuten_tasks.tasks.register_version import register
 from rakuten_tasks.tasks.reproduce import Comparison, compare, reopen
 from rakuten_tasks.tasks.start_run import open_run
 from rakuten_tasks.tasks.train_members import train_members

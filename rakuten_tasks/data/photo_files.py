@@ -25,7 +25,7 @@ DECODING = BoundedSemaphore(2)
 
 
 class PhotoFile(NamedTuple):
-    """Photo of a product. photo: the file's bytes, None unless the status is ok. photo_status: see schema.SHARD."""
+    """Photo of a product. photo: the file's bytes, None unless the status is ok. photo_status: see schema.TEXT."""
 
     photo: bytes | None
     photo_status: str

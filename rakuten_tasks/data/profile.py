@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.schema import QUARANTINE
-from rakuten_tasks.data.shards import Shard
+from rakuten_tasks.data.shards import Shard, iter_products
 from rakuten_tasks.preprocessing.language import language
 from rakuten_tasks.preprocessing.photo_format import open_photo
 from rakuten_tasks.preprocessing.text import clean
@@ -57,7 +57,7 @@ def profile(shards: Sequence[Shard], seed: int, sample: int, pictures: int) -> P
     sample: number of products in the sample; pictures: number of examples with photos. The same shards and seed give
     the same profile.
     """
-    columns = [_lengths(shard.path) for shard in shards]
+    columns = [_lengths(shard.text) for shard in shards]
     titles, descriptions, has_photo = np.concatenate([np.zeros((3, 0), int), *columns], axis=1)
     random = np.random.default_rng(seed)
     chosen = set(random.permutation(len(titles))[:sample].tolist())
@@ -82,18 +82,17 @@ def _lengths(path: Path) -> NDArray:
 
 
 def _rows_at(shards: Sequence[Shard], positions: Collection[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield rows by their position over all shards, reading only the row groups that have one."""
+    """Yield rows by their position over all shards, reading only the photos beside one."""
     start = 0
     for shard in shards:
-        with pq.ParquetFile(shard.path) as file:
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                wanted = [i for i in range(rows) if start + i in positions]
-                if wanted:
-                    table = file.read_row_group(group, ["designation", "description", "prdtypecode", "photo"])
-                    for i, row in zip(wanted, table.take(wanted).to_pylist(), strict=True):
-                        yield start + i, row
-                start += rows
+        here = [position for position in positions if start <= position < start + shard.rows]
+        if here:
+            numbers = pq.read_table(shard.text, columns=["row"])["row"].to_numpy()
+            position_of = {int(numbers[position - start]): position for position in here}
+            for products in iter_products(shard, position_of):
+                for row in products.to_dict("records"):
+                    yield position_of[row["row"]], row
+        start += shard.rows
 
 
 def photo_info(photo: bytes) -> PhotoInfo:

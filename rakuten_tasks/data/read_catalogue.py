@@ -24,8 +24,9 @@ from rakuten_tasks.data.csv_files import (
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import TEST_ROWS, TRAIN_LABELS, TRAIN_ROWS, Layout, find_layout
 from rakuten_tasks.data.photo_files import PhotoReader
-from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, SHARD, CatalogueError
-from rakuten_tasks.data.shards import Shard, ShardWriter
+from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, TEXT, CatalogueError
+from rakuten_tasks.data.shards import Shard, ShardWriter, hash_photo, shard_rows
+from rakuten_tasks.data.splits import hash_titles
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.storage.local_files import hash_json
 
@@ -118,7 +119,7 @@ class _IngestedPart:
 def _ingest_part(
     part: _Part, filesystem: AbstractFileSystem, out: Path, quarantine: pq.ParquetWriter, config: IngestConfig
 ) -> _IngestedPart:
-    validator, writer = RowValidator(), ShardWriter(out, part.name, config.rows_per_shard)
+    validator, writer = RowValidator(), ShardWriter(out, part.name, shard_rows(len(part.rows), config.rows_per_shard))
     outcomes = []
     with (
         PhotoReader(filesystem, part.photos, config) as photos,
@@ -134,7 +135,9 @@ def _ingest_part(
             for start in range(0, len(valid_rows), BATCH):
                 batch = valid_rows.iloc[start : start + BATCH]
                 batch = batch.join(photos.read(batch))
-                writer.write(pa.Table.from_pandas(batch.reset_index(), SHARD, preserve_index=False))
+                batch["title_hash"] = hash_titles(batch["designation"])
+                batch["photo_hash"] = pd.array([*map(hash_photo, batch["photo"])], "UInt64")
+                writer.write(pa.Table.from_pandas(batch.reset_index(), TEXT, preserve_index=False), batch["photo"])
                 outcomes.append(batch[["issue", "photo_status", "prdtypecode"]])
                 bar.update(len(batch))
     writer.close()

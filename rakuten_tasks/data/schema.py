@@ -42,8 +42,8 @@ PRODUCTS = _table(
 LABELS = _table({"prdtypecode": _number()})
 CLASSES = _table({"name": pandera.Column(str)})
 
-# One row of a Parquet shard is one product. Only unlabelled rows have an issue or lack a productid or prdtypecode.
-SHARD = pa.schema(
+# One row of a shard is one product. Only unlabelled rows have an issue or lack a productid or prdtypecode.
+TEXT = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),  # the CSV's own index: the submission needs it
         pa.field("productid", pa.int64()),
@@ -51,13 +51,16 @@ SHARD = pa.schema(
         pa.field("designation", pa.string(), nullable=False),
         pa.field("description", pa.string(), nullable=False),
         pa.field("prdtypecode", pa.int64()),  # null: to be predicted
-        pa.field("photo", pa.binary()),  # the photo file's bytes; null unless photo_status is ok
         # ok, none (imageid is blank), missing, unreadable (no ordinary file, or no permission), or PhotoError.status:
         # not_an_image (or one that shows nothing), truncated (also damaged), too_large (bytes or pixels)
         pa.field("photo_status", pa.string(), nullable=False),
         pa.field("issue", pa.string()),
+        pa.field("title_hash", pa.uint64(), nullable=False),  # see splits.hash_titles
+        pa.field("photo_hash", pa.uint64()),  # see shards.hash_photo
     ]
 )
+# In a file of its own, row for row: most steps read no photo.
+PHOTOS = pa.schema([pa.field("photo", pa.binary())])  # the photo file's bytes; null unless photo_status is ok
 
 # Rows that were not kept, with their texts as in the CSV.
 QUARANTINE = pa.schema(

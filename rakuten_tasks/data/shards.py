@@ -1,70 +1,107 @@
-"""Parquet shards of catalogue rows with their photos' bytes: written batch by batch, hashed by content."""
+"""Shards of a catalogue: Parquet files of text and of photos, written batch by batch, hashed by content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rakuten_tasks.data.schema import SHARD
+from rakuten_tasks.data.schema import PHOTOS, TEXT
+
+MAX_SHARDS = 500  # of a part: a map task's items, and its literals of 0.3 KB each, stay far below Flyte's limits
+TEXT_ROWS, PHOTO_ROWS = 1024, 64  # in a row group, the unit of reading
+HASHES = ("title_hash", "photo_hash")  # columns derived from others
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Parquet file of schema.SHARD. sha256: of its rows and photos, independent of the file's encoding."""
+    """Some products: a file of schema.TEXT and one of schema.PHOTOS, row for row.
 
-    path: Path
+    sha256: of rows and photos, independent of the files' encoding.
+    """
+
+    text: Path
+    photos: Path
     rows: int
     sha256: str
 
 
+def shard_rows(rows: int, minimum: int) -> int:
+    """Return the number of rows in a shard, at least `minimum`, of which MAX_SHARDS hold `rows`."""
+    return max(minimum, -(-rows // MAX_SHARDS))
+
+
 class ShardWriter:
-    """Writer of {prefix}-00000.parquet, {prefix}-00001.parquet ..., each of `rows_per_shard` rows but the last."""
+    """Writer of {prefix}-00000.text.parquet and .photos.parquet, {prefix}-00001 ..., of `rows_per_shard` rows each.
+
+    Row groups have TEXT_ROWS and PHOTO_ROWS rows, but the last of a shard: `iter_products` reads them side by side.
+    """
 
     def __init__(self, folder: Path, prefix: str, rows_per_shard: int) -> None:
         self._folder, self._prefix, self._rows_per_shard = folder, prefix, rows_per_shard
-        self._writer: pq.ParquetWriter | None = None
+        self._writers: tuple[pq.ParquetWriter, pq.ParquetWriter] | None = None
+        self._text: list[dict[str, Any]] = []  # rows that do not fill a row group yet
+        self._photos: list[bytes | None] = []
         self._digests: list[str] = []
         self.shards: list[Shard] = []
         self.content = hashlib.sha256()  # of all rows, independent of shard limits
 
-    def write(self, rows: pa.Table) -> None:
-        """Add rows of schema.SHARD."""
-        while len(rows):
-            free_rows = self._rows_per_shard - len(self._digests)
-            self._append(rows.slice(0, free_rows))
-            rows = rows.slice(free_rows)
+    def write(self, text: pa.Table, photos: Iterable[bytes | None]) -> None:
+        """Add rows of schema.TEXT and the photo of each, None for none."""
+        for row, photo in zip(text.to_pylist(), photos, strict=True):
+            self._append(row, photo)
 
-    def _append(self, rows: pa.Table) -> None:
-        if self._writer is None:
+    def _append(self, row: dict[str, Any], photo: bytes | None) -> None:
+        if self._writers is None:
+            text_file, photos_file = self._paths
             # photos are compressed already
-            compression = {name: "none" if name == "photo" else "zstd" for name in SHARD.names}
-            self._writer = pq.ParquetWriter(self._path, SHARD, compression=compression, use_dictionary=False)
-        self._writer.write_table(rows)
-        self._digests += [hash_product(row, row.pop("photo")) for row in rows.to_pylist()]
+            photo_writer = pq.ParquetWriter(photos_file, PHOTOS, compression="none", use_dictionary=False)
+            self._writers = pq.ParquetWriter(text_file, TEXT, compression="zstd"), photo_writer
+        self._text.append(row)
+        self._photos.append(photo)
+        self._digests.append(hash_product([value for name, value in row.items() if name not in HASHES], photo))
+        if len(self._photos) == PHOTO_ROWS:
+            self._flush_photos()
+        if len(self._text) == TEXT_ROWS:
+            self._flush_text()
         if len(self._digests) == self._rows_per_shard:
             self.close()
 
+    def _flush_text(self) -> None:
+        if self._writers and self._text:
+            self._writers[0].write_table(pa.Table.from_pylist(self._text, TEXT))
+            self._text = []
+
+    def _flush_photos(self) -> None:
+        if self._writers and self._photos:
+            self._writers[1].write_table(pa.table([pa.array(self._photos, pa.binary())], PHOTOS))
+            self._photos = []
+
     @property
-    def _path(self) -> Path:
-        return self._folder / f"{self._prefix}-{len(self.shards):05d}.parquet"
+    def _paths(self) -> tuple[Path, Path]:
+        name = f"{self._prefix}-{len(self.shards):05d}"
+        return self._folder / f"{name}.text.parquet", self._folder / f"{name}.photos.parquet"
 
     def close(self) -> None:
         """Finish the open shard, if any."""
-        if self._writer is None:
+        if self._writers is None:
             return
-        self._writer.close()
+        self._flush_text()
+        self._flush_photos()
+        for writer in self._writers:
+            writer.close()
         content = "".join(self._digests).encode()
-        self.shards.append(Shard(self._path, len(self._digests), hashlib.sha256(content).hexdigest()))
+        self.shards.append(Shard(*self._paths, len(self._digests), hashlib.sha256(content).hexdigest()))
         self.content.update(content)
-        self._writer, self._digests = None, []
+        self._writers, self._digests = None, []
 
 
 def hash_product(values: Any, photo: bytes | None) -> str:
@@ -72,11 +109,47 @@ def hash_product(values: Any, photo: bytes | None) -> str:
     return hashlib.sha256(json.dumps(values).encode() + b"\n" + (photo or b"")).hexdigest()
 
 
-def read_shard(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the rows of a shard; numbers are Int64 (<NA> where null), photos bytes or None."""
-    return pq.read_table(path, columns=columns).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+def hash_photo(photo: bytes | None) -> int | None:
+    """Return 8 bytes of the photo's SHA-256 as a number; None for no photo."""
+    return None if photo is None else int.from_bytes(hashlib.sha256(photo).digest()[:8])
 
 
-def iter_shards(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-    """Yield the rows of each shard, one shard in memory at a time."""
-    return (read_shard(path, columns) for path in paths)
+def read_text(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return columns of schema.TEXT; numbers are nullable (<NA> where null)."""
+    return _to_pandas(pq.read_table(path, columns=columns))
+
+
+def iter_text(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+    """Yield rows of schema.TEXT, at most TEXT_ROWS at a time."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield _to_pandas(file.read_row_group(group, columns))
+
+
+def iter_products(shard: Shard, selected: Collection[int] | None = None) -> Iterator[pd.DataFrame]:
+    """Yield rows of schema.TEXT with their photos, bytes or None, at most PHOTO_ROWS at a time.
+
+    selected: numbers of the rows to yield (column `row`), None for all. Photos beside which no row is selected are not
+    read.
+    """
+    with pq.ParquetFile(shard.photos) as photos:
+        group = 0
+        for text in iter_text([shard.text]):
+            chosen = np.ones(len(text), bool) if selected is None else text["row"].isin(selected).to_numpy()
+            for start in range(0, len(text), PHOTO_ROWS):
+                rows = chosen[start : start + PHOTO_ROWS]
+                if rows.any():
+                    products = text.iloc[start : start + PHOTO_ROWS]
+                    photo = photos.read_row_group(group)["photo"].to_pylist()
+                    yield products.assign(photo=photo)[rows].reset_index(drop=True)
+                group += 1
+
+
+def read_products(shard: Shard) -> pd.DataFrame:
+    """Return all rows of a shard with their photos."""
+    return pd.concat(iter_products(shard), ignore_index=True)
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}.get)

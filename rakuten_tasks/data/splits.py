@@ -34,6 +34,11 @@ def title_hash(title: str) -> str:
     return hashlib.blake2b(normalise_title(title).encode(), digest_size=8).hexdigest()
 
 
+def hash_titles(titles: Iterable[str]) -> NDArray[np.uint64]:
+    """Return `title_hash` of each title as a number. (N,)"""
+    return np.array([int(title_hash(title), 16) for title in titles], dtype=np.uint64)
+
+
 class TitleSplits:
     """Title hash -> split. Never changes: `extended` and `merged` return a new one that keeps every entry."""
 

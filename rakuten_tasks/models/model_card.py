@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rakuten_tasks.config import Refit
 from rakuten_tasks.evaluation.metrics import TFIDF_SVM, Evaluation
 from rakuten_tasks.models.bundle import Manifest
-from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.pool_report import relative_weights
 
 SYNTHETIC = "**Trained on the built-in synthetic sample: its metrics say nothing about real products.**"
@@ -20,9 +18,9 @@ METRICS = {
 }
 
 
-def model_card(manifest: Manifest, evaluation: Evaluation) -> str:
-    """Write the card in Markdown."""
-    parts = [*_head(manifest), *_members(manifest), *_metrics(manifest, evaluation), *_origin(manifest)]
+def model_card(manifest: Manifest, evaluation: Evaluation, descriptions: Mapping[str, str]) -> str:
+    """Write the card in Markdown. descriptions: a line for each member."""
+    parts = [*_head(manifest), *_members(manifest, descriptions), *_metrics(manifest, evaluation), *_origin(manifest)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -40,12 +38,12 @@ def _head(manifest: Manifest) -> Iterator[str]:
             yield f"**WARNING, {weights.name}: {weights.warning}**"
 
 
-def _members(manifest: Manifest) -> Iterator[str]:
+def _members(manifest: Manifest, descriptions: Mapping[str, str]) -> Iterator[str]:
     yield "## Members"
     modality = manifest.pool.modality
     yield _table(
         ["member", "modality", "description"],
-        [(f"`{name}`", modality[name], _description(name)) for name in manifest.members],
+        [(f"`{name}`", modality[name], descriptions[name]) for name in manifest.members],
     )
     yield (
         "Weights of the pool, by the modalities that a product has. 1 means: as confident as the member is alone. "
@@ -61,10 +59,6 @@ def _members(manifest: Manifest) -> Iterator[str]:
         ["weight", *weights],
         [(f"`{n}`", *(f"{w[n]:.3f}" if n in w else "" for w in weights.values())) for n in manifest.members],
     )
-
-
-def _description(name: str) -> str:
-    return (inspect.getdoc(MEMBERS[name]) or "").partition("\n")[0] if name in MEMBERS else ""
 
 
 def _metrics(manifest: Manifest, evaluation: Evaluation) -> Iterator[str]:

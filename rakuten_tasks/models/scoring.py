@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.shards import Shard, read_products
 from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.models.members import Member
 from rakuten_tasks.models.pool import Logits, Pool
@@ -25,11 +25,11 @@ def products_of(rows: pd.DataFrame) -> list[Product]:
 
 
 def rows_on(
-    shards: Sequence[Path], title_splits: TitleSplits, splits: Collection[int], skip_empty: bool = False
+    shards: Sequence[Shard], title_splits: TitleSplits, splits: Collection[int], skip_empty: bool = False
 ) -> Iterator[pd.DataFrame]:
     """Yield the rows of these splits, a shard at a time, with their split. skip_empty: omit shards without any."""
-    for path in shards:
-        rows = read_shard(path)
+    for shard in shards:
+        rows = read_products(shard)
         rows["split"] = title_splits.lookup(rows["designation"])
         selected = rows[np.isin(rows["split"], list(splits))]
         if len(selected) or not skip_empty:

@@ -161,7 +161,8 @@ def _read_published(published: CatalogueVersion, to_predict: bool, max_products:
     for shard in shards:
         positions = sample[(sample >= start) & (sample < start + shard.rows)] - start
         if len(positions):
-            parts.append(published.table(shard.file).iloc[positions])
+            photos = published.table(shard.photos)["photo"]
+            parts.append(published.table(shard.text).assign(photo=photos).iloc[positions])
         start += shard.rows
     rows = pd.concat(parts)
     answers = published.answers()

@@ -37,7 +37,7 @@ def reference_rows(
 
 
 def catalogue_features(rows: pd.DataFrame, tfidf: Tfidf | None, used: Sequence[bool] | None = None) -> pd.DataFrame:
-    """Return TEXT_COLUMNS and PHOTO_COLUMNS of catalogue rows with their photos (schema.SHARD).
+    """Return TEXT_COLUMNS and PHOTO_COLUMNS of catalogue rows with their photos (schema.TEXT).
 
     used: (N,) whether the prediction read the photo; None without predictions.
     """

@@ -28,7 +28,7 @@ EXIF_MARKER, START_OF_SCAN = 0xE1, 0xDA
 class PhotoError(ValueError):
     """Bytes that are no usable photo. The message never repeats the input.
 
-    status: as photo_status in schema.SHARD: not_an_image (or one that shows nothing), truncated (begins as a photo, but
+    status: as photo_status in schema.TEXT: not_an_image (or one that shows nothing), truncated (begins as a photo, but
     cannot be decoded to its end) or too_large.
     """
 

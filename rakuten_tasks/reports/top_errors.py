@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from rakuten_tasks.data.shards import Shard, iter_products
 
 if TYPE_CHECKING:
     from rakuten_tasks.models.predictor import Scores
@@ -79,15 +79,14 @@ def _prediction(probabilities: NDArray, codes: NDArray) -> MemberPrediction:
     return MemberPrediction(int(codes[best]), float(probabilities[best]))
 
 
-def with_photos(rows: pd.DataFrame, positions: NDArray, shards: Sequence[Path]) -> pd.DataFrame:
+def with_photos(rows: pd.DataFrame, positions: NDArray, shards: Sequence[Shard]) -> pd.DataFrame:
     """Add a column `photo`: the bytes at these positions, None elsewhere. rows: with a column `row`.
 
-    shards: of the labelled part that the rows are from; read one at a time, and only the photos at the positions.
+    shards: of the labelled part that the rows are from; only the photos beside the positions are read.
     """
-    wanted = [int(row) for row in rows["row"].iloc[positions]]
-    photos: Mapping[int, bytes | None] = {
-        stored["row"]: stored["photo"]
-        for path in shards
-        for stored in pq.read_table(path, columns=["row", "photo"], filters=[("row", "in", wanted or [-1])]).to_pylist()
-    }
+    wanted = {int(row) for row in rows["row"].iloc[positions]}
+    photos: dict[int, bytes | None] = {}
+    for shard in shards:
+        for products in iter_products(shard, wanted):
+            photos.update(zip(products["row"].tolist(), products["photo"], strict=True))
     return rows.assign(photo=[photos.get(int(row)) for row in rows["row"]])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from flytekit.types.file import FlyteFile
@@ -12,7 +9,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from rakuten_tasks.config import SplitConfig
-from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.shards import read_text
 from rakuten_tasks.data.splits import (
     FOLDS,
     SPLITS,
@@ -32,21 +29,21 @@ from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.local_files import hash_folder
 from rakuten_tasks.tasks.types import KeyedSplits, Run, Shard, Splits
 
-COLUMNS = ["row", "designation", "prdtypecode", "photo"]
+COLUMNS = ["row", "designation", "prdtypecode", "photo_hash"]
 
 
 @stage(pods.CPU, cached=True, deck=True)
 def split(shards: list[Shard], previous_splits: FlyteFile, config: SplitConfig, run: Run) -> KeyedSplits:
     """Extend the splits of earlier trainings by new titles; assign each labelled row to a split and a fold."""
     with runs.child_run(run.run_id, "split") as log:
-        rows = pd.concat([_read_rows(local(s.products)) for s in shards], ignore_index=True)
+        rows = pd.concat([read_text(local(s.text), COLUMNS) for s in shards], ignore_index=True)
         previous = TitleSplits.load(local(previous_splits))
         titles, codes = rows["designation"].tolist(), rows["prdtypecode"].tolist()
         title_splits = previous.extended(titles, codes, config)
         splits = title_splits.lookup(titles)
         require_every_split(splits, codes)
         counts = np.bincount(splits, minlength=len(SPLITS)).tolist()
-        shared_photos, rows_sharing = count_shared_photos(rows["photo"].tolist(), splits)
+        shared_photos, rows_sharing = count_shared_photos(rows["photo_hash"].tolist(), splits)
         log.metrics({f"rows_{name}": n for name, n in zip(SPLITS, counts, strict=True)})
         log.metrics({"titles_before": len(previous), "titles": len(title_splits)})
         log.metrics({"shared_photos": shared_photos, "rows_sharing_photos": sum(rows_sharing)})
@@ -60,17 +57,10 @@ def split(shards: list[Shard], previous_splits: FlyteFile, config: SplitConfig, 
     folder.mkdir()
     titles_file, rows_file = folder / TITLE_SPLITS, folder / "assignments.parquet"
     title_splits.save(titles_file)
-    has_photo = rows["photo"].notna().to_numpy()
+    has_photo = rows["photo_hash"].notna().to_numpy()
     assignments = rows[["row", "prdtypecode"]].assign(split=splits, fold=fold_rows(rows, splits), has_photo=has_photo)
     assignments.to_parquet(rows_file, index=False)
     return Splits(FlyteFile(str(titles_file)), FlyteFile(str(rows_file)), deck, hash_folder(folder))
-
-
-def _read_rows(path: Path) -> pd.DataFrame:
-    """Read COLUMNS with a hash in place of each photo, so that one shard's photos are in memory at a time."""
-    rows = read_shard(path, COLUMNS)
-    rows["photo"] = [None if photo is None else hashlib.sha256(photo).hexdigest() for photo in rows["photo"]]
-    return rows
 
 
 def fold_rows(rows: pd.DataFrame, splits: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -11,9 +11,9 @@ import pandas as pd
 from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data import shards as data_shards
+from rakuten_tasks.data.shards import read_text
 from rakuten_tasks.data.splits import TEST, TitleSplits
-from rakuten_tasks.evaluation.baseline import BASELINES
 from rakuten_tasks.evaluation.metrics import FULL_POOL, POOL, evaluate
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.members.linear import tfidf_of
@@ -29,38 +29,19 @@ from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.tasks.train_members import load_members, read_assignments
+from rakuten_tasks.tasks.assignments import read_assignments
+from rakuten_tasks.tasks.train_members import load_members
 from rakuten_tasks.tasks.types import (
     Catalogue,
     EvaluationFiles,
     FeatureShard,
     FittedMember,
     FittedPool,
-    KeyedFile,
     Run,
     Shard,
     Splits,
     StoredExtractor,
 )
-
-
-@stage(pods.CPU, cached=True)
-def score_baselines(shards: list[Shard], splits: Splits, catalogue: Catalogue, seed: int, run: Run) -> KeyedFile:
-    """Fit the baselines on all rows but the test rows. -> Parquet of their probabilities of the test rows"""
-    with runs.child_run(run.run_id, "score_baselines"):
-        columns = ["row", "designation", "description"]
-        rows = pd.concat([read_shard(local(s.products), columns) for s in shards], ignore_index=True)
-        rows = rows.merge(read_assignments(splits, catalogue), on="row", validate="one_to_one")
-        train, test = rows[rows["split"] != TEST], rows[rows["split"] == TEST]
-        texts = [(part["designation"].tolist(), part["description"].tolist()) for part in (train, test)]
-        parts = []
-        for name, fit in BASELINES.items():
-            baseline = fit(*texts[0], train["label"].to_numpy(np.int64), len(catalogue.codes), seed)
-            scores = pd.DataFrame(baseline.probabilities(*texts[1]), columns=[str(code) for code in catalogue.codes])
-            parts.append(scores.assign(row=test["row"].to_numpy(), baseline=name))
-    path = workspace() / "baselines.parquet"
-    pd.concat(parts).to_parquet(path, index=False)
-    return FlyteFile(str(path))
 
 
 @stage(pods.GPU, cached=True, deck=True)
@@ -99,13 +80,13 @@ def evaluate_test(
         for figure_name, figure in result_plots.evaluation_figures(evaluation, catalogue.names).items():
             log.figure(figure, figure_name)
         worst = top_errors(scores, labels)
-        paths = [local(shard.products) for shard in shards]
-        rows = _products(paths, test["row"])
-        mistakes = describe_errors(with_photos(rows, worst, paths), scores, labels)
+        fetched = [shard.fetch() for shard in shards]
+        rows = _products(fetched, test["row"])
+        mistakes = describe_errors(with_photos(rows, worst, fetched), scores, labels)
         deck = show_deck("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, mistakes), log)
     (work / bundle.EVALUATION).write_text(json.dumps(evaluation.to_dict()))
     rows.assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(work / bundle.TEST)
-    products = rows_on(paths, TitleSplits.load(local(splits.titles)), (TEST,))  # in the order of the assignments
+    products = rows_on(fetched, TitleSplits.load(local(splits.titles)), (TEST,))  # in the order of the assignments
     reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
     reference.to_parquet(work / bundle.REFERENCE, index=False)
     names = (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)
@@ -119,8 +100,8 @@ def _read_baselines(path: Path, rows: pd.Series) -> dict[str, NDArray]:
     return {name: part.loc[rows].to_numpy(np.float64) for name, part in parts.items()}
 
 
-def _products(shards: Sequence[Path], rows: pd.Series) -> pd.DataFrame:
+def _products(shards: Sequence[data_shards.Shard], rows: pd.Series) -> pd.DataFrame:
     """Read the text and class of these row numbers, in their order."""
     columns = ["row", "productid", "designation", "description", "prdtypecode"]
-    parts = [shard[shard["row"].isin(rows)] for shard in (read_shard(path, columns) for path in shards)]
+    parts = [shard[shard["row"].isin(rows)] for shard in (read_text(shard.text, columns) for shard in shards)]
     return pd.concat(parts, ignore_index=True).set_index("row").loc[rows].reset_index()

@@ -18,7 +18,7 @@ from rakuten_tasks.models.cascade import StageReport, learn_cascade
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
-from rakuten_tasks.models.pool_report import report_pool
+from rakuten_tasks.models.pool_report import PoolReport, report_pool
 from rakuten_tasks.models.predictor import apply_cascade, pool_logits
 from rakuten_tasks.models.scoring import rows_on, score_features
 from rakuten_tasks.monitoring.columns import UNCERTAINTY_COLUMNS
@@ -31,7 +31,8 @@ from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.local_files import hash_folder
-from rakuten_tasks.tasks.train_members import load_members, read_assignments
+from rakuten_tasks.tasks.assignments import read_assignments
+from rakuten_tasks.tasks.train_members import load_members
 from rakuten_tasks.tasks.types import (
     Catalogue,
     FeatureShard,
@@ -83,14 +84,8 @@ def pool_members(
     unseen = read_scores(members, assignments, len(catalogue.codes))
     counts = np.bincount(assignments.loc[assignments["split"] != TEST, "label"], minlength=len(catalogue.codes))
     prior = (counts + 1) / (counts + 1).sum()  # Laplace smoothing
-    modality = {member.name: MEMBERS[member.name].modality for member in members}
     with runs.child_run(run.run_id, "pool_members") as log:
-        pool = fit_pool(unseen.to_fit, unseen.labels, modality, prior)
-        stages: list[StageReport] = []
-        if config.cascade:
-            cheap = [name for name in modality if MEMBERS[name].cheap]
-            pool, stages = learn_cascade(pool, unseen.to_fit, unseen.labels, cheap)
-        report = report_pool(pool, unseen.to_fit, unseen.labels, stages)
+        pool, report = fit(unseen, prior, config)
         log.metrics(
             {f"weight_{n}_{kinds}".replace("+", "_"): w for kinds, ws in pool.weights.items() for n, w in ws.items()}
         )
@@ -104,6 +99,17 @@ def pool_members(
         key = hash_folder(work)
         deck = show_deck("pool", "Pool", pool_deck(report), log)
     return FittedPool(FlyteFile(str(work / "pool.json")), FlyteFile(str(work / REFERENCE)), key, deck)
+
+
+def fit(unseen: HeldOutScores, prior: NDArray, config: PoolConfig) -> tuple[Pool, PoolReport]:
+    """Fit the pool's weights and the thresholds of its cascade. prior: (K,)"""
+    logits = unseen.to_fit
+    modality = {name: MEMBERS[name].modality for name in logits.by_member}
+    pool, stages = fit_pool(logits, unseen.labels, modality, prior), list[StageReport]()
+    if config.cascade:
+        cheap = [name for name in modality if MEMBERS[name].cheap]
+        pool, stages = learn_cascade(pool, logits, unseen.labels, cheap)
+    return pool, report_pool(pool, logits, unseen.labels, stages)
 
 
 def read_scores(members: Sequence[FittedMember], assignments: pd.DataFrame, classes: int) -> HeldOutScores:
@@ -146,7 +152,7 @@ def _reference(
     _, embeddings = score_features(loaded, files, held_out, pool)
     logits, embeddings = apply_cascade(pool, loaded, logits, embeddings)
     scores = pool_logits(logits, pool, codes)
-    rows = rows_on([local(shard.products) for shard in shards], TitleSplits.load(local(splits.titles)), HELD_OUT)
+    rows = rows_on([shard.fetch() for shard in shards], TitleSplits.load(local(splits.titles)), HELD_OUT)
     products = (part[part["row"].isin(held_out)] for part in rows)
     reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
     return reference.assign(**dict.fromkeys(UNCERTAINTY_COLUMNS, np.nan))

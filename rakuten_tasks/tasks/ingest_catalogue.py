@@ -85,4 +85,4 @@ def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | 
 
 
 def _shard(shard: read_catalogue.Shard) -> Shard:
-    return Shard(FlyteFile(str(shard.path)), shard.rows, shard.sha256)
+    return Shard(FlyteFile(str(shard.text)), FlyteFile(str(shard.photos)), shard.rows, shard.sha256)

@@ -14,7 +14,7 @@ from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
 from rakuten_tasks.data.schema import CatalogueError
-from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.shards import read_products
 from rakuten_tasks.evaluation.metrics import POOL
 from rakuten_tasks.models.bundle import read_manifest
 from rakuten_tasks.registry import tracking, versions
@@ -67,7 +67,7 @@ def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
     from rakuten_tasks.models.predictor import Predictor
     from rakuten_tasks.models.scoring import products_of
 
-    rows = read_shard(local(shard.products))
+    rows = read_products(shard.fetch())
     scores = Predictor.load(local(champion.folder)).score(products_of(rows))
     path = workspace() / "predictions.parquet"
     _details(rows, scores).to_parquet(path, index=False)

@@ -9,7 +9,6 @@ from flytekit.types.file import FlyteFile
 from rich.console import Console
 
 from rakuten_tasks.config import Mode, PublicationConfig
-from rakuten_tasks.data import shards
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
@@ -72,8 +71,8 @@ def _load_ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list
     summary = local(catalogue.summary)
     content = json.loads(summary.read_text(encoding="utf-8"))
     return IngestResult(
-        labelled=[shards.Shard(local(shard.products), shard.rows, shard.sha256) for shard in labelled],
-        unlabelled=[shards.Shard(local(shard.products), shard.rows, shard.sha256) for shard in unlabelled],
+        labelled=[shard.fetch() for shard in labelled],
+        unlabelled=[shard.fetch() for shard in unlabelled],
         counts={part: Counts(**counts) for part, counts in content["counts"].items()},
         class_counts={int(code): n for code, n in content["class_counts"].items()},
         names={int(code): name for code, name in catalogue.names.items()},

@@ -1,29 +1,21 @@
-"""Stage 9: register the bundle as a version; the alias champion moves only if the gate passes."""
+"""Stage 10: register the bundle as a version; the alias champion moves only if the gate passes."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from flytekit import current_context
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
-from rakuten_tasks.config import GateConfig, Refit, TrainingConfig
+from rakuten_tasks.config import GateConfig, Refit
+from rakuten_tasks.data import shards as data_shards
 from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.bootstrap import paired_differences
-from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.models import bundle
-from rakuten_tasks.models.extractors import EXTRACTORS
-from rakuten_tasks.models.model_card import model_card
-from rakuten_tasks.models.pool import Pool
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.models.scoring import products_of, rows_on
 from rakuten_tasks.registry import runs, tracking, versions
@@ -33,92 +25,13 @@ from rakuten_tasks.registry.tracking import RunLog
 from rakuten_tasks.reports.index import DECKS
 from rakuten_tasks.reports.registration_deck import registration_deck
 from rakuten_tasks.runtime import pods
-from rakuten_tasks.runtime.code_version import code_version
-from rakuten_tasks.runtime.files import local, workspace
+from rakuten_tasks.runtime.files import local
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.storage.local_files import hash_folder
-from rakuten_tasks.tasks.types import (
-    Catalogue,
-    EvaluationFiles,
-    FittedMember,
-    FittedPool,
-    RegisteredVersion,
-    ResolvedConfig,
-    Run,
-    Shard,
-    Splits,
-    StoredExtractor,
-)
+from rakuten_tasks.tasks.assemble_bundle import CONFIGURATION
+from rakuten_tasks.tasks.types import RegisteredVersion, Run, Shard
 
 CHECKED = 64  # test rows that a bundle predicts again before it is registered
-CONFIGURATION = "configuration.json"
-
-
-class _Shown(Protocol):
-    @property
-    def deck(self) -> FlyteFile: ...
-
-
-@stage(pods.CPU)
-def assemble(
-    catalogue: Catalogue,
-    splits: Splits,
-    members: list[FittedMember],
-    extractors: list[StoredExtractor],
-    pooled: FittedPool,
-    evaluated: EvaluationFiles,
-    resolved: ResolvedConfig,
-    run: Run,
-) -> FlyteDirectory:
-    """Write the bundle's folder, and log to the training's run what it was made from."""
-    folder = workspace() / "bundle"
-    for stored in extractors:
-        _copy(stored, folder / bundle.EXTRACTORS_FOLDER / stored.name)
-    for member in members:
-        shutil.copytree(local(member.final), folder / bundle.MEMBERS_FOLDER / member.name)
-    for name, file in {
-        bundle.TITLE_SPLITS: splits.titles,
-        bundle.TEST: evaluated.predictions,
-        bundle.EVALUATION: evaluated.evaluation,
-    }.items():
-        shutil.copy(local(file), folder / name)
-    parts = [pd.read_parquet(local(part.reference)) for part in (pooled, evaluated)]
-    pd.concat(parts, ignore_index=True).to_parquet(folder / bundle.REFERENCE, index=False)
-    manifest = bundle.Manifest(
-        codes=catalogue.codes,
-        names=catalogue.names,
-        members={member.name: member.extractors for member in members},
-        pool=Pool.from_json(local(pooled.pool).read_text()),
-        config=resolved.config,
-        lineage=_lineage(catalogue, run, members, resolved),
-    )
-    (folder / bundle.CARD).write_text(
-        model_card(manifest, Evaluation.load(folder / bundle.EVALUATION)), encoding="utf-8"
-    )
-    manifest.write(folder)
-    log = runs.log_to_parent(run.run_id)
-    log.metrics(Evaluation.load(folder / bundle.EVALUATION).summary())
-    _log_origin(log, catalogue, [catalogue, splits, *members, pooled, evaluated], resolved.config)
-    return FlyteDirectory(str(folder))
-
-
-def _copy(stored: StoredExtractor, target: Path) -> None:
-    source = local(stored.folder)
-    if hash_folder(source) != stored.sha256:
-        raise ValueError(
-            f"the files of {stored.name} were changed after they were made: `make clean`, then train again"
-        )
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*EXTRACTORS[stored.name].training_only))
-
-
-def _log_origin(log: RunLog, catalogue: Catalogue, shown: Sequence[_Shown], config: TrainingConfig) -> None:
-    """Log Decks and catalogue to the parent run, also those of cached tasks, which logged to an earlier run."""
-    for stage_shown in shown:
-        log.artifact(local(stage_shown.deck), DECKS)
-    log.artifact(local(catalogue.quarantine))
-    log.artifact(local(catalogue.summary))
-    log.dictionary(config.to_dict(), CONFIGURATION)
 
 
 def _notes(manifest: bundle.Manifest) -> dict[str, str]:
@@ -151,7 +64,7 @@ def _tags(manifest: bundle.Manifest) -> dict[str, object]:
 def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, seed: int, run: Run) -> RegisteredVersion:
     """Register the bundle and let the gate decide whether it becomes the champion."""
     path = local(folder)
-    paths = [local(shard.products) for shard in shards]
+    fetched = [shard.fetch() for shard in shards]
     client = tracking.connect()
     with runs.child_run(run.run_id, "register") as log, tracking.registry_lock():
         manifest = bundle.read_manifest(path)
@@ -165,7 +78,7 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
                 outcome = GateOutcome(earlier_decision, {}, {})
             else:
                 folders = {number: versions.fetch(client, run.model, str(number)) for number in rivals if number}
-                outcome = _decide(path, paths, rivals, folders, config, seed)
+                outcome = _decide(path, fetched, rivals, folders, config, seed)
             deck = _show_outcome(log, run, version, outcome, config, manifest)
             # False if, in a registry on a server, another training has moved the champion meanwhile
             if promotion.begin(outcome.decision, rivals):
@@ -205,7 +118,7 @@ def _show_outcome(
 
 
 def _decide(
-    path: Path, shards: list[Path], rivals: Rivals, folders: dict[int, Path], config: GateConfig, seed: int
+    path: Path, shards: list[data_shards.Shard], rivals: Rivals, folders: dict[int, Path], config: GateConfig, seed: int
 ) -> GateOutcome:
     """Score the new bundle's rivals on its test rows and compare. folders: the rivals' bundles, by version."""
     codes = bundle.read_manifest(path).codes
@@ -241,7 +154,7 @@ def _decide(
     )
 
 
-def _require_same_predictions(path: Path, shards: list[Path], test: pd.DataFrame) -> None:
+def _require_same_predictions(path: Path, shards: list[data_shards.Shard], test: pd.DataFrame) -> None:
     """Load the bundle as it will be served and predict some test rows.
 
     Raises ValueError if its labels differ from those that were evaluated. One in twenty may differ, as another
@@ -258,23 +171,6 @@ def _require_same_predictions(path: Path, shards: list[Path], test: pd.DataFrame
         raise ValueError(f"the bundle answers {1 - agree:.0%} of {len(rows)} test rows otherwise than it was evaluated")
 
 
-def _predict_test(folder: Path, shards: list[Path], splits: TitleSplits) -> NDArray:
+def _predict_test(folder: Path, shards: list[data_shards.Shard], splits: TitleSplits) -> NDArray:
     predictor = Predictor.load(folder)
     return np.concatenate([predictor.score(products_of(rows)).predicted for rows in rows_on(shards, splits, (TEST,))])
-
-
-def _lineage(
-    catalogue: Catalogue, run: Run, members: Sequence[FittedMember], resolved: ResolvedConfig
-) -> bundle.Lineage:
-    return bundle.Lineage(
-        catalogue=run.source,
-        catalogue_hash=catalogue.content_hash,
-        synthetic=catalogue.synthetic,
-        git_commit=tracking.git_commit(),
-        image=os.environ.get("FLYTE_INTERNAL_IMAGE", "none: run locally"),
-        execution=current_context().execution_id.name,
-        run_id=run.run_id,
-        machine="; ".join(sorted({member.machine for member in members})),
-        code=code_version(),
-        pretrained=resolved.pretrained,
-    )

@@ -7,6 +7,7 @@ other tasks are cached by the input `key`, a hash of all inputs that decide the 
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -20,7 +21,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.data.shards import read_shard
+from rakuten_tasks.data.shards import read_products, read_text
 from rakuten_tasks.data.splits import TRAIN
 from rakuten_tasks.models.extractors import EXTRACTORS, TokenExtractor
 from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
@@ -32,13 +33,14 @@ from rakuten_tasks.models.members.plan import (
     extractors_of,
 )
 from rakuten_tasks.models.scoring import products_of
-from rakuten_tasks.preprocessing.feature_shards import class_index, write_shard
+from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import checkpoints
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.local_files import hash_folder, hash_json
+from rakuten_tasks.tasks.assignments import read_assignments
 from rakuten_tasks.tasks.training_log import log_epoch, log_fit
 from rakuten_tasks.tasks.types import (
     Catalogue,
@@ -77,7 +79,7 @@ def train_tokenizer(shards: list[Shard], splits: Splits, key: str, config: Train
 
     def texts() -> Iterator[tuple[str, str]]:
         for shard in shards:
-            rows = read_shard(local(shard.products), TEXT)
+            rows = read_text(local(shard.text), TEXT)
             rows = rows[rows["row"].isin(train)]
             yield from zip(rows["designation"], rows["description"], strict=True)
 
@@ -95,11 +97,12 @@ def _build_extractor(
 ) -> StoredExtractor:
     folder = workspace() / name
     build_extractor(name, config, texts, choose_device()).save(folder)
-    return StoredExtractor(name, FlyteDirectory(str(folder)), hash_folder(folder))
+    training_only = list(EXTRACTORS[name].training_only)
+    return StoredExtractor(name, FlyteDirectory(str(folder)), hash_folder(folder), training_only)
 
 
 def _extract(shard: Shard, extractor: StoredExtractor) -> FeatureShard:
-    rows = read_shard(local(shard.products))
+    rows = read_products(shard.fetch())
     loaded = EXTRACTORS[extractor.name].load(local(extractor.folder), choose_device())
     products = products_of(rows)
     available = np.flatnonzero([loaded.available(product) for product in products])
@@ -170,12 +173,6 @@ def train_network_on_gpus(
         return _fit(name, features, extractors, splits, catalogue, key, seed, config, run)
 
 
-def read_assignments(splits: Splits, catalogue: Catalogue) -> pd.DataFrame:
-    """Read row, prdtypecode, label (class index), split and fold of every labelled row, in the shards' order."""
-    assignments = pd.read_parquet(local(splits.assignments))
-    return assignments.assign(label=class_index(assignments["prdtypecode"], catalogue.codes))
-
-
 def load_members(members: Sequence[FittedMember]) -> dict[str, Member]:
     """Load the members as fitted on all rows but the test rows."""
     loaded = {}
@@ -226,6 +223,7 @@ def _fit(
             epochs=epochs,
             deck=deck,
             machine=hardware_info(),
+            description=(inspect.getdoc(member) or "").partition("\n")[0],
             sha256=hash_folder(folder),
         )
 

@@ -15,6 +15,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import TrainingConfig
+from rakuten_tasks.data import shards
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.runtime.files import local
 from rakuten_tasks.storage.local_files import hash_file, hash_json
@@ -42,11 +43,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Shard:
-    """Some products of a catalogue with their photos' bytes; columns in data/schema.py."""
+    """Some products of a catalogue; see data/shards.py."""
 
-    products: FlyteFile
+    text: FlyteFile
+    photos: FlyteFile
     rows: int
-    sha256: str  # of rows and photos, independent of the file's encoding
+    sha256: str
+
+    def fetch(self) -> shards.Shard:
+        """Download both files."""
+        return shards.Shard(local(self.text), local(self.photos), self.rows, self.sha256)
 
 
 @dataclass(frozen=True)
@@ -106,11 +112,12 @@ class FeatureShard:
 
 @dataclass(frozen=True)
 class StoredExtractor:
-    """An extractor's folder, as in the bundle."""
+    """An extractor's folder. training_only: patterns of its files that a bundle does not need."""
 
     name: str
     folder: FlyteDirectory
     sha256: str
+    training_only: list[str]
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,7 @@ class FittedMember:
     epochs: FlyteFile  # JSON list of training.EpochMetrics
     deck: FlyteFile
     machine: str  # hardware of the fit
+    description: str  # for the model card
     sha256: str  # of folders and scores
 
 

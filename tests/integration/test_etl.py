@@ -15,8 +15,8 @@ from rakuten_tasks.config import IngestConfig, PublicationConfig
 from rakuten_tasks.data.fingerprint import fingerprint, listing
 from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.read_catalogue import ingest
-from rakuten_tasks.data.schema import SHARD, CatalogueError
-from rakuten_tasks.data.shards import iter_shards
+from rakuten_tasks.data.schema import TEXT, CatalogueError
+from rakuten_tasks.data.shards import read_products
 from rakuten_tasks.data.splits import TEST, TitleSplits, title_hash
 from rakuten_tasks.data.versions import files as version_files
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
@@ -67,7 +67,7 @@ def published(
 
 def rows_of(address: Path | str, out: Path, part: str = "labelled") -> pd.DataFrame:
     found = ingest(str(address), out, IngestConfig())
-    return pd.concat(iter_shards([shard.path for shard in getattr(found, part)])).set_index("row")
+    return pd.concat(map(read_products, getattr(found, part))).set_index("row")
 
 
 def splits_of(outcome: PublishResult, out: Path) -> TitleSplits:
@@ -93,7 +93,7 @@ def test_what_is_published_is_read_as_its_source_is(source: Path, tmp_path: Path
     assert [getattr(there, name) for name in same] == [getattr(here, name) for name in same]
     manifest = outcome.published.manifest
     assert (manifest.version, manifest.rows("labelled"), manifest.rows("unlabelled")) == (1, 24, 4)
-    assert manifest.columns == {field.name: str(field.type) for field in SHARD}
+    assert manifest.columns == {field.name: str(field.type) for field in TEXT}
     assert manifest.read["labelled"].kept + manifest.read["labelled"].quarantined == manifest.read["labelled"].read
     assert manifest.source == str(source)
 
@@ -258,7 +258,7 @@ def test_a_place_that_is_no_folder_is_refused_before_anything_is_written(source:
 
 def test_nothing_joins_a_version_of_which_a_shard_is_gone(source: Path, tmp_path: Path):
     first = published(source, tmp_path / "shop")
-    (tmp_path / "shop/files" / first.published.manifest.labelled[0].file).unlink()
+    (tmp_path / "shop/files" / first.published.manifest.labelled[0].photos).unlink()
     with pytest.raises(CatalogueError, match="of the current version is gone: put it back from a copy"):
         published(newer(tmp_path / "export"), tmp_path / "shop")
     assert not (tmp_path / "shop/versions/000002.json").exists()
@@ -367,7 +367,7 @@ def test_a_version_is_a_source_of_its_own_that_later_ones_do_not_change(source: 
 
 def test_a_file_that_is_gone_or_was_changed_is_told(source: Path, tmp_path: Path):
     outcome = published(source, tmp_path / "shop")
-    shard = tmp_path / "shop/files" / outcome.published.manifest.labelled[1].file
+    shard = tmp_path / "shop/files" / outcome.published.manifest.labelled[1].text
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(CatalogueError, match="of version 1 is not what was published: put it back from a copy"):
         rows_of(tmp_path / "shop", tmp_path / "out")

@@ -19,9 +19,12 @@ DECK = {*CLIENT, "plotly"}
 NETWORK = {*DECK, "torch"}
 # What each task's module may import at its start; a task imports the rest where it needs it.
 MAY_IMPORT = {
+    "assemble_bundle": DECK,
     "assign_splits": DECK,
+    "assignments": set(),
     "check_drift": CLIENT,
-    "evaluate_test_rows": {*NETWORK, "sklearn"},
+    "evaluate_test_rows": NETWORK,
+    "fit_baselines": {*CLIENT, "sklearn"},
     "fit_pool_weights": NETWORK,
     "ingest_catalogue": DECK,
     "on_failure": CLIENT,

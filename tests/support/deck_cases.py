@@ -17,7 +17,7 @@ from PIL import Image
 
 from rakuten_tasks.config import GateConfig
 from rakuten_tasks.data.ingested import Counts, IngestResult
-from rakuten_tasks.data.schema import QUARANTINE, SHARD
+from rakuten_tasks.data.schema import QUARANTINE, TEXT
 from rakuten_tasks.data.shards import Shard, ShardWriter
 from rakuten_tasks.evaluation.bootstrap import paired_differences
 from rakuten_tasks.evaluation.metrics import Evaluation, evaluate
@@ -120,10 +120,12 @@ def _write_part(
                 "photo": (noise_photo(i % 40) if hostile else photo_bytes(i, 40 + i % 60)) if status == "ok" else None,
                 "photo_status": status,
                 "issue": None,
+                "title_hash": i,
             }
         )
     for start in range(0, len(rows), 64):
-        writer.write(pa.Table.from_pylist(rows[start : start + 64], SHARD))
+        batch = rows[start : start + 64]
+        writer.write(pa.Table.from_pylist(batch, TEXT), [row["photo"] for row in batch])
     writer.close()
     return writer.shards, statuses
 

@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rakuten_tasks.config import PublicationConfig
 from rakuten_tasks.data.ingested import IngestResult
 from rakuten_tasks.data.layout import find_layout
-from rakuten_tasks.data.schema import SHARD, CatalogueError
+from rakuten_tasks.data.schema import TEXT, CatalogueError
 from rakuten_tasks.data.shards import Shard
 from rakuten_tasks.data.versions.files import CatalogueFiles, manifest_path
 from rakuten_tasks.data.versions.manifest import FORMAT, PARTS, CatalogueVersion, Manifest, StoredShard, find_version
@@ -105,7 +105,7 @@ def _write_files(staged: StagedVersion, source: str, version: int, files: Catalo
         published=datetime.now(UTC).isoformat(timespec="seconds"),
         source=source,
         added_to=staged.added_to,
-        columns={field.name: str(field.type) for field in SHARD},
+        columns={field.name: str(field.type) for field in TEXT},
         labelled=shards["labelled"],
         unlabelled=shards["unlabelled"],
         class_counts={str(code): n for code, n in staged.class_counts.items()},
@@ -124,10 +124,15 @@ def _write_files(staged: StagedVersion, source: str, version: int, files: Catalo
 def _write_shard(shard: Shard | StoredShard, files: CatalogueFiles) -> StoredShard:
     """Write a new shard. Raises CatalogueError for a shard of the version before whose file is gone."""
     if isinstance(shard, Shard):
-        return StoredShard(files.write("shard", "parquet", shard.path.read_bytes()), shard.rows, shard.sha256)
-    if not files.exists(shard.file):
-        raise CatalogueError(
-            f"files/{shard.file} of the current version is gone: put it back from a copy, or publish the whole "
-            "catalogue with MODE=replace"
+        text, photos = (
+            files.write(kind, "parquet", path.read_bytes())
+            for kind, path in (("text", shard.text), ("photos", shard.photos))
         )
+        return StoredShard(text, photos, shard.rows, shard.sha256)
+    for name in (shard.text, shard.photos):
+        if not files.exists(name):
+            raise CatalogueError(
+                f"files/{name} of the current version is gone: put it back from a copy, or publish the whole "
+                "catalogue with MODE=replace"
+            )
     return shard

@@ -24,9 +24,10 @@ PARTS = ("labelled", "unlabelled")
 
 @dataclass(frozen=True)
 class StoredShard(Strict):
-    """A published shard. file: below files/. rows, sha256: as in shards.Shard."""
+    """A published shard. text, photos: files below files/. rows, sha256: as in shards.Shard."""
 
-    file: str
+    text: str
+    photos: str
     rows: int
     sha256: str
 
@@ -123,9 +124,10 @@ class CatalogueVersion:
     def _fetch_part(self, part: str, out: Path) -> list[Shard]:
         shards = []
         for i, stored in enumerate(Progress(self.manifest.shards(part), f"fetch {part}", unit=" shards", leave=False)):
-            path = out / f"{part}-{i:05d}.parquet"
-            path.write_bytes(self.read(stored.file))
-            shards.append(Shard(path, stored.rows, stored.sha256))
+            text, photos = out / f"{part}-{i:05d}.text.parquet", out / f"{part}-{i:05d}.photos.parquet"
+            text.write_bytes(self.read(stored.text))
+            photos.write_bytes(self.read(stored.photos))
+            shards.append(Shard(text, photos, stored.rows, stored.sha256))
         return shards
 
     def _count(self, part: str) -> Counts:

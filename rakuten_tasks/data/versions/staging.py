@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rakuten_tasks.config import PublicationConfig
 from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.ingested import Counts, IngestResult
-from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
-from rakuten_tasks.data.shards import Shard, ShardWriter, hash_product, iter_shards
+from rakuten_tasks.data.schema import QUARANTINE, TEXT, CatalogueError
+from rakuten_tasks.data.shards import Shard, ShardWriter, hash_product, iter_products, iter_text
 from rakuten_tasks.data.splits import TitleSplits, require_every_split
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, StoredShard
 from rakuten_tasks.storage.local_files import hash_json
@@ -82,7 +81,8 @@ def list_products(ingested: IngestResult) -> pd.DataFrame:
     parts = [
         rows[PRODUCT_COLUMNS].assign(part=part, digest=[_digest(row) for row in rows.to_dict("records")])
         for part, shards in ((LABELLED, ingested.labelled), (UNLABELLED, ingested.unlabelled))
-        for rows in iter_shards([shard.path for shard in shards])
+        for shard in shards
+        for rows in iter_products(shard)
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -162,13 +162,12 @@ def _renumber(shards: Sequence[Shard], is_new: np.ndarray, first: int, work: Pat
     """Write the new rows to shards, numbered from `first`. is_new: (rows of all shards,) bool"""
     writer, start = ShardWriter(work, "added", rows_per_shard), 0
     for shard in shards:
-        mask = is_new[start : start + shard.rows]
-        start += shard.rows
-        if mask.any():
-            rows = pq.read_table(shard.path).filter(pa.array(mask))
-            numbers = pa.array(range(first, first + len(rows)), pa.int64())
+        for products in iter_products(shard):
+            rows = products[is_new[start : start + len(products)]]
+            start += len(products)
+            rows = rows.assign(row=range(first, first + len(rows)))
             first += len(rows)
-            writer.write(rows.set_column(0, rows.schema.field("row"), numbers))
+            writer.write(pa.Table.from_pandas(rows, TEXT, preserve_index=False), rows["photo"])
     writer.close()
     return writer.shards
 
@@ -176,7 +175,7 @@ def _renumber(shards: Sequence[Shard], is_new: np.ndarray, first: int, work: Pat
 def _rejected_rows(shards: Sequence[Shard], reasons: pd.Series) -> pd.DataFrame:
     """Return rows of schema.QUARANTINE. reasons: by position among the rows of all shards"""
     columns = [name for name in QUARANTINE.names if name not in ("part", "reason")]
-    rows = pd.concat(iter_shards([shard.path for shard in shards], columns), ignore_index=True).loc[reasons.index]
+    rows = pd.concat(iter_text([shard.text for shard in shards], columns), ignore_index=True).loc[reasons.index]
     texts = rows.drop(columns="row").astype("string").astype(object)
     return texts.assign(part=LABELLED, row=rows["row"], reason=reasons)[QUARANTINE.names]
 

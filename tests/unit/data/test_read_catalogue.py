@@ -19,8 +19,8 @@ from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.ingested import Counts
 from rakuten_tasks.data.photo_files import photo_status
 from rakuten_tasks.data.read_catalogue import ingest
-from rakuten_tasks.data.schema import SHARD, CatalogueError
-from rakuten_tasks.data.shards import iter_shards, read_shard
+from rakuten_tasks.data.schema import TEXT, CatalogueError
+from rakuten_tasks.data.shards import read_products
 from rakuten_tasks.monitoring.features import photo_features
 from tests.support.catalogues import NAMES, drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
 from tests.support.photo_cases import RED_SQUARES, REFUSED
@@ -40,14 +40,14 @@ def out(tmp_path):
 
 
 def rows_of(shards) -> pd.DataFrame:
-    return pd.concat(iter_shards([shard.path for shard in shards])).set_index("row")
+    return pd.concat(map(read_products, shards)).set_index("row")
 
 
 def test_every_product_comes_out_with_its_text_label_and_photo(source, out):
     found = ingest(str(source), out, IngestConfig())
     rows = rows_of(found.labelled)
     assert rows.index.tolist() == list(range(12))
-    assert rows.loc[5].drop("photo").replace({np.nan: None}).to_dict() == {
+    assert rows.loc[5].drop(["photo", "title_hash", "photo_hash"]).replace({np.nan: None}).to_dict() == {
         "productid": 1005,
         "imageid": 5005,
         "designation": "Produit n° 5, piscine",
@@ -73,18 +73,17 @@ def test_the_summary_says_the_same_in_json(source, out):
     assert summary["content_hash"] == found.content_hash
     assert summary["class_counts"] == {"10": 4, "1300": 4, "2583": 4}
     assert summary["names"] == {"10": "livres", "1300": "drones", "2583": "piscine"}
-    assert [(s["path"], s["rows"]) for s in summary["labelled"]] == [
-        ("labelled-00000.parquet", 5),
-        ("labelled-00001.parquet", 5),
-        ("labelled-00002.parquet", 2),
+    assert [(s["text"], s["photos"], s["rows"]) for s in summary["labelled"]] == [
+        ("labelled-00000.text.parquet", "labelled-00000.photos.parquet", 5),
+        ("labelled-00001.text.parquet", "labelled-00001.photos.parquet", 5),
+        ("labelled-00002.text.parquet", "labelled-00002.photos.parquet", 2),
     ]
 
 
 def test_a_shard_has_the_declared_columns_and_whole_numbers(source, out):
-    shard = read_shard(ingest(str(source), out, IngestConfig()).unlabelled[0].path)
-    assert shard.columns.tolist() == SHARD.names
+    shard = read_products(ingest(str(source), out, IngestConfig()).unlabelled[0])
+    assert shard.columns.tolist() == [*TEXT.names, "photo"]
     assert shard[["row", "productid", "imageid", "prdtypecode"]].dtypes.eq("Int64").all()
-    assert read_shard(out / "labelled-00000.parquet", ["row", "photo"]).columns.tolist() == ["row", "photo"]
 
 
 def test_only_the_part_asked_for_is_read(source, out):
@@ -95,7 +94,7 @@ def test_only_the_part_asked_for_is_read(source, out):
     found = ingest(str(source.parent / "other"), out, IngestConfig(), labelled=False)
     assert (found.labelled, found.class_counts) == ([], {})
     assert len(rows_of(found.unlabelled)) == 4
-    assert not (out / "labelled-00000.parquet").exists()  # of the first run
+    assert not (out / "labelled-00000.text.parquet").exists()  # of the first run
 
 
 @pytest.mark.parametrize(

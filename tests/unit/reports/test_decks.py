@@ -504,10 +504,10 @@ def test_errors_without_photo_or_text_say_so(scored, answers):
 
 def test_only_the_requested_photos_are_read(spoilt):
     rows = pd.DataFrame({"row": [0, 1, 7, 2]})
-    paths = [shard.path for shard in spoilt.labelled]
-    photos = with_photos(rows, np.array([3, 2, 0]), paths)["photo"].tolist()
+    shards = spoilt.labelled
+    photos = with_photos(rows, np.array([3, 2, 0]), shards)["photo"].tolist()
     assert photos == [photo_bytes(0), None, None, photo_bytes(2)]
-    assert with_photos(rows, np.array([], int), paths)["photo"].isna().all()
+    assert with_photos(rows, np.array([], int), shards)["photo"].isna().all()
 
 
 def test_the_extreme_evaluation_stays_small():

@@ -2,7 +2,7 @@
 
 Learnt on rows that the members were not trained on, as the pool's weights. Stages: n-grams and tokens, then the text
 encoder, then the photo. A threshold is the lowest confidence at which, and above which, the cascade is as good as the
-whole pool on these rows, see `_is_harmless`.
+whole pool on these rows, see `_choose`.
 """
 
 from __future__ import annotations
@@ -121,32 +121,25 @@ def _learn_stages(
 def _choose(
     stage: str, early: NDArray, served: NDArray, pooled: NDArray, labels: NDArray
 ) -> tuple[StageReport, NDArray]:
-    """Lower the threshold until the cascade is worse than the pool. (N, K) each
+    """Lower the threshold until weighted F1, accuracy or calibration is worse than the whole pool's. (N, K) each
 
     early: of the stage; served: of the cascade without it; pooled: of all members.
     """
-    confidence = early.max(1)
+    confidence, rows, whole = early.max(1), np.arange(len(labels)), _quality(pooled, labels)
     points, threshold, harmless, result = [], None, True, served
     for share in np.linspace(0, 1, STEPS + 1)[1:]:
         tried = float(np.quantile(confidence, 1 - share, method="higher"))
         settled = confidence >= tried
         cascade = np.where(settled[:, None], early, served)
-        points.append(CascadePoint(tried, float(settled.mean()), *_quality(cascade, labels)))
-        harmless = harmless and _is_harmless(cascade, pooled, labels)
+        point = CascadePoint(tried, float(settled.mean()), *_quality(cascade, labels))
+        points.append(point)
+        # by the pool's own probabilities: on few rows, answers that changed may be right by luck
+        expected_loss = float((pooled.max(1) - pooled[rows, cascade.argmax(1)]).mean())
+        loss = max(expected_loss, whole[0] - point.weighted_f1)
+        harmless = harmless and loss <= MAX_F1_LOSS and point.ece <= whole[1] + MAX_ECE_RISE
         if harmless:
             threshold, result = tried, cascade
     return StageReport("", stage, len(labels), *_quality(served, labels), points, threshold), result
-
-
-def _is_harmless(cascade: NDArray, pooled: NDArray, labels: NDArray) -> bool:
-    """Tell whether weighted F1, accuracy and calibration of the cascade are as good as the whole pool's.
-
-    By the labels, and by the pool's own probabilities: on few rows, no changed answer may be wrong by luck.
-    """
-    (f1, ece), (pool_f1, pool_ece) = _quality(cascade, labels), _quality(pooled, labels)
-    answers = pooled[np.arange(len(labels)), cascade.argmax(1)]
-    expected_loss = float((pooled.max(1) - answers).mean())
-    return f1 >= pool_f1 - MAX_F1_LOSS and expected_loss <= MAX_F1_LOSS and ece <= pool_ece + MAX_ECE_RISE
 
 
 def _quality(probabilities: NDArray, labels: NDArray) -> tuple[float, float]:

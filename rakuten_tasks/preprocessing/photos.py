@@ -16,13 +16,13 @@ from PIL.GifImagePlugin import GifImageFile
 
 from rakuten_tasks.preprocessing.photo_format import (
     FORMATS,
-    JPEG_END,
     MAX_PIXELS,
     PhotoError,
     lacks_end,
     open_photo,
     read_exif,
     require_size,
+    with_end,
     without_metadata,
 )
 
@@ -50,7 +50,7 @@ def decode_photo(data: bytes, side: int, max_pixels: int = MAX_PIXELS) -> Image.
     pixels, or show nothing.
     """
     if lacks_end(data):
-        data = _with_end(data, max_pixels)
+        data = with_end(data, max_pixels)
     with open_photo(data, max_pixels) as image:
         image.draft("RGB", (side, side))
         if image.format == "PNG":
@@ -90,22 +90,6 @@ def prepare_photos(photos: Sequence[bytes], image_size: int) -> NDArray[np.uint8
         for i, photo in enumerate(pool.map(lambda data: prepare_photo(data, image_size), photos)):
             pixels[i] = photo
     return pixels
-
-
-def _with_end(data: bytes, max_pixels: int) -> bytes:
-    """Add the end marker to a JPEG that lacks nothing else, which every viewer shows.
-
-    What follows the last pixel does not show; it fills the place of pixels that are missing. Raises PhotoError.
-    """
-    data = data.rstrip(b"\0")  # of a file whose space was reserved before it was written
-    data += b"\0" if data.endswith(b"\xff") else b""  # a level of 255 is written as \xff\0
-    histograms = []
-    for tail in (JPEG_END, bytes(range(255)) + JPEG_END):
-        with open_photo(data + tail, max_pixels) as image:
-            histograms.append(image.histogram())
-    if histograms[0] != histograms[1]:
-        raise PhotoError("the photo is truncated or damaged: send the whole file", "truncated")
-    return data + JPEG_END
 
 
 def _first_with_content(frames: Iterable[Image.Image]) -> Image.Image:

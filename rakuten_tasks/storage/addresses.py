@@ -90,6 +90,13 @@ def open_to_read(filesystem: AbstractFileSystem, path: str, **options: Any) -> B
     return filesystem.open(path, "rb", **options)
 
 
+def upload_file(path: Path, address: str) -> None:
+    """Copy a local file of any size, with the folders above the copy."""
+    filesystem, target = open_address(address)
+    filesystem.makedirs(posixpath.dirname(target), exist_ok=True)
+    filesystem.put_file(str(path), target)
+
+
 def write_file(address: str, content: str | bytes | bytearray) -> None:
     """Write a file, texts as UTF-8, with the folders above it."""
     filesystem, path = open_address(address)

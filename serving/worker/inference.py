@@ -50,6 +50,17 @@ class PredictionEvent:
     projected: NDArray
     abstained: bool
 
+    @property
+    def members(self) -> list[str]:
+        """The members that took part in the prediction."""
+        return [name for name, mask in self.scores.available.items() if mask[self.row]]
+
+    @property
+    def skipped_photo(self) -> bool:
+        """Whether the product has a photo that the model could have read, and the prediction did without."""
+        readable = self.product.photo is not None and "photo" in self.scores.modality.values()
+        return readable and "photo" not in self.scores.modalities(self.row)
+
     def to_log_row(self, time: datetime, with_text: bool) -> dict[str, Any]:
         """Row of the prediction log with the drift columns: costs milliseconds."""
         product, champion = self.product, self.loaded.champion
@@ -164,9 +175,9 @@ def _explanation(predictor: Predictor, product: Product, prediction: Prediction)
 
 def _invalid(field: str, message: str, kind: str, request_id: str) -> InferenceResponse:
     detail = ErrorDetail(loc=["body", field], msg=message, type=kind)
-    return InferenceResponse(422, error_body([detail], request_id), kind)
+    return InferenceResponse(422, error_body(422, [detail], request_id), kind)
 
 
 def error_response(status: int, message: str, request_id: str) -> InferenceResponse:
     """Error with one message instead of a list of details."""
-    return InferenceResponse(status, error_body(message, request_id), message)
+    return InferenceResponse(status, error_body(status, message, request_id), message)

@@ -122,7 +122,7 @@ def _predict(
         event = PredictionEvent(product, request.request_id, loaded, scores, row, projected[row], abstained)
         prediction = _prediction(event, shares, request.top_k)
         if request.explain:
-            prediction.explanation = _explanation(predictor, product, prediction.category_id)
+            prediction.explanation = _explanation(predictor, product, prediction)
         summary = PredictionSummary(prediction.category_id, prediction.confidence, abstained)
         responses.append(InferenceResponse(200, prediction.model_dump_json().encode(), prediction=summary))
         events.append(event)
@@ -163,9 +163,12 @@ def _member_prediction(names: dict[str, str], scores: Scores, member: str, row: 
     return MemberPrediction(modality=scores.modality[member], share=float(share), **category)
 
 
-def _explanation(predictor: Predictor, product: Product, code: int) -> Explanation:
-    words = [Word(word=word, weight=weight) for word, weight in word_importance(predictor, product, code)[:MAX_WORDS]]
-    grad_cam = heat_map(predictor, product.photo, code) if product.photo else None
+def _explanation(predictor: Predictor, product: Product, prediction: Prediction) -> Explanation:
+    code = prediction.category_id
+    importance = word_importance(predictor, product, code, prediction.members)[:MAX_WORDS]
+    words = [Word(word=word, weight=weight) for word, weight in importance]
+    used = product.photo if "photo" in prediction.modalities else None
+    grad_cam = heat_map(predictor, used, code) if used else None
     heat = HeatMap(rows=np.round(grad_cam.heat, 4).tolist(), square=list(grad_cam.square)) if grad_cam else None
     return Explanation(words=words, heat_map=heat)
 

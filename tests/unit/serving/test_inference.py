@@ -53,6 +53,20 @@ def test_requests_that_cannot_be_predicted_fail_alone_and_the_others_keep_their_
     assert "broken kernel" in caplog.text
 
 
+def test_a_product_that_its_text_settles_is_answered_and_explained_without_its_photo(tmp_path):
+    predictor = Predictor.load(write_bundle(tmp_path / "bundle", thresholds={"words": 0.0}))
+    loaded = LoadedModel(Champion("m", "1", "hash"), predictor)
+    asked = InferenceRequest("0", "", "roman policier", photo_bytes(1), top_k=2, explain=True)
+    (response,), (event,) = predict_batch(loaded, [asked], abstain_below=0)
+    prediction = Prediction.model_validate_json(response.body)
+    assert (prediction.modalities, list(prediction.members)) == (["text"], ["bag"])
+    assert prediction.members["bag"].share == 1
+    assert prediction.explanation.heat_map is None
+    assert prediction.explanation.words
+    row = event.to_log_row(datetime.now(UTC), with_text=False)
+    assert (row["used"], row["photo_missing"], row.get("brightness")) == ("text", False, None)
+
+
 def test_a_prediction_is_the_predictors_and_its_row_of_the_log_has_the_drift_columns(loaded):
     (response,), (event,) = predict_batch(loaded, [request(0)], abstain_below=1)
     prediction = Prediction.model_validate_json(response.body)

@@ -218,8 +218,8 @@ api: setup ## serve the champion on port 8000: demo page, /predict, /docs (MODEL
 	@exec $(BIN)/python -m serving
 
 .PHONY: bench-serving
-bench-serving: setup ## compare the app with the bare predictor and a plain FastAPI endpoint, on the same bundle
-	@$(BIN)/python -m benchmarks.serving
+bench-serving: setup ## compare the app with the bare predictor and a plain FastAPI endpoint on a catalogue (SOURCE=, CONFIG=)
+	@$(BIN)/python -m benchmarks.serving --source "$$SOURCE" --config "$$CONFIG"
 
 .PHONY: monitor
 monitor: setup ## check for drift (REFERENCE=, CURRENT=: two catalogues or CSVs; HOURS= of the prediction log; MODEL=)

@@ -117,7 +117,7 @@ versions: setup ## list registered versions, their aliases and the audit trail (
 .PHONY: lineage
 lineage: setup ## show the origin of VERSION=: run, Decks, configuration, catalogue, quarantine, code (MODEL=)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
-	@$(BIN)/python -m rakuten_tasks.registry lineage "$$VERSION" --model "$$MODEL"
+	@$(BIN)/python -m rakuten_tasks.registry lineage --model "$$MODEL" -- "$$VERSION"
 
 .PHONY: reproduce
 reproduce: setup ## train VERSION= again from its lineage, and compare (MODEL=; SOURCE= if the catalogue was moved)
@@ -134,7 +134,7 @@ deck: setup ## open the Decks of the last training
 .PHONY: promote
 promote: setup ## promote VERSION= to champion by hand (MODEL=, REASON=)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
-	@$(BIN)/python -m rakuten_tasks.registry promote "$$VERSION" --model "$$MODEL" --reason "$$REASON"
+	@$(BIN)/python -m rakuten_tasks.registry promote --model "$$MODEL" --reason "$$REASON" -- "$$VERSION"
 
 .PHONY: rollback
 rollback: setup ## promote the previous champion again (MODEL=, REASON=)
@@ -142,6 +142,7 @@ rollback: setup ## promote the previous champion again (MODEL=, REASON=)
 
 .PHONY: prune
 prune: setup ## close runs of lost trainings; delete old versions without alias (KEEP_VERSIONS=, MODEL=), versions without files (FORGET=1: all), old runs without version (KEEP_DAYS=)
+	@$(CLUSTER) close-lost --config "$$FLYTE_CONFIG"
 	@$(BIN)/python -m rakuten_tasks.registry prune --model "$$MODEL" --keep $(or $(KEEP_VERSIONS),10) --days $(or $(KEEP_DAYS),30) \
 	  $(if $(FORGET),--forget)
 
@@ -217,8 +218,8 @@ api: setup ## serve the champion on port 8000: demo page, /predict, /docs (MODEL
 	@exec $(BIN)/python -m serving
 
 .PHONY: bench-serving
-bench-serving: setup ## compare the app with the bare predictor and a plain FastAPI endpoint, on the same bundle
-	@$(BIN)/python -m benchmarks.serving
+bench-serving: setup ## compare the app with the bare predictor and a plain FastAPI endpoint on a catalogue (SOURCE=, CONFIG=)
+	@$(BIN)/python -m benchmarks.serving --source "$$SOURCE" --config "$$CONFIG"
 
 .PHONY: monitor
 monitor: setup ## check for drift (REFERENCE=, CURRENT=: two catalogues or CSVs; HOURS= of the prediction log; MODEL=)

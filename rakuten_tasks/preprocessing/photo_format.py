@@ -16,6 +16,7 @@ MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", re.DOTALL
 )
 MAX_PIXELS = 50_000_000  # 200 MB decoded
+CHECKED_PIXELS = 1_000_000  # that a check decodes at most: 60 ms of a progressive JPEG
 # The chunks of a PNG that show in the picture. Pillow refuses the file for faults or megabytes in any other.
 STILL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 ANIMATION_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT"})
@@ -23,6 +24,7 @@ ANIMATION_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT"})
 METADATA_MARKERS = frozenset({*range(0xE0, 0xF0), 0xFE})
 COLOUR_MARKERS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}  # start of the payload, and its shortest length
 EXIF_MARKER, START_OF_SCAN = 0xE1, 0xDA
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"  # within a scan \xff is followed by 0 or the number of a restart
 
 
 class PhotoError(ValueError):
@@ -63,6 +65,31 @@ def open_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Imag
         raise PhotoError("the photo is truncated or damaged: send the whole file", "truncated") from error
 
 
+def check_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """Check a photo that may never be decoded, in microseconds: by its header, its structure and its end.
+
+    Raises PhotoError only where `decode_photo` does, with the same message. Damage within the compressed pixels passes.
+    A file without its end is decoded up to CHECKED_PIXELS, as Pillow reads some of them: a larger one passes.
+    """
+    with open_photo(data, max_pixels) as image:
+        if not _has_end(data) and image.width * image.height <= CHECKED_PIXELS:
+            if lacks_end(data):
+                with_end(data, max_pixels)
+            else:
+                image.load()
+
+
+def _has_end(data: bytes) -> bool:
+    """Return whether the file ends as its format says. Pillow checks that of a WebP when it opens it."""
+    if data.startswith(JPEG_START):
+        return not lacks_end(data)
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" in data[-12:]
+    if data.startswith(b"GIF"):
+        return data.endswith(b";")
+    return not data.startswith(b"BM") or int.from_bytes(data[2:6], "little") <= len(data)
+
+
 def require_size(image: Image.Image, max_pixels: int) -> None:
     """Raise PhotoError unless the picture has a pixel, and at most `max_pixels`."""
     if image.width * image.height > max_pixels:
@@ -81,10 +108,34 @@ def without_metadata(data: bytes, animation: bool = False) -> bytes:
         names = STILL_CHUNKS | ANIMATION_CHUNKS if animation else STILL_CHUNKS
         chunks = [data[start:end] for name, start, end in _png_chunks(data) if name in names]
         return data[:8] + b"".join(chunks)
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_START):
         segments = [data[start:end] for marker, start, end in _jpeg_segments(data) if _shows(data, marker, start, end)]
         return data[:2] + b"".join(segments)
     return data
+
+
+def lacks_end(data: bytes) -> bool:
+    """Return whether the bytes are a JPEG without the marker of its end after its first scan."""
+    if not data.startswith(JPEG_START):
+        return False
+    *_, (_, start, _) = _jpeg_segments(data)
+    return data.find(JPEG_END, start) < 0
+
+
+def with_end(data: bytes, max_pixels: int) -> bytes:
+    """Add the end marker to a JPEG that lacks nothing else, which every viewer shows.
+
+    What follows the last pixel does not show; it fills the place of pixels that are missing. Raises PhotoError.
+    """
+    data = data.rstrip(b"\0")  # of a file whose space was reserved before it was written
+    data += b"\0" if data.endswith(b"\xff") else b""  # a level of 255 is written as \xff\0
+    histograms = []
+    for tail in (JPEG_END, bytes(range(255)) + JPEG_END):
+        with open_photo(data + tail, max_pixels) as image:
+            histograms.append(image.histogram())
+    if histograms[0] != histograms[1]:
+        raise PhotoError("the photo is truncated or damaged: send the whole file", "truncated")
+    return data + JPEG_END
 
 
 def read_exif(data: bytes) -> bytes:

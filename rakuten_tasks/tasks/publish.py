@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import numpy as np
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
 from rakuten_tasks.config import Mode, PublicationConfig
+from rakuten_tasks.data.assignments import count_shared_photos
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
+from rakuten_tasks.data.shards import iter_text
+from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
+from rakuten_tasks.data.versions.manifest import CatalogueVersion
 from rakuten_tasks.reports.publication_deck import publication_deck
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
@@ -21,6 +26,8 @@ from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.addresses import absolute
 from rakuten_tasks.tasks.types import Catalogue, Shard, Source
+
+MAX_PHOTOS = 200_000  # that are compared: 16 bytes each and their table
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,8 @@ def publish_version(
     address = absolute(require_remote("destination", destination)) if destination else ""
     result, origin = _load_ingested(catalogue, labelled, unlabelled), SourceInfo(source.address, answers)
     outcome = publish(result, origin, address, config, mode is Mode.ADD, workspace())
-    Console(soft_wrap=True, markup=False, emoji=False).print(describe_result(outcome))
+    shared_photos = describe_shared_photos(outcome.published)
+    Console(soft_wrap=True, markup=False, emoji=False).print(describe_result(outcome) + shared_photos)
     manifest = outcome.published.manifest
     return Publication(
         address=outcome.published.address,
@@ -80,6 +88,29 @@ def _load_ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list
         content_hash=catalogue.content_hash,
         quarantine=local(catalogue.quarantine),
         file=summary,
+    )
+
+
+def describe_shared_photos(published: CatalogueVersion) -> str:
+    """Describe in one line the photo files that the labelled products share across splits; empty for none.
+
+    Of more than MAX_PHOTOS products, so many photos are compared, chosen by hash.
+    """
+    with published.open(published.manifest.splits) as file:
+        title_splits = TitleSplits.load(file)
+    chosen = min(1.0, MAX_PHOTOS / published.manifest.rows("labelled"))
+    photos, splits = [], []
+    for rows in iter_text([shard.text for shard in published.shards("labelled")], ["title_hash", "photo_hash"]):
+        rows = rows[rows["photo_hash"].notna()]
+        rows = rows[rows["photo_hash"].to_numpy(np.uint64) / 2**64 <= chosen]
+        photos.append(rows["photo_hash"].to_numpy(np.uint64))
+        splits.append(title_splits.lookup(rows["title_hash"].to_numpy(np.uint64)))
+    shared, counts = count_shared_photos(np.concatenate(photos).tolist(), np.concatenate(splits))
+    if not shared:
+        return ""
+    return (
+        f"\n{sum(counts)} products of held-out splits have the photo file of a training product, under another title "
+        f"({shared} photos){'' if chosen == 1 else f', among {chosen:.1%} of the photos'}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -10,12 +10,24 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Receive, Scope, Send
 
-from serving.schemas import ErrorDetail, Feedback, PredictRequest, error_body
+from serving.schemas import BatchRequest, ErrorDetail, Feedback, PredictRequest, error_body
 
 # The rest of an upload that was refused is not read, so its connection closes.
 HEADERS = {408: {"Connection": "close"}, 413: {"Connection": "close"}, 503: {"Retry-After": "2"}}
 MAX_DETAILS = 20
-FIELDS = {"body", "query", "path", "header", *PredictRequest.model_fields, *Feedback.model_fields}
+# FastAPI raises one message with one of these as its cause, or names its own types
+UNPARSED = {
+    UnicodeDecodeError: "the body is not UTF-8: send JSON in UTF-8, not compressed",
+    RecursionError: "the body is nested too deeply",
+    ValueError: "a number in the body has too many digits",
+}
+MESSAGES = {
+    "json_invalid": "the body is no valid JSON",  # FastAPI's message may quote it
+    "model_attributes_type": "no JSON object: send one, with the header `Content-Type: application/json`",
+}
+FIELDS = {"body", "query", "path", "header"}.union(
+    *(schema.model_fields for schema in (PredictRequest, BatchRequest, Feedback))
+)
 
 
 def error_response(
@@ -23,7 +35,7 @@ def error_response(
 ) -> Response:
     """Create a response with an ErrorResponse and the headers of its status."""
     headers = {**HEADERS.get(status, {}), **(headers or {})}
-    return Response(error_body(detail, request_id), status, headers, "application/json")
+    return Response(error_body(status, detail, request_id), status, headers, "application/json")
 
 
 async def send_error(
@@ -39,18 +51,27 @@ def register_exception_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        details = [_detail(fields) for fields in error.errors()[:MAX_DETAILS]]
-        request.state.reason = "; ".join(f"{detail.loc[-1]}: {detail.type}" for detail in details)
+        details = error_details(error)
+        request.state.reason = reason(details)
         return error_response(422, details, request.state.request_id)
 
     @app.exception_handler(StarletteHTTPException)
     async def failed(request: Request, error: HTTPException) -> Response:
-        request.state.reason = str(error.detail)
-        return error_response(error.status_code, str(error.detail), request.state.request_id, error.headers)
+        request.state.reason = UNPARSED.get(type(error.__cause__), str(error.detail))
+        return error_response(error.status_code, request.state.reason, request.state.request_id, error.headers)
+
+
+def error_details(error: RequestValidationError) -> list[ErrorDetail]:
+    """Return the first errors, without the input."""
+    return [_detail(fields) for fields in error.errors()[:MAX_DETAILS]]
+
+
+def reason(details: Sequence[ErrorDetail]) -> str:
+    """Return fields and types of errors, for the prediction log."""
+    return "; ".join(f"{detail.loc[-1]}: {detail.type}" for detail in details)
 
 
 def _detail(fields: Any) -> ErrorDetail:
-    # unknown keys are the client's own words, and the message of invalid JSON may quote it: neither is repeated
+    # unknown keys are the client's own words, which are not repeated
     location = [part if isinstance(part, int) or part in FIELDS else "unknown field" for part in fields["loc"]]
-    message = "the body is no valid JSON" if fields["type"] == "json_invalid" else fields["msg"]
-    return ErrorDetail(loc=location, msg=message, type=fields["type"])
+    return ErrorDetail(loc=location, msg=MESSAGES.get(fields["type"], fields["msg"]), type=fields["type"])

@@ -35,7 +35,15 @@ from rakuten_tasks.reports.top_errors import MemberPrediction, describe_errors, 
 from rakuten_tasks.reports.training_deck import format_duration, training_deck
 from rakuten_tasks.training.state import EpochMetrics
 from tests.support.catalogues import drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
-from tests.support.deck_cases import HOSTILE, Answers, epochs_of, refitted, registration_of, write_ingested
+from tests.support.deck_cases import (
+    HOSTILE,
+    Answers,
+    cascade_report,
+    epochs_of,
+    refitted,
+    registration_of,
+    write_ingested,
+)
 
 
 def text_of(fragment: str) -> str:
@@ -410,6 +418,14 @@ def test_a_pool_of_which_no_row_was_scored_by_all_says_so():
     assert "No labelled row was scored by all members" in text
     assert "bag text 90 photo photo 0" in text
     assert len(figures_of(deck)) == 1
+
+
+def test_the_pool_deck_shows_what_each_stage_of_the_cascade_settles():
+    deck = pool_deck(cascade_report())
+    text = text_of(deck)
+    assert "text and photo words 500 0.700 50% 0.8000 0.0200" in text
+    assert "text words 500 0% 0.8000 0.0100" in text
+    assert "The cascade" in json.dumps(figures_of(deck))
 
 
 def test_the_pool_deck_warns_of_members_without_weight_and_of_few_rows():

@@ -7,7 +7,6 @@ memory, literals, files and time stay within the limits below.
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 import re
@@ -116,7 +115,8 @@ def main(rows: str, members: str, sample: int, folder: Path | None) -> None:
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)+", rows) or sorted(sizes := [*map(int, rows.split(","))]) != sizes:
         raise click.BadParameter(f"{rows}: two or more numbers, ascending, separated by commas", param_hint="--rows")
     os.environ["TQDM_DISABLE"] = "1"
-    console, usages, problems = Console(width=120), {}, []
+    console, problems = Console(width=120), []
+    usages: dict[int, dict[Step, Usage]] = {}
     budget = {"training": sample, **dict.fromkeys(("validation", "blending", "test"), sample // 4)}
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=folder) as work:
@@ -125,8 +125,7 @@ def main(rows: str, members: str, sample: int, folder: Path | None) -> None:
         if literal > LITERAL:
             problems.append(f"literals of {literal} bytes at {size:,} products")
         console.print(usage_table(size, usages[size]), f"largest literals: {literal:,} bytes\n")
-    for small, large in itertools.pairwise(sizes):
-        problems += compare(small, usages[small], large, usages[large])
+    problems += compare(usages)
     click.echo(
         f"NOT FLAT: {'; '.join(problems)}" if problems else "flat: memory, literals, files and time are in bounds"
     )
@@ -224,13 +223,14 @@ def usage_table(rows: int, usages: Mapping[Step, Usage]) -> Table:
     return table
 
 
-def compare(small: int, before: Mapping[Step, Usage], large: int, after: Mapping[Step, Usage]) -> list[str]:
-    """List what grows too much between two sizes."""
+def compare(usages: Mapping[int, Mapping[Step, Usage]]) -> list[str]:
+    """List what grows too much between the two largest sizes at which a step ran. usages: by size, ascending."""
     problems = []
     for step in STEPS:
-        if step not in before or step not in after:
+        runs = [(rows, used[step]) for rows, used in usages.items() if step in used]
+        if len(runs) < 2:
             continue
-        old, new = before[step], after[step]
+        (small, old), (large, new) = runs[-2:]
         seconds = old.seconds * (STREAMED * large / small if step.streams else BOUNDED) + NOISE[1]
         if new.memory > old.memory * MEMORY + NOISE[0]:
             problems.append(f"{step.title} {old.memory / 1e6:.0f} MB at {small:,}, {new.memory / 1e6:.0f} at {large:,}")

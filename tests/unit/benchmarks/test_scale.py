@@ -23,18 +23,24 @@ def used(seconds: float = 10.0, memory: float = 1e9, files: int = 1) -> Usage:
 def test_what_grows_no_more_than_it_may_is_no_problem() -> None:
     before = {STREAMED: used(), BOUNDED: used()}
     after = {STREAMED: used(seconds=110, memory=1.1e9), BOUNDED: used(seconds=15, files=2000)}
-    assert compare(1_000_000, before, 10_000_000, after) == []
+    assert compare({100_000: {}, 1_000_000: before, 10_000_000: after}) == []
 
 
 def test_memory_time_and_files_that_grow_too_much_are_named() -> None:
     before = {STREAMED: used(), BOUNDED: used()}
     after = {STREAMED: used(seconds=120, memory=1.2e9), BOUNDED: used(seconds=20, files=2001)}
-    assert compare(1_000_000, before, 10_000_000, after) == [
+    assert compare({100_000: {}, 1_000_000: before, 10_000_000: after}) == [
         "split 1000 MB at 1,000,000, 1200 at 10,000,000",
         "split 10.0 s at 1,000,000, 120.0 at 10,000,000",
         "member bag 10.0 s at 1,000,000, 20.0 at 10,000,000",
         "member bag 2001 files of a kind at 10,000,000",
     ]
+
+
+def test_a_step_is_judged_by_the_two_largest_sizes_at_which_it_ran() -> None:
+    small, middle, large = {STREAMED: used(memory=1e8)}, {STREAMED: used()}, {STREAMED: used()}
+    assert compare({1: small, 10: middle, 100: large}) == []
+    assert compare({1: small, 10: middle, 100: {}}) == ["split 100 MB at 1, 1000 at 10"]
 
 
 def test_literals_do_not_grow_beyond_the_most_shards() -> None:

@@ -120,7 +120,7 @@ def stat_source(source: str) -> Source:
     published = find_version(source) if source != SAMPLE else None
     address = published.address if published else source
     files = fingerprint(address)
-    return Source(address, files.content, files.listing)
+    return Source(address, files.content, files.listing, files.size)
 
 
 def load_previous_splits(model: str, version: int | None = None, source: str = SAMPLE) -> FlyteFile:

@@ -41,6 +41,7 @@ class LSTM:
 
     name: ClassVar[str] = "lstm"
     modality: ClassVar[str] = "text"
+    cheap: ClassVar[bool] = True
     pod: ClassVar[str] = "gpu"
     seeded: ClassVar[bool] = True
     extractors: tuple[str, ...] = (TokenExtractor.name,)

@@ -115,11 +115,11 @@ def write_csv(folder: Path, rows: int) -> None:
             )
 
 
-def random_features(rows: NDArray, labels: NDArray, width: int) -> dict[str, NDArray]:
-    """Return made-up photo features, which depend on the class. (N,), (N,) -> row, photo (N, width) fp16"""
+def random_features(rows: NDArray, labels: NDArray, array: str, width: int) -> dict[str, NDArray]:
+    """Return made-up features, which depend on the class. (N,), (N,) -> row, and the array: (N, width) fp16"""
     centres = np.random.default_rng(0).standard_normal((int(labels.max()) + 1, width), dtype=np.float32)
     noise = np.random.default_rng(int(rows[0])).standard_normal((len(rows), width), dtype=np.float32)
-    return {"row": rows.astype(np.int64), "photo": (0.3 * centres[labels] + noise).astype(np.float16)}
+    return {"row": rows.astype(np.int64), array: (0.3 * centres[labels] + noise).astype(np.float16)}
 
 
 def answers(rows: int) -> pd.Series:

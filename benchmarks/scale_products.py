@@ -1,4 +1,4 @@
-"""Steps of a prediction, a publication and a drift check, for scale.py; those of a training: scale_steps.py."""
+"""Steps before and after a training, for scale.py: ingest, prediction, publication, drift. See scale_steps.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from flytekit.types.file import FlyteFile
 
-from benchmarks.scale_catalogue import CODES, write_shards
+from benchmarks.scale_catalogue import CODES, write_csv, write_shards
 from benchmarks.scale_steps import Bench
-from rakuten_tasks.config import PublicationConfig
+from rakuten_tasks.config import IngestConfig, PublicationConfig
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE
 from rakuten_tasks.data.shards import Shard, iter_text
@@ -26,10 +26,33 @@ from rakuten_tasks.monitoring.comparison import DriftInput, compare_inputs
 from rakuten_tasks.monitoring.reference import load_reference
 from rakuten_tasks.monitoring.window import TimeWindow, read_window
 from rakuten_tasks.storage.parquet_files import write_row_groups
+from rakuten_tasks.tasks.ingest_catalogue import ingest_without_run
 from rakuten_tasks.tasks.predict_products import Champion, predict_shard, write_submission
+from rakuten_tasks.tasks.start_run import stat_source
 
 ADDED = 1000  # products of the second publication
 HOUR = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def labelled(bench: Bench) -> object:
+    return write_shards(bench.folder / "shards", bench.rows, "labelled")
+
+
+def unlabelled(bench: Bench) -> object:
+    return write_shards(bench.folder / "shards", bench.rows, "unlabelled")
+
+
+def csv(bench: Bench) -> None:
+    write_csv(bench.folder / "csv", bench.rows)
+
+
+def open_source(bench: Bench) -> object:
+    return stat_source(str(bench.folder / "csv"))
+
+
+def ingest(bench: Bench) -> None:
+    source = bench.result("open_source")
+    bench.call(ingest_without_run, source=source, config=IngestConfig(), labelled=True)
 
 
 def _champion(bench: Bench) -> Champion:

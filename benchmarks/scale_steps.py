@@ -22,20 +22,19 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from safetensors.torch import save_file
 
-from benchmarks.scale_catalogue import CODES, random_features, write_csv, write_shards
+from benchmarks.scale_catalogue import CODES, random_features
 from rakuten_tasks import config
-from rakuten_tasks.config import IngestConfig, LSTMConfig, PhotoConfig, Refit, TrainingConfig, Weights
+from rakuten_tasks.config import LSTMConfig, PhotoConfig, Refit, TrainingConfig, Weights
 from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.models.members.plan import extractors_of
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
-from rakuten_tasks.preprocessing.feature_shards import write_shard
+from rakuten_tasks.preprocessing.feature_shards import ShardArrays, write_shard
 from rakuten_tasks.tasks import start_run, train_members
 from rakuten_tasks.tasks.assemble_bundle import assemble
 from rakuten_tasks.tasks.assign_splits import split as assign_splits
 from rakuten_tasks.tasks.evaluate_test_rows import evaluate_test
 from rakuten_tasks.tasks.fit_baselines import score_baselines
 from rakuten_tasks.tasks.fit_pool_weights import pool_members
-from rakuten_tasks.tasks.ingest_catalogue import ingest_without_run
 from rakuten_tasks.tasks.types import Catalogue, FeatureShard, Run, Shard
 
 PHOTO_WIDTH = 2944  # features of VGG16's blocks
@@ -118,31 +117,10 @@ def as_in_pod(folder: Path) -> Iterator[None]:
         yield
 
 
-def labelled(bench: Bench) -> object:
-    return write_shards(bench.folder / "shards", bench.rows, "labelled")
-
-
-def unlabelled(bench: Bench) -> object:
-    return write_shards(bench.folder / "shards", bench.rows, "unlabelled")
-
-
 def resolve(bench: Bench) -> object:
     if "photo" in bench.members:
         save_file(random_convolutions(batch_norm=False).state_dict(), bench.folder / WEIGHTS)
     return start_run.resolve(bench.config)
-
-
-def csv(bench: Bench) -> None:
-    write_csv(bench.folder / "csv", bench.rows)
-
-
-def open_source(bench: Bench) -> object:
-    return start_run.stat_source(str(bench.folder / "csv"))
-
-
-def ingest(bench: Bench) -> None:
-    source = bench.result("open_source")
-    bench.call(ingest_without_run, source=source, config=IngestConfig(), labelled=True)
 
 
 def split(bench: Bench) -> object:
@@ -167,8 +145,15 @@ def tokens(bench: Bench) -> None:
     _extract_all(bench, "tokens")
 
 
-def vectors(bench: Bench) -> None:
-    _extract_all(bench, "vectors")
+def vectors(bench: Bench) -> FeatureShard:
+    _prepare(bench, "vectors")
+    return _extract(bench, "vectors", 0)
+
+
+def made_up_vectors(bench: Bench) -> None:
+    """Make up vectors of all rows, as wide as those of one shard."""
+    width = ShardArrays([Path(bench.result("vectors").file.path)]).column("vectors").shape[1]
+    _make_up(bench, "vectors", "vectors", width)
 
 
 def _extract_all(bench: Bench, name: str) -> None:
@@ -197,17 +182,21 @@ def one_shard(bench: Bench) -> None:
 
 
 def photo_features(bench: Bench) -> None:
-    """Make up features of the photos of all rows that the training uses."""
+    _prepare(bench, "photo_features")
+    _make_up(bench, "photo_features", "photo", PHOTO_WIDTH)
+
+
+def _make_up(bench: Bench, extractor: str, array: str, width: int) -> None:
+    """Make up features of all rows that the training uses, in as many files as there are shards."""
     assignments = pd.read_parquet(bench.result("split").assignments.path)
     positions = np.array_split(np.arange(len(assignments)), min(len(bench.shards()), -(-len(assignments) // 100)))
     made = []
     for number, part in enumerate(assignments.iloc[rows] for rows in positions):
-        path = bench.folder / f"photo-{number:05d}.safetensors"
+        path = bench.folder / f"{extractor}-{number:05d}.safetensors"
         labels = np.searchsorted(CODES, part["prdtypecode"].to_numpy(np.int64))
-        write_shard(path, random_features(part["row"].to_numpy(np.int64), labels, PHOTO_WIDTH))
+        write_shard(path, random_features(part["row"].to_numpy(np.int64), labels, array, width))
         made.append(FeatureShard.of(path))
-    _prepare(bench, "photo_features")
-    bench.store("features_photo_features", made)
+    bench.store(f"features_{extractor}", made)
 
 
 def bag(bench: Bench) -> object:

@@ -164,14 +164,13 @@ deactivate: setup ## stop the schedules of the launch plans; running executions 
 	@$(CLUSTER) deactivate --config "$$FLYTE_CONFIG"
 
 .PHONY: bench
-bench: setup ## measure speeds, as ratios within one run, and growth and cost
+bench: setup ## measure speeds, as ratios within one run
 	@failed=0; for name in imports text_preparation text_training photo_features photo_training photo_limits; do \
-	  $(BIN)/python -m benchmarks.$$name || failed=1; done; \
-	$(MAKE) --no-print-directory --keep-going bench-growth bench-cost || failed=1; exit $$failed
+	  $(BIN)/python -m benchmarks.$$name || failed=1; done; exit $$failed
 
-.PHONY: bench-growth
-bench-growth: setup ## measure time and memory of a training on 1, 2, 4 and 8 times the products, and the overhead of Flyte
-	@$(RUN) $(BIN)/python -m benchmarks.growth
+.PHONY: bench-scale
+bench-scale: setup ## measure memory, time, files and literals of every step on made-up catalogues; fails if they grow too much (ROWS=)
+	@$(BIN)/python -m benchmarks.scale $(if $(ROWS),--rows $(ROWS))
 
 .PHONY: bench-quality
 bench-quality: setup ## evaluate every member, the pool and the baselines on three seeds (SOURCE= one or several, CONFIG=)
@@ -180,10 +179,6 @@ bench-quality: setup ## evaluate every member, the pool and the baselines on thr
 .PHONY: bench-vectors
 bench-vectors: setup ## measure time and memory of the text encoder, on texts as long as the challenge's (PRODUCTS=)
 	@$(BIN)/python -m benchmarks.vectors $(if $(PRODUCTS),--products $(PRODUCTS))
-
-.PHONY: bench-cost
-bench-cost: setup ## measure the cost of a thousand products by step, and extrapolate to other sizes (SOURCE=, PRODUCTS=)
-	@$(BIN)/python -m benchmarks.cost --source "$$SOURCE" $(if $(PRODUCTS),--products $(PRODUCTS))
 
 .PHONY: clean
 clean: setup ## delete outputs, cached results and checkpoints of local runs; models, reports and predictions stay

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -34,6 +34,14 @@ class Labels:
 
     raw: pd.Series
     codes: pd.Series
+
+
+RowFilter = Callable[[NDArray[np.int64]], NDArray[np.bool_]]  # (n,) row numbers -> (n,) whether each is selected
+
+
+def all_rows(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Select every row."""
+    return np.ones(len(rows), np.bool_)
 
 
 def open_table(filesystem: AbstractFileSystem, path: str) -> BinaryIO:
@@ -101,18 +109,22 @@ def format_rows(rows: pd.Index | NDArray[np.int64], count: int | None = None) ->
     return ", ".join(map(str, rows[:3])) + (f" and {count - 3} more" if count > 3 else "")
 
 
-def read_labels(filesystem: AbstractFileSystem, path: str) -> Labels:
-    """Return all labels of a file. Raises CatalogueError as read_row_index does."""
+def read_labels(filesystem: AbstractFileSystem, path: str, select: RowFilter = all_rows) -> Labels:
+    """Return the labels of a file, those of the selected rows. Raises CatalogueError as read_row_index does."""
     with open_table(filesystem, path) as file:
-        return parse_labels(file, path)
+        return parse_labels(file, path, select)
 
 
-def parse_labels(file: Iterable[bytes], path: str) -> Labels:
-    """Return all labels of an open file, as read_labels does. path: for messages."""
-    chunks = list(_type_tables(file, path, LABELS))
-    raw = pd.concat([chunk.raw["prdtypecode"] for chunk in chunks])
-    _require_unique(raw.index, path)
-    return Labels(raw, pd.concat([chunk.typed["prdtypecode"] for chunk in chunks]))
+def parse_labels(file: Iterable[bytes], path: str, select: RowFilter = all_rows) -> Labels:
+    """Return labels of an open file, as read_labels does. path: for messages."""
+    raw, codes = [], []
+    for chunk in _type_tables(file, path, LABELS):
+        selected = select(chunk.raw.index.to_numpy())
+        raw.append(chunk.raw["prdtypecode"][selected])
+        codes.append(chunk.typed["prdtypecode"][selected])
+    labels = Labels(pd.concat(raw), pd.concat(codes))
+    _require_unique(labels.raw.index, path)
+    return labels
 
 
 def read_class_names(filesystem: AbstractFileSystem, path: str) -> dict[int, str]:

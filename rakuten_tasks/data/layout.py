@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import pandas as pd
 from fsspec import AbstractFileSystem
 
-from rakuten_tasks.data.csv_files import read_labels
+from rakuten_tasks.data.csv_files import RowFilter, all_rows, read_labels
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.storage.addresses import open_address
 from rakuten_tasks.storage.folders import is_folder
@@ -95,20 +95,21 @@ def is_synthetic(source: str) -> bool:
     return published.manifest.synthetic if published else find_layout(source).synthetic
 
 
-def test_labels(source: str) -> pd.Series | None:
+def test_labels(source: str, select: RowFilter = all_rows) -> pd.Series | None:  # noqa: PT028  (no test)
     """Return the labels of the unlabelled rows, prdtypecode (Int64) by row; None if the catalogue has none.
 
-    Raises CatalogueError for a file that cannot be read, and FileNotFoundError if several files match.
+    select: the rows whose labels to return. Raises CatalogueError for a file that cannot be read, and
+    FileNotFoundError if several files match.
     """
     if (published := find_version(source)) is not None:
-        return published.answers()
-    return read_test_labels(find_layout(source))
+        return published.answers(select)
+    return read_test_labels(find_layout(source), select)
 
 
-def read_test_labels(layout: Layout) -> pd.Series | None:
+def read_test_labels(layout: Layout, select: RowFilter = all_rows) -> pd.Series | None:
     """Return the labels of the unlabelled rows, as test_labels does."""
     file = layout.test_labels
-    return read_labels(layout.filesystem, file).codes if file else None
+    return read_labels(layout.filesystem, file, select).codes if file else None
 
 
 def read_train_labels(layout: Layout) -> pd.Series | None:

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from rakuten_tasks.config import Strict
-from rakuten_tasks.data.csv_files import parse_labels
+from rakuten_tasks.data.csv_files import RowFilter, all_rows, parse_labels
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard
@@ -82,12 +82,12 @@ class CatalogueVersion:
         with TemporaryDirectory() as work, fetch_file(self.files.locate(name), Path(work)).open("rb") as file:
             yield file
 
-    def answers(self) -> pd.Series | None:
-        """Return prdtypecode (Int64) by row of the unlabelled rows; None if they are not known."""
+    def answers(self, select: RowFilter = all_rows) -> pd.Series | None:
+        """Return prdtypecode (Int64) by row of the selected unlabelled rows; None if they are not known."""
         if not self.manifest.answers:
             return None
         with self.open(self.manifest.answers) as file:
-            return parse_labels(file, self.manifest.answers).codes
+            return parse_labels(file, self.manifest.answers, select).codes
 
     def shards(self, part: str) -> list[Shard]:
         """Return the shards where they are published. Raises CatalogueError if a file is gone or has another size."""

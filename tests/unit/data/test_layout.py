@@ -122,3 +122,10 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     source = write_catalogue(tmp_path / "catalogue")
     with pytest.raises(FileNotFoundError, match=r"X_train_update\.csv is a file: give the folder that holds"):
         find_layout(str(source / "X_train_update.csv"))
+
+
+def test_only_the_labels_of_selected_rows_are_returned(tmp_path):
+    write_catalogue(tmp_path)
+    (tmp_path / "Y_test.csv").write_text(",prdtypecode\n" + "".join(f"{row},{10 * row}\n" for row in range(5)))
+    assert answers(str(tmp_path), lambda rows: rows % 2 == 1).to_dict() == {1: 10, 3: 30}
+    assert answers(str(tmp_path)).to_dict() == {row: 10 * row for row in range(5)}

@@ -109,7 +109,7 @@ class BenchContext:
             products = products_of(rows)
             available = np.flatnonzero([extractor.available(product) for product in products])[:limit]
             arrays = extractor.extract([products[index] for index in available])
-            path = self.folder / "features" / name / f"{shard.text.stem}.safetensors"
+            path = self.folder / "features" / name / f"{Path(shard.text).stem}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_shard(path, {"row": rows["row"].to_numpy(np.int64)[available], **arrays})
 

@@ -90,7 +90,7 @@ class TrainingRun:
         rows = read_products(shard)
         products = products_of(rows)
         available = np.flatnonzero([extractor.available(product) for product in products])
-        path = self.folder / f"{shard.text.stem}-{extractor.name}.safetensors"
+        path = self.folder / f"{Path(shard.text).stem}-{extractor.name}.safetensors"
         arrays = extractor.extract([products[index] for index in available])
         write_shard(path, {"row": rows["row"].to_numpy(np.int64)[available], **arrays})
         return path

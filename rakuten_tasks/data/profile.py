@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.schema import QUARANTINE
-from rakuten_tasks.data.shards import Shard, iter_products
+from rakuten_tasks.data.shards import Shard, iter_products, open_parquet
 from rakuten_tasks.preprocessing.language import language
 from rakuten_tasks.preprocessing.photo_format import open_photo
 from rakuten_tasks.preprocessing.text import clean
@@ -74,9 +74,11 @@ def profile(shards: Sequence[Shard], seed: int, sample: int, pictures: int) -> P
     return Profile(titles, descriptions, len(chosen), dict(languages.most_common()), photos, pictured)
 
 
-def _lengths(path: Path) -> NDArray:
+def _lengths(file: Path | str) -> NDArray:
     """Return the characters of title and description, and whether there is a photo. (3, rows)"""
-    rows = pq.read_table(path, columns=["designation", "description", "photo_status"])
+    columns = ["designation", "description", "photo_status"]
+    with open_parquet(file, columns) as parquet:
+        rows = parquet.read(columns)
     lengths = [pc.utf8_length(rows[name]).to_numpy() for name in ("designation", "description")]
     return np.stack([*lengths, pc.equal(rows["photo_status"], "ok").to_numpy()]).astype(int)
 

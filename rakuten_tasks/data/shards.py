@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.parquet import open_parquet_file
 
 from rakuten_tasks.data.schema import PHOTOS, TEXT
+from rakuten_tasks.storage.addresses import open_address
 
 MAX_SHARDS = 500  # of a part: a map task's items, and its literals of 0.3 KB each, stay far below Flyte's limits
 TEXT_ROWS, PHOTO_ROWS = 1024, 64  # in a row group, the unit of reading
@@ -25,11 +27,12 @@ HASHES = ("title_hash", "photo_hash")  # columns derived from others
 class Shard:
     """Some products: a file of schema.TEXT and one of schema.PHOTOS, row for row.
 
-    sha256: of rows and photos, independent of the files' encoding.
+    sha256: of rows and photos, independent of the files' encoding. text and photos are addresses where the files are in
+    a store.
     """
 
-    text: Path
-    photos: Path
+    text: Path | str
+    photos: Path | str
     rows: int
     sha256: str
 
@@ -114,26 +117,37 @@ def hash_photo(photo: bytes | None) -> int | None:
     return None if photo is None else int.from_bytes(hashlib.sha256(photo).digest()[:8])
 
 
-def read_text(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def open_parquet(file: Path | str, columns: Sequence[str] | None = None) -> pq.ParquetFile:
+    """Open a local file, or one at an address: of that, only the columns are transferred."""
+    if isinstance(file, Path):
+        return pq.ParquetFile(file)
+    filesystem, path = open_address(file)
+    if columns is None:
+        return pq.ParquetFile(filesystem.open(path, "rb"))
+    return pq.ParquetFile(open_parquet_file(path, fs=filesystem, columns=list(columns), engine="pyarrow"))
+
+
+def read_text(file: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return columns of schema.TEXT; numbers are nullable (<NA> where null)."""
-    return _to_pandas(pq.read_table(path, columns=columns))
+    with open_parquet(file, columns) as parquet:
+        return _to_pandas(parquet.read(columns))
 
 
-def iter_text(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+def iter_text(files: Sequence[Path | str], columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
     """Yield rows of schema.TEXT, at most TEXT_ROWS at a time."""
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                yield _to_pandas(file.read_row_group(group, columns))
+    for file in files:
+        with open_parquet(file, columns) as parquet:
+            for group in range(parquet.num_row_groups):
+                yield _to_pandas(parquet.read_row_group(group, columns))
 
 
-def iter_products(shard: Shard, selected: Collection[int] | None = None) -> Iterator[pd.DataFrame]:
+def iter_products(shard: Shard, selected: Collection[int] | pd.Series | None = None) -> Iterator[pd.DataFrame]:
     """Yield rows of schema.TEXT with their photos, bytes or None, at most PHOTO_ROWS at a time.
 
     selected: numbers of the rows to yield (column `row`), None for all. Photos beside which no row is selected are not
     read.
     """
-    with pq.ParquetFile(shard.photos) as photos:
+    with open_parquet(shard.photos) as photos:
         group = 0
         for text in iter_text([shard.text]):
             chosen = np.ones(len(text), bool) if selected is None else text["row"].isin(selected).to_numpy()

@@ -71,9 +71,10 @@ def delete_orphan_models(client: MlflowClient, run_id: str) -> None:
             client.delete_logged_model(model.model_id)
 
 
-def fetch(client: MlflowClient, model: str, version_or_alias: str, out: Path | None = None) -> Path:
+def fetch(client: MlflowClient, model: str, version_or_alias: str, out: Path | None = None, file: str = "") -> Path:
     """Return the bundle's folder: downloaded into `out`, or else for reading only, as it may be the store's own.
 
+    file: a file of the bundle to fetch and return alone; empty for the whole folder.
     version_or_alias: "3", or "champion". Raises LookupError if there is no such version, alias or model, and if the
     version's files are gone.
     """
@@ -88,7 +89,7 @@ def fetch(client: MlflowClient, model: str, version_or_alias: str, out: Path | N
         )
     return Path(
         mlflow.artifacts.download_artifacts(
-            artifact_uri=f"models:/{model}/{number}", dst_path=str(out) if out else None
+            artifact_uri=f"models:/{model}/{number}/{file}".rstrip("/"), dst_path=str(out) if out else None
         )
     )
 

@@ -125,7 +125,7 @@ def _write_shard(shard: Shard | StoredShard, files: CatalogueFiles) -> StoredSha
     """Write a new shard. Raises CatalogueError for a shard of the version before whose file is gone."""
     if isinstance(shard, Shard):
         text, photos = (
-            files.write(kind, "parquet", path.read_bytes())
+            files.write(kind, "parquet", Path(path).read_bytes())
             for kind, path in (("text", shard.text), ("photos", shard.photos))
         )
         return StoredShard(text, photos, shard.rows, shard.sha256)

@@ -142,6 +142,7 @@ rollback: setup ## promote the previous champion again (MODEL=, REASON=)
 
 .PHONY: prune
 prune: setup ## close runs of lost trainings; delete old versions without alias (KEEP_VERSIONS=, MODEL=), versions without files (FORGET=1: all), old runs without version (KEEP_DAYS=)
+	@$(CLUSTER) close-lost --config "$$FLYTE_CONFIG"
 	@$(BIN)/python -m rakuten_tasks.registry prune --model "$$MODEL" --keep $(or $(KEEP_VERSIONS),10) --days $(or $(KEEP_DAYS),30) \
 	  $(if $(FORGET),--forget)
 

@@ -216,10 +216,10 @@ def _members(work: BenchContext) -> dict[str, Member]:
     return members
 
 
-def _score(work: BenchContext, rows: NDArray) -> Logits:
+def _score(work: BenchContext, rows: NDArray, pool: Pool) -> Logits:
     members = _members(work)
     names = dict.fromkeys(e for member in members.values() for e in member.extractors)
-    return score_features(members, {e: work.features(e) for e in names}, rows, len(work.codes))[0]
+    return score_features(members, {e: work.features(e) for e in names}, rows, pool)[0]
 
 
 def pool(work: BenchContext, out: Path) -> None:
@@ -239,7 +239,7 @@ def pool(work: BenchContext, out: Path) -> None:
     fitted = fit_pool(Logits(by_member, available), labels, modality, counts / counts.sum())
     (out / "pool.json").write_text(json.dumps(fitted.to_dict()))
     held_out = work.assignments["split"].isin([VALIDATION, BLENDING]).to_numpy()
-    pool_logits(_score(work, rows[held_out]), fitted, work.codes)  # the drift reference
+    pool_logits(_score(work, rows[held_out], fitted), fitted, work.codes)  # the drift reference
 
 
 def evaluation(work: BenchContext, out: Path) -> None:
@@ -248,7 +248,8 @@ def evaluation(work: BenchContext, out: Path) -> None:
     labels = work.assignments["label"].to_numpy(np.int64)
     columns = train["designation"].tolist(), train["description"].tolist()
     baseline = fit_tfidf_svm(*columns, labels[~test], len(work.codes), 0)
-    scores = pool_logits(_score(work, test_rows["row"].to_numpy(np.int64)), _pool(work), work.codes)
+    fitted = _pool(work)
+    scores = pool_logits(_score(work, test_rows["row"].to_numpy(np.int64), fitted), fitted, work.codes)
     texts = test_rows["designation"].tolist(), test_rows["description"].tolist()
     systems = {**scores.by_member, POOL: scores.probabilities, TFIDF_SVM: baseline.probabilities(*texts)}
     evaluate(systems, labels[test], work.codes, 0)

@@ -14,17 +14,19 @@ from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.assignments import count_rows, fold_rows, require_every_split
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.read_catalogue import ingest
-from rakuten_tasks.data.shards import Shard, read_products, read_text
+from rakuten_tasks.data.shards import Shard, iter_products, read_products, read_text
 from rakuten_tasks.data.splits import TEST, TRAIN, TitleSplits
 from rakuten_tasks.evaluation.baseline import BASELINES
-from rakuten_tasks.evaluation.metrics import POOL, reliability
-from rakuten_tasks.models.extractors import Extractor
+from rakuten_tasks.evaluation.metrics import FULL_POOL, POOL, reliability
+from rakuten_tasks.models.cascade import learn_cascade
+from rakuten_tasks.models.extractors import EXTRACTORS, Extractor
 from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.models.members.plan import active_members, build_extractor, enough_photos, extractors_of
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
-from rakuten_tasks.models.predictor import pool_logits
+from rakuten_tasks.models.predictor import Predictor, pool_logits
 from rakuten_tasks.models.scoring import products_of, score_features
 from rakuten_tasks.preprocessing.feature_shards import class_index, write_shard
+from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.tasks.start_run import resolve
 from rakuten_tasks.training.loop import choose_device
 
@@ -130,13 +132,37 @@ class TrainingRun:
             fitted[name][0].member.extractors = names
         return fitted
 
-    def measure(self, seed: int) -> dict[str, dict[str, float]]:
-        """Return the columns of the quality table, by system."""
-        fitted = self.fit(seed)
+    def fit_pool(self, fitted: dict[str, tuple[FitResult, TrainingData]]) -> Pool:
+        """Fit the pool, with its cascade if the configuration has one."""
         unseen, labels = self._unseen(fitted)
         modality = {name: MEMBERS[name].modality for name in fitted}
         counts = np.bincount(self.rows.loc[self.rows["split"] != TEST, "label"], minlength=len(self.codes)) + 1
         pool = fit_pool(unseen, labels, modality, counts / counts.sum())
+        cheap = [name for name in fitted if MEMBERS[name].cheap]
+        return learn_cascade(pool, unseen, labels, cheap)[0] if self.config.pool.cascade else pool
+
+    def predictor(self, fitted: dict[str, tuple[FitResult, TrainingData]], pool: Pool) -> Predictor:
+        """Return a predictor of fitted members, its extractors loaded from their folders."""
+        extractors = {name: EXTRACTORS[name].load(folder, self.device) for name, folder in self._folders.items()}
+        return Predictor(self.codes, pool, extractors, {name: item.member for name, (item, _) in fitted.items()})
+
+    def labelled_products(self) -> dict[str, tuple[list[Product], NDArray]]:
+        """Return products that no member was fitted on, with their codes: test rows, and those of Y_test.csv."""
+        test = self.rows[self.rows["split"] == TEST].set_index("row")["prdtypecode"]
+        parts = {"test rows": (self._labelled, test)}
+        if self._test_labels is not None:
+            parts["Y_test.csv"] = self._unlabelled, self._test_labels
+        result = {}
+        for name, (shards, codes) in parts.items():
+            rows = pd.concat([part for shard in shards for part in iter_products(shard, set(codes.index))])
+            result[name] = products_of(rows), codes.loc[rows["row"].astype("int64")].to_numpy(np.int64)
+        return result
+
+    def measure(self, seed: int) -> dict[str, dict[str, float]]:
+        """Return the columns of the quality table, by system."""
+        fitted = self.fit(seed)
+        unseen, labels = self._unseen(fitted)
+        pool = self.fit_pool(fitted)
         members = {name: item.member for name, (item, _) in fitted.items()}
         test = self.rows[self.rows["split"] == TEST]
         test_scores = self._score(members, pool, self._features, test["row"].to_numpy(np.int64))
@@ -146,7 +172,7 @@ class TrainingRun:
         held_out_scores = self._pool_scores(unseen.take(common), pool)
         result = {}
         y_test_f1 = self._score_test_labels(members, pool)
-        for name in [*members, POOL, *self._baselines]:
+        for name in [*members, POOL, FULL_POOL, *self._baselines]:
             probabilities = test_scores[name] if name in test_scores else self._baselines[name][0]
             values = {f"test {k}": v for k, v in _metrics(probabilities, test["label"].to_numpy(np.int64)).items()}
             if name in held_out_scores:
@@ -159,13 +185,14 @@ class TrainingRun:
         return result
 
     def _pool_scores(self, logits: Logits, pool: Pool) -> dict[str, NDArray]:
-        scores = pool_logits(logits, pool, self.codes)
-        return {**scores.by_member, POOL: scores.probabilities}
+        complete = pool_logits(logits, pool, self.codes)
+        served = pool.probabilities(pool.cascade(logits))
+        return {**complete.by_member, POOL: served, FULL_POOL: complete.probabilities}
 
     def _score(
         self, members: dict[str, Member], pool: Pool, features: dict[str, list[Path]], rows: NDArray
     ) -> dict[str, NDArray]:
-        return self._pool_scores(score_features(members, features, rows, len(self.codes))[0], pool)
+        return self._pool_scores(score_features(members, features, rows, pool)[0], pool)
 
     def _score_test_labels(self, members: dict[str, Member], pool: Pool) -> dict[str, float]:
         if self._test_labels is None:

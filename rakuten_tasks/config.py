@@ -261,6 +261,13 @@ class GateConfig(Settings):
     min_class_rows: PositiveInt = 30
 
 
+@dataclass(frozen=True)
+class PoolConfig(Settings):
+    """How members are combined. cascade: the photo is looked at only where the text has not settled the answer."""
+
+    cascade: bool = True
+
+
 MEMBERS = ("bag", "lstm", "encoder", "bag_encoder", "transformer", "photo", "vgg16")
 
 
@@ -281,6 +288,7 @@ class TrainingConfig(Settings):
     lstm: LSTMConfig = field(default_factory=LSTMConfig)
     text: TextConfig = field(default_factory=TextConfig)
     photo: PhotoConfig = field(default_factory=PhotoConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:

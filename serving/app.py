@@ -14,24 +14,34 @@ import fastapi_offline
 from cachetools import FIFOCache
 from fastapi import FastAPI, HTTPException, Request, Response, Security
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.security import APIKeyHeader
 from fastapi.staticfiles import StaticFiles
 
 from rakuten_tasks.monitoring.columns import FEEDBACK
 from serving.litserve_adapter.reaper import wait_until_alive
 from serving.litserve_adapter.server import SingleWorkerServer
-from serving.schemas import ErrorResponse, Feedback, InferenceResponse, Prediction, PredictRequest, Recorded
+from serving.schemas import (
+    NOT_READY,
+    BatchRequest,
+    ErrorResponse,
+    Feedback,
+    InferenceResponse,
+    Prediction,
+    PredictRequest,
+    Recorded,
+)
 from serving.settings import Settings
 from serving.telemetry.log_writer import PredictionLogWriter
 from serving.telemetry.minutes import MinuteMetrics
 from serving.telemetry.prometheus import Metrics
 from serving.telemetry.rejections import FLUSH_SECONDS, RejectionAggregator
+from serving.web.batch import LINES, NDJSON, stream_lines
 from serving.web.errors import HEADERS, register_exception_handlers
-from serving.web.middleware import PREDICT_PATH, UPLOAD_SECONDS, InFlight, RequestRecord, with_middleware
+from serving.web.middleware import BATCH_PATH, PREDICT_PATH, UPLOAD_SECONDS, InFlight, RequestRecord, with_middleware
 from serving.web.request_parsing import parse_request
 from serving.worker.api import ProductAPI
-from serving.worker_status import READY, StatusReader
+from serving.worker_status import READY, WAITING, StatusReader
 
 PAGE = Path(__file__).parent / "page"
 SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
@@ -102,9 +112,12 @@ class ProductServer:
             self.minutes.close()
 
     def _on_response(self, request: RequestRecord) -> None:
-        """Count a finished request to /predict."""
-        if request.path != PREDICT_PATH:
-            return
+        """Count a finished request to /predict, and one to /predict/batch that was refused."""
+        if request.path == PREDICT_PATH or (request.path == BATCH_PATH and request.status != 200):
+            self._on_product(request)
+
+    def _on_product(self, request: RequestRecord) -> None:
+        """Count a product that was predicted or refused."""
         self.metrics.observe_request(request)
         self.minutes.add(request)
         if request.status >= 400:
@@ -112,8 +125,18 @@ class ProductServer:
         else:
             self.predicted_ids[request.request_id] = True
 
+    async def _predict(self, product: PredictRequest, request_id: str) -> InferenceResponse:
+        """Predict a product. Raises RequestValidationError if it is none, HTTPException(504) after the time limit."""
+        request = parse_request(product, request_id, self.settings)
+        try:
+            async with asyncio.timeout(self.settings.time_limit):
+                await wait_until_alive(self.worker_status.is_alive)
+                return await self.lit.submit(request)
+        except TimeoutError:
+            raise HTTPException(504, "no answer within the time limit") from None
+
     def _add_product_routes(self, key: list[Any]) -> None:
-        """Add /predict and /feedback."""
+        """Add /predict, /predict/batch and /feedback."""
 
         @self.app.post(
             PREDICT_PATH,
@@ -123,15 +146,23 @@ class ProductServer:
             summary="The type code of a product",
         )
         async def predict(product: PredictRequest, request: Request) -> Response:
-            inference_request = parse_request(product, request.state.request_id, self.settings)
-            try:
-                async with asyncio.timeout(self.settings.time_limit):
-                    await wait_until_alive(self.worker_status.is_alive)
-                    response: InferenceResponse = await self.lit.submit(inference_request)
-            except TimeoutError:
-                raise HTTPException(504, "no answer within the time limit") from None
+            response = await self._predict(product, request.state.request_id)
             request.state.reason, request.state.prediction = response.reason, response.prediction
             return Response(response.body, response.status, HEADERS.get(response.status), "application/json")
+
+        @self.app.post(
+            BATCH_PATH,
+            responses={**ERROR_RESPONSES, 200: LINES},
+            response_class=StreamingResponse,
+            dependencies=key,
+            summary="The type codes of up to 256 products, streamed",
+        )
+        async def predict_batch(batch: BatchRequest) -> Response:
+            if self.worker_status.status().state == WAITING:
+                raise HTTPException(503, NOT_READY)
+            lines = stream_lines(batch.products, self.settings.products_at_once, self._predict, self._on_product)
+            # LitServe's gzip would hold the lines back until it has a block of them
+            return StreamingResponse(lines, headers={"Content-Encoding": "identity"}, media_type=NDJSON)
 
         @self.app.post(
             "/feedback",

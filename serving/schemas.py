@@ -44,6 +44,8 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
     },
 }
 
+NOT_READY = "no champion is loaded yet: GET /info says why"
+MAX_PRODUCTS = 256  # of a BatchRequest
 # PhotoError.status -> type of the ErrorDetail
 PHOTO_ERROR_TYPES = {"not_an_image": "photo_format", "truncated": "photo_damaged", "too_large": "photo_too_large"}
 
@@ -61,6 +63,18 @@ class PredictRequest(BaseModel):
     top_k: int = Field(5, ge=1, le=100, description="number of classes in `top_k`, best first")
     explain: bool = Field(
         False, description="whether to explain the prediction by words and parts of the photo: slower"
+    )
+
+
+class BatchRequest(BaseModel):
+    """Products, each checked alone, so that a wrong one fails alone."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"products": REQUEST_EXAMPLES[:2]}]})
+
+    products: list[Any] = Field(
+        min_length=1,
+        max_length=MAX_PRODUCTS,
+        json_schema_extra={"items": {"$ref": "#/components/schemas/PredictRequest"}},
     )
 
 
@@ -153,8 +167,9 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Body of an error response: a message, or a list of details with status 422."""
+    """Body of an error response: its HTTP status; a message, or a list of details with status 422."""
 
+    status: int
     detail: str | list[ErrorDetail]
     request_id: str = ""
 
@@ -190,6 +205,6 @@ class InferenceResponse:
     prediction: PredictionSummary | None = None  # None with an error
 
 
-def error_body(detail: str | list[ErrorDetail], request_id: str) -> bytes:
+def error_body(status: int, detail: str | list[ErrorDetail], request_id: str) -> bytes:
     """JSON of an ErrorResponse."""
-    return ErrorResponse(detail=detail, request_id=request_id).model_dump_json().encode()
+    return ErrorResponse(status=status, detail=detail, request_id=request_id).model_dump_json().encode()

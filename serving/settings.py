@@ -56,7 +56,10 @@ class Settings(BaseSettings):
     max_photo_pixels: int = Field(default=25_000_000, ge=1, le=50_000_000, description="pixels of a photo at most")
     max_text: int = Field(default=20_000, ge=1, le=1_000_000, description="characters of a title or a description")
     abstain_below: float = Field(default=0.0, ge=0, le=1, description="confidence below which `abstained` is true")
-    queue: int = Field(default=128, ge=1, le=10_000, description="requests in flight; more get 503")
+    max_batch_bytes: int = Field(
+        default=32_000_000, ge=1, le=1_000_000_000, description="bytes of a request to /predict/batch at most"
+    )
+    queue: int = Field(default=128, ge=1, le=10_000, description="products in flight; more get 503")
     time_limit: float = Field(default=30.0, ge=0.1, le=600, description="seconds until a request gets 504")
     batch: int = Field(default=16, ge=1, le=64, description="products in a batch at most")
     batch_wait_ms: float = Field(
@@ -109,6 +112,11 @@ class Settings(BaseSettings):
     def max_body(self) -> int:
         """Largest request in bytes: the photo in base64, texts with every character escaped, and the JSON around."""
         return self.max_photo_bytes * 4 // 3 + 2 * self.max_text * 12 + 10_000
+
+    @property
+    def products_at_once(self) -> int:
+        """Products of a request to /predict/batch that are in flight at once: one batch is predicted, one waits."""
+        return min(2 * self.batch, self.queue)
 
     @classmethod
     def from_environment(cls) -> Self:

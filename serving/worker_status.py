@@ -29,11 +29,14 @@ class Status:
     reloads: int = 0  # champions that replaced another
     failed_reloads: int = 0
     batches: dict[str, int] = field(default_factory=dict)  # products in a batch -> number of such batches
+    members: dict[str, int] = field(default_factory=dict)  # member -> products whose prediction it took part in
+    skipped_photos: int = 0  # photos that predictions did without
     bundle: dict[str, Any] = field(default_factory=dict)  # metrics, labels, lineage: for GET /info
 
     def counters(self) -> Status:
         """Copy of nothing but the counters: Prometheus takes a counter that falls for a restarted server."""
-        return Status(reloads=self.reloads, failed_reloads=self.failed_reloads, batches=self.batches)
+        names = ("reloads", "failed_reloads", "batches", "members", "skipped_photos")
+        return Status(**{name: getattr(self, name) for name in names})
 
 
 def _read(folder: Path) -> Status:

@@ -69,6 +69,7 @@ def train_bundle(
         members=members,
         extractors=extractors,
         features=features,
+        config=resolved.config.pool,
         run=run,
     )
     baselines = score_baselines(shards=labelled, splits=splits, catalogue=catalogue, seed=seed, run=run)

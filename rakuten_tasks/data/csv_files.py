@@ -1,4 +1,4 @@
-"""Readers of the catalogue's CSV files, in chunks, and `RowValidator`, which flags unusable rows."""
+"""Readers of the catalogue's CSV files, in chunks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pandera
 from fsspec import AbstractFileSystem
+from numpy.typing import NDArray
 
 from rakuten_tasks.data.csv_reader import read_tables
 from rakuten_tasks.data.schema import CLASSES, LABELS, CatalogueError, validate_schema, whole_numbers
-from rakuten_tasks.preprocessing.text import clean
 
-CHUNK = 1024  # rows of a CSV in memory at once
+CHUNK = 4096  # rows of a CSV in memory at once
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ def _require_unique(rows: pd.Index, path: str) -> None:
         )
 
 
-def format_rows(rows: pd.Index) -> str:
-    """Format row numbers: the first three, and how many more."""
-    return ", ".join(map(str, rows[:3])) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
+def format_rows(rows: pd.Index | NDArray[np.int64], count: int | None = None) -> str:
+    """Format row numbers: the first three, and how many more. count: of all, where `rows` holds but the first."""
+    count = count or len(rows)
+    return ", ".join(map(str, rows[:3])) + (f" and {count - 3} more" if count > 3 else "")
 
 
 def read_labels(filesystem: AbstractFileSystem, path: str) -> Labels:
@@ -105,43 +106,3 @@ def read_class_names(filesystem: AbstractFileSystem, path: str) -> dict[int, str
         codes = format_rows(names.index[names.index.duplicated()].unique())
         raise CatalogueError(f"{path}: class {codes} occurs more than once: name each class once")
     return {int(code): name for code, name in names.items()}
-
-
-def check_labels_match_rows(rows: pd.Index, labels: pd.Index, rows_file: str, labels_file: str) -> None:
-    """Raise CatalogueError unless both files number the same rows."""
-    unlabelled, unknown = rows.difference(labels), labels.difference(rows)
-    problems = [
-        f"{len(missing)} rows of {file} are not in {other_file} ({format_rows(missing)})"
-        for missing, file, other_file in ((unlabelled, rows_file, labels_file), (unknown, labels_file, rows_file))
-        if len(missing)
-    ]
-    if problems:
-        raise CatalogueError(f"labels do not match rows: {'; '.join(problems)}: give each row one label, by row number")
-
-
-class RowValidator:
-    """Validator of rows, chunk by chunk; remembers the productids of all valid rows to find duplicates."""
-
-    def __init__(self) -> None:
-        self._productids: set[int] = set()
-
-    def validate(self, chunk: Chunk, labels: Labels | None) -> pd.DataFrame:
-        """Return the typed rows with prdtypecode (<NA> without labels), names_photo (bool) and issue (None if valid).
-
-        Issues, the first that applies: missing_productid, bad_productid (no whole number), missing_label, bad_label,
-        no_title (empty, also after cleaning), duplicate_productid (an earlier valid row has it).
-        """
-        raw, rows = chunk.raw, chunk.typed.assign(prdtypecode=pd.array([pd.NA] * len(chunk.typed), "Int64"))
-        rows["names_photo"] = raw["imageid"].str.strip() != ""
-        issue = pd.Series(None, index=rows.index, dtype=object)
-        issue[[not clean(title) for title in rows["designation"]]] = "no_title"
-        if labels is not None:
-            rows["prdtypecode"] = labels.codes[rows.index]
-            issue[rows["prdtypecode"].isna()] = "bad_label"
-            issue[labels.raw[rows.index].str.strip() == ""] = "missing_label"
-        issue[rows["productid"].isna()] = "bad_productid"
-        issue[raw["productid"].str.strip() == ""] = "missing_productid"
-        valid = rows["productid"][issue.isna()]
-        issue[valid.index[valid.duplicated() | valid.isin(self._productids)]] = "duplicate_productid"
-        self._productids.update(valid)
-        return rows.assign(issue=issue)

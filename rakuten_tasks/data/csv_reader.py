@@ -112,7 +112,7 @@ def _check_rows(
             raise CatalogueError(f"{path}, line {line}: the row holds only commas: delete it, and others like it")
         if width > 1 and fields[1:] == header[1:]:
             raise CatalogueError(f"{path}, line {line}: the header line occurs again: delete it")
-        if numbers and _spans_rows(fields, numbers):
+        if numbers and "\n" in "".join(fields) and _spans_rows(fields, numbers):
             raise CatalogueError(
                 f"{path}, line {line}: a double quote of this row is not closed before the next row begins: {QUOTING}"
             )

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from rakuten_tasks.console.progress import Progress
-from rakuten_tasks.data.layout import find_layout
+from rakuten_tasks.data.layout import Layout, find_layout
 from rakuten_tasks.data.sample.generate import SAMPLE
 from rakuten_tasks.data.versions.manifest import find_version
+from rakuten_tasks.storage.folders import iter_folder
 from rakuten_tasks.storage.local_files import UnreadableFileError, hash_file, hash_json, open_file
 
 READ = ("*.csv", "image_*", "synthetic*")  # names of the files that ingest may read, in lower case
 ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")  # s3 and http, azure, gcs
 CHANGE_TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+BATCH = 1024  # files in the threads' queue
 THREADS = 4  # hashlib releases the interpreter lock
 
 
@@ -29,10 +32,31 @@ class Fingerprint:
 
     content: of names and bytes of local files, of names, sizes and etags of remote ones.
     listing: of names, sizes and times of change, so that a change is detected without reading the files.
+    size: bytes of all files; 0 where they are not copied.
     """
 
     content: str
     listing: str
+    size: int = 0
+
+
+class SetHash:
+    """Hash of a set of values in any order, in constant memory: the sum of their SHA-256, modulo 2 ** 256.
+
+    Two sets that differ by chance have the same sum as rarely as two files have the same SHA-256. Against an attacker
+    who may choose the files it is weaker, and no such protection is needed here.
+    """
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def add(self, value: Any) -> None:
+        """Add a JSON value."""
+        self._sum = (self._sum + int(hash_json(value), 16)) % 2**256
+
+    def hexdigest(self) -> str:
+        """Return the hash, in hex."""
+        return f"{self._sum:064x}"
 
 
 def fingerprint(source: str) -> Fingerprint:
@@ -42,20 +66,27 @@ def fingerprint(source: str) -> Fingerprint:
     """
     if fixed := _fixed_hash(source):
         return Fingerprint(fixed, fixed)
-    filesystem, files = _list_files(source)
-    if isinstance(filesystem, LocalFileSystem):
-        content: dict[str, Any] = dict(zip(files, _hash_files([info["name"] for info in files.values()]), strict=True))
-    else:
-        content = {
-            name: [info["size"], _first_value(info, ETAGS) or _first_value(info, CHANGE_TIMES)]
-            for name, info in files.items()
-        }
-    return Fingerprint(hash_json(content), _hash_listing(files))
+    layout, listing, content, size, count = find_layout(source), SetHash(), SetHash(), 0, 0
+    is_local = isinstance(layout.filesystem, LocalFileSystem)
+    for name, info in _iter_files(layout):
+        listing.add(_listed(name, info))
+        if not is_local:
+            content.add([name, info["size"], _first_value(info, ETAGS) or _first_value(info, CHANGE_TIMES)])
+        size, count = size + info["size"], count + 1
+    if is_local:
+        for name, digest in _hash_files(layout, count):
+            content.add([name, digest])
+    return Fingerprint(content.hexdigest(), listing.hexdigest(), size)
 
 
 def listing(source: str) -> str:
     """Return `fingerprint(source).listing` without reading any file."""
-    return _fixed_hash(source) or _hash_listing(_list_files(source)[1])
+    if fixed := _fixed_hash(source):
+        return fixed
+    files = SetHash()
+    for name, info in _iter_files(find_layout(source)):
+        files.add(_listed(name, info))
+    return files.hexdigest()
 
 
 def _fixed_hash(source: str) -> str | None:
@@ -68,23 +99,28 @@ def _fixed_hash(source: str) -> str | None:
     return None
 
 
-def _list_files(source: str) -> tuple[AbstractFileSystem, dict[str, dict[str, Any]]]:
-    """Return the file system, and its details of each file by name relative to the catalogue's folder."""
-    layout = find_layout(source)
+def _iter_files(layout: Layout) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each file that ingest may read, by its name relative to the catalogue's folder, with fsspec's details."""
     layout.filesystem.invalidate_cache()  # s3fs caches listings for the life of the process
-    folders = dict.fromkeys((layout.root, *layout.train_photos, *layout.test_photos))
-    files = {}
-    for folder in folders:
-        for path, info in layout.filesystem.find(folder, maxdepth=1, detail=True).items():
-            if any(fnmatchcase(PurePosixPath(path).name.lower(), pattern) for pattern in READ):
-                files[path.removeprefix(layout.root)] = info
-    return layout.filesystem, files
+    for folder in dict.fromkeys((layout.root, *layout.train_photos, *layout.test_photos)):
+        for info in iter_folder(layout.filesystem, folder):
+            name = PurePosixPath(info["name"]).name
+            if any(fnmatchcase(name.lower(), pattern) for pattern in READ):
+                yield f"{folder}/{name}".removeprefix(layout.root), info
 
 
-def _hash_files(paths: list[str]) -> list[str]:
-    with ThreadPoolExecutor(THREADS) as pool:
-        hashes = pool.map(_hash_if_readable, map(Path, paths))
-        return list(Progress(hashes, "fingerprint", len(paths), unit=" files", leave=False))
+def _hash_files(layout: Layout, count: int) -> Iterator[tuple[str, str]]:
+    """Yield the name and the SHA-256 of each local file, in any order. count: number of files, for the progress."""
+    files = _iter_files(layout)
+    with (
+        ThreadPoolExecutor(THREADS) as pool,
+        Progress(total=count, desc="fingerprint", unit=" files", leave=False) as bar,
+    ):
+        while batch := list(islice(files, BATCH)):  # the pool would take in all of a longer one
+            names, paths = [name for name, _ in batch], [Path(info["name"]) for _, info in batch]
+            for digest in zip(names, pool.map(_hash_if_readable, paths), strict=True):
+                yield digest
+                bar.update()
 
 
 def _hash_if_readable(path: Path) -> str:
@@ -95,8 +131,8 @@ def _hash_if_readable(path: Path) -> str:
         return type(error).__name__
 
 
-def _hash_listing(files: dict[str, dict[str, Any]]) -> str:
-    return hash_json({name: [info["size"], _first_value(info, CHANGE_TIMES)] for name, info in files.items()})
+def _listed(name: str, info: dict[str, Any]) -> list[Any]:
+    return [name, info["size"], _first_value(info, CHANGE_TIMES)]
 
 
 def _first_value(info: dict[str, Any], names: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from rakuten_tasks.data.csv_files import read_labels
 from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.storage.addresses import open_address
+from rakuten_tasks.storage.folders import is_folder
 
 # the challenge's own name, then a pattern for other names, in upper or lower case, of which exactly one file must match
 TRAIN_ROWS = ("X_train_update.csv", "X_train*.csv")
@@ -129,4 +130,4 @@ def _format_names(files: Sequence[str]) -> str:
 
 def _photo_folders(filesystem: AbstractFileSystem, root: str, name: str) -> tuple[str, ...]:
     candidates = (f"{root}/images/{name}", f"{root}/{name}", f"{root}/images")
-    return (*filter(filesystem.isdir, candidates), root)
+    return (*(folder for folder in candidates if is_folder(filesystem, folder)), root)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from fsspec import AbstractFileSystem
@@ -49,18 +50,23 @@ class PhotoReader:
 
         products: productid and imageid, both nullable, and names_photo (bool).
         """
+        return pd.DataFrame(self.read_files(self.list_names(products)), index=products.index)
+
+    def list_names(self, products: pd.DataFrame) -> list[str | None]:
+        """Return the name of each product's photo file: None if it names no photo, "" if its numbers give no name."""
+        columns = (products[name].tolist() for name in ("productid", "imageid", "names_photo"))
+        return [_name(*values) for values in zip(*columns, strict=True)]
+
+    def read_files(self, names: Sequence[str | None]) -> list[PhotoFile]:
+        """Return the photo of each name as of `list_names`."""
         with warnings.catch_warnings():
             # Pillow warns about unusual files; here only decoding decides
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            columns = (products[name] for name in ("productid", "imageid", "names_photo"))
-            return pd.DataFrame(list(self._pool.map(self._read, *columns)), index=products.index)
+            photos = self._pool.map(self._read, filter(None, names))
+            return [next(photos) if name else PhotoFile(None, "none" if name is None else "missing") for name in names]
 
-    def _read(self, productid: int, imageid: int, names_photo: bool) -> PhotoFile:
-        if not names_photo:
-            return PhotoFile(None, "none")
-        if pd.isna(productid) or pd.isna(imageid):
-            return PhotoFile(None, "missing")
-        content = self._read_file(photo_name(imageid, productid))
+    def _read(self, name: str) -> PhotoFile:
+        content = self._read_file(name)
         if isinstance(content, str):
             return PhotoFile(None, content)
         status = photo_status(content, self._config)
@@ -71,18 +77,30 @@ class PhotoReader:
         status = "missing"
         for folder in self._folders:
             try:
-                with self._open(f"{folder}/{name}") as file:
-                    return file.read(self._config.max_photo_bytes + 1)
+                return self._read_start(f"{folder}/{name}")
             except FileNotFoundError:
                 continue
             except (UnreadableFileError, IsADirectoryError, PermissionError):
                 status = "unreadable"
         return status
 
-    def _open(self, path: str) -> IO[bytes]:
+    def _read_start(self, path: str) -> bytes:
+        size = self._config.max_photo_bytes + 1
         if isinstance(self._filesystem, LocalFileSystem):
-            return open_file(Path(path))
-        return self._filesystem.open(path, "rb", cache_type="none")
+            with open_file(Path(path)) as file:
+                return file.read(size)
+        try:
+            return self._filesystem.cat_file(path, start=0, end=size)  # one request, where open makes two
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return self._filesystem.cat_file(path)  # s3 has no range of an empty file
+
+
+def _name(productid: int, imageid: int, names_photo: bool) -> str | None:
+    if not names_photo:
+        return None
+    return "" if pd.isna(productid) or pd.isna(imageid) else photo_name(imageid, productid)
 
 
 def photo_status(content: bytes, config: IngestConfig) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.schema import QUARANTINE
-from rakuten_tasks.data.shards import Shard, iter_products, open_parquet
+from rakuten_tasks.data.shards import Shard, iter_products, iter_text, read_text
 from rakuten_tasks.preprocessing.language import language
 from rakuten_tasks.preprocessing.photo_format import open_photo
 from rakuten_tasks.preprocessing.text import clean
@@ -43,53 +42,69 @@ class PhotoExample:
 class Profile:
     """Statistics of all kept rows, labelled or not."""
 
-    title_lengths: NDArray  # (N,) characters, markup included
-    description_lengths: NDArray  # (N,); 0 for no description
+    title_lengths: Mapping[int, int]  # number of products by characters, markup included; ascending
+    description_lengths: Mapping[int, int]  # 0 for no description
     sampled: int  # number of products in the sample
     languages: dict[str, int]  # products of the sample by ISO 639 code, or UNDETERMINED; most frequent first
     photos: list[PhotoInfo]  # of the sample
     pictured: list[PhotoExample]  # some products with photos
 
 
+class RandomSample:
+    """Positions of a random sample of at most `size` products: those with the smallest of random numbers."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size, self._random = size, np.random.default_rng(seed)
+        self._keys, self._positions = np.empty(0), np.empty(0, np.int64)
+
+    def add(self, positions: NDArray[np.int64]) -> None:
+        """Add positions, of which each has the same chance as those before."""
+        keys = np.concatenate([self._keys, self._random.random(len(positions))])
+        smallest = np.argsort(keys)[: self._size]
+        self._keys, self._positions = keys[smallest], np.concatenate([self._positions, positions])[smallest]
+
+    @property
+    def positions(self) -> set[int]:
+        """Positions of the sample."""
+        return set(self._positions.tolist())
+
+
 def profile(shards: Sequence[Shard], seed: int, sample: int, pictures: int) -> Profile:
-    """Measure all texts, a shard at a time, and languages and photos of a random sample.
+    """Measure all texts, a row group at a time, and languages and photos of a random sample.
 
     sample: number of products in the sample; pictures: number of examples with photos. The same shards and seed give
     the same profile.
     """
-    columns = [_lengths(shard.text) for shard in shards]
-    titles, descriptions, has_photo = np.concatenate([np.zeros((3, 0), int), *columns], axis=1)
-    random = np.random.default_rng(seed)
-    chosen = set(random.permutation(len(titles))[:sample].tolist())
-    shown = set(random.permutation(np.flatnonzero(has_photo))[:pictures].tolist())
+    lengths: dict[str, Counter[int]] = {"designation": Counter(), "description": Counter()}
+    products, with_photo = RandomSample(sample, seed), RandomSample(pictures, seed)
+    start = 0
+    for rows in iter_text([shard.text for shard in shards], [*lengths, "photo_status"]):
+        for name, counts in lengths.items():
+            counts.update(rows[name].str.len().value_counts().to_dict())
+        products.add(start + np.arange(len(rows)))
+        with_photo.add(start + np.flatnonzero(rows["photo_status"] == "ok"))
+        start += len(rows)
+    chosen, shown = products.positions, with_photo.positions
     languages: Counter[str] = Counter()
     photos, pictured = [], []
-    for position, row in _rows_at(shards, chosen | shown):
+    for position, row in rows_at(shards, chosen | shown):
         if position in chosen:
             languages[language(clean(f"{row['designation']} {row['description']}"))] += 1
         if position in chosen and row["photo"] is not None:
             photos.append(photo_info(row["photo"]))
         if position in shown:
             pictured.append(PhotoExample(row["designation"], row["prdtypecode"], row["photo"]))
+    titles, descriptions = (dict(sorted(counts.items())) for counts in lengths.values())
     return Profile(titles, descriptions, len(chosen), dict(languages.most_common()), photos, pictured)
 
 
-def _lengths(file: Path | str) -> NDArray:
-    """Return the characters of title and description, and whether there is a photo. (3, rows)"""
-    columns = ["designation", "description", "photo_status"]
-    with open_parquet(file, columns) as parquet:
-        rows = parquet.read(columns)
-    lengths = [pc.utf8_length(rows[name]).to_numpy() for name in ("designation", "description")]
-    return np.stack([*lengths, pc.equal(rows["photo_status"], "ok").to_numpy()]).astype(int)
-
-
-def _rows_at(shards: Sequence[Shard], positions: Collection[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+def rows_at(shards: Sequence[Shard], positions: Collection[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield rows by their position over all shards, reading only the photos beside one."""
     start = 0
     for shard in shards:
         here = [position for position in positions if start <= position < start + shard.rows]
         if here:
-            numbers = pq.read_table(shard.text, columns=["row"])["row"].to_numpy()
+            numbers = read_text(shard.text, ["row"])["row"].to_numpy()
             position_of = {int(numbers[position - start]): position for position in here}
             for products in iter_products(shard, position_of):
                 for row in products.to_dict("records"):

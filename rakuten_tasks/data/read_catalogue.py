@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 import pyarrow as pa
@@ -12,31 +14,20 @@ from fsspec import AbstractFileSystem
 
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.console.progress import Progress
-from rakuten_tasks.data.csv_files import (
-    Labels,
-    RowValidator,
-    check_labels_match_rows,
-    read_chunks,
-    read_class_names,
-    read_labels,
-    read_row_index,
-)
+from rakuten_tasks.data.csv_files import read_chunks, read_class_names
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import TEST_ROWS, TRAIN_LABELS, TRAIN_ROWS, Layout, find_layout
-from rakuten_tasks.data.photo_files import PhotoReader
-from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, TEXT, CatalogueError
+from rakuten_tasks.data.part_index import PartIndex, index_part
+from rakuten_tasks.data.photo_files import PhotoFile, PhotoReader
+from rakuten_tasks.data.row_counts import RowCounts
+from rakuten_tasks.data.row_validator import RowValidator
+from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, TEXT
 from rakuten_tasks.data.shards import Shard, ShardWriter, hash_photo, shard_rows
-from rakuten_tasks.data.splits import hash_titles
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.storage.local_files import hash_json
 
 BATCH = 64  # photos in memory at once
-VALID_PHOTO = ("ok", "none")
-EXPLANATIONS = {  # of issues whose name is not clear by itself
-    "bad_label": ", prdtypecode is no whole number",
-    "bad_productid": ", it is no whole number",
-    "no_title": ", designation is empty or holds no text",
-}
+QUARANTINE_ROWS = 4096  # in a row group: the writer holds the footer's entries of all
 
 
 def ingest(
@@ -55,12 +46,15 @@ def ingest(
     if (published := find_version(source)) is not None:
         return published.fetch(out, labelled, unlabelled)
     layout = find_layout(source)
-    parts = _list_parts(layout, source, labelled, unlabelled)
-    names = read_class_names(layout.filesystem, layout.classes) if layout.classes else {}
-    out.mkdir(parents=True, exist_ok=True)
     quarantine = out / "quarantine.parquet"
-    with pq.ParquetWriter(quarantine, QUARANTINE) as writer:
-        ingested = {part.name: _ingest_part(part, layout.filesystem, out, writer, config) for part in parts}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # beside `out`, on a disk: memory maps of files in a tmpfs are memory
+    with tempfile.TemporaryDirectory(prefix="index-", dir=out.parent) as index:
+        parts = _list_parts(layout, source, labelled, unlabelled, Path(index))
+        names = read_class_names(layout.filesystem, layout.classes) if layout.classes else {}
+        out.mkdir(exist_ok=True)
+        with _QuarantineWriter(quarantine) as writer:
+            ingested = {part.name: _ingest_part(part, layout.filesystem, out, writer, config) for part in parts}
     result = IngestResult(
         labelled=ingested["labelled"].shards if labelled else [],
         unlabelled=ingested["unlabelled"].shards if "unlabelled" in ingested else [],
@@ -78,31 +72,32 @@ def ingest(
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows to read: CSV file, row numbers, labels if there are any, and folders of photos."""
+    """Rows to read: CSV file, what is known of all its rows, and folders of photos."""
 
     name: str
     file: str
-    rows: pd.Index
-    labels: Labels | None
+    index: PartIndex
     photos: tuple[str, ...]
 
 
-def _list_parts(layout: Layout, source: str, labelled: bool, unlabelled: bool) -> list[_Part]:
-    parts = []
+def _list_parts(layout: Layout, source: str, labelled: bool, unlabelled: bool, folder: Path) -> list[_Part]:
+    """Read and check the CSV files of each part. folder: an empty one for the indexes."""
+    files: list[tuple[str, str, str | None, tuple[str, ...]]] = []
     if labelled:
         rows_file, labels_file = layout.train_rows, layout.train_labels
         if rows_file is None or labels_file is None:
             absent = " and ".join(n for n, f in ((TRAIN_ROWS[0], rows_file), (TRAIN_LABELS[0], labels_file)) if not f)
             raise FileNotFoundError(f"no {absent} in {source}: training needs both, put them there")
-        rows = read_row_index(layout.filesystem, rows_file, PRODUCTS)
-        labels = read_labels(layout.filesystem, labels_file)
-        check_labels_match_rows(rows, labels.codes.index, rows_file, labels_file)
-        parts.append(_Part("labelled", rows_file, rows, labels, layout.train_photos))
+        files.append(("labelled", rows_file, labels_file, layout.train_photos))
     if unlabelled and layout.test_rows:
-        rows = read_row_index(layout.filesystem, layout.test_rows, PRODUCTS)
-        parts.append(_Part("unlabelled", layout.test_rows, rows, None, layout.test_photos))
+        files.append(("unlabelled", layout.test_rows, None, layout.test_photos))
     elif not labelled:
         raise FileNotFoundError(f"no {TEST_ROWS[0]} in {source}: put the products to predict there")
+    parts = []
+    for name, rows_file, labels_file, photos in files:
+        (folder / name).mkdir()
+        index = index_part(layout.filesystem, rows_file, labels_file, folder / name)
+        parts.append(_Part(name, rows_file, index, photos))
     return parts
 
 
@@ -117,79 +112,76 @@ class _IngestedPart:
 
 
 def _ingest_part(
-    part: _Part, filesystem: AbstractFileSystem, out: Path, quarantine: pq.ParquetWriter, config: IngestConfig
+    part: _Part, filesystem: AbstractFileSystem, out: Path, quarantine: _QuarantineWriter, config: IngestConfig
 ) -> _IngestedPart:
-    validator, writer = RowValidator(), ShardWriter(out, part.name, shard_rows(len(part.rows), config.rows_per_shard))
-    outcomes = []
+    total = part.index.rows
+    validator, counts = RowValidator(part.index), RowCounts()
+    writer = ShardWriter(out, part.name, shard_rows(total, config.rows_per_shard))
     with (
         PhotoReader(filesystem, part.photos, config) as photos,
-        Progress(total=len(part.rows), desc=f"ingest {part.name}", unit=" products") as bar,
+        Progress(total=total, desc=f"ingest {part.name}", unit=" products") as bar,
     ):
         for chunk in read_chunks(filesystem, part.file, PRODUCTS):
-            rows = validator.validate(chunk, part.labels)
-            bad = rows["issue"].notna() & (part.labels is not None)  # unlabelled rows are flagged, never dropped
-            valid_rows, bad_rows = rows[~bad], rows[bad]
-            quarantine.write_table(_quarantine_table(chunk.raw, bad_rows["issue"], part))
-            outcomes.append(bad_rows[["issue"]])
-            bar.update(len(bad_rows))
-            for start in range(0, len(valid_rows), BATCH):
-                batch = valid_rows.iloc[start : start + BATCH]
-                batch = batch.join(photos.read(batch))
-                batch["title_hash"] = hash_titles(batch["designation"])
-                batch["photo_hash"] = pd.array([*map(hash_photo, batch["photo"])], "UInt64")
-                writer.write(pa.Table.from_pandas(batch.reset_index(), TEXT, preserve_index=False), batch["photo"])
-                outcomes.append(batch[["issue", "photo_status", "prdtypecode"]])
-                bar.update(len(batch))
+            rows = validator.validate(chunk)
+            # unlabelled rows are flagged, never dropped
+            bad = (rows["issue"].notna() & (part.index.labels is not None)).to_numpy()
+            quarantine.write(part.name, chunk.raw[bad], rows[bad])
+            counts.add_quarantined(rows.index[bad].tolist(), rows["issue"][bad].tolist())
+            bar.update(int(bad.sum()))
+            _write_products(rows[~bad], photos, writer, counts, bar)
     writer.close()
-    rows = pd.concat(outcomes).reindex(columns=["issue", "photo_status", "prdtypecode"])
-    return _finish_part(part, rows, writer, config)
+    summary = counts.summarize(total, sum(shard.rows for shard in writer.shards), part.file)
+    if part.index.labels is not None:
+        counts.require_few_faults(total, config.max_bad_share, part.file, part.photos)
+    return _IngestedPart(writer.shards, writer.content.hexdigest(), summary, counts.class_counts)
 
 
-def _quarantine_table(raw: pd.DataFrame, reasons: pd.Series, part: _Part) -> pa.Table:
-    rows = raw.loc[reasons.index].assign(part=part.name, reason=reasons)
-    rows["prdtypecode"] = part.labels.raw[reasons.index] if part.labels else None
-    return pa.Table.from_pandas(rows.reset_index(), QUARANTINE, preserve_index=False)
+def _write_products(
+    rows: pd.DataFrame, photos: PhotoReader, writer: ShardWriter, counts: RowCounts, bar: Progress
+) -> None:
+    """Read the rows' photos, a batch at a time, and write and count both."""
+    columns = rows.assign(photo_status="", photo_hash=pd.array([pd.NA] * len(rows), "UInt64")).reset_index()
+    text, names = pa.Table.from_pandas(columns, TEXT, preserve_index=False), photos.list_names(rows)
+    for start in range(0, len(rows), BATCH):
+        files = photos.read_files(names[start : start + BATCH])
+        batch = _with_photos(text.slice(start, BATCH), files)
+        writer.write(batch, [file.photo for file in files])
+        counts.add_kept(*(batch[name].to_pylist() for name in ("row", "issue", "photo_status", "prdtypecode")))
+        bar.update(len(batch))
 
 
-def _finish_part(part: _Part, outcomes: pd.DataFrame, writer: ShardWriter, config: IngestConfig) -> _IngestedPart:
-    """Count and check a part. outcomes: by row number, prdtypecode, issue, photo_status (null if quarantined)."""
-    is_valid = outcomes["photo_status"].notna()
-    counts = Counts(
-        read=len(part.rows),
-        kept=sum(shard.rows for shard in writer.shards),
-        quarantined=int((~is_valid).sum()),
-        reasons=_tally(outcomes["issue"][~is_valid]),
-        photos=_tally(outcomes["photo_status"]),
-        issues=_tally(outcomes["issue"][is_valid]),
-    )
-    if counts.kept + counts.quarantined != counts.read:
-        raise CatalogueError(f"{part.file}: {counts} does not add up: the file changed while it was read, run again")
-    if part.labels is not None:
-        _check_bad_share(part, outcomes, config)
-    class_counts = {int(code): n for code, n in _tally(outcomes["prdtypecode"]).items()}
-    return _IngestedPart(writer.shards, writer.content.hexdigest(), counts, class_counts)
+def _with_photos(text: pa.Table, files: list[PhotoFile]) -> pa.Table:
+    values = {"photo_status": [f.photo_status for f in files], "photo_hash": [hash_photo(f.photo) for f in files]}
+    for name, column in values.items():
+        field = TEXT.field(name)
+        text = text.set_column(TEXT.get_field_index(name), field, pa.array(column, field.type))
+    return text
 
 
-def _tally(values: pd.Series) -> dict:
-    return {value: int(n) for value, n in values.value_counts().sort_index().items()}
+class _QuarantineWriter:
+    """Writer of the rows that are not kept, in row groups of at least QUARANTINE_ROWS rows. A context manager."""
 
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, QUARANTINE)
+        self._tables: list[pa.Table] = []
 
-def _check_bad_share(part: _Part, outcomes: pd.DataFrame, config: IngestConfig) -> None:
-    photo = outcomes["photo_status"].astype("str")  # all null, it would be float
-    faults = outcomes["issue"].fillna("photo " + photo.where(~photo.isin(VALID_PHOTO))).dropna()
-    bad_share = len(faults) / len(outcomes)
-    if bad_share <= config.max_bad_share:
-        return
-    summary = "; ".join(
-        f"{fault}{EXPLANATIONS.get(fault, '')}: {len(rows)} (rows {', '.join(map(str, rows.index[:3]))}"
-        f"{', ...' if len(rows) > 3 else ''})"
-        for fault, rows in faults.groupby(faults)
-    )
-    photos = ""
-    if faults.str.startswith("photo ").any():
-        photos = f"Photos were looked for in {', '.join(part.photos)}; a product without a photo has a blank imageid. "
-    raise CatalogueError(
-        f"{part.file}: {len(faults)} of {len(outcomes)} labelled rows are bad ({bad_share:.1%}, more than "
-        f"max_bad_share = {config.max_bad_share:.1%}). {summary}. {photos}Mend them, or raise ingest.max_bad_share in "
-        "the configuration"
-    )
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._flush()
+        self._writer.close()
+
+    def write(self, part: str, raw: pd.DataFrame, rows: pd.DataFrame) -> None:
+        """Add rows. raw: their texts as in the CSV; rows: as RowValidator returns them."""
+        if raw.empty:
+            return
+        texts = raw.assign(part=part, prdtypecode=rows["label"], reason=rows["issue"])
+        self._tables.append(pa.Table.from_pandas(texts.reset_index(), QUARANTINE, preserve_index=False))
+        if sum(map(len, self._tables)) >= QUARANTINE_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._tables:
+            self._writer.write_table(pa.concat_tables(self._tables))
+        self._tables = []

@@ -51,36 +51,45 @@ class ShardWriter:
     def __init__(self, folder: Path, prefix: str, rows_per_shard: int) -> None:
         self._folder, self._prefix, self._rows_per_shard = folder, prefix, rows_per_shard
         self._writers: tuple[pq.ParquetWriter, pq.ParquetWriter] | None = None
-        self._text: list[dict[str, Any]] = []  # rows that do not fill a row group yet
+        self._text: list[pa.Table] = []  # rows that do not fill a row group yet
         self._photos: list[bytes | None] = []
-        self._digests: list[str] = []
+        self._rows, self._digest = 0, hashlib.sha256()  # of the open shard
         self.shards: list[Shard] = []
         self.content = hashlib.sha256()  # of all rows, independent of shard limits
 
     def write(self, text: pa.Table, photos: Iterable[bytes | None]) -> None:
         """Add rows of schema.TEXT and the photo of each, None for none."""
-        for row, photo in zip(text.to_pylist(), photos, strict=True):
-            self._append(row, photo)
+        start, photos = 0, list(photos)
+        while start < len(text):
+            # up to the end of a row group or of the shard
+            stop = start + min(PHOTO_ROWS - self._rows % PHOTO_ROWS, self._rows_per_shard - self._rows)
+            self._append(text.slice(start, stop - start), photos[start:stop])
+            start = stop
 
-    def _append(self, row: dict[str, Any], photo: bytes | None) -> None:
+    def _append(self, text: pa.Table, photos: Sequence[bytes | None]) -> None:
         if self._writers is None:
             text_file, photos_file = self._paths
             # photos are compressed already
             photo_writer = pq.ParquetWriter(photos_file, PHOTOS, compression="none", use_dictionary=False)
             self._writers = pq.ParquetWriter(text_file, TEXT, compression="zstd"), photo_writer
-        self._text.append(row)
-        self._photos.append(photo)
-        self._digests.append(hash_product([value for name, value in row.items() if name not in HASHES], photo))
-        if len(self._photos) == PHOTO_ROWS:
+        self._text.append(text)
+        self._photos += photos
+        columns = [text[name].to_pylist() for name in TEXT.names if name not in HASHES]
+        for *values, photo in zip(*columns, photos, strict=True):
+            digest = hash_product(values, photo).encode()
+            self._digest.update(digest)
+            self.content.update(digest)
+        self._rows += len(text)
+        if self._rows % PHOTO_ROWS == 0:
             self._flush_photos()
-        if len(self._text) == TEXT_ROWS:
+        if self._rows % TEXT_ROWS == 0:
             self._flush_text()
-        if len(self._digests) == self._rows_per_shard:
+        if self._rows == self._rows_per_shard:
             self.close()
 
     def _flush_text(self) -> None:
         if self._writers and self._text:
-            self._writers[0].write_table(pa.Table.from_pylist(self._text, TEXT))
+            self._writers[0].write_table(pa.concat_tables(self._text))
             self._text = []
 
     def _flush_photos(self) -> None:
@@ -101,10 +110,8 @@ class ShardWriter:
         self._flush_photos()
         for writer in self._writers:
             writer.close()
-        content = "".join(self._digests).encode()
-        self.shards.append(Shard(*self._paths, len(self._digests), hashlib.sha256(content).hexdigest()))
-        self.content.update(content)
-        self._writers, self._digests = None, []
+        self.shards.append(Shard(*self._paths, self._rows, self._digest.hexdigest()))
+        self._writers, self._rows, self._digest = None, 0, hashlib.sha256()
 
 
 def hash_product(values: Any, photo: bytes | None) -> str:

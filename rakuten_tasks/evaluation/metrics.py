@@ -22,6 +22,7 @@ from rakuten_tasks.evaluation.bootstrap import (
 )  # fmt: skip
 
 POOL = "pool"
+FULL_POOL = "full_pool"  # of all members, also where an early stage of the cascade settled the product
 MOST_FREQUENT, TFIDF_SVM = "most_frequent", "tfidf_svm"  # baselines
 BINS = 15
 QUARTILES = 4  # of the text's confidence
@@ -104,6 +105,7 @@ class Evaluation(Strict):
     systems: dict[str, SystemMetrics]  # members, the pool, baselines
     confusion: list[list[int]]  # (K, K) of the pool: rows true, columns predicted
     photo_gain: list[PhotoGain] = field(default_factory=list)  # by confidence; empty without text or photos
+    photos_skipped: float = 0.0  # share of the test rows' photos that the pool did not look at
 
     @property
     def ece(self) -> float:
@@ -113,7 +115,7 @@ class Evaluation(Strict):
     def summary(self) -> dict[str, float]:
         """List metrics by name, for MLflow."""
         values = {f"{n}_{m}": getattr(s, m).value for n, s in self.systems.items() for m in self.METRICS}
-        return {**values, "pool_ece": self.ece, "test_rows": self.n}
+        return {**values, "pool_ece": self.ece, "test_rows": self.n, "photos_skipped": self.photos_skipped}
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -127,11 +129,13 @@ def evaluate(
     codes: Sequence[int],
     seed: int,
     text_pool: NDArray | None = None,
+    photos_skipped: float = 0.0,
 ) -> Evaluation:
     """Score each system, one of them named "pool", on the same rows.
 
     probabilities: (N, K) by system; labels: (N,) class indices; codes: the K codes in the order of the columns.
-    text_pool: (N, K) of the pool without photos; None if there is no text member, or no photo member.
+    text_pool: (N, K) of the pool without photos; None if there is no text member, or no photo member. photos_skipped:
+    see Evaluation.
     Raises ValueError if N is 0, KeyError if no system is named "pool".
     """
     if not len(labels):
@@ -152,7 +156,7 @@ def evaluate(
 
     confusion = confusion_matrix(labels, predicted[POOL], labels=np.arange(len(codes))).tolist()
     gain = [] if text_pool is None else photo_gain(text_pool, probabilities[POOL], labels)
-    return Evaluation(len(labels), [int(code) for code in codes], systems, confusion, gain)
+    return Evaluation(len(labels), [int(code) for code in codes], systems, confusion, gain, photos_skipped)
 
 
 def _classes(labels: NDArray, predicted: NDArray, codes: Sequence[int]) -> list[ClassScore]:

@@ -30,6 +30,7 @@ EVALUATION = "evaluation.json"
 CARD = "README.md"
 EXTRACTORS_FOLDER = "extractors"
 MEMBERS_FOLDER = "members"
+PREDICTOR_PARTS = (MANIFEST, EXTRACTORS_FOLDER, MEMBERS_FOLDER)  # all that predictor.py reads
 MLFLOW_METADATA = "registered_model_meta"  # a file that MLflow adds to the folders that it downloads
 
 

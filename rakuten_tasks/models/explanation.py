@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,9 +48,8 @@ def member_shares(logits: Logits, pool: Pool, probabilities: NDArray) -> dict[st
     """
     best = probabilities.argmax(1)
     contributions = {name: np.zeros(len(best)) for name in logits.by_member}
-    for modalities, weights in pool.weights.items():
-        rows = np.flatnonzero(pool.rows_with(logits, modalities.split("+")))
-        for name, weight in weights.items():
+    for key, rows in pool.rows_by_weights(logits).items():
+        for name, weight in pool.weights[key].items():
             scores = logits.by_member[name][rows].astype(np.float64)  # (n, K), zeros where not available
             own = scores[np.arange(len(rows)), best[rows]]
             others = (scores.sum(1) - own) / max(1, scores.shape[1] - 1)
@@ -61,11 +60,14 @@ def member_shares(logits: Logits, pool: Pool, probabilities: NDArray) -> dict[st
     }
 
 
-def word_importance(predictor: Predictor, product: Product, code: int) -> list[tuple[str, float]]:
+def word_importance(
+    predictor: Predictor, product: Product, code: int, members: Collection[str] | None = None
+) -> list[tuple[str, float]]:
     """Rank words by how much the pool's log-probability of the code falls without them, in nats.
 
-    All occurrences of a word are left out; of long texts the beginning is explained. Only words that raise the
-    probability, each as in its first occurrence. Raises PhotoError on bytes that are no photo.
+    members: those that predicted the product; None for all. All occurrences of a word are left out; of long texts the
+    beginning is explained. Only words that raise the probability, each as in its first occurrence. Raises PhotoError on
+    bytes that are no photo.
     """
     title, description = clean(product.designation)[:MAX_CHARACTERS], clean(product.description)[:MAX_CHARACTERS]
     spellings = {word.lower(): word for word in reversed(WORD.findall(f"{title} {description}"))}
@@ -74,7 +76,7 @@ def word_importance(predictor: Predictor, product: Product, code: int) -> list[t
         return []
     texts = [Product(title, description)]
     texts += [Product(_leave_out(title, word), _leave_out(description, word)) for word in words]
-    logits = _logits_with_photo(predictor, texts, product.photo)
+    logits = _logits_with_photo(predictor, texts, product.photo, predictor.members if members is None else members)
     probabilities = predictor.pool.probabilities(logits)[:, list(predictor.codes).index(code)]
     logs = np.log(np.maximum(probabilities, 1e-12))
     falls = [(spellings[word], float(logs[0] - log)) for word, log in zip(words, logs[1:], strict=True)]
@@ -85,10 +87,12 @@ def _leave_out(text: str, word: str) -> str:
     return WORD.sub(lambda match: "" if match.group().lower() == word else match.group(), text)
 
 
-def _logits_with_photo(predictor: Predictor, texts: Sequence[Product], photo: bytes | None) -> Logits:
-    """Predict N texts, each with the same photo, which is scored once."""
-    of_photo, _ = predictor.logits([Product(photo=photo)])
-    parts = [predictor.logits(texts[start : start + BATCH])[0] for start in range(0, len(texts), BATCH)]
+def _logits_with_photo(
+    predictor: Predictor, texts: Sequence[Product], photo: bytes | None, members: Collection[str]
+) -> Logits:
+    """Score N texts by these members, each with the same photo, which is scored once."""
+    of_photo, _ = predictor.logits([Product(photo=photo)], members)
+    parts = [predictor.logits(texts[start : start + BATCH], members)[0] for start in range(0, len(texts), BATCH)]
 
     def join(name: str, field: str) -> NDArray:
         if predictor.pool.modality[name] == "photo":

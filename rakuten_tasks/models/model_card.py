@@ -55,6 +55,11 @@ def _members(manifest: Manifest, descriptions: Mapping[str, str]) -> Iterator[st
         "Weights of the pool, by the modalities that a product has. 1 means: as confident as the member is alone. "
         "Without text and photo the probabilities are the classes' shares of the labelled rows."
     )
+    if manifest.pool.thresholds:
+        yield (
+            "Where the cheap members alone (`words`, `sentences`, `text`) are sure enough of a product, the others, "
+            "and its photo, are not computed."
+        )
     weights = relative_weights(manifest.pool)
     yield _table(
         ["weight", *weights],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rakuten_tasks.config import Strict
 from rakuten_tasks.evaluation.bootstrap import log_losses, weighted_f1
 from rakuten_tasks.evaluation.metrics import reliability
+from rakuten_tasks.models.cascade import StageReport
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 
 
@@ -43,13 +44,14 @@ class PoolReport(Strict):
     """Metrics of the pool and its members on the rows that every member scored without being trained on them.
 
     Members without such rows are ignored, and have no metrics. The pool's weights were fitted on these rows too.
-    weights: see `relative_weights`.
+    weights: see `relative_weights`. stages: of the cascade.
     """
 
     rows: int
     pool: Quality | None
     members: dict[str, MemberReport]
     weights: dict[str, dict[str, float]]
+    stages: list[StageReport] = field(default_factory=list)
 
     @property
     def best(self) -> str | None:
@@ -76,7 +78,7 @@ class PoolReport(Strict):
         return {**values, **weights, "unseen_rows": self.rows}
 
 
-def report_pool(pool: Pool, logits: Logits, labels: NDArray) -> PoolReport:
+def report_pool(pool: Pool, logits: Logits, labels: NDArray, stages: Sequence[StageReport] = ()) -> PoolReport:
     """Compare the pool with each member, and with the pool of the others. Arguments as of `fit_pool`."""
     names = list(logits.by_member)
     scored = {name: int(logits.available[name].sum()) for name in names}
@@ -94,7 +96,7 @@ def report_pool(pool: Pool, logits: Logits, labels: NDArray) -> PoolReport:
             without=_fit_others(others, pool, logits, labels, rows) if compared and others else None,
         )
     quality = _quality(pool.probabilities(common), truth) if len(rows) else None
-    return PoolReport(len(rows), quality, members, relative_weights(pool))
+    return PoolReport(len(rows), quality, members, relative_weights(pool), list(stages))
 
 
 def _fit_others(others: Collection[str], pool: Pool, logits: Logits, labels: NDArray, rows: NDArray) -> Quality:

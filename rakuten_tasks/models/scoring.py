@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.data.shards import Shard, iter_products
 from rakuten_tasks.models.members import Member
-from rakuten_tasks.models.pool import Logits
-from rakuten_tasks.models.predictor import member_logits
+from rakuten_tasks.models.pool import Logits, Pool
+from rakuten_tasks.models.predictor import Embeddings, member_logits
 from rakuten_tasks.preprocessing.feature_shards import FeatureTable
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.storage.read_ahead import map_ahead
@@ -38,9 +38,9 @@ def read_assigned(shards: Sequence[Shard], assignments: pd.DataFrame) -> Iterato
 
 
 def score_features(
-    members: Mapping[str, Member], features: Mapping[str, Sequence[Path]], rows: NDArray, classes: int
-) -> tuple[Logits, dict[str, NDArray]]:
-    """Compute members' logits and embeddings from feature shards, with the bits of Predictor.logits.
+    members: Mapping[str, Member], features: Mapping[str, Sequence[Path]], rows: NDArray, pool: Pool
+) -> tuple[Logits, Embeddings]:
+    """Compute all members' logits and embeddings from feature shards, with the bits of Predictor.logits.
 
     features: shards by extractor; rows: (N,) row numbers of the catalogue.
     """
@@ -49,4 +49,4 @@ def score_features(
     def extract(names: Sequence[str], positions: NDArray) -> dict[str, NDArray]:
         return {key: value for name in names for key, value in tables[name].take(rows[positions]).items()}
 
-    return member_logits(members, {name: table.has(rows) for name, table in tables.items()}, extract, classes)
+    return member_logits(members, {name: table.has(rows) for name, table in tables.items()}, extract, pool, members)

@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
         ("description_empty", pa.bool_()),
         ("language", pa.string()),  # of preprocessing/language.py
         ("unknown_word_share", pa.float64()),  # of words that no training row contains; null without words
-        # the photo: null if there is none
+        # the photo: null if there is none; from its pixels only where the prediction read it
         ("photo_missing", pa.bool_()),
         ("photo_unreadable", pa.bool_()),
         ("brightness", pa.float64()),  # mean grey, 0 to 1
@@ -54,7 +54,10 @@ SCHEMA = pa.schema(
             "disagreement",
             pa.float64(),
         ),  # total variation between members, 0 to 1; null unless two members scored the product
-        ("used", pa.string()),  # text+photo, text, photo
+        (
+            "used",
+            pa.string(),
+        ),  # text+photo, text (also where that settled a product with a photo), photo
         ("abstained", pa.bool_()),
         ("top_codes", pa.list_(pa.int64())),
         ("top_probabilities", pa.list_(pa.float64())),

@@ -25,10 +25,11 @@ MAX_VALUE = 1e9  # its square does not overflow
 def numeric_auc(reference: NDArray, window: NDArray, least: int) -> tuple[float, float]:
     """Return AUC and p-value of (N, E) and (M, E) values, NaN if unknown. Raises as `require_values` for `least`."""
     domains = (reference, window)
-    # Only rows that are complete in the columns that most rows have (text alone if photos are rare): the share of
-    # products without a photo is tested as a column of its own
-    common = np.all([np.isfinite(rows).mean(0) >= 0.5 for rows in domains if len(rows)], 0)
-    complete = [rows[np.isfinite(rows[:, common]).all(1)][:, common] if common.any() else rows[:0] for rows in domains]
+    # Only rows that are complete in the columns that are filled most often, or half as often (text alone if photos are
+    # rare): the share of products without a photo is tested as a column of its own
+    filled = np.min([np.isfinite(rows).mean(0) for rows in domains if len(rows)], 0)
+    common = filled >= filled.max() / 2
+    complete = [rows[np.isfinite(rows[:, common]).all(1)][:, common] for rows in domains]
     require_values(complete[0], complete[1], least)
     samples = [_shuffle(rows.clip(-MAX_VALUE, MAX_VALUE), seed) for seed, rows in enumerate(complete)]
     centre = samples[0].mean(0)

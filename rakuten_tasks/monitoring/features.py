@@ -33,7 +33,7 @@ def drift_features(
     """Return the drift columns of one product. row: its index in `scores`. projected: (PROJECTED,), from `project`."""
     return {
         **text_features(tfidf_of(predictor.members), product),
-        **photo_features(product.photo),
+        **photo_features(product.photo, "photo" in scores.modalities(row)),
         **prediction_features(scores, row),
         **{name: None if math.isnan(value) else float(value) for name, value in zip(EMBEDDING, projected, strict=True)},
     }
@@ -55,14 +55,14 @@ def text_features(tfidf: Tfidf | None, product: Product) -> dict[str, Any]:
     }
 
 
-def photo_features(photo: bytes | None) -> dict[str, Any]:
-    """Return PHOTO_COLUMNS of a product."""
+def photo_features(photo: bytes | None, used: bool = True) -> dict[str, Any]:
+    """Return PHOTO_COLUMNS of a product. used: whether the prediction read the photo; else its pixels are not read."""
     features = {
         "photo_missing": photo is None,
         "photo_unreadable": False,
         "photo_bytes": len(photo) if photo else None,
     }
-    if photo is None:
+    if photo is None or not used:
         return features
     try:
         small = decode_photo(photo, SMALL)

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -23,6 +23,7 @@ from fsspec import AbstractFileSystem
 
 from rakuten_tasks.monitoring.columns import SCHEMA
 from rakuten_tasks.storage.addresses import list_files, open_address
+from rakuten_tasks.storage.parquet_files import write_row_groups
 from rakuten_tasks.storage.paths import var_folder
 
 log = logging.getLogger(__name__)
@@ -76,11 +77,11 @@ def compact_segments(open_folder: Path, address: str, now: datetime) -> list[str
         if end + LATE > now:
             continue
         with path.open("rb") as file:
-            rows = list(_lines(path, file))
-        if rows:
-            target = _closed_address(address, path)
-            _write_parquet(rows, target)
-            written.append(target)
+            tables = _tables(path, file)
+            if first := next(tables, None):
+                target = _closed_address(address, path)
+                _write_parquet(itertools.chain([first], tables), target)
+                written.append(target)
         path.unlink()
     return written
 
@@ -138,9 +139,8 @@ def _batches(
             yield from _stored(filesystem, hour, schema)
             continue
         with file:
-            lines = _lines(path, file)
-            while rows := list(itertools.islice(lines, BATCH)):
-                yield _table(rows).select(schema.names)
+            for table in _tables(path, file):
+                yield table.select(schema.names)
 
 
 def _stored(filesystem: AbstractFileSystem, hour: str, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -173,18 +173,25 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[dict[str, Any]]:
         yield record
 
 
+def _tables(path: Path, file: BinaryIO) -> Iterator[pa.Table]:
+    """Read the records of an open hour, BATCH at a time."""
+    lines = _lines(path, file)
+    while rows := list(itertools.islice(lines, BATCH)):
+        yield _table(rows)
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Drop unknown keys and set missing ones to null: a log may have records of several versions of this package."""
     records = [{**row, "time": datetime.fromisoformat(str(row["time"]))} for row in rows]
     return pa.Table.from_pylist(records, schema=SCHEMA)
 
 
-def _write_parquet(rows: list[dict[str, Any]], target: str) -> None:
+def _write_parquet(tables: Iterable[pa.Table], target: str) -> None:
     filesystem, path = open_address(target)
     filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
     # under another name first: a crash must not leave an incomplete Parquet file
     with filesystem.open(f"{path}.part", "wb") as file:
-        pq.write_table(_table(rows), file)
+        write_row_groups(file, SCHEMA, tables)
     filesystem.mv(f"{path}.part", path)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +25,29 @@ def reference_rows(
     chunks: Iterable[pd.DataFrame], tfidf: Tfidf | None, scores: Scores, embeddings: Mapping[str, NDArray]
 ) -> pd.DataFrame:
     """Add DRIFT_COLUMNS to rows and drop their photos. chunks: rows with photos, in the order of the scores."""
-    parts = [(chunk.drop(columns=["photo"]), catalogue_features(chunk, tfidf)) for chunk in chunks if len(chunk)]
+    used, parts, start = photos_used(scores), [], 0
+    for chunk in chunks:
+        if len(chunk):
+            features = catalogue_features(chunk, tfidf, used[start : start + len(chunk)])
+            parts.append((chunk.drop(columns=["photo"]), features))
+            start += len(chunk)
     rows, features = (pd.concat([pair[i] for pair in parts], ignore_index=True) for i in (0, 1))
     joined = pd.concat([rows, features, prediction_columns(scores, embeddings)], axis=1)
     return joined.reindex(columns=[*rows.columns, *DRIFT_COLUMNS])
 
 
-def catalogue_features(rows: pd.DataFrame, tfidf: Tfidf | None) -> pd.DataFrame:
-    """Return TEXT_COLUMNS and PHOTO_COLUMNS of catalogue rows with their photos (schema.TEXT)."""
+def catalogue_features(rows: pd.DataFrame, tfidf: Tfidf | None, used: Sequence[bool] | None = None) -> pd.DataFrame:
+    """Return TEXT_COLUMNS and PHOTO_COLUMNS of catalogue rows with their photos (schema.TEXT).
+
+    used: (N,) whether the prediction read the photo; None without predictions.
+    """
+    products = products_of(rows)
+    read = [True] * len(products) if used is None else used
     features = pd.DataFrame(
-        [{**text_features(tfidf, product), **photo_features(product.photo)} for product in products_of(rows)]
+        [
+            {**text_features(tfidf, product), **photo_features(product.photo, photo_used)}
+            for product, photo_used in zip(products, read, strict=True)
+        ]
     )
     status = rows["photo_status"].to_numpy()
     # ingest drops the bytes of unreadable photos: only the status distinguishes them from products without a photo
@@ -44,9 +57,14 @@ def catalogue_features(rows: pd.DataFrame, tfidf: Tfidf | None) -> pd.DataFrame:
 
 def featurize_rows(rows: pd.DataFrame, predictor: Predictor) -> pd.DataFrame:
     """Return DRIFT_COLUMNS of catalogue rows with their photos."""
-    features = catalogue_features(rows, tfidf_of(predictor.members))
-    predictions = prediction_columns(*predictor.score_with_embeddings(products_of(rows)))
-    return pd.concat([features, predictions], axis=1).reindex(columns=DRIFT_COLUMNS)
+    scores, embeddings = predictor.score_with_embeddings(products_of(rows))
+    features = catalogue_features(rows, tfidf_of(predictor.members), photos_used(scores))
+    return pd.concat([features, prediction_columns(scores, embeddings)], axis=1).reindex(columns=DRIFT_COLUMNS)
+
+
+def photos_used(scores: Scores) -> list[bool]:
+    """Tell whether each prediction read the photo. (N,)"""
+    return ["photo" in scores.modalities(row) for row in range(len(scores.probabilities))]
 
 
 def prediction_columns(scores: Scores, embeddings: Mapping[str, NDArray]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import atexit
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from enum import Enum
@@ -31,7 +31,8 @@ LOCAL = "local"
 REPRODUCES = "reproduces"  # tag of a parent: the version that it trains again
 FINGERPRINT = "fingerprint"  # tag of a parent: its catalogue's content hash, see data/fingerprint.py
 INTERRUPTED = "broken off"
-LONGEST = timedelta(days=14)  # a training's time in Flyte: all attempts at all its tasks, at their timeouts
+# No task of a training in Flyte opens or closes a run: all attempts at the tasks that open none, at their timeouts
+SILENCE = timedelta(hours=48)
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 
@@ -115,9 +116,13 @@ def log_to_parent(run_id: str) -> RunLog:
 
 
 def join(run_id: str) -> MlflowClient:
-    """Make a training's run that of this pod's execution: Flyte recovers a training under another name."""
+    """Make a training's run that of this pod's execution: Flyte recovers a training under another name.
+
+    A run that close_orphans took for lost, as its pods waited for machines, is open again.
+    """
     client, execution = connect(), flyte_execution()
-    if execution and client.get_run(run_id).data.tags.get(EXECUTION) != execution:
+    run = client.get_run(run_id)
+    if execution and (run.data.tags.get(EXECUTION) != execution or run.info.status == KILLED):
         client.set_tag(run_id, EXECUTION, execution)
         client.update_run(run_id, status=RUNNING)
     return client
@@ -177,25 +182,38 @@ def _close_children(client: MlflowClient, parent_id: str, name: str | None = Non
             client.set_terminated(run.info.run_id, KILLED)
 
 
-def close_orphans(client: MlflowClient) -> int:
-    """Close open trainings of dead processes of this machine, this process's own, and Flyte's older than LONGEST.
+def close_orphans(client: MlflowClient, is_over: Callable[[str], bool] = lambda name: False) -> int:
+    """Close open trainings of dead processes of this machine, this process's own, and of lost executions of Flyte.
 
-    After an abort, or a failure of Flyte itself, no failure node runs. Returns their number.
+    After an abort, or a failure of Flyte itself, no failure node runs. An execution is lost if it is_over, or after
+    SILENCE. Returns the number of closed trainings.
     """
-    own, host = local_execution(), f"{LOCAL}/{socket.gethostname()}/"
-    oldest = (time.time() - LONGEST.total_seconds()) * 1000
-    closed = 0
-    for run in _running(client, f"tags.{EXECUTION} LIKE '%'"):
-        execution = run.data.tags[EXECUTION]
-        if execution.startswith(host) and (execution == own or not _is_alive(execution)):
-            reason = "its process was killed"
-        elif not execution.startswith(f"{LOCAL}/") and run.info.start_time < oldest:
-            reason = f"its Flyte execution ended without a failure node: it was opened {LONGEST.days} days ago"
-        else:
-            continue
-        _end(client, run.info.run_id, KILLED, reason)
-        closed += 1
-    return closed
+    reasons = {
+        run.info.run_id: _why_lost(client, run, is_over) for run in _running(client, f"tags.{EXECUTION} LIKE '%'")
+    }
+    lost = {run_id: reason for run_id, reason in reasons.items() if reason}
+    for run_id, reason in lost.items():
+        _end(client, run_id, KILLED, reason)
+    return len(lost)
+
+
+def _why_lost(client: MlflowClient, run: MlflowRun, is_over: Callable[[str], bool]) -> str:
+    """Return why an open training will not go on; empty if it may."""
+    execution, own = run.data.tags[EXECUTION], local_execution()
+    if execution.startswith(f"{LOCAL}/"):
+        ours = execution.startswith(f"{LOCAL}/{socket.gethostname()}/")
+        return "its process was killed" if ours and (execution == own or not _is_alive(execution)) else ""
+    if is_over(execution):
+        return "its Flyte execution ended without a failure node"
+    condition = f"tags.`{PARENT_RUN}` = '{run.info.run_id}'"
+    children = client.search_runs([experiment_id(client)], condition, max_results=1000)
+    times = [at for child in children for at in (child.info.start_time, child.info.end_time)]
+    last = max(filter(None, [run.info.start_time, *times]))
+    if last < (time.time() - SILENCE.total_seconds()) * 1000:
+        return (
+            f"its Flyte execution ended without a failure node: no task for {SILENCE.total_seconds() / 3600:.0f} hours"
+        )
+    return ""
 
 
 @cache

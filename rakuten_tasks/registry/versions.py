@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,13 @@ def delete_orphan_models(client: MlflowClient, run_id: str) -> None:
             client.delete_logged_model(model.model_id)
 
 
-def fetch(client: MlflowClient, model: str, version_or_alias: str, out: Path | None = None, file: str = "") -> Path:
+def fetch(
+    client: MlflowClient, model: str, version_or_alias: str, out: Path | None = None, parts: Sequence[str] = ()
+) -> Path:
     """Return the bundle's folder: downloaded into `out`, or else for reading only, as it may be the store's own.
 
-    file: a file of the bundle to fetch and return alone; empty for the whole folder.
-    version_or_alias: "3", or "champion". Raises LookupError if there is no such version, alias or model, and if the
-    version's files are gone.
+    version_or_alias: "3", or "champion". parts: files and folders to download into `out`; empty for all. Raises
+    LookupError if there is no such version, alias or model, and if the version's files are gone.
     """
     number = int(version_or_alias) if version_or_alias.isdecimal() else aliases(client, model).get(version_or_alias)
     if number is None:
@@ -87,11 +88,10 @@ def fetch(client: MlflowClient, model: str, version_or_alias: str, out: Path | N
             f"the files of {model} version {number} are gone from the store: put them back, or let `make prune` forget "
             "every version whose files are gone, and train again"
         )
-    return Path(
-        mlflow.artifacts.download_artifacts(
-            artifact_uri=f"models:/{model}/{number}/{file}".rstrip("/"), dst_path=str(out) if out else None
-        )
-    )
+    uri, target = f"models:/{model}/{number}", str(out) if out else None
+    for part in parts:
+        mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/{part}", dst_path=target)
+    return out if out and parts else Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=target))
 
 
 def has_files(model: str, number: int) -> bool:
@@ -229,8 +229,10 @@ class ChampionBundle:
     notice: str = ""
 
 
-def fetch_champion(client: MlflowClient, model: str | None, synthetic: bool) -> ChampionBundle:
-    """Fetch the champion of the model that `resolve_model` selects. Raises LookupError as it does."""
+def fetch_champion(
+    client: MlflowClient, model: str | None, synthetic: bool, out: Path | None = None, parts: Sequence[str] = ()
+) -> ChampionBundle:
+    """Fetch the champion of the model that `resolve_model` selects, as `fetch`. Raises LookupError as both do."""
     name, notice = resolve_model(client, model, synthetic)
     version = aliases(client, name)[CHAMPION]
-    return ChampionBundle(name, version, fetch(client, name, str(version)), notice)
+    return ChampionBundle(name, version, fetch(client, name, str(version), out, parts), notice)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
@@ -94,24 +96,33 @@ def _join_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n:,}" for name, n in counts.items()) or "none"
 
 
-def _summarize_lengths(lengths: NDArray) -> list[object]:
+def _summarize_lengths(counts: Mapping[int, int]) -> list[object]:
     """Products, products without the text and their share; median, 95th percentile and maximum of the others."""
-    present = lengths[lengths > 0]
-    missing = len(lengths) - len(present)
-    median, high = np.quantile(present, (0.5, 0.95)) if len(present) else (0, 0)
-    missing_share = f"{missing / max(1, len(lengths)):.1%}"
-    return [len(lengths), missing, missing_share, int(median), int(high), int(present.max(initial=0))]
+    products, missing = sum(counts.values()), counts.get(0, 0)
+    lengths = [length for length in counts if length]
+    before = np.cumsum([0, *(counts[length] for length in lengths)])  # products with a shorter text
+    missing_share = f"{missing / max(1, products):.1%}"
+    quantiles = [int(_interpolate(q * (before[-1] - 1), lengths, before)) if lengths else 0 for q in (0.5, 0.95)]
+    return [products, missing, missing_share, *quantiles, max(lengths, default=0)]
+
+
+def _interpolate(position: float, lengths: Sequence[int], before: NDArray[np.int64]) -> float:
+    """Return the length at a position, which may lie between two, among all products in ascending order."""
+    low, high = (
+        lengths[int(np.searchsorted(before, place, "right")) - 1] for place in (np.floor(position), np.ceil(position))
+    )
+    return low + (high - low) * (position % 1)
 
 
 def _share_plots(ingested: IngestResult, statistics: Profile) -> list[go.Figure]:
     languages = {LANGUAGE_NAMES[code]: n for code, n in statistics.languages.items()}
-    missing = {"no description": int((statistics.description_lengths == 0).sum())}
+    missing = {"no description": statistics.description_lengths.get(0, 0)}
     for part in ingested.counts.values():
         for status, n in part.photos.items():
             if status != "ok":
                 name = PHOTO_FAULTS.get(status, f"photo {status}")
                 missing[name] = missing.get(name, 0) + n
-    products = len(statistics.title_lengths)
+    products = sum(statistics.title_lengths.values())
     return [
         catalogue_plots.shares(languages, statistics.sampled, "Languages", "share of the sample"),
         catalogue_plots.shares(missing, products, "Missing", "share of all products kept"),

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from rakuten_tasks.data.profile import PhotoInfo
 from rakuten_tasks.reports.display_text import axis_label
@@ -30,15 +29,15 @@ def class_counts(counts: Mapping[int, int], names: Mapping[str, str]) -> go.Figu
     return with_size(figure, f"Products by class{shown}", 1200, 140 + 18 * len(labels), legend=False)
 
 
-def text_lengths(lengths: NDArray, column: str) -> go.Figure:
-    """Plot a histogram of (N,) lengths in characters; the bins grow with the length, which spans three decades.
+def text_lengths(products: Mapping[int, int], column: str) -> go.Figure:
+    """Plot a histogram of lengths in characters; the bins grow with the length, which spans three decades.
 
-    column: "title" or "description". Products without the text are left out.
+    products: number of them by length. column: "title" or "description". Products without the text are left out.
     """
-    present = lengths[lengths > 0]
-    longest = int(present.max()) if len(present) else 1
+    present = {length: count for length, count in products.items() if length}
+    longest = max(present, default=1)
     edges = np.unique(np.round(np.geomspace(1, longest + 1, BINS)).astype(int)) if longest > 1 else np.array([1, 2])
-    counts = np.histogram(present, edges)[0]
+    counts = np.histogram([*present], edges, weights=[*present.values()])[0].astype(int)
     ranges = [f"{low:,}" if high == low + 1 else f"{low:,} to {high - 1:,}" for low, high in pairwise(edges)]
     bar = {"customdata": ranges, "hovertemplate": "%{customdata} characters: %{y:,} products<extra></extra>"}
     # the axis shows logarithms, so that bars are as wide as their bins

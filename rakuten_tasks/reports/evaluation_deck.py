@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rakuten_tasks.evaluation.metrics import POOL, TFIDF_SVM, Evaluation
+from rakuten_tasks.evaluation.metrics import FULL_POOL, POOL, TFIDF_SVM, Evaluation
 from rakuten_tasks.reports.display_text import class_label, truncate
 from rakuten_tasks.reports.page import Tile, render
 from rakuten_tasks.reports.result_plots import MAX_CLASSES, evaluation_figures, intervals
@@ -49,6 +49,8 @@ def _summary(evaluation: Evaluation) -> dict[str, object]:
         "macro F1 (pool)": f"{pool.macro_f1.value:.3f}",
         "calibration error (pool)": f"{evaluation.ece:.3f}",
     }
+    if FULL_POOL in evaluation.systems:
+        values["photos that the pool did not need"] = f"{evaluation.photos_skipped:.0%}"
     return values | ({f"lead over {TFIDF_SVM}": f"{pool.lead.value:+.3f}"} if pool.lead else {})
 
 

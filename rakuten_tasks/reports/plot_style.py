@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 GREY = "#8a8f98"
 COLOURS = {
     "pool": "#2f6fb0",
+    "full_pool": "#90b4d6",
     "bag": "#3f9b57",
     "lstm": "#7cb342",
     "encoder": "#00897b",

@@ -37,7 +37,19 @@ def pool_deck(report: PoolReport) -> str:
         best=best if len(report.members) > 1 else None,
         unscored=[name for name, member in report.members.items() if not member.scored],
         figures=pool_figures(report),
+        stages=_stages(report),
     )
+
+
+def _stages(report: PoolReport) -> list[list[object]]:
+    """Rows of the table of the cascade."""
+    rows: list[list[object]] = []
+    for stage in report.stages:
+        point = stage.chosen
+        settled = ["", "0%"] if point is None else [f"{point.threshold:.3f}", f"{point.settled:.0%}"]
+        quality = [f"{value:.4f}" for value in ((point or stage).weighted_f1, (point or stage).ece)]
+        rows.append([stage.modalities.replace("+", " and "), stage.stage, stage.rows, *settled, *quality])
+    return rows
 
 
 def _members(report: PoolReport) -> tuple[list[str], list[list[object]]]:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from rakuten_tasks.evaluation.metrics import MOST_FREQUENT, POOL, Evaluation, PhotoGain, Reliability, SystemMetrics
+from rakuten_tasks.models.cascade import StageReport
 from rakuten_tasks.models.pool_report import PoolReport
 from rakuten_tasks.reports.display_text import axis_label
-from rakuten_tasks.reports.plot_style import COLOURS, GREY, style_of, with_size
+from rakuten_tasks.reports.plot_style import COLOURS, GREY, STEP_COLOURS, style_of, with_size
 
 MAX_CLASSES_WITH_COUNTS = 40  # the confusion matrix shows counts for at most so many classes; more would be unreadable
 LETTER = 7  # mean width of a label's letter, in pixels
@@ -27,7 +28,33 @@ def pool_figures(report: PoolReport) -> dict[str, go.Figure]:
     figures = {"pool_weights": pool_weights(report)}
     if any(report.adds(name) for name in report.members):
         figures["pool_gains"] = pool_gains(report)
+    if report.stages:
+        figures["pool_cascade"] = pool_cascade(report.stages)
     return figures
+
+
+def pool_cascade(stages: Sequence[StageReport]) -> go.Figure:
+    """Plot share settled and weighted F1 over the threshold: a line for each stage, the chosen threshold marked."""
+    titles = ("share of the products that the stage settles", "weighted F1 of the cascade")
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles)
+    for number, stage in enumerate(stages):
+        colour = STEP_COLOURS[number % len(STEP_COLOURS)]
+        name = f"{stage.stage}, of products with {stage.modalities.replace('+', ' and ')}"
+        for column, attribute in enumerate(("settled", "weighted_f1"), start=1):
+            for marked, points in ((False, stage.points), (True, [stage.chosen] if stage.chosen else [])):
+                trace = go.Scatter(
+                    x=[point.threshold for point in points],
+                    y=[getattr(point, attribute) for point in points],
+                    mode="markers" if marked else "lines",
+                    name=f"{name}: chosen" if marked else name,
+                    marker={"color": colour, "size": 11, "symbol": "diamond"},
+                    line_color=colour,
+                    legendgroup=name,
+                    showlegend=column == 1,
+                )
+                figure.add_trace(trace, row=1, col=column)
+    figure.update_xaxes(title="threshold: confidence of the stage").update_yaxes(range=[-0.02, 1.02], col=1)
+    return with_size(figure, "The cascade", 1000, 480).update_layout(legend={"orientation": "h", "y": -0.2})
 
 
 def pool_weights(report: PoolReport) -> go.Figure:

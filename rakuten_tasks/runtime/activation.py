@@ -1,4 +1,7 @@
-"""Which version of the launch plans runs on its schedule. Flyte has one active version of a plan at most."""
+"""Which version of the launch plans runs on its schedule, and which executions are over.
+
+Flyte has one active version of a plan at most.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ from pathlib import Path
 
 import click
 from flytekit.configuration import Config
+from flytekit.exceptions.user import FlyteEntityNotExistException
 from flytekit.models.admin.common import Sort
 from flytekit.models.common import NamedEntityIdentifier
+from flytekit.models.core.execution import WorkflowExecutionPhase
+from flytekit.models.core.identifier import WorkflowExecutionIdentifier
 from flytekit.models.filters import Filter
 from flytekit.models.launch_plan import LaunchPlan, LaunchPlanState
 from flytekit.remote import FlyteRemote
@@ -17,6 +23,12 @@ from flytekit.remote import FlyteRemote
 from rakuten_tasks.runtime.schedules import LABELS, SCHEDULES
 
 NEWEST = Sort("created_at", Sort.Direction.DESCENDING)
+OVER = {
+    WorkflowExecutionPhase.SUCCEEDED,
+    WorkflowExecutionPhase.FAILED,
+    WorkflowExecutionPhase.ABORTED,
+    WorkflowExecutionPhase.TIMED_OUT,
+}
 LISTED = 10  # versions that an error lists
 
 
@@ -57,6 +69,15 @@ def deactivate(remote: FlyteRemote) -> Iterator[str]:
     """Stop the schedules of all active launch plans of this package. Yields what was done."""
     for plan in _list_active(remote):
         yield _deactivate(remote, plan)
+
+
+def is_over(remote: FlyteRemote, execution: str) -> bool:
+    """Return whether an execution has ended; False for one that this cluster does not have."""
+    identifier = WorkflowExecutionIdentifier(remote.default_project, remote.default_domain, execution)
+    try:
+        return remote.client.get_execution(identifier).closure.phase in OVER
+    except FlyteEntityNotExistException:
+        return False
 
 
 def _deactivate(remote: FlyteRemote, plan: LaunchPlan) -> str:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,6 +102,21 @@ def deactivate(file: str) -> None:
     """Stop the schedules of all launch plans; running executions go on."""
     _require_cluster(file)
     _show(activation.deactivate(activation.connect(file)))
+
+
+@cluster.command("close-lost")
+@CONFIG
+def close_lost(file: str) -> None:
+    """Close the trainings in MLflow whose executions are over, if the cluster answers; `make prune` closes old ones."""
+    if not is_reachable(cluster_address(file)):
+        return
+    from rakuten_tasks.registry import runs, tracking  # two seconds to import
+
+    is_over = partial(activation.is_over, activation.connect(file))
+    try:
+        click.echo(f"closed {runs.close_orphans(tracking.connect(), is_over)} trainings whose executions are over")
+    except FlyteException as error:
+        click.echo(f"warning: the Flyte cluster does not say which executions are over: {error}", err=True)
 
 
 @cluster.command("tag")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flytekit import current_context
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
+
+THREADS = 8  # downloads at a time: of small files most of the time is waiting for the store
 
 
 def workspace() -> Path:
@@ -23,3 +27,9 @@ def located(file: FlyteFile) -> Path | str:
 def local(file: FlyteFile | FlyteDirectory) -> Path:
     """Download the file or folder unless it is on this machine. -> its local path"""
     return Path(file.download())
+
+
+def fetch_all(files: Iterable[FlyteFile | FlyteDirectory]) -> list[Path]:
+    """Download files and folders, THREADS at a time. -> their local paths, in the same order"""
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(local, files))

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 # Kubernetes' formats, without exponents and fractions of a byte
 Memory = Annotated[str, Field(pattern=r"^[1-9]\d*(Mi|Gi|Ti|M|G|T)$", description="an amount such as 16Gi or 512Mi")]
+# Flyte takes a training that has been open for two weeks for lost: registry/runs.py
+Hours = Annotated[float, Field(ge=0.1, le=48, allow_inf_nan=False, description="a number of hours from 0.1 to 48")]
 Cores = Annotated[str, Field(pattern=r"^[1-9]\d*m?$", description="a number such as 4, or thousandths such as 500m")]
 Count = Annotated[int, Field(ge=1, le=10_000, description="a whole number from 1 to 10000")]
 Seconds = Annotated[
@@ -21,17 +23,26 @@ class PodSettings(BaseModel, frozen=True):
 
     # A pod that requests a GPU stays Pending on a cluster without GPUs. Locally the profile changes nothing.
     pod_profile: Annotated[Literal["cpu", "gpu"], Field(description="'cpu' or 'gpu'")] = "gpu"
+    # Disk for what a pod downloads and writes. A shard and a bundle take less than 1 GB; ingest writes
+    # 26 KB for a product with a photo, so 10Gi are for 0.4 million products, and fits read at most some GB of features.
     small_cores: Cores = "1"
     small_memory: Memory = "2Gi"
+    small_disk: Memory = "2Gi"
+    small_hours: Hours = 1.0
     cpu_cores: Cores = "2"
     cpu_memory: Memory = "4Gi"
+    cpu_disk: Memory = "10Gi"
+    cpu_hours: Hours = 4.0  # of one attempt; then the task is stopped and tried again
     gpu_cores: Cores = "4"
     gpu_memory: Memory = "16Gi"
+    gpu_disk: Memory = "10Gi"
+    gpu_hours: Hours = 12.0
     # VGG16 on several GPUs: one process each; with the profile cpu, one process for each GPU that it would request
     photo_gpus: Count = 1
     photo_nodes: Count = 1
     photo_cores: Cores = ""  # empty: gpu_cores, or 4 for each of several GPUs
     photo_memory: Memory = ""  # empty: gpu_memory, or 16Gi for each of several GPUs
+    photo_disk: Memory = "40Gi"  # VGG16's block 5 reads 207 KB of features a photo: 17.5 GB for the challenge's
     concurrency: Count = 16  # shards that a map task works on at once
     checkpoint_seconds: Seconds = 30.0  # least time between two checkpoints of a training; 0: after every step
     activate: Annotated[Literal["0", "1"], Field(description="1 for yes")] = "0"  # launch plans

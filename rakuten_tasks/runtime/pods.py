@@ -20,10 +20,10 @@ CHECKPOINT_SECONDS = SETTINGS.checkpoint_seconds
 ENVIRONMENT = forwarded_env(POD_VARIABLES)
 
 
-def _pod(cpu: str, memory: str, hours: float, gpu: int = 0, **options: Any) -> dict[str, Any]:
+def _pod(cpu: str, memory: str, disk: str, hours: float, gpu: int = 0, **options: Any) -> dict[str, Any]:
     # Requests equal limits: `Resources(gpu=...)` alone sets only the request, and no pod then gets a GPU.
     gpus = str(gpu) if gpu and SETTINGS.pod_profile == "gpu" else None
-    resources = Resources(cpu=cpu, mem=memory, gpu=gpus)
+    resources = Resources(cpu=cpu, mem=memory, ephemeral_storage=disk, gpu=gpus)
     return {
         "container_image": IMAGE,
         "requests": resources,
@@ -43,12 +43,14 @@ def _photo_pod() -> dict[str, Any]:
 
         cores, memory = str(4 * gpus), f"{16 * gpus}Gi"
         options["task_config"] = Elastic(nnodes=nodes, nproc_per_node=gpus)
-    return _pod(SETTINGS.photo_cores or cores, SETTINGS.photo_memory or memory, gpu=gpus, **options)
+    return _pod(
+        SETTINGS.photo_cores or cores, SETTINGS.photo_memory or memory, SETTINGS.photo_disk, gpu=gpus, **options
+    )
 
 
 # Training may run on spot machines: an interrupted pod is retried.
-TRAINING: dict[str, Any] = {"hours": 12, "interruptible": True, "shared_memory": "2Gi"}
-SMALL = _pod(SETTINGS.small_cores, SETTINGS.small_memory, hours=1)
-CPU = _pod(SETTINGS.cpu_cores, SETTINGS.cpu_memory, hours=4)
-GPU = _pod(SETTINGS.gpu_cores, SETTINGS.gpu_memory, gpu=1, **TRAINING)
+TRAINING: dict[str, Any] = {"hours": SETTINGS.gpu_hours, "interruptible": True, "shared_memory": "2Gi"}
+SMALL = _pod(SETTINGS.small_cores, SETTINGS.small_memory, SETTINGS.small_disk, SETTINGS.small_hours)
+CPU = _pod(SETTINGS.cpu_cores, SETTINGS.cpu_memory, SETTINGS.cpu_disk, SETTINGS.cpu_hours)
+GPU = _pod(SETTINGS.gpu_cores, SETTINGS.gpu_memory, SETTINGS.gpu_disk, gpu=1, **TRAINING)
 PHOTO = _photo_pod()

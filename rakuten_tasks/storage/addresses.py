@@ -6,6 +6,7 @@ import os
 import posixpath
 import re
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -78,6 +79,13 @@ def list_files(filesystem: AbstractFileSystem, root: str, pattern: str) -> dict[
     """Return details of the files below root by path, sorted. pattern: of what follows root, which is no pattern."""
     files = filesystem.find(root, maxdepth=pattern.count("/") + 1, detail=True)
     return {p: files[p] for p in sorted(files) if fnmatchcase(p.removeprefix(root.rstrip("/")), f"/{pattern}")}
+
+
+def upload_file(path: Path, address: str) -> None:
+    """Copy a local file of any size, with the folders above the copy."""
+    filesystem, target = open_address(address)
+    filesystem.makedirs(posixpath.dirname(target), exist_ok=True)
+    filesystem.put_file(str(path), target)
 
 
 def write_file(address: str, content: str | bytes | bytearray) -> None:

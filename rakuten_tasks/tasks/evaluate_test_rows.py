@@ -11,11 +11,11 @@ from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.splits import TEST
-from rakuten_tasks.evaluation.metrics import POOL, evaluate
+from rakuten_tasks.evaluation.metrics import FULL_POOL, POOL, evaluate
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.members.linear import tfidf_of
-from rakuten_tasks.models.pool import Pool
-from rakuten_tasks.models.predictor import pool_logits
+from rakuten_tasks.models.pool import Logits, Pool
+from rakuten_tasks.models.predictor import Scores, apply_cascade, pool_logits
 from rakuten_tasks.models.scoring import read_assigned, score_features
 from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
@@ -65,10 +65,12 @@ def evaluate_test(
         paths_of = {e.name: [local(s.file) for s in part] for e, part in zip(extractors, features, strict=True)}
         labels = test["label"].to_numpy(np.int64)
         loaded = load_members(members)
-        logits, embeddings = score_features(loaded, paths_of, test["row"].to_numpy(np.int64), len(codes))
-        scores = pool_logits(logits, pool, codes)
-        systems = {**scores.by_member, POOL: scores.probabilities, **_read_baselines(local(baselines), test["row"])}
-        evaluation = evaluate(systems, labels, codes, seed, pool.text_only(logits))
+        logits, embeddings = score_features(loaded, paths_of, test["row"].to_numpy(np.int64), pool)
+        served, embeddings = apply_cascade(pool, loaded, logits, embeddings)
+        scores = pool_logits(served, pool, codes)
+        systems = {**_systems(pool, logits, scores), **_read_baselines(local(baselines), test["row"])}
+        skipped = photos_skipped(pool, logits, served)
+        evaluation = evaluate(systems, labels, codes, seed, pool.text_only(logits), skipped)
         log.metrics(evaluation.summary())
         for figure_name, figure in result_plots.evaluation_figures(evaluation, catalogue.names).items():
             log.figure(figure, figure_name)
@@ -87,6 +89,19 @@ def evaluate_test(
     names = (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)
     evaluation_file, predictions, reference_file = (FlyteFile(str(work / name)) for name in names)
     return EvaluationFiles(evaluation_file, predictions, reference_file, deck)
+
+
+def _systems(pool: Pool, logits: Logits, scores: Scores) -> dict[str, NDArray]:
+    """Return the probabilities of each member alone and of the pool as it is served. logits: of all members."""
+    complete = pool_logits(logits, pool, [int(code) for code in scores.codes])
+    systems = {**complete.by_member, POOL: scores.probabilities}
+    return {**systems, FULL_POOL: complete.probabilities} if pool.thresholds else systems
+
+
+def photos_skipped(pool: Pool, logits: Logits, served: Logits) -> float:
+    """Return the share of the photos that the cascade did not need; 0 without photos."""
+    photos, needed = (int(pool.has(scored, "photo").sum()) for scored in (logits, served))
+    return (photos - needed) / photos if photos else 0.0
 
 
 def _read_baselines(path: Path, rows: pd.Series) -> dict[str, NDArray]:

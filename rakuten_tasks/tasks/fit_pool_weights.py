@@ -11,13 +11,15 @@ import pandas as pd
 from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
+from rakuten_tasks.config import PoolConfig
 from rakuten_tasks.data.splits import BLENDING, TEST, VALIDATION
 from rakuten_tasks.models.bundle import REFERENCE
+from rakuten_tasks.models.cascade import StageReport, learn_cascade
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
-from rakuten_tasks.models.pool_report import report_pool
-from rakuten_tasks.models.predictor import pool_logits
+from rakuten_tasks.models.pool_report import PoolReport, report_pool
+from rakuten_tasks.models.predictor import apply_cascade, pool_logits
 from rakuten_tasks.models.scoring import read_assigned, score_features
 from rakuten_tasks.monitoring.columns import UNCERTAINTY_COLUMNS
 from rakuten_tasks.monitoring.reference import reference_rows
@@ -73,6 +75,7 @@ def pool_members(
     members: list[FittedMember],
     extractors: list[StoredExtractor],
     features: list[list[FeatureShard]],
+    config: PoolConfig,
     run: Run,
 ) -> KeyedPool:
     """Fit the pool on rows out of fold or held out, and compute the validation rows of the drift reference."""
@@ -81,10 +84,8 @@ def pool_members(
     unseen = read_scores(members, assignments, len(catalogue.codes))
     counts = np.bincount(assignments.loc[assignments["split"] != TEST, "label"], minlength=len(catalogue.codes))
     prior = (counts + 1) / (counts + 1).sum()  # Laplace smoothing
-    modality = {member.name: MEMBERS[member.name].modality for member in members}
     with runs.child_run(run.run_id, "pool_members") as log:
-        pool = fit_pool(unseen.to_fit, unseen.labels, modality, prior)
-        report = report_pool(pool, unseen.to_fit, unseen.labels)
+        pool, report = fit(unseen, prior, config)
         log.metrics(
             {f"weight_{n}_{kinds}".replace("+", "_"): w for kinds, ws in pool.weights.items() for n, w in ws.items()}
         )
@@ -96,6 +97,17 @@ def pool_members(
         key = hash_folder(work)
         deck = show_deck("pool", "Pool", pool_deck(report), log)
     return FittedPool(FlyteFile(str(work / "pool.json")), FlyteFile(str(work / REFERENCE)), key, deck)
+
+
+def fit(unseen: HeldOutScores, prior: NDArray, config: PoolConfig) -> tuple[Pool, PoolReport]:
+    """Fit the pool's weights and the thresholds of its cascade. prior: (K,)"""
+    logits = unseen.to_fit
+    modality = {name: MEMBERS[name].modality for name in logits.by_member}
+    pool, stages = fit_pool(logits, unseen.labels, modality, prior), list[StageReport]()
+    if config.cascade:
+        cheap = [name for name in modality if MEMBERS[name].cheap]
+        pool, stages = learn_cascade(pool, logits, unseen.labels, cheap)
+    return pool, report_pool(pool, logits, unseen.labels, stages)
 
 
 def read_scores(members: Sequence[FittedMember], assignments: pd.DataFrame, classes: int) -> HeldOutScores:
@@ -131,10 +143,12 @@ def _reference(
     """
     selected = assignments[assignments["split"].isin(HELD_OUT) & assignments["row"].isin(unseen.rows)]
     held_out = selected["row"].to_numpy(np.int64)
-    scores = pool_logits(unseen.logits.take(np.searchsorted(unseen.rows, held_out)), pool, codes)
+    logits = unseen.logits.take(np.searchsorted(unseen.rows, held_out))
     loaded = load_members(members)
     files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
-    _, embeddings = score_features(loaded, files, held_out, len(codes))
+    _, embeddings = score_features(loaded, files, held_out, pool)
+    logits, embeddings = apply_cascade(pool, loaded, logits, embeddings)
+    scores = pool_logits(logits, pool, codes)
     products = read_assigned([shard.located() for shard in shards], selected)
     reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
     return reference.assign(**dict.fromkeys(UNCERTAINTY_COLUMNS, np.nan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +63,7 @@ def ingest_without_run(source: Source, config: IngestConfig, labelled: bool) -> 
 
 def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | None) -> IngestOutputs:
     work = workspace()
+    _require_disk(work, source)
     folder = source.address
     if folder == SAMPLE:
         folder = str(work / SAMPLE)
@@ -82,6 +84,16 @@ def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | 
         [_shard(shard) for shard in summary.labelled],
         [_shard(shard) for shard in summary.unlabelled],
     )
+
+
+def _require_disk(work: Path, source: Source) -> None:
+    """Raise CatalogueError unless the shards of all files have room. A retry would meet the same disk."""
+    free = shutil.disk_usage(work).free
+    if source.size > free:
+        raise CatalogueError(
+            f"{source.address} holds {source.size / 1e9:,.1f} GB of tables and photos, and ingest copies them to a "
+            f"disk with {free / 1e9:,.1f} GB free ({work}): free that space, or run on a machine with a larger disk"
+        )
 
 
 def _shard(shard: read_catalogue.Shard) -> Shard:

@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
+from numpy.typing import NDArray
 from rich.console import Console
 
 from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
 from rakuten_tasks.data.schema import CatalogueError
-from rakuten_tasks.data.shards import read_products
+from rakuten_tasks.data.shards import iter_products
 from rakuten_tasks.evaluation.metrics import POOL
-from rakuten_tasks.models.bundle import read_manifest
+from rakuten_tasks.models.bundle import PREDICTOR_PARTS, read_manifest
 from rakuten_tasks.registry import tracking, versions
 from rakuten_tasks.reports.console_tables import score_against_labels
 from rakuten_tasks.runtime import pods
-from rakuten_tasks.runtime.files import local, workspace
+from rakuten_tasks.runtime.files import fetch_all, local, workspace
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.storage.addresses import write_file
+from rakuten_tasks.storage.addresses import upload_file
+from rakuten_tasks.storage.parquet_files import ROWS, write_row_groups
 from rakuten_tasks.tasks.types import Shard
 
 if TYPE_CHECKING:
     from rakuten_tasks.models.predictor import Scores
 
 TOP = 3
+COUNTED = ("used", "photo_status")  # columns of the details whose values are counted
+MAX_SCORED = 200_000  # products that are scored on the catalogue's own labels: weighted F1 is then known to 0.001
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The champion's bundle. notice: empty, or the reason why another model than usual was chosen."""
+    """What a prediction needs of the champion's bundle.
+
+    codes: of its classes. notice: empty, or the reason why another model than usual was chosen.
+    """
 
     folder: FlyteDirectory
     model: str
     version: int
+    codes: list[int]
     notice: str
 
 
@@ -54,10 +69,12 @@ class Predictions:
 def fetch_champion(source: str, model: str) -> Champion:
     """Fetch the champion of the model, or, if `model` is empty, of the one that fits the catalogue."""
     synthetic = source == SAMPLE or is_synthetic(source)
-    champion = versions.fetch_champion(tracking.connect(), model, synthetic)
+    # once, here: the pods of the shards read the copy from Flyte's store, as MLflow's may be open to its server alone
+    champion = versions.fetch_champion(tracking.connect(), model, synthetic, workspace(), PREDICTOR_PARTS)
     if champion.notice:
         Console(stderr=True, markup=False, emoji=False).print(champion.notice, style="yellow")
-    return Champion(FlyteDirectory(str(champion.folder)), champion.model, champion.version, champion.notice)
+    codes = read_manifest(champion.folder).codes
+    return Champion(FlyteDirectory(str(champion.folder)), champion.model, champion.version, codes, champion.notice)
 
 
 @stage(pods.GPU)
@@ -67,14 +84,15 @@ def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
     from rakuten_tasks.models.predictor import Predictor
     from rakuten_tasks.models.scoring import products_of
 
-    rows = read_products(shard.fetch())
-    scores = Predictor.load(local(champion.folder)).score(products_of(rows))
-    path = workspace() / "predictions.parquet"
-    _details(rows, scores).to_parquet(path, index=False)
+    predictor = Predictor.load(local(champion.folder))
+    batches = iter_products(shard.fetch())
+    tables = (_details(rows, predictor.score(products_of(rows))) for rows in batches)
+    path, first = workspace() / "predictions.parquet", next(tables)
+    write_row_groups(path, first.schema, chain([first], tables))
     return FlyteFile(str(path))
 
 
-def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
+def _details(rows: pd.DataFrame, scores: Scores) -> pa.Table:
     details = pd.DataFrame(
         {
             "row": rows["row"].to_numpy(),
@@ -83,8 +101,9 @@ def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
             "confidence": scores.confidence,
             # "none": without text and photo the class prior is predicted
             "used": ["+".join(scores.modalities(row)) or "none" for row in range(len(rows))],
-            "issue": rows["issue"].to_numpy(),
-            "photo_status": rows["photo_status"].to_numpy(),
+            # as str, which is the same type in each batch, also where all are null
+            "issue": rows["issue"].astype("str").array,
+            "photo_status": rows["photo_status"].astype("str").array,
         }
     )
     for name, of_member in scores.by_member.items():
@@ -93,7 +112,7 @@ def _details(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
     codes, probabilities = scores.top(TOP)
     for k in range(codes.shape[1]):
         details[f"code_{k + 1}"], details[f"probability_{k + 1}"] = codes[:, k], probabilities[:, k]
-    return details
+    return pa.Table.from_pandas(details, preserve_index=False)
 
 
 @stage(pods.CPU)
@@ -101,22 +120,46 @@ def write_submission(parts: list[FlyteFile], champion: Champion, source: str, ou
     """Write one row for each product, in the file's order. output: folder for copies; empty for none."""
     require_remote("output", output)
     work = workspace()
-    details = pd.concat([pd.read_parquet(local(part)) for part in parts], ignore_index=True)
-    details.to_parquet(work / "details.parquet", index=False)
-    details.set_index("row")["prdtypecode"].rename_axis(None).to_csv(work / "submission.csv")
+    counts = _join(fetch_all(parts), work)
+    products = counts[COUNTED[0]].total()
     console = Console(markup=False, emoji=False)
-    console.print(f"{len(details)} products predicted by {champion.model} version {champion.version}")
-    console.print(details["used"].value_counts().to_string())
-    console.print(details["photo_status"].value_counts().to_string())
+    console.print(f"{products} products predicted by {champion.model} version {champion.version}")
+    for column, count in counts.items():
+        console.print(pd.Series(dict(count.most_common()), name="count").rename_axis(column).to_string())
     for name in ("submission.csv", "details.parquet") if output else ():
-        write_file(f"{output.rstrip('/')}/{name}", (work / name).read_bytes())
+        upload_file(work / name, f"{output.rstrip('/')}/{name}")
         console.print(f"written to {output.rstrip('/')}/{name}")
-    _print_scores(details, source, champion, console)
+    _print_scores(work / "details.parquet", products, source, champion.codes, console)
     return Predictions(FlyteFile(str(work / "submission.csv")), FlyteFile(str(work / "details.parquet")))
 
 
-def _print_scores(details: pd.DataFrame, source: str, champion: Champion, console: Console) -> None:
-    """Score the predictions on the catalogue's own labels, as far as they match; labels never stop a prediction."""
+def _join(files: Sequence[Path], work: Path) -> Mapping[str, Counter[str]]:
+    """Write details.parquet and submission.csv, in the order of the files. -> how often each value of COUNTED occurs"""
+    counts: dict[str, Counter[str]] = {column: Counter() for column in COUNTED}
+    with (work / "submission.csv").open("w", newline="") as submission:
+
+        def tables() -> Iterator[pa.Table]:
+            for number, table in enumerate(chain.from_iterable(map(_iter_tables, files))):
+                codes = pd.Series(table["prdtypecode"].to_numpy(), table["row"].to_numpy(), name="prdtypecode")
+                codes.to_csv(submission, header=number == 0, lineterminator="\n")
+                for column, count in counts.items():
+                    count.update(table[column].to_pylist())
+                yield table
+
+        write_row_groups(work / "details.parquet", pq.read_schema(files[0]), tables())
+    return counts
+
+
+def _iter_tables(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as file:
+        yield from (pa.Table.from_batches([batch]) for batch in file.iter_batches(ROWS, columns=columns))
+
+
+def _print_scores(path: Path, products: int, source: str, classes: Sequence[int], console: Console) -> None:
+    """Score the predictions on the catalogue's own labels, as far as they match; labels never stop a prediction.
+
+    path: details.parquet. Of more than MAX_SCORED products a sample of about that many is scored.
+    """
     try:
         labels = sample_answers() if source == SAMPLE else test_labels(source)
     except (CatalogueError, OSError) as error:
@@ -124,12 +167,26 @@ def _print_scores(details: pd.DataFrame, source: str, champion: Champion, consol
         return
     if labels is None:
         return
+    labels = labels[is_sampled(labels.index.to_numpy(), products)]
+    members = [name for name in pq.read_schema(path).names if name.endswith("_code")]
+    tables = (table.to_pandas() for table in _iter_tables(path, ["row", "prdtypecode", *members]))
+    details = pd.concat(rows[is_sampled(rows["row"].to_numpy(np.int64), products)] for rows in tables)
     by_row = details.set_index("row")
-    matched = match_labels(labels, by_row.index, read_manifest(local(champion.folder)).codes)
+    matched = match_labels(labels, by_row.index, classes)
+    counts = f"scored on {len(matched.codes)} of {products} products"
     if matched.mismatch:
-        counts = f"scored on {len(matched.codes)} of {len(details)} products"
         console.print(f"{counts}, the catalogue's own labels do not match: {matched.mismatch}", soft_wrap=True)
+    elif products > MAX_SCORED:
+        console.print(f"{counts}, a sample", soft_wrap=True)
     if len(matched.codes):
-        members = [name for name in by_row.columns if name.endswith("_code")]
         predicted = {name.removesuffix("_code"): by_row[name] for name in members} | {POOL: by_row["prdtypecode"]}
         console.print(score_against_labels(predicted, matched.codes))
+
+
+def is_sampled(rows: NDArray, products: int) -> NDArray:
+    """Select about MAX_SCORED of so many products by row number, or all of fewer. (N,) -> (N,) bool"""
+    if products <= MAX_SCORED:
+        return np.ones(len(rows), bool)
+    # multiples of the golden ratio are spread evenly (Knuth, The Art of Computer Programming 3, 6.4)
+    spread = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return spread < np.uint64(MAX_SCORED / products * 2**64)

@@ -121,7 +121,7 @@ def stat_source(source: str) -> Source:
     published = find_version(source) if source != SAMPLE else None
     address = published.address if published else source
     files = fingerprint(address)
-    return Source(address, files.content, files.listing)
+    return Source(address, files.content, files.listing, files.size)
 
 
 def load_previous_splits(model: str, version: int | None = None, source: str = SAMPLE) -> FlyteFile:
@@ -132,7 +132,9 @@ def load_previous_splits(model: str, version: int | None = None, source: str = S
     client = tracking.connect()
     splits = TitleSplits.empty()
     if version := version or versions.latest_version(client, model):
-        splits = TitleSplits.load(versions.fetch(client, model, str(version), file=TITLE_SPLITS))
+        splits = TitleSplits.load(
+            versions.fetch(client, model, str(version), workspace(), [TITLE_SPLITS]) / TITLE_SPLITS
+        )
     path = workspace() / TITLE_SPLITS
     if source != SAMPLE and (published := find_version(source)) is not None:
         path.write_bytes(published.read(published.manifest.splits))

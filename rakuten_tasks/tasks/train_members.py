@@ -37,7 +37,7 @@ from rakuten_tasks.preprocessing.feature_shards import concatenate, write_shard
 from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import checkpoints
-from rakuten_tasks.runtime.files import local, workspace
+from rakuten_tasks.runtime.files import fetch_all, local, workspace
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.local_files import hash_folder, hash_json
 from rakuten_tasks.tasks.assignments import read_assignments, read_texts
@@ -55,7 +55,7 @@ from rakuten_tasks.tasks.types import (
     Splits,
     StoredExtractor,
 )
-from rakuten_tasks.training.distributed import device_for_rank, process_group, rank
+from rakuten_tasks.training.distributed import device_for_rank, once_on_each_node, process_group, rank
 from rakuten_tasks.training.hardware import hardware_info
 from rakuten_tasks.training.loop import choose_device
 
@@ -208,8 +208,10 @@ def _fit(
 ) -> FittedMember:
     member = MEMBERS[name]
     assignments = read_assignments(splits, catalogue)
-    shards = {e.name: [local(s.file) for s in part] for e, part in zip(extractors, features, strict=True)}
-    folders = {e.name: local(e.folder) for e in extractors}
+    files = [*(e.folder for e in extractors), *(s.file for part in features for s in part)]
+    paths = iter(once_on_each_node(lambda: fetch_all(files)))
+    folders = {e.name: next(paths) for e in extractors}
+    shards = {e.name: [next(paths) for _ in part] for e, part in zip(extractors, features, strict=True)}
     data = TrainingData.load(shards, assignments, len(catalogue.codes), folders)
     context = FitContext(seed, device_for_rank(choose_device()), config.refit)
     if rank() > 0:

@@ -34,11 +34,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Source:
-    """A catalogue's address and fingerprint, before it is read; see data/fingerprint.py."""
+    """A catalogue's address and fingerprint, before it is read; see data/fingerprint.py. size: bytes of all files."""
 
     address: str
     content: str
     listing: str
+    size: int
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ torch's DistributedDataParallel sums the gradients. Batch norm computes its stat
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 Value = TypeVar("Value")
 
+TIMEOUT = timedelta(hours=1)  # to wait for another process, which may download features first; NCCL's own is 10 min
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -42,7 +44,7 @@ def process_group() -> Iterator[None]:
     has_own_gpu = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
     if has_own_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if has_own_gpu else "gloo")
+    dist.init_process_group("nccl" if has_own_gpu else "gloo", timeout=TIMEOUT)
     yield
     dist.destroy_process_group()  # not after an error: it would wait for the others, and elastic ends them all
 
@@ -78,6 +80,16 @@ def broadcast_from_rank_0(value: Value) -> Value:
     if world_size() > 1:
         dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def once_on_each_node(work: Callable[[], Value]) -> Value:
+    """Run it in the first process of each node, and return what it returns, which can be pickled, in all of them."""
+    if world_size() == 1:
+        return work()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, work() if local_rank == 0 else None)
+    return values[rank() - local_rank]
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:

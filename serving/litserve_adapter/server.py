@@ -13,7 +13,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from multiprocessing import connection, forkserver, resource_tracker
-from multiprocessing.managers import SyncManager
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -24,6 +23,8 @@ from litserve.loops import inference_worker
 from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus
 
 from serving.litserve_adapter.reaper import PendingRequestReaper
+from serving.litserve_adapter.request_queue import RequestQueueManager
+from serving.schemas import InferenceRequest, InferenceResponse
 
 # Modules of the worker: torch, torchvision and transformers alone take 4 s of a core to import.
 PRELOADED = [
@@ -72,7 +73,7 @@ class SingleWorkerServer(LitServer):
 
         self.app.router.lifespan_context = lifespan
 
-    async def submit(self, request: Any) -> Any:
+    async def submit(self, request: InferenceRequest) -> InferenceResponse:
         """Send a request to the worker and return its response. Raises the reaper's HTTPException.
 
         The caller sets the time limit: LitServe drops a response whose request was cancelled.
@@ -81,7 +82,7 @@ class SingleWorkerServer(LitServer):
         item = self.response_buffer[uid] = ResponseBufferItem(asyncio.Event())
         queue = self._get_request_queue(self.lit_api.api_path)
         try:
-            queue.put((self.app.response_queue_id, uid, time.monotonic(), request))
+            queue.put((self.app.response_queue_id, uid, time.monotonic(), request), request.photo is not None)
             await item.event.wait()
         except (EOFError, OSError) as error:  # the queue's process has ended
             raise HTTPException(500, "internal error") from error
@@ -97,12 +98,14 @@ class SingleWorkerServer(LitServer):
         return PendingRequestReaper(self.response_buffer, is_alive)
 
     def _init_manager(self, num_api_servers: int) -> Any:
-        """Start LitServe's manager as a process that does not outlive this one."""
+        """Start LitServe's manager as a process that does not outlive this one, with our queue in place of its own."""
         original, multiprocessing.Manager = multiprocessing.Manager, _start_manager
         try:
-            return super()._init_manager(num_api_servers)
+            manager = super()._init_manager(num_api_servers)
         finally:
             multiprocessing.Manager = original
+        self.litapi_request_queues[self.lit_api.api_path] = manager.RequestQueue()
+        return manager
 
     def _start_server(self, *args: Any, **kwargs: Any) -> Any:
         """Start the API process and watch it: without it the port would be taken and nobody respond."""
@@ -157,8 +160,8 @@ class SingleWorkerServer(LitServer):
         super()._perform_graceful_shutdown(*args)
 
 
-def _start_manager() -> SyncManager:
-    manager = SyncManager(ctx=multiprocessing.get_context())
+def _start_manager() -> RequestQueueManager:
+    manager = RequestQueueManager(ctx=multiprocessing.get_context())
     manager.start(die_with_parent)
     return manager
 

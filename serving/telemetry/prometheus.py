@@ -48,6 +48,12 @@ class Metrics:
         yield GaugeMetricFamily("rakuten_ready", "1 if a champion is loaded", float(status.state == READY))
         yield CounterMetricFamily("rakuten_reloads", "Champions that replaced another", status.reloads)
         yield CounterMetricFamily("rakuten_failed_reloads", "Champions that could not be loaded", status.failed_reloads)
+        skipped = "Photos that predictions did without, as the text had settled them"
+        yield CounterMetricFamily("rakuten_skipped_photos", skipped, status.skipped_photos)
+        members = CounterMetricFamily("rakuten_members", "Predictions that a member took part in", labels=["member"])
+        for name, count in status.members.items():
+            members.add_metric([name], count)
+        yield members
         version = GaugeMetricFamily("rakuten_model", "The champion that serves", labels=["model", "version"])
         if status.state == READY:
             version.add_metric([status.model, status.version], 1)

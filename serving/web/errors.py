@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -10,12 +10,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Receive, Scope, Send
 
-from serving.schemas import ErrorDetail, Feedback, PredictRequest, error_body
+from serving.schemas import BatchRequest, ErrorDetail, Feedback, PredictRequest, error_body
 
 # The rest of an upload that was refused is not read, so its connection closes.
 HEADERS = {408: {"Connection": "close"}, 413: {"Connection": "close"}, 503: {"Retry-After": "2"}}
 MAX_DETAILS = 20
-FIELDS = {"body", "query", "path", "header", *PredictRequest.model_fields, *Feedback.model_fields}
+FIELDS = {"body", "query", "path", "header"}.union(
+    *(schema.model_fields for schema in (PredictRequest, BatchRequest, Feedback))
+)
 
 
 def error_response(
@@ -23,7 +25,7 @@ def error_response(
 ) -> Response:
     """Create a response with an ErrorResponse and the headers of its status."""
     headers = {**HEADERS.get(status, {}), **(headers or {})}
-    return Response(error_body(detail, request_id), status, headers, "application/json")
+    return Response(error_body(status, detail, request_id), status, headers, "application/json")
 
 
 async def send_error(
@@ -39,14 +41,24 @@ def register_exception_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        details = [_detail(fields) for fields in error.errors()[:MAX_DETAILS]]
-        request.state.reason = "; ".join(f"{detail.loc[-1]}: {detail.type}" for detail in details)
+        details = error_details(error)
+        request.state.reason = reason(details)
         return error_response(422, details, request.state.request_id)
 
     @app.exception_handler(StarletteHTTPException)
     async def failed(request: Request, error: HTTPException) -> Response:
         request.state.reason = str(error.detail)
         return error_response(error.status_code, str(error.detail), request.state.request_id, error.headers)
+
+
+def error_details(error: RequestValidationError) -> list[ErrorDetail]:
+    """Return the first errors, without the input."""
+    return [_detail(fields) for fields in error.errors()[:MAX_DETAILS]]
+
+
+def reason(details: Sequence[ErrorDetail]) -> str:
+    """Return fields and types of errors, for the prediction log."""
+    return "; ".join(f"{detail.loc[-1]}: {detail.type}" for detail in details)
 
 
 def _detail(fields: Any) -> ErrorDetail:

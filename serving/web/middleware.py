@@ -19,6 +19,7 @@ from serving.web.api_key import APIKeyMiddleware
 from serving.web.errors import send_error
 
 PREDICT_PATH = "/predict"
+BATCH_PATH = "/predict/batch"
 UPLOAD_SECONDS = 10.0  # seconds for a request's body
 UPLOAD_FACTOR = 4  # times SERVE_QUEUE: requests that may upload at once
 OVERLOADED = "too many requests at once: try again"
@@ -38,7 +39,10 @@ class RequestRecord:
 
 @dataclass
 class InFlight:
-    """Numbers of requests to /predict whose bodies are being read, and that wait for their responses."""
+    """Numbers of products whose bodies are being read, and that wait for their responses.
+
+    A request to /predict/batch counts as many as it has in flight at once.
+    """
 
     uploading: int = 0
     processing: int = 0
@@ -78,68 +82,74 @@ class RequestContextMiddleware:
 class LimitMiddleware:
     """Reads the body of a POST: 413 if it is too large, 408 if it is too slow.
 
-    503 for POST /predict if `queue` such requests are in progress, or if too many upload. A slow upload is not in
-    progress, so it takes no place of a request that has arrived.
+    503 for predictions if `queue` products are in progress, or if too many upload. A slow upload is not in progress, so
+    it takes no place of a request that has arrived.
     """
 
-    def __init__(self, app: ASGIApp, in_flight: InFlight, queue: int, max_body: int, seconds: float) -> None:
-        """queue: requests in progress at most; max_body: bytes; seconds: for an upload."""
-        self._app, self._in_flight, self._queue = app, in_flight, queue
-        self._max_body, self._seconds = max_body, seconds
+    def __init__(self, app: ASGIApp, in_flight: InFlight, settings: Settings, seconds: float) -> None:
+        """seconds: for an upload."""
+        self._app, self._in_flight, self._settings, self._seconds = app, in_flight, settings, seconds
+        self._products = {PREDICT_PATH: 1, BATCH_PATH: settings.products_at_once}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        counts, flight = scope["path"] == PREDICT_PATH, self._in_flight
-        if counts and (flight.processing >= self._queue or flight.uploading >= UPLOAD_FACTOR * self._queue):
+        products, flight = self._products.get(scope["path"], 0), self._in_flight
+        max_body = self._settings.max_batch_bytes if scope["path"] == BATCH_PATH else self._settings.max_body
+        max_uploads = UPLOAD_FACTOR * self._settings.queue
+        if products and (self._is_full(products) or flight.uploading + products > max_uploads):
             await send_error(scope, receive, send, 503, OVERLOADED)
             return
-        flight.uploading += counts
+        flight.uploading += products
         try:
             async with asyncio.timeout(self._seconds):
-                body = await self._read(scope, receive)
+                body = await read_body(scope, receive, max_body)
         except TimeoutError:
             message = f"the upload took over {self._seconds:g} seconds: send it faster"
             await send_error(scope, receive, send, 408, message)
             return
         finally:
-            flight.uploading -= counts
+            flight.uploading -= products
         if body is None:
-            await send_error(scope, receive, send, 413, f"the request is over {self._max_body:,} bytes")
-        elif counts and flight.processing >= self._queue:
+            await send_error(scope, receive, send, 413, f"the request is over {max_body:,} bytes")
+        elif products and self._is_full(products):
             await send_error(scope, receive, send, 503, OVERLOADED)
         else:
-            flight.processing += counts
+            flight.processing += products
             try:
                 await self._app(scope, replay(body, receive), send)
             finally:
-                flight.processing -= counts
+                flight.processing -= products
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Return the body, None if it is too large: by its header Content-Length, or as soon as it is."""
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if length.isdigit() and int(length) > self._max_body:
-            return None
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return bytes(body)
-            body += message.get("body", b"")
-            if len(body) > self._max_body:
-                return None
-            if not message.get("more_body"):
-                return bytes(body)
+    def _is_full(self, products: int) -> bool:
+        return self._in_flight.processing + products > self._settings.queue
 
 
 def with_middleware(
     app: ASGIApp, settings: Settings, in_flight: InFlight, on_response: Callable[[RequestRecord], None]
 ) -> ASGIApp:
     """Wrap the app in all middleware, innermost first."""
-    app = LimitMiddleware(app, in_flight, settings.queue, settings.max_body, UPLOAD_SECONDS)
+    app = LimitMiddleware(app, in_flight, settings, UPLOAD_SECONDS)
     app = APIKeyMiddleware(app, settings.api_key)
     return RequestContextMiddleware(app, on_response)
+
+
+async def read_body(scope: Scope, receive: Receive, max_body: int) -> bytes | None:
+    """Read and return the body, None if it is too large: by its header Content-Length, or as soon as it is."""
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if length.isdigit() and int(length) > max_body:
+        return None
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return bytes(body)
+        body += message.get("body", b"")
+        if len(body) > max_body:
+            return None
+        if not message.get("more_body"):
+            return bytes(body)
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

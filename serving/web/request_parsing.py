@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import re
 import warnings
 from pathlib import Path
@@ -10,7 +11,7 @@ from urllib.parse import unquote
 
 from fastapi.exceptions import RequestValidationError
 
-from rakuten_tasks.preprocessing.photo_format import MAGIC, PhotoError, open_photo
+from rakuten_tasks.preprocessing.photo_format import MAGIC, PhotoError, check_photo
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.storage.local_files import open_file
 from serving.schemas import PHOTO_ERROR_TYPES, InferenceRequest, PredictRequest
@@ -80,6 +81,10 @@ def read_photo(field: str, settings: Settings) -> bytes:
 
 def _decode_base64(text: str) -> bytes:
     """Decode either alphabet, with or without `=` at the end. Raises ValueError with the reason, without the text."""
+    try:  # what most clients send, in a tenth of the time
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        pass
     digits = text.translate(STANDARD_BASE64).rstrip("=")
     if error := NOT_BASE64.search(digits):
         raise ValueError(f"the character at position {error.start()} is none of base64: encode the file again")
@@ -119,14 +124,13 @@ def _read_file(field: str, folder: Path | None, size: int) -> bytes | None:
 
 
 def _check_photo(data: bytes, settings: Settings) -> None:
-    """Check size, format and pixels by the file's header, before anything is decoded."""
+    """Check size, format, number of pixels and structure: a photo that the text makes unnecessary is never decoded."""
     if len(data) > settings.max_photo_bytes:
         message = f"over the limit of {settings.max_photo_bytes:,} bytes: send a smaller photo"
         raise FieldError("image", "photo_too_large", message)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's limits are not ours
-            with open_photo(data, settings.max_photo_pixels):
-                pass
+            check_photo(data, settings.max_photo_pixels)
     except PhotoError as error:
         raise FieldError("image", PHOTO_ERROR_TYPES[error.status], str(error)) from None

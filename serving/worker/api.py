@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import litserve
 
 from serving.litserve_adapter.batch_loop import BatchLoop
-from serving.schemas import InferenceRequest, InferenceResponse
+from serving.schemas import NOT_READY, InferenceRequest, InferenceResponse
 from serving.settings import Settings
 from serving.worker_status import StatusWriter
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NOT_READY = "no champion is loaded yet: GET /info says why"
+PHOTOS_AT_ONCE = 4  # on processors, where a photo takes up to 0.1 s and more of them together take no less each
 PUBLISH_SECONDS = 1.0  # seconds between updates of the counters in the worker's status
 
 
@@ -51,11 +51,9 @@ class ProductAPI(litserve.LitAPI):
 
         settings = self.settings
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self.photos_at_once = settings.batch if torch.cuda.is_available() else PHOTOS_AT_ONCE
         torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
-        self._status = StatusWriter(self.run_folder)
-        self._batches: Counter[str] = Counter(self._status.status.batches)
-        self._published_at = 0.0
-        self._events: list[PredictionEvent] = []
+        self._reset_counters(StatusWriter(self.run_folder))
         self._stop = threading.Event()
         self._reloader = ModelReloader(
             ModelSource(settings.model), BundleCache(settings.folder / "bundles"), self._status
@@ -74,6 +72,14 @@ class ProductAPI(litserve.LitAPI):
         if self._status.replaces_another:  # the requests in the queue wait for the champion
             self._reloader.first_poll_done.wait(self.time_limit)
 
+    def _reset_counters(self, status: StatusWriter) -> None:
+        """Go on from the counters of the worker before this one."""
+        self._status, self._published_at = status, 0.0
+        self._batches: Counter[str] = Counter(status.status.batches)
+        self._members: Counter[str] = Counter(status.status.members)
+        self._skipped_photos = status.status.skipped_photos
+        self._events: list[PredictionEvent] = []
+
     def predict(self, requests: list[InferenceRequest]) -> list[InferenceResponse]:
         """(N,) requests -> (N,) responses, all of the same champion."""
         from serving.worker.inference import error_response, predict_batch
@@ -86,9 +92,11 @@ class ProductAPI(litserve.LitAPI):
         return responses
 
     def after_batch(self) -> None:
-        """Log the batch, after its responses were sent."""
+        """Count and log the batch, after its responses were sent."""
         now, events, self._events = datetime.now(UTC), self._events, []
         for event in events:
+            self._members.update(event.members)
+            self._skipped_photos += event.skipped_photo
             self._log_writer.add(
                 partial(event.to_log_row, now, self.settings.log_text), len(event.product.photo or b"")
             )
@@ -108,5 +116,6 @@ class ProductAPI(litserve.LitAPI):
             thread.join(2.0)
 
     def _publish_counts(self) -> None:
-        self._status.publish(batches=dict(self._batches))
+        members = dict(self._members)
+        self._status.publish(batches=dict(self._batches), members=members, skipped_photos=self._skipped_photos)
         self._published_at = time.monotonic()

@@ -50,6 +50,17 @@ class PredictionEvent:
     projected: NDArray
     abstained: bool
 
+    @property
+    def members(self) -> list[str]:
+        """The members that took part in the prediction."""
+        return [name for name, mask in self.scores.available.items() if mask[self.row]]
+
+    @property
+    def skipped_photo(self) -> bool:
+        """Whether the product has a photo that the model could have read, and the prediction did without."""
+        readable = self.product.photo is not None and "photo" in self.scores.modality.values()
+        return readable and "photo" not in self.scores.modalities(self.row)
+
     def to_log_row(self, time: datetime, with_text: bool) -> dict[str, Any]:
         """Row of the prediction log with the drift columns: costs milliseconds."""
         product, champion = self.product, self.loaded.champion
@@ -111,7 +122,7 @@ def _predict(
         event = PredictionEvent(product, request.request_id, loaded, scores, row, projected[row], abstained)
         prediction = _prediction(event, shares, request.top_k)
         if request.explain:
-            prediction.explanation = _explanation(predictor, product, prediction.category_id)
+            prediction.explanation = _explanation(predictor, product, prediction)
         summary = PredictionSummary(prediction.category_id, prediction.confidence, abstained)
         responses.append(InferenceResponse(200, prediction.model_dump_json().encode(), prediction=summary))
         events.append(event)
@@ -152,18 +163,21 @@ def _member_prediction(names: dict[str, str], scores: Scores, member: str, row: 
     return MemberPrediction(modality=scores.modality[member], share=float(share), **category)
 
 
-def _explanation(predictor: Predictor, product: Product, code: int) -> Explanation:
-    words = [Word(word=word, weight=weight) for word, weight in word_importance(predictor, product, code)[:MAX_WORDS]]
-    grad_cam = heat_map(predictor, product.photo, code) if product.photo else None
+def _explanation(predictor: Predictor, product: Product, prediction: Prediction) -> Explanation:
+    code = prediction.category_id
+    importance = word_importance(predictor, product, code, prediction.members)[:MAX_WORDS]
+    words = [Word(word=word, weight=weight) for word, weight in importance]
+    used = product.photo if "photo" in prediction.modalities else None
+    grad_cam = heat_map(predictor, used, code) if used else None
     heat = HeatMap(rows=np.round(grad_cam.heat, 4).tolist(), square=list(grad_cam.square)) if grad_cam else None
     return Explanation(words=words, heat_map=heat)
 
 
 def _invalid(field: str, message: str, kind: str, request_id: str) -> InferenceResponse:
     detail = ErrorDetail(loc=["body", field], msg=message, type=kind)
-    return InferenceResponse(422, error_body([detail], request_id), kind)
+    return InferenceResponse(422, error_body(422, [detail], request_id), kind)
 
 
 def error_response(status: int, message: str, request_id: str) -> InferenceResponse:
     """Error with one message instead of a list of details."""
-    return InferenceResponse(status, error_body(message, request_id), message)
+    return InferenceResponse(status, error_body(status, message, request_id), message)

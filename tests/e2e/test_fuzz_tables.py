@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from itertools import combinations_with_replacement
@@ -16,9 +17,11 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from rakuten_tasks.config import IngestConfig
-from rakuten_tasks.data.csv_files import RowValidator, read_chunks, read_class_names, read_labels, read_row_index
+from rakuten_tasks.data.csv_files import read_chunks, read_class_names, read_labels, read_row_index
 from rakuten_tasks.data.csv_reader import read_tables
+from rakuten_tasks.data.part_index import index_part
 from rakuten_tasks.data.read_catalogue import ingest
+from rakuten_tasks.data.row_validator import RowValidator
 from rakuten_tasks.data.schema import PRODUCTS, CatalogueError, whole_numbers
 
 pytestmark = pytest.mark.slow
@@ -66,9 +69,11 @@ def test_each_reader_returns_rows_or_refuses(content):
     index = _read(partial(read_row_index, schema=PRODUCTS), content)
     if index is None:
         return
-    validator, rows = RowValidator(), []
-    for chunk in read_chunks(fsspec.filesystem("memory"), "/fuzz/X.csv", PRODUCTS):
-        rows.append(validator.validate(chunk, None))
+    filesystem, rows = fsspec.filesystem("memory"), []
+    with tempfile.TemporaryDirectory() as folder:
+        validator = RowValidator(index_part(filesystem, "/fuzz/X.csv", None, Path(folder)))
+        for chunk in read_chunks(filesystem, "/fuzz/X.csv", PRODUCTS):
+            rows.append(validator.validate(chunk))
     assert pd.concat(rows).index.tolist() == index.tolist()
 
 

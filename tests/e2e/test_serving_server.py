@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import socket
@@ -150,6 +151,22 @@ def test_bad_items_among_good_ones_fail_alone(server):
     for broken in answers[::4]:
         assert broken.status_code == 422
         assert broken.json()["detail"][0]["msg"] == "the photo is truncated or damaged: send the whole file"
+
+
+def test_a_batch_is_answered_in_order_as_its_products_alone(server):
+    requests: list = bodies(40)
+    requests[7], requests[9], requests[11] = {}, "text", {"image": base64_photo()[:-400]}
+    answer = server.post("/predict/batch", {"products": requests})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [i for i, line in enumerate(lines) if line.get("status") == 422] == [7, 9, 11]
+    good = [i for i in range(40) if i not in (7, 9, 11)]
+    alone = server.at_once([requests[i] for i in good])
+    for i, single in zip(good, alone, strict=True):
+        assert {**lines[i], "request_id": ""} == {**single.json(), "request_id": ""}
+    ids = {lines[i]["request_id"] for i in good}
+    assert len(ids) == 37
+    server.wait_until(lambda: ids <= set(predictions(records(server))["request_id"]))
 
 
 def test_a_local_photo_is_read_only_under_the_configured_folder(server):

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from flyteidl.admin.launch_plan_pb2 import LaunchPlan
+from flyteidl.core.execution_pb2 import WorkflowExecution
 from flyteidl.core.identifier_pb2 import Identifier
+from mlflow import MlflowClient
 
+from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import cluster
 from rakuten_tasks.runtime.schedules import SCHEDULES
 from tests.support.flyte_admin import ACTIVE, FlyteAdmin, flyte_admin
@@ -95,3 +98,26 @@ def test_an_error_of_the_cluster_is_shown_without_a_trace(admin, monkeypatch):
     assert status == 1
     assert output.startswith("Error: the Flyte cluster refused: ")
     assert "project [unknown] not found" in output
+
+
+def test_trainings_whose_executions_are_over_are_closed_and_no_others(admin, mlflow_store: MlflowClient):
+    phase = WorkflowExecution
+    admin.phases = {"over": phase.ABORTED, "failing": phase.FAILING, "failed": phase.FAILED, "alive": phase.RUNNING}
+    executions = ("over", "failing", "failed", "alive", "of another cluster")
+    parents = {name: runs.start_parent("a training", {}, {}, execution=name) for name in executions}
+    assert run("close-lost") == (0, "closed 2 trainings whose executions are over\n")
+    status = {name: mlflow_store.get_run(run_id).info.status for name, run_id in parents.items()}
+    assert {name for name in executions if status[name] == "KILLED"} == {"over", "failed"}
+    assert set(status.values()) == {"KILLED", "RUNNING"}
+    error = mlflow_store.get_run(parents["over"]).data.tags[runs.ERROR]
+    assert error == "its Flyte execution ended without a failure node"
+
+
+def test_a_cluster_that_refuses_or_is_away_keeps_nobody_from_pruning(admin, mlflow_store, monkeypatch, tmp_path):
+    runs.start_parent("a training", {}, {}, execution="refused")
+    monkeypatch.setattr(admin, "phases", None)  # an error of the server's
+    status, output = run("close-lost")
+    assert status == 0
+    assert output.startswith("warning: the Flyte cluster does not say which executions are over")
+    (tmp_path / "flyte.config").write_text("[platform]\nurl = dns:///127.0.0.1:1\ninsecure = True\n")
+    assert run("close-lost") == (0, "")

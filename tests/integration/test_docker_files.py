@@ -357,7 +357,9 @@ def names_in(expression: Any) -> set[str]:
 
 
 def test_every_metric_of_the_dashboard_is_one_that_the_api_tells():
-    telemetry = Metrics(lambda: Status(state=READY, model="m", version="1", batches={"2": 3}), lambda: 1)
+    telemetry = Metrics(
+        lambda: Status(state=READY, model="m", version="1", batches={"2": 3}, members={"bag": 3}), lambda: 1
+    )
     telemetry.observe_request(RequestRecord(PREDICT_PATH, 200, 0.1, "id", ""))
     telemetry.count_feedback()
     told = {s.name for family in text_string_to_metric_families(telemetry.text().decode()) for s in family.samples}

@@ -176,19 +176,34 @@ def test_trainings_of_flyte_that_no_failure_node_has_closed_are_closed_by_the_ne
         start = int((time.time() - age.total_seconds()) * 1000)
         return mlflow_store.create_run("1", start, {runs.EXECUTION: execution}, "aborted").info.run_id
 
-    recent = opened("recent", runs.LONGEST - timedelta(hours=1))
-    lost = opened("lost", runs.LONGEST + timedelta(hours=1))
-    child = mlflow_store.create_run("1", tags={"mlflow.parentRunId": lost}).info.run_id
+    recent = opened("recent", runs.SILENCE - timedelta(hours=1))
+    lost = opened("lost", runs.SILENCE + timedelta(hours=1))
+    start = mlflow_store.get_run(lost).info.start_time
+    child = mlflow_store.create_run("1", start, {"mlflow.parentRunId": lost}).info.run_id
     runs.start_parent("next", {}, {}, execution="next")
     run = mlflow_store.get_run(lost)
     assert run.info.status == "KILLED"
     assert run.data.tags["error"].startswith("its Flyte execution ended without a failure node")
     assert mlflow_store.get_run(child).info.status == "KILLED"
-    lost = opened("lost too", runs.LONGEST + timedelta(hours=1))
+    lost = opened("lost too", runs.SILENCE + timedelta(hours=1))
+    busy = opened("busy", 2 * runs.SILENCE)
+    mlflow_store.create_run("1", int((time.time() - 3600) * 1000), {"mlflow.parentRunId": busy})
     pruned = CliRunner().invoke(registry, ["prune", "--model", "no-such-model"])
     assert "closed 1 trainings of lost executions" in pruned.output
     assert mlflow_store.get_run(lost).info.status == "KILLED"
-    assert mlflow_store.get_run(recent).info.status == "RUNNING"
+    assert {mlflow_store.get_run(run_id).info.status for run_id in (recent, busy)} == {"RUNNING"}
+
+
+def test_a_training_that_was_taken_for_lost_is_open_again_once_a_pod_of_it_starts(mlflow_store, monkeypatch):
+    start = int((time.time() - 2 * runs.SILENCE.total_seconds()) * 1000)
+    waited = mlflow_store.create_run("1", start, {runs.EXECUTION: "waited"}).info.run_id
+    assert runs.close_orphans(mlflow_store) == 1
+    monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "waited")
+    with runs.child_run(waited, "fit_bag"):
+        assert mlflow_store.get_run(waited).info.status == "RUNNING"
+    runs.finish_parent(waited)
+    run = mlflow_store.get_run(waited)
+    assert (run.info.status, runs.ERROR in run.data.tags) == ("FINISHED", False)
 
 
 def test_a_recovered_execution_goes_on_with_the_training_of_the_one_that_failed(mlflow_store, monkeypatch):

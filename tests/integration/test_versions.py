@@ -75,6 +75,8 @@ def test_a_fetched_bundle_is_byte_for_byte_what_was_registered(mlflow_store, mod
     out = versions.fetch(mlflow_store, model, "1", tmp_path / "out")
     assert out.is_relative_to(tmp_path / "out")
     assert files(out) == files(bundle)
+    part = versions.fetch(mlflow_store, model, "1", tmp_path / "part", ["text"])
+    assert files(part) == {"text/model.safetensors": bytes(range(256))}
     found = mlflow_store.get_model_version(model, "1")
     assert found.run_id == run_id
     assert found.tags["catalogue_hash"] == "abc"

@@ -35,7 +35,7 @@ from rakuten_tasks.tasks.start_run import open_run
 from rakuten_tasks.tasks.train_members import extract_features, prepare_extractor
 from rakuten_tasks.tasks.types import FeatureShard, RegisteredVersion, Shard, Splits
 from tests.support.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
-from workflows.prediction import predict_catalogue
+from workflows.prediction import fetch_champion, predict_catalogue
 from workflows.training import train_classifier
 
 MODEL = "whole-way"
@@ -194,6 +194,9 @@ def test_every_product_to_predict_gets_one_row_whatever_is_wrong_with_it(trained
     printed = " ".join(capsys.readouterr().out.split())
     assert "6 products predicted by whole-way version" in printed
     assert "photo_status ok 3 missing 2 not_an_image 1" in printed
+    champion = fetch_champion(source=str(source), model=MODEL)
+    assert {path.name for path in Path(champion.folder.download()).iterdir()} == set(bundle.PREDICTOR_PARTS)
+    assert champion.codes == bundle.read_manifest(trained.bundle).codes
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,13 @@ def write_bundle(
     warning: str = "",
     bits: int = 12,
     hidden: tuple[int, int] = (24, 16),
+    thresholds: Mapping[str, float] | None = None,
 ) -> Path:
     """A bundle of these members. Another seed gives other answers.
 
     vgg16 is whole, and beside photo it is block 5 on the backbone's maps. warning: of the photo's weights. bits: of the
-    hashed n-grams. hidden: the LSTM's embedding and hidden size, unequal as network_sizes gives them.
+    hashed n-grams. hidden: the LSTM's embedding and hidden size, unequal as network_sizes gives them. thresholds: see
+    `make_pool`.
     """
     names = names or NAMES
     config = TrainingConfig(
@@ -106,20 +108,26 @@ def write_bundle(
         sorted(names),
         {str(code): name for code, name in names.items()},
         {name: list(member.extractors) for name, member in made.items()},
-        make_pool({name: member.modality for name, member in made.items()}, len(names)),
+        make_pool({name: member.modality for name, member in made.items()}, len(names), thresholds),
         config,
         lineage,
     ).write(folder)
     return folder
 
 
-def make_pool(modality: Mapping[str, str], classes: int) -> Pool:
-    """Each member with a weight of its own, of products with one modality and with both; the prior is uniform."""
+def make_pool(modality: Mapping[str, str], classes: int, thresholds: Mapping[str, float] | None = None) -> Pool:
+    """Each member with a weight of its own, of products with one modality and with both; the prior is uniform.
+
+    thresholds: by early stage, for products with text and with both. The LSTM joins after all early stages.
+    """
     weight = {name: 0.6 + 0.2 * place for place, name in enumerate(modality)}
     kinds = [kind for kind in ("text", "photo") if kind in modality.values()]
     sets = [[kind] for kind in kinds] + ([kinds] if len(kinds) > 1 else [])
     weights = {"+".join(s): {name: weight[name] for name, kind in modality.items() if kind in s} for s in sets}
-    return Pool(dict(modality), weights, dict.fromkeys(modality, 1.0), [1 / classes] * classes)
+    stages = {"words": ["bag"], "sentences": ["bag", "encoder", "bag_encoder"]}
+    early = {stage: {name: weight[name] for name in stages[stage]} for stage in thresholds or {}}
+    by_kind = {kind: dict(thresholds) for kind in ("text", "text+photo")} if thresholds else {}
+    return Pool(dict(modality), {**early, **weights}, dict.fromkeys(modality, 1.0), [1 / classes] * classes, by_kind)
 
 
 class _Maker:

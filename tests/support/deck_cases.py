@@ -21,8 +21,9 @@ from rakuten_tasks.data.schema import QUARANTINE, TEXT
 from rakuten_tasks.data.shards import Shard, ShardWriter
 from rakuten_tasks.evaluation.bootstrap import paired_differences
 from rakuten_tasks.evaluation.metrics import Evaluation, evaluate
+from rakuten_tasks.models.cascade import CascadePoint, StageReport, learn_cascade
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
-from rakuten_tasks.models.pool_report import PoolReport, report_pool
+from rakuten_tasks.models.pool_report import MemberReport, PoolReport, Quality, report_pool
 from rakuten_tasks.models.predictor import Scores, pool_logits
 from rakuten_tasks.registry.gate import class_losses, decide
 from rakuten_tasks.reports.catalogue_deck import ingest_deck
@@ -156,6 +157,16 @@ def made_up_logits(labels: NDArray, classes: int, seed: int) -> Logits:
     return Logits(by_member, available)
 
 
+def cascade_report() -> PoolReport:
+    """A pool whose words settle half of the products with a photo, and none without."""
+    points = [CascadePoint(0.9, 0.2, 0.8, 0.01), CascadePoint(0.7, 0.5, 0.8, 0.02), CascadePoint(0.5, 0.9, 0.7, 0.04)]
+    both = StageReport("text+photo", "words", 500, 0.8, 0.01, points, 0.7)
+    stages = [both, dataclasses.replace(both, modalities="text", threshold=None)]
+    quality = Quality(0.8, 0.7, 0.01)
+    members = {"bag": MemberReport("text", 500, quality, None)}
+    return PoolReport(500, quality, members, {"text": {"bag": 1.0}}, stages)
+
+
 class Answers:
     """Everything that follows from made-up logits: the pool, scores of test rows, their evaluation."""
 
@@ -165,8 +176,10 @@ class Answers:
         self.names = {str(code): name for code, name in class_names(self.codes, hostile).items()}
         self.labels, unseen = random.integers(0, classes, size=(2, rows))
         logits = made_up_logits(unseen, classes, seed=1)
-        self.pool: Pool = fit_pool(logits, unseen, MODALITY, np.full(classes, 1 / classes))
-        self.report: PoolReport = report_pool(self.pool, logits, unseen)
+        whole = fit_pool(logits, unseen, MODALITY, np.full(classes, 1 / classes))
+        self.pool: Pool
+        self.pool, stages = learn_cascade(whole, logits, unseen, ["bag", "lstm"])
+        self.report: PoolReport = report_pool(self.pool, logits, unseen, stages)
         self.logits = made_up_logits(self.labels, classes, seed=0)
         self.scores: Scores = pool_logits(self.logits, self.pool, self.codes)
         svm = np.full((rows, classes), 0.2 / classes)

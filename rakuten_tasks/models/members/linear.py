@@ -58,6 +58,7 @@ class LinearMember:
 
     name: ClassVar[str]
     modality: ClassVar[str]
+    cheap: ClassVar[bool] = False
     pod: ClassVar[str] = "cpu"
     seeded: ClassVar[bool] = False
     extractors: tuple[str, ...]
@@ -162,6 +163,7 @@ class Bag(LinearMember):
 
     name = "bag"
     modality = "text"
+    cheap = True
     extractors: tuple[str, ...] = ("ngrams",)
 
 

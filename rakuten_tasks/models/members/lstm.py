@@ -31,6 +31,9 @@ CONFIG = "lstm.json"
 LABEL_SMOOTHING = 0.1
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.05
 STEPS, EPOCHS = 800, (8, 60)  # number of steps, and bounds of the number of epochs
+# Bounds the time: from 1.2 million rows on there are fewer than 8 epochs of them. The network has its full size from
+# 63,000 rows on
+MAX_STEPS = 150_000
 
 
 class LSTM:
@@ -38,6 +41,7 @@ class LSTM:
 
     name: ClassVar[str] = "lstm"
     modality: ClassVar[str] = "text"
+    cheap: ClassVar[bool] = True
     pod: ClassVar[str] = "gpu"
     seeded: ClassVar[bool] = True
     extractors: tuple[str, ...] = (TokenExtractor.name,)
@@ -93,7 +97,7 @@ class _LSTMFit(HeldOutFit[TokenLSTM]):
 
     def phases(self, network: TokenLSTM, rows: NDArray) -> list[Phase]:
         config = self.settings
-        epochs = config.epochs or int(np.clip(STEPS * config.batch_size // len(self.train_rows), *EPOCHS))
+        epochs = config.epochs or default_epochs(len(self.train_rows), config.batch_size)
         schedule = Schedule(epochs, config.batch_size, max(3, epochs // 5), LABEL_SMOOTHING)
         rate = config.learning_rate or LEARNING_RATE
         optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
@@ -102,6 +106,12 @@ class _LSTMFit(HeldOutFit[TokenLSTM]):
 
     def member(self, network: TokenLSTM) -> LSTM:
         return LSTM(network)
+
+
+def default_epochs(rows: int, batch_size: int) -> int:
+    """Return the number of epochs for this many training rows."""
+    at_most = max(1, MAX_STEPS * batch_size // rows)
+    return min(int(np.clip(STEPS * batch_size // rows, *EPOCHS)), at_most)
 
 
 def network_sizes(rows: int) -> tuple[int, int]:

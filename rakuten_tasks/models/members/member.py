@@ -22,12 +22,14 @@ from rakuten_tasks.training.state import EpochMetrics
 class Member(Protocol):
     """One model of the pool: features -> logits.
 
-    name: also in reports. modality: text or photo. extractors: names of those whose arrays it reads, see extractors.py.
+    name: also in reports. modality: text or photo. cheap: whether it reads words without a text encoder, so that its
+    answer is tried first, see cascade.py. extractors: names of those whose arrays it reads, see extractors.py.
     pod: where it is fitted, "cpu", "gpu" or "elastic" (several GPUs). seeded: whether its fit depends on the seed.
     """
 
     name: ClassVar[str]
     modality: ClassVar[str]
+    cheap: ClassVar[bool]
     pod: ClassVar[str]
     seeded: ClassVar[bool]
     extractors: tuple[str, ...]

@@ -58,6 +58,7 @@ class Transformer:
 
     name: ClassVar[str] = "transformer"
     modality: ClassVar[str] = "text"
+    cheap: ClassVar[bool] = False
     pod: ClassVar[str] = "elastic"
     seeded: ClassVar[bool] = True
     extractors: tuple[str, ...] = (EncoderTokenExtractor.name,)

@@ -64,6 +64,7 @@ class VGG16:
 
     name: ClassVar[str] = "vgg16"
     modality: ClassVar[str] = "photo"
+    cheap: ClassVar[bool] = False
     pod: ClassVar[str] = "elastic"
     seeded: ClassVar[bool] = True
     extractors: tuple[str, ...] = (MapExtractor.name,)  # pixels where weights are random, see plan.py

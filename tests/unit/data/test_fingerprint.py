@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 
 import fsspec
 import pytest
 
 from rakuten_tasks.data.fingerprint import fingerprint, listing
+from rakuten_tasks.storage.folders import is_folder, iter_folder
 from tests.support.catalogues import photo_bytes, photo_path, set_cell, write_catalogue
 
 
@@ -96,3 +98,51 @@ def test_a_store_without_etags_is_told_apart_by_size_and_time(source):
 def test_a_folder_without_a_catalogue_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no catalogue in"):
         fingerprint(str(tmp_path))
+
+
+def test_the_order_in_which_a_folder_lists_its_files_does_not_matter(source, monkeypatch):
+    before, scandir = fingerprint(str(source)), os.scandir
+
+    @contextmanager
+    def reversed_scandir(folder):
+        with scandir(folder) as entries:
+            yield reversed(list(entries))
+
+    monkeypatch.setattr(os, "scandir", reversed_scandir)
+    assert fingerprint(str(source)) == before
+
+
+def test_the_size_is_of_all_files_that_are_read(source):
+    (source / "notes.txt").write_text("nobody reads this")
+    files = [path for path in source.rglob("*") if path.is_file() and path.name != "notes.txt"]
+    assert fingerprint(str(source)).size == sum(path.stat().st_size for path in files)
+    assert fingerprint("sample").size == 0
+
+
+def test_batches_of_files_hash_as_one(source, monkeypatch):
+    before = fingerprint(str(source))
+    monkeypatch.setattr("rakuten_tasks.data.fingerprint.BATCH", 3)
+    assert fingerprint(str(source)) == before
+
+
+def test_a_folder_on_s3_is_listed_in_pages_and_none_is_cached(source, bucket, monkeypatch):
+    store = fsspec.filesystem("s3")
+    store.put(str(source), f"{bucket}/mine", recursive=True)
+    folder = f"{bucket.removeprefix('s3://')}/mine/images/image_train"
+    store.touch(f"{folder}/")  # the mark that consoles make of an empty folder
+    store.invalidate_cache()
+    before, pages, call_s3 = fingerprint(f"{bucket}/mine"), [], store.call_s3
+
+    def call_with_small_pages(method, **request):
+        pages.append(request)
+        return call_s3(method, MaxKeys=5, **request)
+
+    monkeypatch.setattr(store, "call_s3", call_with_small_pages)
+    assert is_folder(store, folder)
+    assert not is_folder(store, f"{folder}/none")
+    assert not is_folder(store, f"{folder}/{photo_path(source, 1).name}")
+    names = sorted(PurePosixPath(info["name"]).name for info in iter_folder(store, folder))
+    assert names == sorted(path.name for path in (source / "images/image_train").iterdir())
+    assert len(pages) == 3  # of 12 photos and the mark
+    assert folder not in store.dircache
+    assert fingerprint(f"{bucket}/mine") == before

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import socket
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -17,6 +19,7 @@ from PIL import Image
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.ingested import Counts
+from rakuten_tasks.data.part_index import index_part
 from rakuten_tasks.data.photo_files import photo_status
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import TEXT, CatalogueError
@@ -476,8 +479,11 @@ def test_a_catalogue_of_bad_rows_alone_is_all_in_quarantine_where_that_is_allowe
 
 
 def test_rows_that_vanish_while_the_file_is_read_are_noticed(source, out, monkeypatch):
-    monkeypatch.setattr("rakuten_tasks.data.read_catalogue.read_row_index", lambda *args: pd.Index(range(13)))
-    monkeypatch.setattr("rakuten_tasks.data.read_catalogue.check_labels_match_rows", lambda *args: None)
+    def index_one_more(*arguments):
+        index = index_part(*arguments)
+        return replace(index, rows=index.rows + 1)
+
+    monkeypatch.setattr("rakuten_tasks.data.read_catalogue.index_part", index_one_more)
     with pytest.raises(CatalogueError, match="does not add up: the file changed while it was read, run again"):
         ingest(str(source), out, IngestConfig())
 
@@ -504,3 +510,21 @@ def test_a_catalogue_on_s3_gives_the_same_as_on_disk(source, out, tmp_path, buck
     remote = ingest(f"{bucket}/a/catalogue", tmp_path / "remote", LENIENT)
     assert remote.counts["labelled"].photos == {"missing": 1, "not_an_image": 1, "ok": 10}
     assert remote.content_hash == ingest(str(source), out, LENIENT).content_hash
+
+
+def test_a_photo_on_s3_takes_one_request_and_no_listing_of_its_folder(source, out, bucket, monkeypatch):
+    store, methods = fsspec.filesystem("s3"), Counter()
+    store.put(str(source), f"{bucket}/a", recursive=True)
+    store.invalidate_cache()
+    call_s3 = type(store)._call_s3
+
+    async def count_call(self, method, *arguments, **options):
+        methods[method, options.get("Key", "").endswith(".jpg")] += 1
+        return await call_s3(self, method, *arguments, **options)
+
+    monkeypatch.setattr(type(store), "_call_s3", count_call)
+    found = ingest(f"{bucket}/a", out, IngestConfig())
+    assert methods["get_object", True] == 16
+    assert methods["head_object", True] == 0
+    assert not any("image_train" in folder for folder in store.dircache)
+    assert found.counts["labelled"].photos == {"ok": 12}

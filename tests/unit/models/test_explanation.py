@@ -89,9 +89,9 @@ def test_the_photo_is_looked_at_once_and_long_texts_a_few_readings_at_a_time(pre
     prepared: list[int] = []
     whole, prepare = Predictor.logits, photos.prepare_photo
 
-    def counted(self, products):
+    def counted(self, products, members):
         read.append([len(product.designation) + len(product.description) for product in products])
-        return whole(self, products)
+        return whole(self, products, members)
 
     monkeypatch.setattr(Predictor, "logits", counted)
     monkeypatch.setattr(

@@ -12,7 +12,7 @@ from scipy import sparse
 from rakuten_tasks.config import LSTMConfig, Refit
 from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION
 from rakuten_tasks.models.extractors import TokenExtractor
-from rakuten_tasks.models.members.lstm import LSTM, network_sizes, token_counts
+from rakuten_tasks.models.members.lstm import LSTM, default_epochs, network_sizes, token_counts
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.plan import fit_tokenizer
 from rakuten_tasks.models.networks.token_lstm import PADDING, TokenLSTM, TokenLSTMConfig
@@ -265,3 +265,8 @@ def test_what_shards_keep_of_tokens_is_read_row_by_row(data):
     arrays = ShardArrays(data.arrays["tokens"].paths)
     assert arrays.names == ["row", "tokens", "tokens" + OFFSETS]
     assert arrays.column("row").tolist() == row_numbers(COUNT).tolist()
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(100, 60), (3_200, 16), (1_000_000, 8), (2_000_000, 4), (50_000_000, 1)])
+def test_the_number_of_epochs_is_bounded_by_steps(rows: int, epochs: int) -> None:
+    assert default_epochs(rows, 64) == epochs

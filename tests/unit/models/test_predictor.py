@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from rakuten_tasks.models.bundle import EXTRACTORS_FOLDER, MEMBERS_FOLDER
-from rakuten_tasks.models.predictor import Predictor, Scores, pool_logits
+from rakuten_tasks.models.predictor import Predictor, Scores, apply_cascade, pool_logits
 from rakuten_tasks.models.scoring import score_features
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.preprocessing.photo_format import PhotoError
@@ -37,9 +39,22 @@ def mixed_products() -> list[Product]:
 PRODUCTS = mixed_products()
 
 
-@pytest.fixture(scope="module", params=[(*ENCODED, "vgg16"), ("bag", "photo", "vgg16")], ids=["whole", "tuned"])
+THRESHOLDS = {"words": 0.86, "sentences": 0.6}
+BUNDLES: dict[str, dict[str, Any]] = {
+    "whole": {"members": (*ENCODED, "vgg16")},
+    "tuned": {"members": ("bag", "photo", "vgg16")},
+    "cascade": {"members": (*ENCODED, "vgg16"), "thresholds": THRESHOLDS},
+}
+
+
+@pytest.fixture(scope="module", params=list(BUNDLES))
 def predictor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return Predictor.load(write_bundle(tmp_path_factory.mktemp("bundle"), members=request.param), CPU)
+    return Predictor.load(write_bundle(tmp_path_factory.mktemp("bundle"), **BUNDLES[request.param]), CPU)
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.load(write_bundle(tmp_path_factory.mktemp("bundle"), **BUNDLES["cascade"]), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +64,8 @@ def scores(predictor: Predictor) -> Scores:
 
 def test_the_products_are_of_every_kind_and_the_pool_tells_them_apart(scores: Scores):
     kinds = [["text"], ["photo"], ["text", "photo"], []]
-    assert [scores.modalities(row) for row in range(4)] == kinds
+    assert all(set(scores.modalities(row)) <= set(kinds[row % 4]) for row in range(COUNT))
+    assert all(kind in [scores.modalities(row) for row in range(COUNT)] for kind in kinds)
     np.testing.assert_allclose(scores.probabilities.sum(1), 1)
     assert scores.probabilities[3].tolist() == [0.25] * 4
     assert len(np.unique(scores.probabilities, axis=0)) > COUNT // 2
@@ -59,6 +75,7 @@ def assert_same_bits(found: Scores, wanted: Scores, rows: Sequence[int]) -> None
     np.testing.assert_array_equal(found.probabilities, wanted.probabilities[rows])
     for name, alone in wanted.by_member.items():
         np.testing.assert_array_equal(found.by_member[name], alone[rows], name)
+        np.testing.assert_array_equal(found.available[name], wanted.available[name][rows], name)
 
 
 def test_a_product_alone_gets_the_same_bits_as_among_others(predictor: Predictor, scores: Scores):
@@ -97,13 +114,51 @@ def test_features_that_were_kept_give_the_same_bits(predictor: Predictor, scores
             path = tmp_path / f"{name}-{part}.safetensors"
             write_shard(path, {"row": numbers[there], **arrays})
             features[name].append(path)
-    logits, embeddings = score_features(predictor.members, features, numbers, len(predictor.codes))
+    complete = score_features(predictor.members, features, numbers, predictor.pool)
+    logits, embeddings = apply_cascade(predictor.pool, predictor.members, *complete)
     assert_same_bits(pool_logits(logits, predictor.pool, predictor.codes), scores, range(COUNT))
     _, live = predictor.score_with_embeddings(PRODUCTS)
     for modality, embedding in live.items():
         np.testing.assert_array_equal(embeddings[modality], embedding, modality)
 
 
+def test_a_settled_product_is_scored_by_the_stages_up_to_it_alone(cascade: Predictor):
+    scores = cascade.score(PRODUCTS)
+    last = {"words": ["bag"], "sentences": ["bag", "encoder", "bag_encoder"]}
+    rows = [row for row, product in enumerate(PRODUCTS) if product.has_text and product.photo]
+    members = [[name for name, mask in scores.available.items() if mask[row]] for row in rows]
+    assert {len(names) for names in members} == {1, 3, 5}
+    complete, _ = cascade.logits(PRODUCTS, cascade.members)
+    for row, names in zip(rows, members, strict=True):
+        stage = next((stage for stage in last if last[stage] == names), None)
+        if stage:
+            assert scores.confidence[row] >= THRESHOLDS[stage]
+            total = sum(w * complete.by_member[name][row] for name, w in cascade.pool.weights[stage].items())
+            np.testing.assert_allclose(scores.probabilities[row], softmax(total), rtol=1e-6)
+        else:
+            assert scores.modalities(row) == ["text", "photo"]
+            whole = cascade.pool.probabilities(complete.take(np.array([row])))
+            np.testing.assert_array_equal(scores.probabilities[row], whole[0])
+
+
+def test_the_photo_of_a_settled_product_is_not_decoded(cascade: Predictor, monkeypatch: pytest.MonkeyPatch):
+    scores = cascade.score(PRODUCTS)
+    settled = [bool(p.photo) and "photo" not in scores.modalities(row) for row, p in enumerate(PRODUCTS)]
+    read: list[Product] = []
+    pixels = cascade.extractors["pixels"].extract
+    monkeypatch.setattr(cascade.extractors["pixels"], "extract", lambda batch: read.extend(batch) or pixels(batch))
+    cascade.score(PRODUCTS)
+    assert sum(settled) > 3
+    assert read == [p for row, p in enumerate(PRODUCTS) if p.photo and not settled[row]]
+
+
+def test_embeddings_are_missing_where_their_stage_was_not_reached(cascade: Predictor):
+    scores, embeddings = cascade.score_with_embeddings(PRODUCTS)
+    for modality, member in (("text", "encoder"), ("photo", "vgg16")):
+        filled = np.isfinite(embeddings[modality]).all(1)
+        np.testing.assert_array_equal(filled, scores.available[member])
+
+
 def test_bytes_that_are_no_photo_are_refused(predictor: Predictor):
     with pytest.raises(PhotoError):
-        predictor.score([Product("Roman", "", b"no photo")])
+        predictor.score([Product("", "", b"no photo")])

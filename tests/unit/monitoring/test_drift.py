@@ -114,6 +114,17 @@ def test_a_missing_column_is_skipped():
     assert {skip.column for skip in decision.skipped} == {"language", "raw_text", "embedding"}
 
 
+def test_embeddings_are_compared_where_the_cascade_has_computed_them():
+    reference, window = drift_rows(1000, seed=1), drift_rows(1000, seed=2)
+    for rows, seed in ((reference, 3), (window, 4)):
+        unsettled = np.random.default_rng(seed).random((1000, 2))
+        rows.loc[unsettled[:, 0] > 0.4, EMBEDDING[:8]] = np.nan  # text
+        rows.loc[unsettled.max(1) > 0.6, EMBEDDING[8:]] = np.nan  # photo
+    assert not of(decide(reference, window), "embedding").drifted
+    for column in (EMBEDDING[3], EMBEDDING[12]):
+        assert of(decide(reference, window.assign(**{column: window[column] + 1})), "embedding").drifted
+
+
 def test_nothing_in_common_is_not_enough_data():
     decision = decide(drift_rows(), pd.DataFrame({"other": range(500)}))
     assert decision.outcome is Outcome.NOT_ENOUGH_DATA

@@ -5,6 +5,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from rakuten_tasks.monitoring import prediction_log
@@ -55,6 +56,16 @@ def test_closed_hours_become_parquet_and_the_open_one_stays(tmp_path):
     assert read_log(address)["request_id"].str[-1].tolist() == ["2", "1"]
     assert len(read_log(address, open_folder)) == 3
     assert compact_segments(open_folder, address, now) == []
+
+
+def test_a_closed_hour_is_written_a_row_group_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction_log, "BATCH", 2000)
+    hour = datetime(2026, 1, 1, 5, tzinfo=UTC)
+    write_segment(tmp_path / "open", hour, [log_record(i, hour) for i in range(4500)])
+    (written,) = compact_segments(tmp_path / "open", str(tmp_path / "log"), hour + 2 * HOUR)
+    file = pq.ParquetFile(written)
+    assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [2000, 2000, 500]
+    assert [int(request, 16) for request in file.read()["request_id"].to_pylist()] == list(range(4500))
 
 
 def test_an_hour_whose_open_file_could_not_be_removed_counts_once(tmp_path):

@@ -20,9 +20,9 @@ from tests.support.catalogues import photo_bytes
 from tests.support.drift_rows import drift_rows
 
 
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return Predictor.load(write_bundle(tmp_path_factory.mktemp("bundle")))
+@pytest.fixture(scope="module", params=[None, {"words": 0.5}], ids=["all members", "cascade"])
+def predictor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.load(write_bundle(tmp_path_factory.mktemp("bundle"), thresholds=request.param))
 
 
 def rows() -> pd.DataFrame:
@@ -49,6 +49,18 @@ def test_the_reference_holds_what_serving_logs_of_the_same_products(predictor):
     np.testing.assert_allclose(reference[numbers].astype(float), logged[numbers].astype(float), equal_nan=True)
     assert reference["language"].tolist() == logged["language"].tolist()
     assert reference["row"].tolist() == [3, 5, 8]
+
+
+def test_of_a_photo_that_was_not_looked_at_only_its_size_is_known(tmp_path: Path):
+    table = rows()
+    for thresholds, missing in ((None, [False, True, True]), ({"words": 0.0}, [True, True, True])):
+        predictor = Predictor.load(write_bundle(tmp_path / str(thresholds), thresholds=thresholds))
+        scores, embeddings = predictor.score_with_embeddings(products_of(table))
+        reference = reference_rows([table], tfidf_of(predictor.members), scores, embeddings)
+        for name in ("brightness", "contrast", "border_share", EMBEDDING[-1]):
+            assert reference[name].isna().tolist() == missing
+        assert reference["photo_bytes"].notna().tolist() == [True, False, False]
+        assert reference["photo_missing"].tolist() == [False, True, False]
 
 
 def test_a_photo_that_could_not_be_read_is_distinguished_from_a_missing_one(predictor):

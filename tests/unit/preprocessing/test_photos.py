@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from rakuten_tasks.preprocessing.photo_format import MAX_PIXELS, PhotoError
+from rakuten_tasks.preprocessing.photo_format import CHECKED_PIXELS, MAX_PIXELS, PhotoError, check_photo
 from rakuten_tasks.preprocessing.photos import decode_photo, prepare_photo, prepare_photos
 from tests.support.photo_cases import GREY_SQUARES, RED_SQUARES, REFUSED
 
@@ -201,6 +201,31 @@ def test_what_is_no_usable_photo_has_a_status(kind: str) -> None:
     with pytest.raises(PhotoError) as refused:
         prepare_photo(data, SIDE)
     assert refused.value.status == status
+
+
+@pytest.mark.parametrize("kind", RED_SQUARES)
+def test_a_check_takes_what_decoding_takes(kind: str) -> None:
+    check_photo(RED_SQUARES[kind])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in REFUSED if "clear" not in kind and "transparent" not in kind])
+def test_a_check_refuses_with_the_status_of_decoding(kind: str) -> None:
+    data, status = REFUSED[kind]
+    with pytest.raises(PhotoError) as refused:
+        check_photo(data)
+    assert refused.value.status == status
+
+
+def test_a_check_decodes_nothing_but_small_photos_without_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = [encoded(red_square(), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP")]
+    large = encoded(red_square((CHECKED_PIXELS // 900, 901)), "JPEG")
+    without_end = encoded(red_square(), "JPEG")[:-2] + b"\0\0"
+    loaded = list[str]()
+    monkeypatch.setattr(Image.Image, "load", lambda image: loaded.append(image.format))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", Image.Image.load)
+    for photo in [*photos, large[:-9], without_end]:
+        check_photo(photo)
+    assert loaded == ["JPEG"]
 
 
 def test_a_white_photo_is_a_photo_even_where_a_later_frame_is_cut() -> None:

@@ -17,12 +17,12 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from rakuten_tasks.config import GateConfig, IngestConfig
-from rakuten_tasks.data.profile import profile, quarantined
+from rakuten_tasks.data.profile import RandomSample, profile, quarantined, rows_at
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.models.pool_report import MemberReport, PoolReport, Quality
 from rakuten_tasks.models.predictor import Scores
 from rakuten_tasks.registry.gate import GateDecision
-from rakuten_tasks.reports import page
+from rakuten_tasks.reports import catalogue_deck, page
 from rakuten_tasks.reports.catalogue_deck import ingest_deck
 from rakuten_tasks.reports.display_text import truncate
 from rakuten_tasks.reports.evaluation_deck import evaluation_deck
@@ -35,7 +35,15 @@ from rakuten_tasks.reports.top_errors import MemberPrediction, describe_errors, 
 from rakuten_tasks.reports.training_deck import format_duration, training_deck
 from rakuten_tasks.training.state import EpochMetrics
 from tests.support.catalogues import drop_rows, photo_bytes, photo_path, set_cell, write_catalogue
-from tests.support.deck_cases import HOSTILE, Answers, epochs_of, refitted, registration_of, write_ingested
+from tests.support.deck_cases import (
+    HOSTILE,
+    Answers,
+    cascade_report,
+    epochs_of,
+    refitted,
+    registration_of,
+    write_ingested,
+)
 
 
 def text_of(fragment: str) -> str:
@@ -218,14 +226,38 @@ def test_the_same_catalogue_gives_the_same_deck(spoilt):
 def test_a_profile_measures_all_texts_and_a_sample_of_photos(tmp_path):
     ingested = write_ingested(tmp_path, products=1200, classes=4)
     statistics = profile([*ingested.labelled, *ingested.unlabelled], seed=0, sample=100, pictures=5)
-    assert len(statistics.title_lengths) == len(statistics.description_lengths) == 1320
-    assert (statistics.description_lengths == 0).sum() == 1320 / 5
+    assert sum(statistics.title_lengths.values()) == sum(statistics.description_lengths.values()) == 1320
+    assert statistics.description_lengths[0] == 1320 / 5
     assert sum(statistics.languages.values()) == statistics.sampled == 100
     assert 90 < len(statistics.photos) <= 100
     assert {photo.width for photo in statistics.photos} <= set(range(40, 100))
     assert len(statistics.pictured) == 5
     other = profile([*ingested.labelled, *ingested.unlabelled], seed=1, sample=100, pictures=5)
     assert [one.title for one in other.pictured] != [one.title for one in statistics.pictured]
+
+
+@pytest.mark.parametrize("products", [0, 1, 2, 3, 10, 501])
+def test_quantiles_of_counted_lengths_are_those_of_all_lengths(products):
+    lengths = np.random.default_rng(products).integers(0, 40, products)
+    present = lengths[lengths > 0]
+    counts = {int(length): int(n) for length, n in zip(*np.unique(lengths, return_counts=True), strict=True)}
+    row = catalogue_deck._summarize_lengths(counts)
+    assert row[:2] == [products, products - len(present)]
+    expected = np.quantile(present, (0.5, 0.95)).astype(int).tolist() if len(present) else [0, 0]
+    assert row[3:] == [*expected, int(present.max(initial=0))]
+
+
+def test_a_sample_is_random_over_all_row_groups(tmp_path):
+    ingested = write_ingested(tmp_path, products=3000, classes=2, photos=False)
+    titles = [row["designation"] for _, row in rows_at(ingested.labelled, {0, 499, 500, 2999})]
+    assert [int(title.split()[2]) for title in titles] == [0, 499, 500, 2999]
+    sample = RandomSample(300, seed=0)
+    for start in range(0, 3000, 100):
+        sample.add(np.arange(start, start + 100))
+    positions = np.array(sorted(sample.positions))
+    assert len(positions) == 300
+    thirds = np.histogram(positions, [0, 1000, 2000, 3000])[0]
+    assert (abs(thirds - 100) < 30).all()
 
 
 @pytest.mark.parametrize(
@@ -386,6 +418,14 @@ def test_a_pool_of_which_no_row_was_scored_by_all_says_so():
     assert "No labelled row was scored by all members" in text
     assert "bag text 90 photo photo 0" in text
     assert len(figures_of(deck)) == 1
+
+
+def test_the_pool_deck_shows_what_each_stage_of_the_cascade_settles():
+    deck = pool_deck(cascade_report())
+    text = text_of(deck)
+    assert "text and photo words 500 0.700 50% 0.8000 0.0200" in text
+    assert "text words 500 0% 0.8000 0.0100" in text
+    assert "The cascade" in json.dumps(figures_of(deck))
 
 
 def test_the_pool_deck_warns_of_members_without_weight_and_of_few_rows():

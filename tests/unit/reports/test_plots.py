@@ -9,7 +9,7 @@ from rakuten_tasks.models.pool import fit_pool
 from rakuten_tasks.models.pool_report import report_pool
 from rakuten_tasks.reports.result_plots import evaluation_figures, intervals, pool_figures
 from rakuten_tasks.reports.training_plots import MAX_EPOCHS, phase_starts, training_curves, training_pace
-from tests.support.deck_cases import epochs_of, refitted
+from tests.support.deck_cases import cascade_report, epochs_of, refitted
 from tests.support.pool_cases import MODALITY, PRIOR, case, only
 
 
@@ -112,6 +112,16 @@ def test_the_pools_weights_are_bars_by_what_a_product_has_and_gains_bars_by_memb
     losses, f1 = drawn["pool_gains"].data
     assert list(losses.y) == ["photo", "lstm", "bag"]
     assert [losses.x[2], f1.x[2]] == list(report.adds("bag"))
+
+
+def test_the_cascade_is_drawn_over_the_threshold_with_the_chosen_one_marked():
+    report = cascade_report()
+    traces = pool_figures(report)["pool_cascade"].data
+    chosen = {
+        trace.yaxis: (list(trace.x), list(trace.y)) for trace in traces if "chosen" in trace.name and len(trace.x)
+    }
+    assert chosen == {"y": ([0.7], [0.5]), "y2": ([0.7], [0.8])}
+    assert list(traces[0].x) == [0.9, 0.7, 0.5]
 
 
 def test_a_pool_of_which_nothing_was_compared_has_weights_alone():

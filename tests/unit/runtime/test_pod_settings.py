@@ -27,9 +27,11 @@ print(json.dumps({
     "small": pods.SMALL["limits"].mem,
     "gpu": [pods.GPU["limits"].cpu, pods.GPU["limits"].gpu],
     "concurrency": pods.CONCURRENCY,
+    "disk": [pod["limits"].ephemeral_storage for pod in (pods.SMALL, pods.CPU, pods.GPU)],
+    "hours": [pod["timeout"].total_seconds() / 3600 for pod in (pods.SMALL, pods.CPU, pods.GPU, pods.PHOTO)],
 }))
 """
-CPU, GPU, MEMORY = 1, 2, 3  # flyteidl's numbers of what a pod asks for
+CPU, GPU, MEMORY, DISK = 1, 2, 3, 5  # flyteidl's numbers of what a pod asks for
 
 
 def registered(**settings: str) -> dict:
@@ -48,14 +50,14 @@ def limits(found: dict) -> dict[int, str]:
 def test_without_settings_one_pod_trains_on_one_gpu() -> None:
     found = registered()
     assert found["type"] == "python-task"
-    assert limits(found) == {CPU: "4", GPU: "1", MEMORY: "16Gi"}
+    assert limits(found) == {CPU: "4", GPU: "1", MEMORY: "16Gi", DISK: "40Gi"}
     assert (found["small"], found["gpu"], found["concurrency"]) == ("2Gi", ["4", "1"], 16)
     assert found["same"]
 
 
 def test_one_gpus_pod_is_as_large_as_the_others_unless_it_is_told_otherwise() -> None:
     found = registered(RAKUTEN_GPU_MEMORY="8Gi", RAKUTEN_PHOTO_CORES="6")
-    assert limits(found) == {CPU: "6", GPU: "1", MEMORY: "8Gi"}
+    assert limits(found) == {CPU: "6", GPU: "1", MEMORY: "8Gi", DISK: "40Gi"}
 
 
 def test_on_several_nodes_each_gets_its_gpus_and_every_pod_knows_how_many_there_are() -> None:
@@ -65,7 +67,7 @@ def test_on_several_nodes_each_gets_its_gpus_and_every_pod_knows_how_many_there_
         "rdzvBackend": "c10d", "minReplicas": 2, "maxReplicas": 2, "nprocPerNode": 4
     }  # fmt: skip
     assert found["custom"]["workerReplicas"]["replicas"] == 2
-    assert limits(found) == {CPU: "16", GPU: "4", MEMORY: "128Gi"}
+    assert limits(found) == {CPU: "16", GPU: "4", MEMORY: "128Gi", DISK: "40Gi"}
     assert found["environment"]["RAKUTEN_PHOTO_GPUS"] == "4"
     assert found["environment"]["RAKUTEN_PHOTO_NODES"] == "2"
     assert found["gpu"] == ["4", "1"]
@@ -78,14 +80,17 @@ def test_several_gpus_of_one_node_need_no_training_operator() -> None:
 
 def test_without_gpus_as_many_processes_ask_for_processors_alone() -> None:
     found = registered(RAKUTEN_POD_PROFILE="cpu", RAKUTEN_PHOTO_GPUS="2")
-    assert limits(found) == {CPU: "8", MEMORY: "32Gi"}
+    assert limits(found) == {CPU: "8", MEMORY: "32Gi", DISK: "40Gi"}
 
 
 def test_sizes_and_concurrency_are_what_the_registering_environment_says() -> None:
     settings = {"GPU_MEMORY": "64Gi", "GPU_CORES": "7500m", "SMALL_MEMORY": "512Mi", "CONCURRENCY": "200"}
+    settings |= {"PHOTO_DISK": "80Gi", "CPU_DISK": "100Gi", "CPU_HOURS": "0.5", "GPU_HOURS": "24"}
     found = registered(**{f"RAKUTEN_{name}": value for name, value in settings.items()})
-    assert limits(found) == {CPU: "7500m", GPU: "1", MEMORY: "64Gi"}
+    assert limits(found) == {CPU: "7500m", GPU: "1", MEMORY: "64Gi", DISK: "80Gi"}
     assert (found["small"], found["gpu"], found["concurrency"]) == ("512Mi", ["7500m", "1"], 200)
+    assert found["disk"] == ["2Gi", "100Gi", "10Gi"]
+    assert found["hours"] == [1, 0.5, 24, 24]
 
 
 @pytest.mark.parametrize("value", ["16", "16GB", "-1Gi", "0Gi", "lots"])
@@ -120,6 +125,9 @@ def test_seconds_are_a_number_from_0(value: str, monkeypatch: pytest.MonkeyPatch
     ("name", "value", "rule"),
     [
         ("RAKUTEN_ACTIVATE", "true", "1 for yes, or unset it for 0"),
+        ("RAKUTEN_CPU_HOURS", "72", "a number of hours from 0.1 to 48, or unset it for 4.0"),
+        ("RAKUTEN_CPU_HOURS", "inf", "a number of hours from 0.1 to 48, or unset it for 4.0"),
+        ("RAKUTEN_CPU_DISK", "10", "an amount such as 16Gi or 512Mi, or unset it for 10Gi"),
         ("RAKUTEN_POD_PROFILE", "tpu", "'cpu' or 'gpu', or unset it for gpu"),
     ],
 )

@@ -53,6 +53,20 @@ def test_requests_that_cannot_be_predicted_fail_alone_and_the_others_keep_their_
     assert "broken kernel" in caplog.text
 
 
+def test_a_product_that_its_text_settles_is_answered_and_explained_without_its_photo(tmp_path):
+    predictor = Predictor.load(write_bundle(tmp_path / "bundle", thresholds={"words": 0.0}))
+    loaded = LoadedModel(Champion("m", "1", "hash"), predictor)
+    asked = InferenceRequest("0", "", "roman policier", photo_bytes(1), top_k=2, explain=True)
+    (response,), (event,) = predict_batch(loaded, [asked], abstain_below=0)
+    prediction = Prediction.model_validate_json(response.body)
+    assert (prediction.modalities, list(prediction.members)) == (["text"], ["bag"])
+    assert prediction.members["bag"].share == 1
+    assert prediction.explanation.heat_map is None
+    assert prediction.explanation.words
+    row = event.to_log_row(datetime.now(UTC), with_text=False)
+    assert (row["used"], row["photo_missing"], row.get("brightness")) == ("text", False, None)
+
+
 def test_a_prediction_is_the_predictors_and_its_row_of_the_log_has_the_drift_columns(loaded):
     (response,), (event,) = predict_batch(loaded, [request(0)], abstain_below=1)
     prediction = Prediction.model_validate_json(response.body)
@@ -64,3 +78,22 @@ def test_a_prediction_is_the_predictors_and_its_row_of_the_log_has_the_drift_col
     assert set(EMBEDDING) <= set(row)
     assert "description" not in row
     assert event.to_log_row(datetime.now(UTC), with_text=True)["description"] == "roman policier"
+
+
+def test_an_event_names_the_members_that_took_part_and_a_photo_that_was_not_needed(loaded, monkeypatch):
+    requests = [request(0), request(1, photo=photo_bytes(1)), request(2, photo=photo_bytes(2))]
+    _, events = predict_batch(loaded, requests, abstain_below=0)
+    assert [event.members for event in events] == [["bag", "lstm"], *[["bag", "lstm", "vgg16"]] * 2]
+    assert [event.skipped_photo for event in events] == [False] * 3
+    original = loaded.predictor.logits
+
+    def without_the_last_photo(products: Sequence[Product]) -> object:
+        logits, embeddings = original(products)
+        logits.available["vgg16"][-1] = False
+        return logits, embeddings
+
+    monkeypatch.setattr(loaded.predictor, "logits", without_the_last_photo)
+    responses, events = predict_batch(loaded, requests, abstain_below=0)
+    assert [event.skipped_photo for event in events] == [False, False, True]
+    assert events[2].members == ["bag", "lstm"]
+    assert Prediction.model_validate_json(responses[2].body).modalities == ["text"]

@@ -6,11 +6,11 @@ import asyncio
 import importlib
 import inspect
 import multiprocessing
-import queue
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import litserve
@@ -26,20 +26,23 @@ from litserve.utils import LitAPIStatus, LoopResponseType, ResponseBufferItem, W
 from serving import litserve_adapter
 from serving.litserve_adapter.batch_loop import BatchLoop
 from serving.litserve_adapter.reaper import KILLED, WORKER_DRAIN_SECONDS, PendingRequestReaper, wait_until_alive
+from serving.litserve_adapter.request_queue import RequestQueue
 from serving.litserve_adapter.server import SingleWorkerServer
+from serving.schemas import InferenceRequest
 
 
-class DoublingAPI(litserve.LitAPI):
-    """Predicts twice the request. Counts its batches."""
+class StubAPI(litserve.LitAPI):
+    """Answers with the request's id. Keeps its batches."""
 
-    time_limit = 10.0
+    time_limit, photos_at_once = 10.0, 4
 
     def setup(self, device: str) -> None:
-        self.sizes: list[int] = []
+        self.batches: list[list[str]] = []
 
-    def predict(self, requests: list[int]) -> list[int]:
-        self.sizes.append(len(requests))
-        return [2 * request for request in requests]
+    def predict(self, requests: list[InferenceRequest]) -> list[str]:
+        ids = [request.request_id for request in requests]
+        self.batches.append(ids)
+        return ids
 
     def after_batch(self) -> None:
         pass
@@ -47,7 +50,11 @@ class DoublingAPI(litserve.LitAPI):
 
 @pytest.fixture
 def server() -> SingleWorkerServer:
-    return SingleWorkerServer(DoublingAPI(max_batch_size=4, loop=BatchLoop(4, 0.0)), shutdown_seconds=45)
+    return SingleWorkerServer(StubAPI(max_batch_size=4, loop=BatchLoop(4, 0.0)), shutdown_seconds=45)
+
+
+def inference_request(name: str, photo: bytes | None = None) -> InferenceRequest:
+    return InferenceRequest(name, "", "roman", photo, top_k=1, explain=False)
 
 
 def names(function: Any) -> list[str]:
@@ -134,33 +141,115 @@ class FakeTransport:
         self.sent.append((uid, data, status))
 
 
+class Worker:
+    """The loop in this process, with a stub of the predictor."""
+
+    def __init__(self, size: int) -> None:
+        self.loop, self.transport, self.queue = BatchLoop(size, 0.0), FakeTransport(), RequestQueue()
+        self.loop._restart_workers = True  # as inference_worker sets it
+        self.api = StubAPI(max_batch_size=size)
+        self.api.setup("cpu")
+
+    def put(self, name: str, photo: bool = False, age: float = 0.0) -> None:
+        request = inference_request(name, b"" if photo else None)
+        self.queue.put((0, name, time.monotonic() - age, request), photo)
+
+    def step(self) -> bool:
+        """Predict the next batch. Return whether there was one."""
+        batch = self.loop._next_batch(self.queue, self.transport, self.api.time_limit, self.api.photos_at_once)
+        self.loop._predict(self.api, batch, self.transport)
+        return bool(batch)
+
+    def sent(self, status: LitAPIStatus) -> list[str]:
+        return [uid for uid, _, sent_status in self.transport.sent if sent_status == status]
+
+
 def test_the_loop_predicts_waiting_requests_together_and_drops_late_ones():
-    loop, transport, requests = BatchLoop(4, 0.0), FakeTransport(), queue.Queue()
-    loop._restart_workers = True  # as inference_worker sets it
-    api = DoublingAPI(max_batch_size=4)
-    api.setup("cpu")
-    now = time.monotonic()
+    worker = Worker(size=4)
     for number in range(6):
-        requests.put((0, f"id{number}", now - (100 if number == 1 else 0), number))
-    while batch := loop._next_batch(requests, transport, api.time_limit):
-        loop._predict(api, batch, transport)
-    assert api.sizes == [4, 1]
-    results = {uid: data for uid, data, status in transport.sent if status == LitAPIStatus.OK}
-    assert results == {"id0": 0, "id2": 4, "id3": 6, "id4": 8, "id5": 10}
-    started = [uid for uid, _, status in transport.sent if status == LitAPIStatus.START]
-    assert started == list(results)
+        worker.put(f"id{number}", age=100 if number == 1 else 0)
+    while worker.step():
+        pass
+    assert worker.api.batches == [["id0", "id2", "id3"], ["id4", "id5"]]
+    assert {uid: data for uid, data, status in worker.transport.sent if status == LitAPIStatus.OK} == {
+        uid: uid for uid in ("id0", "id2", "id3", "id4", "id5")
+    }
+    assert worker.sent(LitAPIStatus.START) == worker.sent(LitAPIStatus.OK)
     assert LoopResponseType.REGULAR
+
+
+def test_text_waits_for_no_more_photos_than_are_predicted_at_once():
+    worker = Worker(size=16)
+    for number in range(40):
+        worker.put(f"photo{number}", photo=True)
+    for number in range(10):  # one arrives while each of the batches is predicted
+        worker.step()
+        worker.put(f"text{number}")
+    sent = worker.sent(LitAPIStatus.OK)
+    assert sent[:4] == [f"photo{number}" for number in range(4)]
+    for number in range(9):
+        start = 4 + 5 * number
+        assert sent[start : start + 5] == [f"text{number}", *(f"photo{4 * number + i}" for i in range(4, 8))]
+
+
+def test_text_is_answered_before_the_photos_of_its_batch_are_predicted():
+    worker = Worker(size=16)
+    answered_before_photos = []
+    predict = worker.api.predict
+
+    def watch(requests: list[InferenceRequest]) -> list[str]:
+        if requests[0].photo is not None:
+            answered_before_photos.extend(worker.sent(LitAPIStatus.OK))
+        return predict(requests)
+
+    worker.api.predict = watch
+    for number in range(6):
+        worker.put(f"id{number}", photo=number % 2 == 0)
+    worker.step()
+    assert worker.api.batches == [["id1", "id3", "id5"], ["id0", "id2", "id4"]]
+    assert answered_before_photos == ["id1", "id3", "id5"]
+
+
+@pytest.mark.parametrize(
+    ("size", "texts", "photos", "expected"),
+    [
+        (16, 3, 9, (3, 4)),
+        (16, 99, 9, (12, 4)),
+        (16, 99, 1, (15, 1)),
+        (4, 99, 9, (3, 1)),
+        (1, 0, 9, (0, 1)),
+        (1, 9, 0, (1, 0)),
+    ],
+)
+def test_neither_text_nor_photos_hold_up_the_others(size, texts, photos, expected):
+    requests = RequestQueue()
+    for i in range(texts):
+        requests.put((0, f"text{i}", 0.0, None), False)
+    for i in range(photos):
+        requests.put((0, f"photo{i}", 0.0, None), True)
+    taken = [uid for _, uid, _, _ in requests.take(size, 4, 0.0)]
+    assert taken == [f"text{i}" for i in range(expected[0])] + [f"photo{i}" for i in range(expected[1])]
+    assert RequestQueue().take(size, 4, 0.0) == []
+
+
+def test_the_queue_lives_in_litserves_manager(server):
+    with server._init_manager(1):
+        queue_proxy = server._get_request_queue("/predict")
+        queue_proxy.put((0, "uid", 0.0, inference_request("uid", b"photo")), True)
+        assert queue_proxy.take(16, 4, 0.0) == [(0, "uid", 0.0, inference_request("uid", b"photo"))]
+        assert queue_proxy.take(16, 4, 0.0) == []
+        assert ForkingPickler.dumps(queue_proxy)  # as the worker gets it
 
 
 async def submit_and_scan(server: SingleWorkerServer, alive: bool, worker: int | None, times: list[float]) -> Any:
     """Submit a request that no worker takes, and scan at these times."""
     server.app.response_queue_id = 0
-    server.litapi_request_queues = {"/predict": queue.Queue()}
+    server.litapi_request_queues = {"/predict": RequestQueue()}
     reaper = server.reaper(lambda: alive)
-    response = asyncio.create_task(server.submit(21))
+    response = asyncio.create_task(server.submit(inference_request("id")))
     await asyncio.sleep(0.01)
-    consumer, uid, queued_at, payload = server._get_request_queue("/predict").get_nowait()
-    assert (consumer, payload, type(queued_at)) == (0, 21, float)
+    ((consumer, uid, queued_at, payload),) = server._get_request_queue("/predict").take(1, 1, 0.0)
+    assert (consumer, payload, type(queued_at)) == (0, inference_request("id"), float)
     server.response_buffer[uid].worker_id = worker
     for moment in times:
         reaper.scan(moment)
@@ -199,10 +288,10 @@ def test_a_request_of_a_killed_worker_is_lost_even_if_a_new_worker_runs_meanwhil
 
 def test_a_cancelled_request_is_forgotten_and_its_late_response_dropped(server):
     async def cancel() -> None:
-        server.litapi_request_queues = {"/predict": queue.Queue()}
+        server.litapi_request_queues = {"/predict": RequestQueue()}
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await server.submit(21)
+                await server.submit(inference_request("id"))
 
     asyncio.run(cancel())
     assert server.response_buffer == {}
@@ -211,12 +300,12 @@ def test_a_cancelled_request_is_forgotten_and_its_late_response_dropped(server):
 
 def test_a_lost_queue_is_an_internal_error(server):
     class LostQueue:
-        def put(self, item: Any) -> None:
+        def put(self, item: Any, has_photo: bool) -> None:
             raise BrokenPipeError
 
     server.litapi_request_queues = {"/predict": LostQueue()}
     with pytest.raises(HTTPException, match="internal error"):
-        asyncio.run(server.submit(21))
+        asyncio.run(server.submit(inference_request("id")))
     assert server.response_buffer == {}
 
 

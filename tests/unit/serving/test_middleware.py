@@ -161,7 +161,7 @@ def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large():
 
 
 def test_a_slow_upload_is_ended():
-    app = RequestContextMiddleware(LimitMiddleware(echo, InFlight(), 1, 100, 0.05), lambda record: None)
+    app = RequestContextMiddleware(LimitMiddleware(echo, InFlight(), Settings(queue=1), 0.05), lambda record: None)
     response = asyncio.run(send_pieces(app, pieces(100, 1, pause=0.02)))
     assert response.status_code == 408
     assert response.json()["detail"] == "the upload took over 0.05 seconds: send it faster"

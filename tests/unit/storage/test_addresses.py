@@ -5,7 +5,7 @@ import os
 import fsspec
 import pytest
 
-from rakuten_tasks.storage.addresses import absolute, list_files, open_address, require_address, write_file
+from rakuten_tasks.storage.addresses import absolute, list_files, open_address, require_address, upload_file, write_file
 from tests.support.nasty_names import NASTY, list_names
 
 
@@ -69,3 +69,11 @@ def test_a_store_whose_package_is_missing_is_refused(monkeypatch):
     require_address("gs://bucket/x")
     with pytest.raises(ValueError, match="gs://bucket/x: Install gcsfs"):
         open_address("gs://bucket/x")
+
+
+def test_a_file_is_copied_with_the_folders_above_it(tmp_path):
+    (tmp_path / "from é").write_bytes(b"\x00bytes")
+    for address in (f"{tmp_path}/new [1]/to é", f"memory://{tmp_path.name}/new/to"):
+        upload_file(tmp_path / "from é", address)
+        filesystem, path = open_address(address)
+        assert filesystem.cat_file(path) == b"\x00bytes"

@@ -1,0 +1,85 @@
+"""POST /predict/batch: each product is checked and predicted alone, and the responses are streamed in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+from fastapi import HTTPException
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from serving.schemas import ErrorDetail, InferenceResponse, PredictRequest, error_body
+from serving.web.errors import error_details, reason
+from serving.web.middleware import BATCH_PATH, RequestRecord
+
+log = logging.getLogger(__name__)
+
+NDJSON = "application/x-ndjson"
+LINES: dict[str, Any] = {
+    "description": "A line of JSON for each product, in the order of the request: a Prediction, or an ErrorResponse "
+    "with the status that the product would get alone",
+    "content": {
+        NDJSON: {
+            "schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Prediction", "ErrorResponse")]}
+        }
+    },
+}
+
+Predict = Callable[[PredictRequest, str], Awaitable[InferenceResponse]]
+OnResponse = Callable[[RequestRecord], None]
+
+
+async def stream_lines(
+    products: Iterable[Any], at_once: int, predict: Predict, on_response: OnResponse
+) -> AsyncIterator[bytes]:
+    """Yield a line for each product, in order, with `at_once` of them in flight; none is predicted for a lost client.
+
+    products: as JSON. predict: predicts a product under a request id. on_response: gets a record of each product.
+    """
+    in_flight: deque[asyncio.Task[InferenceResponse]] = deque()
+    try:
+        for product in products:
+            in_flight.append(asyncio.create_task(_respond(product, predict, on_response)))
+            if len(in_flight) == at_once:
+                yield (await in_flight.popleft()).body + b"\n"
+        while in_flight:
+            yield (await in_flight.popleft()).body + b"\n"
+    finally:
+        for task in in_flight:
+            task.cancel()
+
+
+async def _respond(product: Any, predict: Predict, on_response: OnResponse) -> InferenceResponse:
+    """Check and predict one product. Whatever goes wrong is its response."""
+    started, request_id = time.monotonic(), uuid.uuid4().hex
+    try:
+        response = await predict(_parse(product), request_id)
+    except RequestValidationError as error:
+        details = error_details(error)
+        response = _error(422, details, reason(details), request_id)
+    except HTTPException as error:
+        response = _error(error.status_code, error.detail, error.detail, request_id)
+    except Exception:
+        log.exception("product %s of a batch failed", request_id)
+        response = _error(500, "internal error", "internal error", request_id)
+    seconds = time.monotonic() - started
+    on_response(RequestRecord(BATCH_PATH, response.status, seconds, request_id, response.reason, response.prediction))
+    return response
+
+
+def _parse(product: Any) -> PredictRequest:
+    try:
+        return PredictRequest.model_validate(product)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**fields, "loc": ("body", *fields["loc"])} for fields in details]) from None
+
+
+def _error(status: int, detail: str | list[ErrorDetail], cause: str, request_id: str) -> InferenceResponse:
+    return InferenceResponse(status, error_body(status, detail, request_id), cause)

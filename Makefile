@@ -117,7 +117,7 @@ versions: setup ## list registered versions, their aliases and the audit trail (
 .PHONY: lineage
 lineage: setup ## show the origin of VERSION=: run, Decks, configuration, catalogue, quarantine, code (MODEL=)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
-	@$(BIN)/python -m rakuten_tasks.registry lineage "$$VERSION" --model "$$MODEL"
+	@$(BIN)/python -m rakuten_tasks.registry lineage --model "$$MODEL" -- "$$VERSION"
 
 .PHONY: reproduce
 reproduce: setup ## train VERSION= again from its lineage, and compare (MODEL=; SOURCE= if the catalogue was moved)
@@ -134,7 +134,7 @@ deck: setup ## open the Decks of the last training
 .PHONY: promote
 promote: setup ## promote VERSION= to champion by hand (MODEL=, REASON=)
 	@test -n "$$VERSION" || { echo "VERSION= is missing: \`make versions\` lists them"; exit 1; }
-	@$(BIN)/python -m rakuten_tasks.registry promote "$$VERSION" --model "$$MODEL" --reason "$$REASON"
+	@$(BIN)/python -m rakuten_tasks.registry promote --model "$$MODEL" --reason "$$REASON" -- "$$VERSION"
 
 .PHONY: rollback
 rollback: setup ## promote the previous champion again (MODEL=, REASON=)
@@ -164,14 +164,13 @@ deactivate: setup ## stop the schedules of the launch plans; running executions 
 	@$(CLUSTER) deactivate --config "$$FLYTE_CONFIG"
 
 .PHONY: bench
-bench: setup ## measure speeds, as ratios within one run, and growth and cost
+bench: setup ## measure speeds, as ratios within one run
 	@failed=0; for name in imports text_preparation text_training photo_features photo_training photo_limits; do \
-	  $(BIN)/python -m benchmarks.$$name || failed=1; done; \
-	$(MAKE) --no-print-directory --keep-going bench-growth bench-cost || failed=1; exit $$failed
+	  $(BIN)/python -m benchmarks.$$name || failed=1; done; exit $$failed
 
-.PHONY: bench-growth
-bench-growth: setup ## measure time and memory of a training on 1, 2, 4 and 8 times the products, and the overhead of Flyte
-	@$(RUN) $(BIN)/python -m benchmarks.growth
+.PHONY: bench-scale
+bench-scale: setup ## measure memory, time, files and literals of every step on made-up catalogues; fails if they grow too much (ROWS=)
+	@$(BIN)/python -m benchmarks.scale $(if $(ROWS),--rows $(ROWS))
 
 .PHONY: bench-quality
 bench-quality: setup ## evaluate every member, the pool and the baselines on three seeds (SOURCE= one or several, CONFIG=)
@@ -180,10 +179,6 @@ bench-quality: setup ## evaluate every member, the pool and the baselines on thr
 .PHONY: bench-vectors
 bench-vectors: setup ## measure time and memory of the text encoder, on texts as long as the challenge's (PRODUCTS=)
 	@$(BIN)/python -m benchmarks.vectors $(if $(PRODUCTS),--products $(PRODUCTS))
-
-.PHONY: bench-cost
-bench-cost: setup ## measure the cost of a thousand products by step, and extrapolate to other sizes (SOURCE=, PRODUCTS=)
-	@$(BIN)/python -m benchmarks.cost --source "$$SOURCE" $(if $(PRODUCTS),--products $(PRODUCTS))
 
 .PHONY: clean
 clean: setup ## delete outputs, cached results and checkpoints of local runs; models, reports and predictions stay
@@ -218,8 +213,8 @@ api: setup ## serve the champion on port 8000: demo page, /predict, /docs (MODEL
 	@exec $(BIN)/python -m serving
 
 .PHONY: bench-serving
-bench-serving: setup ## compare the app with the bare predictor and a plain FastAPI endpoint, on the same bundle
-	@$(BIN)/python -m benchmarks.serving
+bench-serving: setup ## compare the app with the bare predictor and a plain FastAPI endpoint on a catalogue (SOURCE=, CONFIG=)
+	@$(BIN)/python -m benchmarks.serving --source "$$SOURCE" --config "$$CONFIG"
 
 .PHONY: monitor
 monitor: setup ## check for drift (REFERENCE=, CURRENT=: two catalogues or CSVs; HOURS= of the prediction log; MODEL=)

@@ -27,7 +27,7 @@ def build(bundle: Path) -> FastAPI:
 
     @app.post("/predict")
     async def predict(product: dict[str, Any]) -> dict[str, Any]:
-        photo = base64.b64decode(product["image"])
+        photo = base64.b64decode(product["image"]) if "image" in product else None
         scores = predictor.score([Product(product["designation"], product["description"], photo)])
         return {"category_id": int(scores.predicted[0]), "confidence": float(scores.confidence[0])}
 

@@ -18,6 +18,7 @@ REQUEST_EXAMPLES: list[dict[str, Any]] = [
     },
     {"image": PIXEL, "top_k": 3, "explain": True},
 ]
+BATCH_EXAMPLE: dict[str, Any] = {"products": REQUEST_EXAMPLES[:2]}
 
 
 SWIMMING_POOL: dict[str, Any] = {"category_id": 2583, "category_name": "piscine et spa"}
@@ -69,7 +70,7 @@ class PredictRequest(BaseModel):
 class BatchRequest(BaseModel):
     """Products, each checked alone, so that a wrong one fails alone."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"products": REQUEST_EXAMPLES[:2]}]})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [BATCH_EXAMPLE]})
 
     products: list[Any] = Field(
         min_length=1,

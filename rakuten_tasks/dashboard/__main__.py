@@ -21,6 +21,7 @@ from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.history import load_checks
 from rakuten_tasks.monitoring.prediction_log import default_address
 from rakuten_tasks.registry import tracking, versions
+from rakuten_tasks.registry.model_names import RULE, is_model_name
 from rakuten_tasks.storage.paths import var_folder
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -130,6 +131,8 @@ def _schedule(now: datetime) -> RenderableType:
 @click.option("--seconds", type=Number("--seconds", 0.1, 3600), default=5.0, help="between updates")
 def main(model: str, history: str, log: str, watch: bool, seconds: float) -> None:
     """Print the page once, or keep it up to date until Ctrl-C."""
+    if model and not is_model_name(model):
+        raise click.ClickException(f"model {model!a}: {RULE}")
     addresses = history or str(var_folder() / "monitoring" / "history"), log or default_address()
     if not watch:
         Console(markup=False, emoji=False).print(page(model, *addresses))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.data.csv_reader import read_tables
 from rakuten_tasks.data.schema import CLASSES, LABELS, CatalogueError, validate_schema, whole_numbers
+from rakuten_tasks.storage.addresses import open_to_read
+from rakuten_tasks.storage.local_files import UnreadableFileError
 
 CHUNK = 4096  # rows of a CSV in memory at once
 
@@ -33,15 +36,36 @@ class Labels:
     codes: pd.Series
 
 
+RowFilter = Callable[[NDArray[np.int64]], NDArray[np.bool_]]  # (n,) row numbers -> (n,) whether each is selected
+
+
+def all_rows(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Select every row."""
+    return np.ones(len(rows), np.bool_)
+
+
+def open_table(filesystem: AbstractFileSystem, path: str) -> BinaryIO:
+    """Open the file of a table. Raises FileNotFoundError, and CatalogueError for a folder, a pipe or no permission."""
+    try:
+        return open_to_read(filesystem, path)
+    except UnreadableFileError as error:
+        raise CatalogueError(f"{path}: no ordinary file that may be read: put the table there") from error
+
+
 def read_chunks(filesystem: AbstractFileSystem, path: str, schema: pandera.DataFrameSchema) -> Iterator[Chunk]:
     """Yield the rows of a CSV, CHUNK at a time. Raises CatalogueError if it cannot be read or breaks the schema."""
-    with filesystem.open(path, "rb") as file:
+    with open_table(filesystem, path) as file:
         yield from _type_tables(file, path, schema)
 
 
 def _type_tables(file: Iterable[bytes], path: str, schema: pandera.DataFrameSchema) -> Iterator[Chunk]:
     for table in read_tables(file, path, CHUNK):
         numbers, columns = table.iloc[:, 0], table.iloc[:, 1:]
+        if numbers.name in schema.columns:
+            raise CatalogueError(
+                f"{path}: the first column is {numbers.name}: put the number of each row before it, as "
+                "pandas.DataFrame.to_csv does with index=True"
+            )
         if columns.columns.empty:
             raise CatalogueError(
                 f"{path}: the first line, {table.columns[0][:60]!r}, names one column: put the catalogue's table there "
@@ -85,18 +109,22 @@ def format_rows(rows: pd.Index | NDArray[np.int64], count: int | None = None) ->
     return ", ".join(map(str, rows[:3])) + (f" and {count - 3} more" if count > 3 else "")
 
 
-def read_labels(filesystem: AbstractFileSystem, path: str) -> Labels:
-    """Return all labels of a file. Raises CatalogueError as read_row_index does."""
-    with filesystem.open(path, "rb") as file:
-        return parse_labels(file, path)
+def read_labels(filesystem: AbstractFileSystem, path: str, select: RowFilter = all_rows) -> Labels:
+    """Return the labels of a file, those of the selected rows. Raises CatalogueError as read_row_index does."""
+    with open_table(filesystem, path) as file:
+        return parse_labels(file, path, select)
 
 
-def parse_labels(file: Iterable[bytes], path: str) -> Labels:
-    """Return all labels of an open file, as read_labels does. path: for messages."""
-    chunks = list(_type_tables(file, path, LABELS))
-    raw = pd.concat([chunk.raw["prdtypecode"] for chunk in chunks])
-    _require_unique(raw.index, path)
-    return Labels(raw, pd.concat([chunk.typed["prdtypecode"] for chunk in chunks]))
+def parse_labels(file: Iterable[bytes], path: str, select: RowFilter = all_rows) -> Labels:
+    """Return labels of an open file, as read_labels does. path: for messages."""
+    raw, codes = [], []
+    for chunk in _type_tables(file, path, LABELS):
+        selected = select(chunk.raw.index.to_numpy())
+        raw.append(chunk.raw["prdtypecode"][selected])
+        codes.append(chunk.typed["prdtypecode"][selected])
+    labels = Labels(pd.concat(raw), pd.concat(codes))
+    _require_unique(labels.raw.index, path)
+    return labels
 
 
 def read_class_names(filesystem: AbstractFileSystem, path: str) -> dict[int, str]:

@@ -12,12 +12,15 @@ from itertools import islice, pairwise
 import pandas as pd
 
 from rakuten_tasks.data.schema import WHOLE_NUMBER, CatalogueError
+from rakuten_tasks.preprocessing.text import INVISIBLE
 
 # columns of whole numbers, by which a row is recognised within a text that a stray quote has opened
 NUMBERS = ("productid", "imageid", "prdtypecode")
 SEPARATOR_LINE = re.compile(r'"?sep=', re.IGNORECASE)  # written for Excel alone
 OTHER_SEPARATORS = ";\t|"
 QUOTING = 'put texts that hold commas, quotes or line breaks in double quotes, and double the quotes inside ("")'
+BLANK_ROW = "the row is blank: delete it, and others like it"
+FILE_TYPES = {b"PK\3\4": "an Excel workbook or a ZIP archive", b"PAR1": "a Parquet file", b"\x1f\x8b": "a gzip archive"}
 csv.field_size_limit(sys.maxsize)  # the default refuses texts of 128 KiB
 
 
@@ -61,6 +64,8 @@ def _read_records(file: Iterable[bytes], path: str) -> Iterator[tuple[int, list[
 def _decode(file: Iterable[bytes], path: str) -> Iterator[str]:
     """Yield lines as text; only a line feed ends a line, so that csv sees each bare carriage return."""
     for number, line in enumerate(file, start=1):
+        if number == 1 and (kind := next((kind for start, kind in FILE_TYPES.items() if line.startswith(start)), "")):
+            raise CatalogueError(f"{path}: {kind}: put its table there as CSV")
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -90,11 +95,11 @@ def _check_header(header: Sequence[str], path: str, line: int) -> list[str]:
     where = f"{path}, line {line}"
     if SEPARATOR_LINE.match(header[0]):
         raise CatalogueError(f"{where}: {','.join(header)!r} is a line for Excel: delete it, and separate by commas")
-    if len(header) == 1 and (separators := [mark for mark in OTHER_SEPARATORS if mark in header[0]]):
+    if separators := [mark for mark in OTHER_SEPARATORS if "".join(header).count(mark) >= len(header)]:
         raise CatalogueError(f"{where}: columns are separated by {separators[0]!r}: save the file separated by commas")
     if any("\n" in name for name in header):
         raise CatalogueError(f"{where}: a double quote of the header line is not closed on it: {QUOTING}")
-    names = [name.strip() for name in header]
+    names = [INVISIBLE.sub("", name).strip() for name in header]
     if doubled := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
         raise CatalogueError(f"{where}: column {', '.join(doubled)} occurs more than once: keep one, or rename one")
     return names
@@ -107,9 +112,9 @@ def _check_rows(
     numbers += [0] if numbers and not names[0] else []  # the row numbers
     for line, fields in records:
         if len(fields) != width:
-            raise CatalogueError(f"{path}, line {line}: {_explain_width(fields, width)}")
-        if numbers and not any(fields):
-            raise CatalogueError(f"{path}, line {line}: the row holds only commas: delete it, and others like it")
+            raise CatalogueError(f"{path}, line {line}: {_explain_width(fields, names, numbers)}")
+        if numbers and _is_blank(fields):
+            raise CatalogueError(f"{path}, line {line}: {BLANK_ROW}")
         if width > 1 and fields[1:] == header[1:]:
             raise CatalogueError(f"{path}, line {line}: the header line occurs again: delete it")
         if numbers and "\n" in "".join(fields) and _spans_rows(fields, numbers):
@@ -119,13 +124,22 @@ def _check_rows(
         yield line, fields
 
 
-def _explain_width(fields: Sequence[str], width: int) -> str:
-    if not any(fields):
-        return "the row holds only commas: delete it, and others like it"
-    fault = f"{len(fields)} fields where the header line names {width}"
+def _is_blank(fields: Sequence[str]) -> bool:
+    return not INVISIBLE.sub("", "".join(fields)).strip()
+
+
+def _explain_width(fields: Sequence[str], names: Sequence[str], numbers: Sequence[int]) -> str:
+    width = len(names)
+    if _is_blank(fields):
+        return BLANK_ROW
+    fault = f"{len(fields)} fields, from {fields[0][:20]!r} on, where the header line names {width}"
+    if width == 1:
+        return f"{fault}, {names[0][:60]!r}: delete what stands before the line that names the columns"
     if len(fields) < width:
         return f"{fault}: complete the row; {QUOTING}"
-    if not any(fields[width:]):
+    if any(text.startswith(' "') for text in fields):
+        return f"{fault}: delete the blank before the double quote, which is read as a part of the text"
+    if _is_blank(fields[width:]) and (not numbers or _is_row(fields[:width], width, numbers)):
         return f"{fault}: delete the commas at the end of the row, or name their columns in the header line"
     return f"{fault}: {QUOTING}"
 

@@ -10,8 +10,7 @@ from pathlib import PurePosixPath
 import pandas as pd
 from fsspec import AbstractFileSystem
 
-from rakuten_tasks.data.csv_files import read_labels
-from rakuten_tasks.data.schema import CatalogueError
+from rakuten_tasks.data.csv_files import RowFilter, all_rows, read_labels
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.storage.addresses import open_address
 from rakuten_tasks.storage.folders import is_folder
@@ -28,34 +27,55 @@ SYNTHETIC = ("SYNTHETIC.md", "SYNTHETIC*")
 
 @dataclass(frozen=True)
 class Layout:
-    """Files of one catalogue, as paths of `filesystem`; None if there is no such file."""
+    """Files of one catalogue, as paths of `filesystem`; None if there is no such file.
+
+    A file that is used, and that several match, raises FileNotFoundError; one that is not used does no harm.
+    """
 
     filesystem: AbstractFileSystem
     root: str
-    train_rows: str | None
-    train_labels: str | None
-    test_rows: str | None
-    test_labels: tuple[str, ...]  # all files that match: prediction needs none of them
-    classes: str | None
+    files: tuple[str, ...]  # of the root, sorted
     train_photos: tuple[str, ...]  # folders that exist, searched in this order
     test_photos: tuple[str, ...]
-    synthetic: bool
+
+    @property
+    def train_rows(self) -> str | None:
+        return _find_one(self.files, TRAIN_ROWS)
+
+    @property
+    def train_labels(self) -> str | None:
+        return _find_one(self.files, TRAIN_LABELS)
+
+    @property
+    def test_rows(self) -> str | None:
+        return _find_one(self.files, TEST_ROWS)
+
+    @property
+    def test_labels(self) -> str | None:
+        return _find_one(self.files, TEST_LABELS)
+
+    @property
+    def classes(self) -> str | None:
+        return _find_one(self.files, CLASSES)
+
+    @property
+    def synthetic(self) -> bool:
+        return bool(_find_all(self.files, SYNTHETIC))
 
 
 def find_layout(source: str) -> Layout:
     """Find the files of the catalogue in a local folder or at an address as of open_address.
 
-    Raises FileNotFoundError if it is a file, has neither training nor test rows, or several files match one name.
+    Raises FileNotFoundError if it is a file or has neither training nor test rows.
     """
     filesystem, root = open_address(source)
     if filesystem.isfile(root):
         raise FileNotFoundError(f"{source} is a file: give the folder that holds the challenge's CSV files")
     try:
-        files = sorted(filesystem.ls(root, detail=False))
+        files = tuple(sorted(filesystem.ls(root, detail=False)))
     except (FileNotFoundError, NotADirectoryError):
-        files = []
-    train_rows, test_rows = _find_one(files, TRAIN_ROWS), _find_one(files, TEST_ROWS)
-    if train_rows is None and test_rows is None:
+        files = ()
+    if not _find_all(files, TRAIN_ROWS) and not _find_all(files, TEST_ROWS):
         raise FileNotFoundError(
             f"no catalogue in {source}: looked for {TRAIN_ROWS[0]} and {TEST_ROWS[0]} (or one {TRAIN_ROWS[1]}, one "
             f"{TEST_ROWS[1]}) and found {_format_names(files)}: give the folder that holds the challenge's CSV files"
@@ -63,14 +83,9 @@ def find_layout(source: str) -> Layout:
     return Layout(
         filesystem=filesystem,
         root=root,
-        train_rows=train_rows,
-        train_labels=_find_one(files, TRAIN_LABELS),
-        test_rows=test_rows,
-        test_labels=_find_all(files, TEST_LABELS),
-        classes=_find_one(files, CLASSES),
+        files=files,
         train_photos=_photo_folders(filesystem, root, "image_train"),
         test_photos=_photo_folders(filesystem, root, "image_test"),
-        synthetic=_find_one(files, SYNTHETIC) is not None,
     )
 
 
@@ -80,30 +95,35 @@ def is_synthetic(source: str) -> bool:
     return published.manifest.synthetic if published else find_layout(source).synthetic
 
 
-def test_labels(source: str) -> pd.Series | None:
+def test_labels(source: str, select: RowFilter = all_rows) -> pd.Series | None:  # noqa: PT028  (no test)
     """Return the labels of the unlabelled rows, prdtypecode (Int64) by row; None if the catalogue has none.
 
-    Raises CatalogueError for a file that cannot be read, and if several files match.
+    select: the rows whose labels to return. Raises CatalogueError for a file that cannot be read, and
+    FileNotFoundError if several files match.
     """
     if (published := find_version(source)) is not None:
-        return published.answers()
-    return read_test_labels(find_layout(source))
+        return published.answers(select)
+    return read_test_labels(find_layout(source), select)
 
 
-def read_test_labels(layout: Layout) -> pd.Series | None:
+def read_test_labels(layout: Layout, select: RowFilter = all_rows) -> pd.Series | None:
     """Return the labels of the unlabelled rows, as test_labels does."""
-    files = layout.test_labels
-    if len(files) > 1:
-        raise CatalogueError(_describe_several(files, TEST_LABELS))
-    return read_labels(layout.filesystem, files[0]).codes if files else None
+    file = layout.test_labels
+    return read_labels(layout.filesystem, file, select).codes if file else None
 
 
-def photo_name(imageid: int, productid: int) -> str:
+def read_train_labels(layout: Layout) -> pd.Series | None:
+    """Return the labels of the labelled rows, as test_labels does."""
+    file = layout.train_labels
+    return read_labels(layout.filesystem, file).codes if file else None
+
+
+def photo_name(imageid: int | str, productid: int | str) -> str:
     """Return the challenge's file name of a product's photo."""
     return f"image_{imageid}_product_{productid}.jpg"
 
 
-def _find_all(files: list[str], names: tuple[str, str]) -> tuple[str, ...]:
+def _find_all(files: Sequence[str], names: tuple[str, str]) -> tuple[str, ...]:
     exact, pattern = names
     if match := [file for file in files if PurePosixPath(file).name == exact]:
         return tuple(match)
@@ -111,16 +131,12 @@ def _find_all(files: list[str], names: tuple[str, str]) -> tuple[str, ...]:
     return tuple(matches)
 
 
-def _find_one(files: list[str], names: tuple[str, str]) -> str | None:
+def _find_one(files: Sequence[str], names: tuple[str, str]) -> str | None:
     matches = _find_all(files, names)
     if len(matches) > 1:
-        raise FileNotFoundError(_describe_several(matches, names))
+        exact, pattern = names
+        raise FileNotFoundError(f"{_format_names(matches)} all fit {pattern}: keep one of them, or name it {exact}")
     return matches[0] if matches else None
-
-
-def _describe_several(files: Sequence[str], names: tuple[str, str]) -> str:
-    exact, pattern = names
-    return f"{_format_names(files)} all fit {pattern}: keep one of them, or name it {exact}"
 
 
 def _format_names(files: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import NamedTuple
@@ -16,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.layout import photo_name
+from rakuten_tasks.data.schema import WHOLE_NUMBER
 from rakuten_tasks.preprocessing.photo_format import PhotoError
 from rakuten_tasks.preprocessing.photos import decode_photo
 from rakuten_tasks.storage.local_files import UnreadableFileError, open_file
@@ -48,34 +51,34 @@ class PhotoReader:
     def read(self, products: pd.DataFrame) -> pd.DataFrame:
         """Return photo and photo_status of each product (see PhotoFile), with the products' index.
 
-        products: productid and imageid, both nullable, and names_photo (bool).
+        products: productid and imageid, texts as in the file.
         """
         return pd.DataFrame(self.read_files(self.list_names(products)), index=products.index)
 
-    def list_names(self, products: pd.DataFrame) -> list[str | None]:
-        """Return the name of each product's photo file: None if it names no photo, "" if its numbers give no name."""
-        columns = (products[name].tolist() for name in ("productid", "imageid", "names_photo"))
-        return [_name(*values) for values in zip(*columns, strict=True)]
+    def list_names(self, products: pd.DataFrame) -> list[tuple[str, ...] | None]:
+        """Return the names that each product's photo file may have: None if it names no photo, () if no numbers."""
+        columns = (products[name].str.strip().tolist() for name in ("imageid", "productid"))
+        return [_list_names(*texts) for texts in zip(*columns, strict=True)]
 
-    def read_files(self, names: Sequence[str | None]) -> list[PhotoFile]:
-        """Return the photo of each name as of `list_names`."""
+    def read_files(self, names: Sequence[tuple[str, ...] | None]) -> list[PhotoFile]:
+        """Return the photo of each product's names as of `list_names`."""
         with warnings.catch_warnings():
             # Pillow warns about unusual files; here only decoding decides
             warnings.filterwarnings("ignore", module=r"PIL\.")
             photos = self._pool.map(self._read, filter(None, names))
             return [next(photos) if name else PhotoFile(None, "none" if name is None else "missing") for name in names]
 
-    def _read(self, name: str) -> PhotoFile:
-        content = self._read_file(name)
+    def _read(self, names: tuple[str, ...]) -> PhotoFile:
+        content = self._read_file(names)
         if isinstance(content, str):
             return PhotoFile(None, content)
         status = photo_status(content, self._config)
         return PhotoFile(content if status == "ok" else None, status)
 
-    def _read_file(self, name: str) -> bytes | str:
-        """Return at most one byte more than max_photo_bytes, or the photo_status if no folder has the file."""
+    def _read_file(self, names: tuple[str, ...]) -> bytes | str:
+        """Return at most one byte more than max_photo_bytes, or the photo_status if no folder has a file so named."""
         status = "missing"
-        for folder in self._folders:
+        for folder, name in product(self._folders, names):
             try:
                 return self._read_start(f"{folder}/{name}")
             except FileNotFoundError:
@@ -97,10 +100,14 @@ class PhotoReader:
             return self._filesystem.cat_file(path)  # s3 has no range of an empty file
 
 
-def _name(productid: int, imageid: int, names_photo: bool) -> str | None:
-    if not names_photo:
+def _list_names(*texts: str) -> tuple[str, ...] | None:
+    """Return the name with the leading zeros of imageid and productid, then the one without."""
+    if not texts[0]:
         return None
-    return "" if pd.isna(productid) or pd.isna(imageid) else photo_name(imageid, productid)
+    if not all(re.fullmatch(WHOLE_NUMBER, text) for text in texts):
+        return ()
+    digits = [text.partition(".")[0] for text in texts]
+    return tuple(dict.fromkeys((photo_name(*digits), photo_name(*map(int, digits)))))
 
 
 def photo_status(content: bytes, config: IngestConfig) -> str:

@@ -128,7 +128,7 @@ def _ingest_part(
             quarantine.write(part.name, chunk.raw[bad], rows[bad])
             counts.add_quarantined(rows.index[bad].tolist(), rows["issue"][bad].tolist())
             bar.update(int(bad.sum()))
-            _write_products(rows[~bad], photos, writer, counts, bar)
+            _write_products(rows[~bad], photos.list_names(chunk.raw[~bad]), photos, writer, counts, bar)
     writer.close()
     summary = counts.summarize(total, sum(shard.rows for shard in writer.shards), part.file)
     if part.index.labels is not None:
@@ -137,11 +137,16 @@ def _ingest_part(
 
 
 def _write_products(
-    rows: pd.DataFrame, photos: PhotoReader, writer: ShardWriter, counts: RowCounts, bar: Progress
+    rows: pd.DataFrame,
+    names: list[tuple[str, ...] | None],
+    photos: PhotoReader,
+    writer: ShardWriter,
+    counts: RowCounts,
+    bar: Progress,
 ) -> None:
     """Read the rows' photos, a batch at a time, and write and count both."""
     columns = rows.assign(photo_status="", photo_hash=pd.array([pd.NA] * len(rows), "UInt64")).reset_index()
-    text, names = pa.Table.from_pandas(columns, TEXT, preserve_index=False), photos.list_names(rows)
+    text = pa.Table.from_pandas(columns, TEXT, preserve_index=False)
     for start in range(0, len(rows), BATCH):
         files = photos.read_files(names[start : start + BATCH])
         batch = _with_photos(text.slice(start, BATCH), files)

@@ -20,7 +20,7 @@ class RowValidator:
         self._labels, self._productids = index.labels, index.productids
 
     def validate(self, chunk: Chunk) -> pd.DataFrame:
-        """Return the typed rows with label, prdtypecode, title_hash, names_photo (bool) and issue (None if valid).
+        """Return the typed rows with label, prdtypecode, title_hash and issue (None if valid).
 
         label: the text in the file; without labels, label and prdtypecode are null. Issues, the first that applies:
         missing_productid, bad_productid (no whole number), missing_label, bad_label, no_title (empty, also after
@@ -45,7 +45,6 @@ class RowValidator:
             label=label,
             prdtypecode=code,
             title_hash=title_hash,
-            names_photo=~_is_blank(raw["imageid"]),
             issue=pd.Series(issue, typed.index, object),
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import logging
 import zlib
+from collections.abc import Callable, Collection
+from functools import partial
 from io import BytesIO
 from random import Random
 
@@ -14,9 +16,9 @@ import pyarrow as pa
 
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.answers import match_labels
-from rakuten_tasks.data.csv_files import CHUNK, read_chunks, read_labels, read_row_index
+from rakuten_tasks.data.csv_files import CHUNK, open_table, read_chunks, read_row_index
 from rakuten_tasks.data.csv_reader import read_tables
-from rakuten_tasks.data.layout import Layout, find_layout, read_test_labels
+from rakuten_tasks.data.layout import find_layout, read_test_labels, read_train_labels
 from rakuten_tasks.data.photo_files import PhotoReader
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, SAMPLE, make_products
@@ -53,7 +55,8 @@ def catalogue_frame(
     Without a predictor, columns that only a model can compute are missing. to_predict: the products without label, if
     there are any. Raises as find_layout and read_chunks do.
     """
-    rows = _read_sample(max_products) if source == SAMPLE else _read_catalogue(source, to_predict, max_products)
+    known = predictor.codes if predictor else None
+    rows = _read_sample(max_products) if source == SAMPLE else _read_catalogue(source, to_predict, max_products, known)
     return pd.concat([rows[["designation", "true_code"]], _featurize(rows, predictor)], axis=1)
 
 
@@ -86,7 +89,7 @@ def _featurize(rows: pd.DataFrame, predictor: Predictor | None) -> pd.DataFrame:
 def _read_parquet(address: str) -> pd.DataFrame:
     """Read a random sample of at most MAX_ROWS rows."""
     filesystem, path = open_address(address)
-    with filesystem.open(path, "rb") as file:
+    with open_table(filesystem, path) as file:
         try:
             table = pd.read_parquet(file)
         except pa.ArrowInvalid as error:
@@ -98,8 +101,9 @@ def _read_csv(address: str) -> pd.DataFrame:
     """Read a random sample of at most MAX_ROWS rows, in chunks, as texts."""
     filesystem, path = open_address(address)
     try:
-        with filesystem.open(path, "rb", compression="infer") as file:
-            sample = reservoir_sample(read_tables(file, address, CHUNK), MAX_ROWS)
+        with open_table(filesystem, path) as file:
+            lines = gzip.GzipFile(fileobj=file) if address.lower().endswith(".gz") else file
+            sample = reservoir_sample(read_tables(lines, address, CHUNK), MAX_ROWS)
     except UNREADABLE as error:
         raise ValueError(f"{address}: not a readable .gz file ({error}): compress it again") from error
     assert sample is not None  # read_tables yields at least one table
@@ -111,12 +115,12 @@ def _sample_positions(rows: int, max_products: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(rows)[:max_products])
 
 
-def _read_catalogue(source: str, to_predict: bool, max_products: int) -> pd.DataFrame:
-    """Read a random sample of a catalogue's products, with photos and true codes."""
+def _read_catalogue(source: str, to_predict: bool, max_products: int, known: Collection[int] | None) -> pd.DataFrame:
+    """Read a random sample of a catalogue's products, with photos and true codes. known: see match_labels."""
     if (published := find_version(source)) is not None:
-        return _read_published(published, to_predict, max_products)
+        return _read_published(published, to_predict, max_products, known)
     layout = find_layout(source)
-    test = layout.test_rows and (to_predict or not layout.train_rows)
+    test = bool(layout.test_rows) if to_predict else not layout.train_rows
     file, photos = (layout.test_rows, layout.test_photos) if test else (layout.train_rows, layout.train_photos)
     assert file is not None  # find_layout requires one of the two
     index = read_row_index(layout.filesystem, file, PRODUCTS)
@@ -125,33 +129,30 @@ def _read_catalogue(source: str, to_predict: bool, max_products: int) -> pd.Data
     with PhotoReader(layout.filesystem, photos, IngestConfig()) as reader:
         for chunk in read_chunks(layout.filesystem, file, PRODUCTS):
             part = chunk.typed[chunk.typed.index.isin(sample)]
-            part = part.assign(names_photo=chunk.raw.loc[part.index, "imageid"].str.strip() != "")
-            parts.append(part.join(reader.read(part)) if len(part) else part)
+            parts.append(part.join(reader.read(chunk.raw.loc[part.index])) if len(part) else part)
     rows = pd.concat(parts)
-    labels = _read_true_codes(layout, bool(test), index)
-    codes = pd.NA if labels is None else labels.reindex(rows.index)
-    return rows.assign(true_code=codes).reset_index(drop=True)
+    read = partial(read_test_labels if test else read_train_labels, layout)
+    return rows.assign(true_code=_read_true_codes(read, index, known).reindex(rows.index)).reset_index(drop=True)
 
 
-def _read_true_codes(layout: Layout, test: bool, rows: pd.Index) -> pd.Series | None:
+def _read_true_codes(read: Callable[[], pd.Series | None], rows: pd.Index, known: Collection[int] | None) -> pd.Series:
     """Return the labels that match rows: without labels accuracy is not measured, and drift is."""
     try:
-        if test:
-            labels = read_test_labels(layout)
-        else:
-            labels = read_labels(layout.filesystem, layout.train_labels).codes if layout.train_labels else None
+        labels = read()
     except (CatalogueError, OSError) as error:
         log.warning("accuracy is not measured: %s", error)
-        return None
+        labels = None
     if labels is None:
-        return None
-    matched = match_labels(labels, rows)
+        return pd.Series(dtype="Int64")
+    matched = match_labels(labels, rows, known)
     if matched.mismatch:
         log.warning("accuracy is measured where labels match: %s", matched.mismatch)
     return matched.codes
 
 
-def _read_published(published: CatalogueVersion, to_predict: bool, max_products: int) -> pd.DataFrame:
+def _read_published(
+    published: CatalogueVersion, to_predict: bool, max_products: int, known: Collection[int] | None
+) -> pd.DataFrame:
     """As _read_catalogue, from shards: one in memory at a time."""
     test = to_predict and published.manifest.unlabelled
     shards = published.manifest.shards(PARTS[1] if test else PARTS[0])
@@ -165,8 +166,11 @@ def _read_published(published: CatalogueVersion, to_predict: bool, max_products:
             parts.append(published.table(shard.text).assign(photo=photos).iloc[positions])
         start += shard.rows
     rows = pd.concat(parts)
-    answers = published.answers()
-    codes = (pd.NA if answers is None else rows["row"].map(answers)) if test else rows["prdtypecode"]
+    codes = rows["prdtypecode"]
+    if test:
+        products = published.table(published.manifest.products)
+        index = pd.Index(products.loc[products["part"] == PARTS[1], "row"].astype("int64"))
+        codes = rows["row"].map(_read_true_codes(published.answers, index, known))
     return rows.assign(true_code=codes).reset_index(drop=True)
 
 

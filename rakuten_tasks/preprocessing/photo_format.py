@@ -24,7 +24,7 @@ ANIMATION_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT"})
 METADATA_MARKERS = frozenset({*range(0xE0, 0xF0), 0xFE})
 COLOUR_MARKERS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}  # start of the payload, and its shortest length
 EXIF_MARKER, START_OF_SCAN = 0xE1, 0xDA
-END_OF_IMAGE = b"\xff\xd9"  # within a scan \xff is followed by 0 or the number of a restart
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"  # within a scan \xff is followed by 0 or the number of a restart
 
 
 class PhotoError(ValueError):
@@ -73,15 +73,16 @@ def check_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
     """
     with open_photo(data, max_pixels) as image:
         if not _has_end(data) and image.width * image.height <= CHECKED_PIXELS:
-            image.draft("RGB", (1, 1))
-            image.load()
+            if lacks_end(data):
+                with_end(data, max_pixels)
+            else:
+                image.load()
 
 
 def _has_end(data: bytes) -> bool:
     """Return whether the file ends as its format says. Pillow checks that of a WebP when it opens it."""
-    if data.startswith(b"\xff\xd8"):
-        *_, (_, scan, _) = _jpeg_segments(data)
-        return data.rfind(END_OF_IMAGE, scan) >= 0
+    if data.startswith(JPEG_START):
+        return not lacks_end(data)
     if data.startswith(b"\x89PNG"):
         return b"IEND" in data[-12:]
     if data.startswith(b"GIF"):
@@ -107,10 +108,34 @@ def without_metadata(data: bytes, animation: bool = False) -> bytes:
         names = STILL_CHUNKS | ANIMATION_CHUNKS if animation else STILL_CHUNKS
         chunks = [data[start:end] for name, start, end in _png_chunks(data) if name in names]
         return data[:8] + b"".join(chunks)
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_START):
         segments = [data[start:end] for marker, start, end in _jpeg_segments(data) if _shows(data, marker, start, end)]
         return data[:2] + b"".join(segments)
     return data
+
+
+def lacks_end(data: bytes) -> bool:
+    """Return whether the bytes are a JPEG without the marker of its end after its first scan."""
+    if not data.startswith(JPEG_START):
+        return False
+    *_, (_, start, _) = _jpeg_segments(data)
+    return data.find(JPEG_END, start) < 0
+
+
+def with_end(data: bytes, max_pixels: int) -> bytes:
+    """Add the end marker to a JPEG that lacks nothing else, which every viewer shows.
+
+    What follows the last pixel does not show; it fills the place of pixels that are missing. Raises PhotoError.
+    """
+    data = data.rstrip(b"\0")  # of a file whose space was reserved before it was written
+    data += b"\0" if data.endswith(b"\xff") else b""  # a level of 255 is written as \xff\0
+    histograms = []
+    for tail in (JPEG_END, bytes(range(255)) + JPEG_END):
+        with open_photo(data + tail, max_pixels) as image:
+            histograms.append(image.histogram())
+    if histograms[0] != histograms[1]:
+        raise PhotoError("the photo is truncated or damaged: send the whole file", "truncated")
+    return data + JPEG_END
 
 
 def read_exif(data: bytes) -> bytes:

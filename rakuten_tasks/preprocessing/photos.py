@@ -18,14 +18,19 @@ from rakuten_tasks.preprocessing.photo_format import (
     FORMATS,
     MAX_PIXELS,
     PhotoError,
+    lacks_end,
     open_photo,
     read_exif,
     require_size,
+    with_end,
     without_metadata,
 )
 
 WHITE = 240  # JPEG leaves noise of up to 15 levels in a white border
 MARGIN = 0.02  # of the cropped photo's longer side: an object that touches the edge looks cut off
+# Times the image_size: pixels of a photo's side that are decoded at least. At twice, which takes a third of the time at
+# 1600 pixels, a product that covers 40 % of the width has too few pixels: weighted F1 falls from 0.658 to 0.642.
+DECODED_SIDE = 4
 MAX_FRAMES = 100  # of an animation are searched for one that shows something, and MAX_PIXELS of all together
 
 UPRIGHT = {  # EXIF orientation -> its inverse
@@ -47,6 +52,8 @@ def decode_photo(data: bytes, side: int, max_pixels: int = MAX_PIXELS) -> Image.
     Raises PhotoError if the bytes are not an image of FORMATS, cannot be decoded to their end, have over `max_pixels`
     pixels, or show nothing.
     """
+    if lacks_end(data):
+        data = with_end(data, max_pixels)
     with open_photo(data, max_pixels) as image:
         image.draft("RGB", (side, side))
         if image.format == "PNG":
@@ -62,7 +69,7 @@ def prepare_photo(data: bytes, image_size: int) -> NDArray[np.uint8]:
     Gives (image_size, image_size, 3). The same bytes and image_size give the same pixels everywhere.
     Raises PhotoError as decode_photo does.
     """
-    flat = decode_photo(data, 4 * image_size)
+    flat = decode_photo(data, DECODED_SIDE * image_size)
     return np.asarray(_fit(flat.crop(kept_box(flat)), image_size))
 
 
@@ -71,7 +78,7 @@ def square_on_photo(data: bytes, image_size: int) -> tuple[float, float, float, 
 
     Below 0 or above 1 where the square is padded with white.
     """
-    flat = decode_photo(data, 4 * image_size)
+    flat = decode_photo(data, DECODED_SIDE * image_size)
     left, upper, right, lower = kept_box(flat)
     half = max(right - left, lower - upper) / 2
     x, y = (left + right) / 2, (upper + lower) / 2

@@ -17,7 +17,8 @@ TAG = re.compile(
     rf"""
     <!--[^<]*?-->                                       # comments
     | <[!?/][a-z[-][^<>]*+>                             # declarations, <?xml ...>, ends of elements
-    | <[a-z][\w:.-]*+                                   # starts of elements
+    | <!\[CDATA\[ | \]\]>                                # the marks of a text in XML
+    | (?<!<)<[a-z][\w:.-]*+                             # starts of elements, but not of <<quotes>>
       (?:\s++{BARE_ATTRIBUTE}(?=[\s/>]))*+
       (?:
         \s*+/?\s*+>
@@ -27,6 +28,8 @@ TAG = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# The texts of scripts and styles are never shown. A body ends at the next start of one, which keeps the time linear.
+UNSHOWN = re.compile(r"<(script|style)\b[^<>]*+>(?:[^<]++|<(?!/?(?:script|style)\b))*+</\1\s*+>", re.IGNORECASE)
 SPACE = re.compile(r"\s+")
 # Unicode's Default_Ignorable_Code_Point (https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt),
 # such as soft hyphens, zero-width spaces, direction marks and variation selectors, then annotations and controls.
@@ -47,6 +50,6 @@ def clean(text: str) -> str:
         text = html.unescape(html.unescape(text))
     text = unicodedata.normalize("NFC", INVISIBLE.sub("", text))  # NFKC would make tags of full-width signs
     if "<" in text:
-        text = TAG.sub(" ", text)
+        text = TAG.sub(" ", UNSHOWN.sub(" ", text))
     text = BROKEN.sub(" ", unicodedata.normalize("NFKC", text))
     return SPACE.sub(" ", text).strip()

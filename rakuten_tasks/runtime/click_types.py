@@ -14,7 +14,7 @@ import click
 from flytekit.interaction.click_types import JsonParamType
 
 from rakuten_tasks.config import Settings
-from rakuten_tasks.runtime.settings_file import SettingsFileError, read_settings
+from rakuten_tasks.runtime.settings_file import SettingsFileError, parse_settings, read_settings
 
 if not version("flytekit").startswith("1.16."):
     raise ImportError(f"flytekit {version('flytekit')}: this adapter was written for 1.16, see {__name__}")
@@ -28,12 +28,13 @@ def install() -> None:
 
 
 def _convert_file(self: JsonParamType, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-    """Read the file if one is named and a configuration is wanted; leave everything else to flytekit."""
+    """Read the file, or the JSON itself, if a configuration is wanted; leave everything else to flytekit."""
     kind = self._python_type
-    is_file = isinstance(value, str) and not value.lstrip().startswith("{") and Path(value).is_file()
-    if not (is_file and isinstance(kind, type) and issubclass(kind, Settings)):
+    if not (isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Settings)):
         return _convert(self, value, param, context)
     try:
+        if value.lstrip().startswith("{"):
+            return parse_settings(Path("configuration.json"), value.encode(errors="surrogateescape"), kind)
         return read_settings(Path(value), kind)
     except (SettingsFileError, OSError) as error:
         raise SystemExit("\n".join(f"Error: {line}" for line in str(error).splitlines())) from error

@@ -12,6 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rakuten_tasks.config import Settings, describe_error
+from rakuten_tasks.storage.local_files import open_file
 
 S = TypeVar("S", bound=Settings)
 
@@ -61,7 +62,12 @@ class _Loader(yaml.SafeLoader):
 
 def read_settings(file: Path, kind: type[S]) -> S:
     """Read a file in UTF-8; an empty one keeps every default. Raises SettingsFileError, OSError."""
-    data = file.read_bytes()
+    with open_file(file) as opened:
+        return parse_settings(file, opened.read(), kind)
+
+
+def parse_settings(file: Path, data: bytes, kind: type[S]) -> S:
+    """Parse the bytes of a file, as read_settings does. file: JSON if its name ends so."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

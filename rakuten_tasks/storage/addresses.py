@@ -7,12 +7,14 @@ import posixpath
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
+
+from rakuten_tasks.storage.local_files import open_file
 
 FILE = "file://"
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -79,6 +81,13 @@ def list_files(filesystem: AbstractFileSystem, root: str, pattern: str) -> dict[
     """Return details of the files below root by path, sorted. pattern: of what follows root, which is no pattern."""
     files = filesystem.find(root, maxdepth=pattern.count("/") + 1, detail=True)
     return {p: files[p] for p in sorted(files) if fnmatchcase(p.removeprefix(root.rstrip("/")), f"/{pattern}")}
+
+
+def open_to_read(filesystem: AbstractFileSystem, path: str, **options: Any) -> BinaryIO:
+    """Open a file to read; a local one as open_file does. options: of fsspec, for a file of a store."""
+    if isinstance(filesystem, LocalFileSystem):
+        return open_file(Path(path))
+    return filesystem.open(path, "rb", **options)
 
 
 def upload_file(path: Path, address: str) -> None:

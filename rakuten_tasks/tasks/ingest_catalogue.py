@@ -92,7 +92,8 @@ def _require_disk(work: Path, source: Source) -> None:
     if source.size > free:
         raise CatalogueError(
             f"{source.address} holds {source.size / 1e9:,.1f} GB of tables and photos, and ingest copies them to a "
-            f"disk with {free / 1e9:,.1f} GB free ({work}): free that space, or run on a machine with a larger disk"
+            f"disk with {free / 1e9:,.1f} GB free ({work}): free that space, or "
+            f"register with a larger RAKUTEN_CPU_DISK (now {pods.SETTINGS.cpu_disk}), on nodes that have it"
         )
 
 

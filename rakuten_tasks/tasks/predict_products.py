@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,17 +161,18 @@ def _print_scores(path: Path, products: int, source: str, classes: Sequence[int]
 
     path: details.parquet. Of more than MAX_SCORED products a sample of about that many is scored.
     """
+    select = partial(is_sampled, products=products)
     try:
-        labels = sample_answers() if source == SAMPLE else test_labels(source)
+        labels = sample_answers() if source == SAMPLE else test_labels(source, select)
     except (CatalogueError, OSError) as error:
         console.print(f"not scored: {error}", markup=False, soft_wrap=True)
         return
     if labels is None:
         return
-    labels = labels[is_sampled(labels.index.to_numpy(), products)]
+    labels = labels[select(labels.index.to_numpy())]
     members = [name for name in pq.read_schema(path).names if name.endswith("_code")]
     tables = (table.to_pandas() for table in _iter_tables(path, ["row", "prdtypecode", *members]))
-    details = pd.concat(rows[is_sampled(rows["row"].to_numpy(np.int64), products)] for rows in tables)
+    details = pd.concat(rows[select(rows["row"].to_numpy(np.int64))] for rows in tables)
     by_row = details.set_index("row")
     matched = match_labels(labels, by_row.index, classes)
     counts = f"scored on {len(matched.codes)} of {products} products"

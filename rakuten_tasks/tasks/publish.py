@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from flytekit.types.file import FlyteFile
 from rich.console import Console
 
 from rakuten_tasks.config import Mode, PublicationConfig
+from rakuten_tasks.data.assignments import count_shared_photos
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
+from rakuten_tasks.data.shards import read_text
+from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
+from rakuten_tasks.data.versions.manifest import CatalogueVersion
 from rakuten_tasks.reports.publication_deck import publication_deck
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
@@ -52,7 +61,8 @@ def publish_version(
     address = absolute(require_remote("destination", destination)) if destination else ""
     result, origin = _load_ingested(catalogue, labelled, unlabelled), SourceInfo(source.address, answers)
     outcome = publish(result, origin, address, config, mode is Mode.ADD, workspace())
-    Console(soft_wrap=True, markup=False, emoji=False).print(describe_result(outcome))
+    shared_photos = describe_shared_photos(outcome.published, [shard.text for shard in result.labelled])
+    Console(soft_wrap=True, markup=False, emoji=False).print(describe_result(outcome) + shared_photos)
     manifest = outcome.published.manifest
     return Publication(
         address=outcome.published.address,
@@ -80,6 +90,21 @@ def _load_ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list
         content_hash=catalogue.content_hash,
         quarantine=local(catalogue.quarantine),
         file=summary,
+    )
+
+
+def describe_shared_photos(published: CatalogueVersion, labelled: Sequence[Path | str]) -> str:
+    """Describe in one line the photo files that the products of a source share across splits; empty for none."""
+    title_splits = TitleSplits.load(BytesIO(published.read(published.manifest.splits)))
+    rows = pd.concat([read_text(path, ["title_hash", "photo_hash"]) for path in labelled], ignore_index=True)
+    rows = rows[title_splits.contains(rows["title_hash"].to_numpy(np.uint64))]  # others were left out
+    splits = title_splits.lookup(rows["title_hash"].to_numpy(np.uint64))
+    shared, counts = count_shared_photos(rows["photo_hash"].tolist(), splits)
+    if not shared:
+        return ""
+    return (
+        f"\n{sum(counts)} products of held-out splits have the photo file of a training product, under another title "
+        f"({shared} photos)"
     )
 
 

@@ -46,17 +46,18 @@ class RunContext(NamedTuple):
 def open_run(source: str, model: str, config: TrainingConfig, report: str) -> RunContext:
     """Open the parent run in MLflow, choose the registered model, fingerprint the catalogue, load previous splits.
 
-    Raises before anything is read if the encoder or the weights are not available or the report cannot be written.
+    Raises before anything is read if there is no catalogue, if the report cannot be written, or if the encoder or the
+    weights are not available.
     """
     source = absolute_source(source)
     if model:
         require_model_name(model)
     # first, so that every error has a run to be reported in
     run_id = runs.start_parent(model or versions.DEFAULT_MODEL, config.to_dict(), {"source": source}, execution())
-    resolved = resolve(config)
+    synthetic = source == SAMPLE or is_synthetic(source)
     if report:
         _require_writable(report)
-    synthetic = source == SAMPLE or is_synthetic(source)
+    resolved = resolve(config)  # last, as it may download weights
     name = model or (versions.SAMPLE_MODEL if synthetic else versions.DEFAULT_MODEL)
     runs.rename(run_id, name, {"synthetic": str(synthetic)})
     catalogue = stat_source(source)

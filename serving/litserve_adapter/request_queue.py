@@ -47,7 +47,7 @@ class RequestQueueProxy(BaseProxy):
 
     def take(self, size: int, photos: int, timeout: float) -> list[Item]:
         """Call `RequestQueue.take`."""
-        return self._callmethod("take", (size, photos, timeout))
+        return self._callmethod("take", (size, photos, timeout))  # type: ignore[func-returns-value, return-value]
 
 
 class RequestQueueManager(SyncManager):

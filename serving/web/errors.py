@@ -15,6 +15,16 @@ from serving.schemas import BatchRequest, ErrorDetail, Feedback, PredictRequest,
 # The rest of an upload that was refused is not read, so its connection closes.
 HEADERS = {408: {"Connection": "close"}, 413: {"Connection": "close"}, 503: {"Retry-After": "2"}}
 MAX_DETAILS = 20
+# FastAPI raises one message with one of these as its cause, or names its own types
+UNPARSED = {
+    UnicodeDecodeError: "the body is not UTF-8: send JSON in UTF-8, not compressed",
+    RecursionError: "the body is nested too deeply",
+    ValueError: "a number in the body has too many digits",
+}
+MESSAGES = {
+    "json_invalid": "the body is no valid JSON",  # FastAPI's message may quote it
+    "model_attributes_type": "no JSON object: send one, with the header `Content-Type: application/json`",
+}
 FIELDS = {"body", "query", "path", "header"}.union(
     *(schema.model_fields for schema in (PredictRequest, BatchRequest, Feedback))
 )
@@ -47,8 +57,8 @@ def register_exception_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def failed(request: Request, error: HTTPException) -> Response:
-        request.state.reason = str(error.detail)
-        return error_response(error.status_code, str(error.detail), request.state.request_id, error.headers)
+        request.state.reason = UNPARSED.get(type(error.__cause__), str(error.detail))
+        return error_response(error.status_code, request.state.reason, request.state.request_id, error.headers)
 
 
 def error_details(error: RequestValidationError) -> list[ErrorDetail]:
@@ -62,7 +72,6 @@ def reason(details: Sequence[ErrorDetail]) -> str:
 
 
 def _detail(fields: Any) -> ErrorDetail:
-    # unknown keys are the client's own words, and the message of invalid JSON may quote it: neither is repeated
+    # unknown keys are the client's own words, which are not repeated
     location = [part if isinstance(part, int) or part in FIELDS else "unknown field" for part in fields["loc"]]
-    message = "the body is no valid JSON" if fields["type"] == "json_invalid" else fields["msg"]
-    return ErrorDetail(loc=location, msg=message, type=fields["type"])
+    return ErrorDetail(loc=location, msg=MESSAGES.get(fields["type"], fields["msg"]), type=fields["type"])

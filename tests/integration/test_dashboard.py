@@ -74,6 +74,11 @@ def test_every_part_that_exists_is_on_the_page(var, mlflow_store: MlflowClient, 
     assert "3 in the open hour" in shown
 
 
+def test_a_name_that_no_model_can_have_is_refused():
+    done = CliRunner().invoke(main, ["--model", "o'k"])
+    assert (done.exit_code, done.output.startswith('Error: model "o\'k": the name of a model has up to')) == (1, True)
+
+
 def test_a_sparkline_is_scaled_to_the_highest_or_to_the_top():
     assert sparkline([0, 1, 2]) == "▁▅█"
     assert sparkline([1], top=2) == "▅"

@@ -18,11 +18,11 @@ from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import TEXT, CatalogueError
 from rakuten_tasks.data.shards import read_products
-from rakuten_tasks.data.splits import TEST, TitleSplits, hash_titles
+from rakuten_tasks.data.splits import TEST, TRAIN, TitleSplits, hash_titles
 from rakuten_tasks.data.versions import files as version_files
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
 from rakuten_tasks.data.versions.files import CatalogueFiles
-from rakuten_tasks.data.versions.manifest import find_version
+from rakuten_tasks.data.versions.manifest import CatalogueVersion, find_version
 from rakuten_tasks.models.bundle import MANIFEST
 from rakuten_tasks.monitoring.inputs import catalogue_frame
 from rakuten_tasks.registry import versions
@@ -473,6 +473,44 @@ def test_the_workflow_publishes_adds_and_says_when_there_is_nothing_new(
     assert (third.version, third.new) == (2, False)
     assert "nothing new: version 2 has the same products" in capsys.readouterr().out
     assert "<h1>Published catalogue</h1>" in Path(third.deck.path).read_text(encoding="utf-8")
+
+
+def test_photos_that_products_of_several_splits_share_are_counted(
+    source: Path, tmp_path: Path, local_runs: Path, capsys: pytest.CaptureFixture
+):
+    for number in range(24):
+        photo_path(source, number).write_bytes(photo_bytes(0))
+    run_etl(source, tmp_path / "shop")
+    splits = find_version(str(tmp_path / "shop")).manifest.splits
+    held_out = pd.read_parquet(tmp_path / "shop/files" / splits)["split"].ne(TRAIN).sum()
+    assert (
+        f"\n{held_out} products of held-out splits have the photo file of a training product, under another title (1 p"
+        in (capsys.readouterr().out)
+    )
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_published_answers_that_are_damaged_stop_no_drift_check(
+    damage: str, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    pd.DataFrame({"prdtypecode": [10, 1300, 2583, 10]}, index=range(24, 28)).to_csv(source / "Y_test.csv")
+    answers = Path(published(source, tmp_path / "shop").published.files.root, "files")
+    file = next(answers.glob("answers-*"))
+    file.unlink() if damage == "gone" else file.write_text(",prdtypecode\n24,\n99,10\n")
+    frame = catalogue_frame(str(tmp_path / "shop"), None, to_predict=True)
+    assert (len(frame), frame["true_code"].notna().sum()) == (4, 0)
+    assert "accuracy is not measured: " in caplog.text
+
+
+def test_published_answers_that_do_not_match_count_where_they_do(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    published(source, tmp_path / "shop")
+    older = pd.Series([10, pd.NA, 10], index=[24, 25, 99], dtype="Int64")  # as versions had before ETL checked them
+    monkeypatch.setattr(CatalogueVersion, "answers", lambda self: older)
+    frame = catalogue_frame(str(tmp_path / "shop"), None, to_predict=True)
+    assert (len(frame), frame["true_code"].notna().sum()) == (4, 1)
+    assert "accuracy is measured where labels match: labels of rows that are no product: 1 (rows 99)" in caplog.text
 
 
 @pytest.mark.slow

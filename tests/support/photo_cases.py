@@ -85,6 +85,7 @@ clear, shown = Image.new("RGBA", (SIDE, SIDE), CLEAR), red_square("RGBA", CLEAR)
 _ORDER = png_chunk(b"acTL", struct.pack(">II", 2, 0)) + png_chunk(
     b"fcTL", struct.pack(">IIIIIHHBB", 7, *[60] * 4, 1, 1, 0, 0)
 )
+_JPEG = encoded(red_square(), "JPEG", quality=95)
 _MPO = animated("MPO", red_square(), red_square(), quality=95)
 _CLEAR_GIF = animated("GIF", clear, shown, disposal=2)
 
@@ -112,6 +113,11 @@ RED_SQUARES = {
     "broken directory of pictures": in_jpeg(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"),
     "MPO": _MPO,
     "MPO whose second picture is cut": _MPO[: -len(_MPO) // 4],
+    "JPEG without its end": _JPEG[:-2],
+    "JPEG with half of its end": _JPEG[:-1],
+    "JPEG without its end, in a larger file": _JPEG[:-2] + bytes(4096),
+    "JPEG without its end, before a line break": _JPEG[:-2] + b"\r\n",
+    "progressive JPEG without its end": encoded(red_square(), "JPEG", quality=95, progressive=True)[:-2],
     "bytes after the end": encoded(red_square(), "JPEG", quality=95) + bytes(5000),
     "PNG without its end": encoded(red_square())[:-12],
     "GIF whose first frame is clear": _CLEAR_GIF,
@@ -151,6 +157,14 @@ REFUSED = {
     "HEIC": (b"\0\0\0\x18ftypheic" + bytes(400), "not_an_image"),
     "PNG cut in its pixels": (encoded(Image.effect_noise((90, 90), 99))[:-2000], "truncated"),
     "JPEG cut in its pixels": (encoded(Image.effect_noise((90, 90), 99), "JPEG")[:-1000], "truncated"),
+    "progressive JPEG cut in its pixels": (
+        encoded(Image.effect_noise((90, 90), 99), "JPEG", progressive=True)[:-1000],
+        "truncated",
+    ),
+    "JPEG cut, in a larger file": (
+        encoded(Image.effect_noise((90, 90), 99), "JPEG")[:-1000] + bytes(4096),
+        "truncated",
+    ),
     "WebP cut": (encoded(red_square(), "WEBP")[:-20], "truncated"),
     "wrong checksum of the header": (encoded(red_square())[:29] + b"abcd" + encoded(red_square())[33:], "truncated"),
     "no pixels": (b"GIF89a" + bytes(7) + b";", "truncated"),

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from rakuten_tasks.config import Strict
 from rakuten_tasks.console.progress import Progress
-from rakuten_tasks.data.csv_files import parse_labels
+from rakuten_tasks.data.csv_files import RowFilter, all_rows, parse_labels
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
 from rakuten_tasks.data.shards import Shard
@@ -88,11 +88,11 @@ class CatalogueVersion:
         """Return the rows of a Parquet file."""
         return pd.read_parquet(BytesIO(self.read(name)))
 
-    def answers(self) -> pd.Series | None:
-        """Return prdtypecode (Int64) by row of the unlabelled rows; None if they are not known."""
+    def answers(self, select: RowFilter = all_rows) -> pd.Series | None:
+        """Return prdtypecode (Int64) by row of the selected unlabelled rows; None if they are not known."""
         if not self.manifest.answers:
             return None
-        return parse_labels(BytesIO(self.read(self.manifest.answers)), self.manifest.answers).codes
+        return parse_labels(BytesIO(self.read(self.manifest.answers)), self.manifest.answers, select).codes
 
     def fetch(self, out: Path, labelled: bool = True, unlabelled: bool = True) -> IngestResult:
         """Copy the shards to `out`, one in memory at a time.

@@ -46,7 +46,7 @@ def test_rows_carry_the_line_on_which_they_begin():
 
 
 def test_blanks_around_names_and_columns_without_a_name_do_no_harm():
-    table = next(read_tables(io.BytesIO(b" , designation,,\n1,a,,\n"), "X.csv", 2))
+    table = next(read_tables(io.BytesIO(" , \u200bdesignation\xa0,,\n1,a,,\n".encode()), "X.csv", 2))
     assert table.to_dict("records") == [{"": "1", "designation": "a"}]
 
 
@@ -70,11 +70,21 @@ def test_blanks_around_names_and_columns_without_a_name_do_no_harm():
         (HEADER + '1,"a \\"b\\"",c,2,3\n', r"line 2: .* text follows a closing double quote"),
         (HEADER + '1,"a,b,2,3\n2,"c",d,4,5\n', r"line 3: .* follows a closing .* begins on line 2"),
         (HEADER + '1,a,b,2,3\n2,"a,b,2,3\n3,c,d,4,5\n', r"line 3: .* this row is never closed"),
-        (HEADER + "1,a,b,2\n", r"line 2: 4 fields where the header line names 5: complete the row"),
-        (HEADER + "1,a,b,2,3,4\n", r"line 2: 6 fields where the header line names 5: put"),
-        (HEADER + "1,a,b,2,3,,\n", r"line 2: 7 fields .*: delete the commas at the end"),
-        (HEADER + "1,a,b,2,3\n,,\n", r"line 3: the row holds only commas: delete it"),
-        (HEADER + "1,a,b,2,3\n,,,,\n,,,,\n", r"line 3: the row holds only commas: delete it"),
+        (HEADER + "1,a,b,2\n", r"line 2: 4 fields, from '1' on, where the header line names 5: complete the row"),
+        (HEADER + "1,a,b,2,3,4\n", r"line 2: 6 fields, from '1' on, where .* names 5: put"),
+        (HEADER + "1,l'eau,'a,b',2,\n", r"line 2: 6 fields, from '1' on, where .* names 5: put"),
+        (HEADER + '1, "a, b",c,2,3\n', r"line 2: 6 fields.*: delete the blank before the double quote"),
+        ("# export\n" + HEADER, r"line 2: .* names 1, '# export': delete what stands before the line that names"),
+        (HEADER + "1,a,b,2,3\n<<<<<<< HEAD\n", r"line 3: 1 fields, from '<<<<<<< HEAD' on, where"),
+        ("x;a, b;c;d\n", r"line 1: columns are separated by ';': save"),
+        (b"PK\3\4\x14\0", r"X\.csv: an Excel workbook or a ZIP archive: put its table there as CSV"),
+        (b"\x1f\x8b\x08\0", r"X\.csv: a gzip archive"),
+        (b"PAR1\x15\4", r"X\.csv: a Parquet file"),
+        (HEADER + "1,a,b,2,3,,\n", r"line 2: 7 fields.*: delete the commas at the end"),
+        *(
+            (HEADER + f"1,a,b,2,3\n{row}\n", r"line 3: the row is blank: delete it")
+            for row in (",,", ",,,,\n,,,,", " ", '""', "\x1a", " ,\u200b,,,")
+        ),
         (HEADER + "1,a,b,2,3\n\ufeff" + HEADER, r"line 3: the header line occurs again: delete it"),
     ],
 )

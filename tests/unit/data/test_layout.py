@@ -6,7 +6,6 @@ import pytest
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.layout import find_layout, is_synthetic, photo_name
 from rakuten_tasks.data.layout import test_labels as answers
-from rakuten_tasks.data.schema import CatalogueError
 from tests.support.catalogues import write_catalogue
 
 
@@ -54,8 +53,10 @@ def test_the_challenges_own_name_wins_over_others(tmp_path):
 def test_two_files_that_fit_one_name_are_refused(tmp_path):
     (tmp_path / "X_train_a.csv").touch()
     (tmp_path / "X_train_b.csv").touch()
+    layout = find_layout(str(tmp_path))
+    assert layout.test_rows is None
     with pytest.raises(FileNotFoundError, match=r"X_train_a\.csv, X_train_b\.csv all fit .*: keep one of them"):
-        find_layout(str(tmp_path))
+        layout.train_rows  # noqa: B018
 
 
 def test_a_folder_without_a_catalogue_says_what_was_looked_for_and_what_was_found(tmp_path):
@@ -95,7 +96,7 @@ def test_several_files_of_answers_stop_only_what_reads_them(tmp_path):
     for name in ("Y_test_a.csv", "Y_test_b.csv"):
         (tmp_path / name).touch()
     find_layout(str(tmp_path))
-    with pytest.raises(CatalogueError, match=r"Y_test_a\.csv, Y_test_b\.csv all fit .*: keep one of them"):
+    with pytest.raises(FileNotFoundError, match=r"Y_test_a\.csv, Y_test_b\.csv all fit .*: keep one of them"):
         answers(str(tmp_path))
 
 
@@ -121,3 +122,10 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     source = write_catalogue(tmp_path / "catalogue")
     with pytest.raises(FileNotFoundError, match=r"X_train_update\.csv is a file: give the folder that holds"):
         find_layout(str(source / "X_train_update.csv"))
+
+
+def test_only_the_labels_of_selected_rows_are_returned(tmp_path):
+    write_catalogue(tmp_path)
+    (tmp_path / "Y_test.csv").write_text(",prdtypecode\n" + "".join(f"{row},{10 * row}\n" for row in range(5)))
+    assert answers(str(tmp_path), lambda rows: rows % 2 == 1).to_dict() == {1: 10, 3: 30}
+    assert answers(str(tmp_path)).to_dict() == {row: 10 * row for row in range(5)}

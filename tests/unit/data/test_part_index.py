@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import gc
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -12,6 +12,7 @@ import pytest
 
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data import csv_files, number_files, read_catalogue
+from rakuten_tasks.data.csv_files import Chunk
 from rakuten_tasks.data.number_files import NumberFile, locate
 from rakuten_tasks.data.part_index import index_part
 from rakuten_tasks.data.read_catalogue import ingest
@@ -166,31 +167,29 @@ def test_no_number_is_in_an_empty_column(tmp_path):
     assert locate(np.array([1, 3]), np.array([0, 1, 2, 3, 4]))[1].tolist() == [False, True, False, True, False]
 
 
-def peak_of_index(folder: Path, rows: int) -> int:
-    """Bytes on the heap, at most, while a catalogue of so many rows in reverse order is indexed."""
+def peak_of_index(folder: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bytes on the heap, at most, while rows in descending order, and labels in ascending order, are indexed."""
+
+    def chunks(filesystem, path: str, schema) -> Iterator[Chunk]:
+        for start in range(0, rows, 256):
+            numbers = np.arange(start, min(rows, start + 256))
+            if path == "X.csv":
+                yield Chunk(None, pd.DataFrame({"productid": numbers // 2}, rows - 1 - numbers))
+            else:
+                yield Chunk(pd.DataFrame({"prdtypecode": "10"}, numbers), pd.DataFrame(index=numbers))
+
+    monkeypatch.setattr("rakuten_tasks.data.part_index.read_chunks", chunks)
     folder.mkdir()
-    products = "".join(f"{i},title,,{i // 2},\n" for i in reversed(range(rows)))
-    (folder / "X.csv").write_text(",designation,description,productid,imageid\n" + products)
-    (folder / "Y.csv").write_text(",prdtypecode\n" + "".join(f"{i},10\n" for i in range(rows)))
-    del products
-    gc.collect()
     tracemalloc.start()
     try:
-        assert index_part(fsspec.filesystem("file"), f"{folder}/X.csv", f"{folder}/Y.csv", folder).rows == rows
+        assert index_part(None, "X.csv", "Y.csv", folder).rows == rows
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
 def test_the_memory_of_an_index_does_not_grow_with_the_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_files, "CHUNK", 256)
     monkeypatch.setattr(number_files, "BLOCK", 256)
-    peak_of_index(tmp_path / "first", 300)  # imports and caches
-    threshold = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(400, 1, 1)  # cycles of pandas' objects are collected at once
-    try:
-        assert peak_of_index(tmp_path / "large", 8000) < 1.1 * peak_of_index(tmp_path / "small", 1000)
-    finally:
-        gc.set_threshold(*threshold)
-        gc.unfreeze()
+    peak_of_index(tmp_path / "first", 1000, monkeypatch)  # imports and caches
+    small, large = (peak_of_index(tmp_path / str(rows), rows, monkeypatch) for rows in (4_000, 64_000))
+    assert large - small < 60_000  # bytes: one for each row

@@ -177,7 +177,7 @@ def _rewrite(file, old: str, new: str, encoding: str = "utf-8"):
         ),
         (
             lambda s: pd.read_csv(s / X_TRAIN, index_col=0).to_csv(s / X_TRAIN, index=False),
-            rf"{X_TRAIN}: column designation is missing",
+            rf"{X_TRAIN}: the first column is designation: put the number of each row before it",
         ),
         (lambda s: _rewrite(s / Y_TRAIN, "prdtypecode", "code"), rf"{Y_TRAIN}: column prdtypecode is missing"),
         (lambda s: _rewrite(s / X_TRAIN, ",", ";"), rf"{X_TRAIN}, line 1: columns are separated by ';': save"),
@@ -189,13 +189,13 @@ def _rewrite(file, old: str, new: str, encoding: str = "utf-8"):
         (lambda s: _rewrite(s / X_TRAIN, "", "", "utf-16"), rf"{X_TRAIN}, line 1: not UTF-8 text"),
         (
             lambda s: _rewrite(s / X_TRAIN, '"Produit n° 7', 'x"Produit n° 7'),
-            rf"{X_TRAIN}, line 9: 6 fields where",
+            rf"{X_TRAIN}, line 9: 6 fields, from",
         ),
         (
             lambda s: _rewrite(s / X_TRAIN, 'n° 7, drones"', "n° 7, drones"),
             rf"{X_TRAIN}, line 10: .* begins on line 9",
         ),
-        (lambda s: _rewrite(s / X_TRAIN, "5000\n", "5000,x\n"), rf"{X_TRAIN}, line 2: 6 fields where"),
+        (lambda s: _rewrite(s / X_TRAIN, "5000\n", "5000,x\n"), rf"{X_TRAIN}, line 2: 6 fields, from"),
         (lambda s: (s / X_TRAIN).write_bytes(b""), rf"{X_TRAIN}: the file is empty"),
         (
             lambda s: (s / X_TRAIN).write_text("<html>\n404\n"),
@@ -343,6 +343,31 @@ def test_a_decompression_bomb_is_too_large_and_makes_no_noise(monkeypatch):
 def test_pillows_warnings_do_not_leak(source, out, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 1600 pixels: Pillow warns, and warnings are errors here
     assert ingest(str(source), out, IngestConfig()).counts["labelled"].photos == {"ok": 12}
+
+
+@pytest.mark.parametrize("name", ["image_05003_product_0042.jpg", "image_5003_product_42.jpg"])
+def test_a_photo_is_found_by_a_name_with_leading_zeros_and_without(source, out, name):
+    set_cell(source / X_TRAIN, 3, "productid", "0042")
+    set_cell(source / X_TRAIN, 3, "imageid", "05003.0")
+    photo_path(source, 3).rename(photo_path(source, 3).with_name(name))
+    row = rows_of(ingest(str(source), out, IngestConfig()).labelled).loc[3]
+    assert (row["productid"], row["imageid"], row["photo_status"]) == (42, 5003, "ok")
+
+
+@pytest.mark.parametrize("kind", ["loop", "pipe", "device", "folder"])
+def test_a_table_that_is_no_file_is_refused(source, out, kind):
+    (source / Y_TRAIN).unlink()
+    NO_FILES[kind][0](source / Y_TRAIN)
+    with pytest.raises(CatalogueError, match=rf"{Y_TRAIN}: no ordinary file that may be read: put the table there"):
+        ingest(str(source), out, IngestConfig())
+
+
+def test_several_files_of_labelled_rows_stop_no_prediction(source, out):
+    (source / X_TRAIN).rename(source / "X_train_a.csv")
+    (source / "X_train_b.csv").touch()
+    assert ingest(str(source), out, IngestConfig(), labelled=False).counts["unlabelled"].kept == 4
+    with pytest.raises(FileNotFoundError, match=r"X_train_a\.csv, X_train_b\.csv all fit"):
+        ingest(str(source), out, IngestConfig())
 
 
 def _device(path):

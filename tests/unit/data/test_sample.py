@@ -50,7 +50,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_the_sample_has_the_challenges_files_and_says_that_it_is_synthetic(folder: Path) -> None:
     layout = find_layout(str(folder))
-    files = [layout.train_rows, layout.train_labels, layout.test_rows, *layout.test_labels, layout.classes]
+    files = [layout.train_rows, layout.train_labels, layout.test_rows, layout.test_labels, layout.classes]
     names = ["X_train_update.csv", "Y_train_CVw08PX.csv", "X_test_update.csv", "Y_test.csv", "classes.csv"]
     assert [Path(file or "").name for file in files] == names
     assert layout.synthetic

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 import re
 
 import numpy as np
@@ -12,11 +13,13 @@ from rakuten_tasks.config import PublicationConfig
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.data.versions.commit import SourceInfo, publish
+from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring import inputs
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS
 from rakuten_tasks.monitoring.comparison import DriftInput, compare_inputs
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.inputs import catalogue_frame, file_frame, is_file
+from tests.support.bundles import write_bundle
 from tests.support.catalogues import TINY, set_cell, write_catalogue
 
 
@@ -99,6 +102,24 @@ def test_labels_that_do_not_match_stop_no_drift_check(tmp_path, caplog, answers,
         frame = catalogue_frame(str(source), None, to_predict=True)
     assert (len(frame), frame["true_code"].notna().sum()) == (4, known)
     assert re.search(message, caplog.text)
+
+
+def test_labels_of_a_class_that_the_model_does_not_know_are_left_out(tmp_path, caplog):
+    source = write_catalogue(tmp_path)
+    (source / "Y_test.csv").write_text(",prdtypecode\n12,10\n13,99\n14,10\n15,10\n")
+    predictor = Predictor.load(write_bundle(tmp_path / "bundle"))
+    frame = catalogue_frame(str(source), predictor, to_predict=True)
+    assert frame["true_code"].notna().tolist() == [True, False, True, True]
+    assert "labels of an unknown class: 1 (rows 13)" in caplog.text
+
+
+def test_labels_in_a_pipe_stop_no_drift_check(tmp_path, caplog):
+    source = write_catalogue(tmp_path)
+    os.mkfifo(source / "Y_test.csv")
+    frame = catalogue_frame(str(source), None, to_predict=True)
+    assert (len(frame), frame["true_code"].notna().sum()) == (4, 0)
+    assert "accuracy is not measured: " in caplog.text
+    assert "no ordinary file" in caplog.text
 
 
 def test_a_broken_table_of_products_stops_a_drift_check(tmp_path):

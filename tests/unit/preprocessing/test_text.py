@@ -19,6 +19,10 @@ from rakuten_tasks.preprocessing.text import clean
         ("l¿été \ufffd ﬁn", "l été fin"),
         ("de 3 < 5 ans", "de 3 < 5 ans"),
         ("  deux \n\t lignes ", "deux lignes"),
+        ("<style type='x'>.a > b { color: red }</style>Bleu<SCRIPT>if (a<b) x('</p>')</script >!", "Bleu !"),
+        ("<![CDATA[<b>Piscine</b> ronde]]>", "Piscine ronde"),
+        ("&lt;style&gt;a{}&lt;/style&gt;Bleu", "Bleu"),
+        ("Bleu <style>p {} <script>x()</script> rouge", "Bleu p {} rouge"),
         ("", ""),
     ],
 )
@@ -35,6 +39,7 @@ def test_what_sellers_write_becomes_plain_text(written, plain):
         "longueur<largeur et largeur>hauteur",
         "contact <jean@exemple.fr> ou <http://exemple.fr>",
         "a ≮ b < c",
+        "<<Promo>> du mois",
         "coupé à <a href='",
     ],
 )

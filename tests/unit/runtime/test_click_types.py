@@ -25,6 +25,14 @@ def test_a_configuration_file_is_read_with_our_errors(tmp_path: Path, monkeypatc
     path = tmp_path / "config.yaml"
     path.write_text("seed: 5\n")
     assert JsonParamType(TrainingConfig).convert(str(path), None, None) == TrainingConfig(seed=5)
+    assert JsonParamType(TrainingConfig).convert('{"seed": 5}', None, None) == TrainingConfig(seed=5)
+    for value, message in {
+        '{"seed": 5, "seed": 6}': r"configuration\.json, line 1: key 'seed' is also on line 1",
+        str(tmp_path / "none.yaml"): rf"Error: .*No such file or directory: '{tmp_path}/none\.yaml'",
+        str(tmp_path): rf"Error: {tmp_path} is no ordinary file",
+    }.items():
+        with pytest.raises(SystemExit, match=message):
+            JsonParamType(TrainingConfig).convert(value, None, None)
     path.write_text("seed: 5\nseed: 6\n")
     with pytest.raises(SystemExit, match=r"config\.yaml, line 2: key 'seed' is also on line 1"):
         JsonParamType(TrainingConfig).convert(str(path), None, None)

@@ -48,6 +48,27 @@ def test_an_invalid_field_is_named_and_not_repeated(request_app):
     assert "secret" not in response.text
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ('{"description": "é"}'.encode("latin-1"), 400, "the body is not UTF-8: send JSON in UTF-8, not compressed"),
+        (b"[" * 100_000, 400, "the body is nested too deeply"),
+        (b'{"top_k": ' + b"9" * 5000 + b"}", 400, "a number in the body has too many digits"),
+        (b"{", 422, "the body is no valid JSON"),
+        (b"[]", 422, "no JSON object: send one, with the header `Content-Type: application/json`"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused_with_its_cause(request_app, body, status, message):
+    response = request_app("POST", "/predict", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, message in response.text) == (status, True)
+
+
+def test_json_of_another_content_type_is_refused_with_the_header_that_is_wanted(request_app):
+    response = request_app("POST", "/predict", content=b'{"description": "roman"}')  # as curl --data sends it
+    assert response.status_code == 422
+    assert "with the header `Content-Type: application/json`" in response.text
+
+
 def test_metrics_count_responses_by_status(request_app):
     request_app("POST", "/predict", json={"description": ""})
     assert 'rakuten_requests_total{status="422"} 1.0' in request_app("GET", "/metrics").text

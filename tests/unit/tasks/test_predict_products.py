@@ -44,7 +44,7 @@ def test_of_many_products_a_sample_is_scored_and_the_table_says_so(tmp_path, mon
     monkeypatch.setattr(predict_products, "MAX_SCORED", 100)
     rows = np.arange(1000)
     labels = pd.Series(rows % 2, rows, dtype="Int64")
-    monkeypatch.setattr(predict_products, "test_labels", lambda source: labels)
+    monkeypatch.setattr(predict_products, "test_labels", lambda source, select: labels[select(rows)])
     predictions = pd.DataFrame({"row": rows, "prdtypecode": rows % 2, "bag_code": pd.array(rows % 2, "Int64")})
     pq.write_table(pa.Table.from_pandas(predictions), tmp_path / "details.parquet")
     predict_products._print_scores(tmp_path / "details.parquet", 1000, "catalogue", [0, 1], Console(width=120))

@@ -23,8 +23,7 @@ from flytekit.types.file import FlyteFile
 from safetensors.torch import save_file
 
 from benchmarks.scale_catalogue import CODES, random_features
-from rakuten_tasks import config
-from rakuten_tasks.config import LSTMConfig, PhotoConfig, Refit, TrainingConfig, Weights
+from rakuten_tasks.config import LSTMConfig, PhotoConfig, Refit, SampleConfig, TrainingConfig, Weights
 from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.models.members.plan import extractors_of
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
@@ -65,10 +64,10 @@ class Bench:
     @property
     def config(self) -> TrainingConfig:
         """The default with few rows in the sample and two epochs of the LSTM, without refits."""
-        sample = {"sample": config.SampleConfig(**self.sample)} if hasattr(config, "SampleConfig") else {}
+        sample = SampleConfig(**self.sample)
         photo = PhotoConfig(weights=Weights.FILE, weights_file=str(self.folder / WEIGHTS))
         lstm = LSTMConfig(epochs=2)
-        return TrainingConfig(members=list(self.members), refit=Refit.NONE, lstm=lstm, photo=photo, **sample)
+        return TrainingConfig(members=list(self.members), refit=Refit.NONE, lstm=lstm, photo=photo, sample=sample)
 
     def shards(self, part: str = "labelled") -> list[Shard]:
         """Return the shards of a part."""

@@ -79,6 +79,7 @@ Integer = Annotated[int, BeforeValidator(_restore_integer)]
 MAX_INTEGER = 10**9  # Flyte's transports change or refuse integers above 2**53
 NonNegativeInt = Annotated[Integer, Field(ge=0, le=MAX_INTEGER)]
 PositiveInt = Annotated[Integer, Field(ge=1, le=MAX_INTEGER)]
+SampleRows = Annotated[Integer, Field(ge=100, le=MAX_INTEGER)]  # of fewer, a split could end up empty
 NonNegativeRate = Annotated[float, Field(ge=0, le=10)]
 PositiveRate = Annotated[float, Field(gt=0, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -139,6 +140,20 @@ class SplitConfig(Settings):
     def __post_init__(self) -> None:
         total = round(self.validation + self.blending + self.test, 6)
         _require(total < 0.9, "validation + blending + test", total, "under 0.9, or too few rows train")
+
+
+@dataclass(frozen=True)
+class SampleConfig(Settings):
+    """Labelled rows of each split that a training uses at most. A larger split is sampled by title.
+
+    training: what members are fitted on, in memory and hours that do not grow with the catalogue. validation, blending,
+    test: at 50,000 rows the standard error of weighted F1 is about 0.0013, a quarter of gate.max_f1_loss.
+    """
+
+    training: SampleRows = 200_000
+    validation: SampleRows = 50_000
+    blending: SampleRows = 50_000
+    test: SampleRows = 50_000
 
 
 @dataclass(frozen=True)
@@ -268,6 +283,7 @@ class TrainingConfig(Settings):
     refit: Refit = Refit.EXCEPT_TEST
     ingest: IngestConfig = field(default_factory=IngestConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
     bag: BagConfig = field(default_factory=BagConfig)
     lstm: LSTMConfig = field(default_factory=LSTMConfig)
     text: TextConfig = field(default_factory=TextConfig)

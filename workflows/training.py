@@ -11,7 +11,7 @@ from flytekit import LaunchPlan, workflow
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.config import IngestConfig, SplitConfig, TrainingConfig
+from rakuten_tasks.config import IngestConfig, SampleConfig, SplitConfig, TrainingConfig
 from rakuten_tasks.tasks.assemble_bundle import assemble
 from rakuten_tasks.tasks.assign_splits import split
 from rakuten_tasks.tasks.evaluate_test_rows import evaluate_test
@@ -42,6 +42,7 @@ def train_bundle(
     resolved: ResolvedConfig,
     ingest_config: IngestConfig,
     split_config: SplitConfig,
+    sample_config: SampleConfig,
     seed: int,
 ) -> Trained:
     """Train every member, fit the pool and evaluate both on the test rows. -> a bundle, not yet registered
@@ -52,11 +53,12 @@ def train_bundle(
         title_splits: permanent splits of the titles of earlier trainings.
         resolved: the configuration and its pretrained weights.
         ingest_config: settings of `ingest`.
-        split_config: settings of `split`.
+        split_config: shares of the splits.
+        sample_config: rows of each split that are used at most.
         seed: seed of every random number.
     """
     catalogue, labelled, _ = ingest(source=source, config=ingest_config, run=run)
-    splits = split(shards=labelled, previous_splits=title_splits, config=split_config, run=run)
+    splits = split(shards=labelled, previous_splits=title_splits, config=split_config, sample=sample_config, run=run)
     members, extractors, features = train_members(
         shards=labelled, splits=splits, catalogue=catalogue, resolved=resolved, run=run
     )
@@ -108,7 +110,7 @@ def train_classifier(
         model: name of the registered model; empty for rakuten-classifier (rakuten-classifier-sample for the sample).
         report: path or fsspec address of the JSON report; empty for none.
     """
-    run, catalogue_source, title_splits, resolved, ingest_config, split_config, seed = open_run(
+    run, catalogue_source, title_splits, resolved, ingest_config, split_config, sample_config, seed = open_run(
         source=source, model=model, config=config, report=report
     )
     bundle, catalogue, labelled, evaluated = train_bundle(
@@ -118,6 +120,7 @@ def train_classifier(
         resolved=resolved,
         ingest_config=ingest_config,
         split_config=split_config,
+        sample_config=sample_config,
         seed=seed,
     )
     registered = register(folder=bundle, shards=labelled, config=config.gate, seed=seed, run=run)
@@ -136,7 +139,7 @@ def reproduce_version(version: int, model: str = "", source: str = "", report: s
         source: new address of its catalogue if it was moved; empty for the one in its lineage.
         report: path or fsspec address of the JSON comparison; empty for none.
     """
-    run, catalogue_source, title_splits, resolved, ingest_config, split_config, seed, original = reopen(
+    run, catalogue_source, title_splits, resolved, ingest_config, split_config, sample_config, seed, original = reopen(
         version=version, model=model, source=source
     )
     bundle, _, _, _ = train_bundle(
@@ -146,6 +149,7 @@ def reproduce_version(version: int, model: str = "", source: str = "", report: s
         resolved=resolved,
         ingest_config=ingest_config,
         split_config=split_config,
+        sample_config=sample_config,
         seed=seed,
     )
     return compare(version=version, original=original, again=bundle, run=run, report=report)

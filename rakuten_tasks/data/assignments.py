@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.shards import iter_text
+from rakuten_tasks.data.shards import read_text
 from rakuten_tasks.data.splits import FOLDS, SPLITS, TEST, TRAIN, TitleSplits
 from rakuten_tasks.data.title_sketch import TitleChunks
 
 
-def read_titles(paths: Sequence[Path | str]) -> TitleChunks:
-    """Stream the labelled rows of shards' text files."""
+def read_titles(files: Sequence[Path | str]) -> TitleChunks:
+    """Stream the labelled rows of shards' text files, a file at a time."""
     return lambda: (
         (rows["title_hash"].to_numpy(np.uint64), rows["prdtypecode"].to_numpy(np.int64))
-        for rows in iter_text(paths, ["title_hash", "prdtypecode"])
+        for rows in (read_text(file, ["title_hash", "prdtypecode"]) for file in files)
     )
 
 

@@ -18,9 +18,15 @@ METRICS = {
 }
 
 
-def model_card(manifest: Manifest, evaluation: Evaluation, descriptions: Mapping[str, str]) -> str:
-    """Write the card in Markdown. descriptions: a line for each member."""
-    parts = [*_head(manifest), *_members(manifest, descriptions), *_metrics(manifest, evaluation), *_origin(manifest)]
+def model_card(
+    manifest: Manifest,
+    evaluation: Evaluation,
+    descriptions: Mapping[str, str],
+    rows: Mapping[str, Sequence[int]],
+) -> str:
+    """Write the card in Markdown. descriptions: a line for each member. rows: by split, those used and all."""
+    members, metrics = _members(manifest, descriptions), _metrics(manifest, evaluation)
+    parts = [*_head(manifest), *members, *metrics, *_rows(rows), *_origin(manifest)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -79,6 +85,16 @@ def _metrics(manifest: Manifest, evaluation: Evaluation) -> Iterator[str]:
         "With 95 % bootstrap intervals; log loss in nats. ECE is the expected calibration error: below 1,000 rows it "
         f"is mostly noise. `{TFIDF_SVM}` and `most_frequent` are baselines fitted on the same rows."
     )
+
+
+def _rows(rows: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    if any(used < labelled for used, labelled in rows.values()):
+        yield "## Rows"
+        yield "The catalogue is larger than `sample` in the configuration allows: a sample of its titles was used."
+        yield _table(
+            ["split", "rows used", "labelled rows", "share"],
+            [(name, f"{used}", f"{total}", f"{used / max(total, 1):.1%}") for name, (used, total) in rows.items()],
+        )
 
 
 def _origin(manifest: Manifest) -> Iterator[str]:

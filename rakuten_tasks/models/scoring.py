@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.shards import Shard, read_products
-from rakuten_tasks.data.splits import TitleSplits
+from rakuten_tasks.data.shards import Shard, iter_products
 from rakuten_tasks.models.members import Member
 from rakuten_tasks.models.pool import Logits, Pool
 from rakuten_tasks.models.predictor import Embeddings, member_logits
 from rakuten_tasks.preprocessing.feature_shards import FeatureTable
 from rakuten_tasks.preprocessing.product import Product
+from rakuten_tasks.storage.read_ahead import map_ahead
 
 
 def products_of(rows: pd.DataFrame) -> list[Product]:
@@ -24,16 +23,18 @@ def products_of(rows: pd.DataFrame) -> list[Product]:
     return [Product(*fields) for fields in zip(rows["designation"], rows["description"], photos, strict=True)]
 
 
-def rows_on(
-    shards: Sequence[Shard], title_splits: TitleSplits, splits: Collection[int], skip_empty: bool = False
-) -> Iterator[pd.DataFrame]:
-    """Yield the rows of these splits, a shard at a time, with their split. skip_empty: omit shards without any."""
-    for shard in shards:
-        rows = read_products(shard)
-        rows["split"] = title_splits.lookup(rows["title_hash"].to_numpy(np.uint64))
-        selected = rows[np.isin(rows["split"], list(splits))]
-        if len(selected) or not skip_empty:
-            yield selected
+def read_assigned(shards: Sequence[Shard], assignments: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yield the products of these rows, a shard at a time, in the order of the assignments.
+
+    assignments: row, shard (position in `shards`) and, to be passed on, split; ordered as in the shards.
+    """
+
+    def read(position: int) -> pd.DataFrame:
+        rows = assignments[assignments["shard"] == position]
+        products = pd.concat(iter_products(shards[position], rows["row"]), ignore_index=True)
+        return products.assign(**{name: rows[name].to_numpy() for name in rows.columns.intersection(["split"])})
+
+    return map_ahead(read, assignments["shard"].unique().tolist())
 
 
 def score_features(

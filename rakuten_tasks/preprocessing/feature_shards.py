@@ -24,6 +24,19 @@ def write_shard(path: Path, arrays: Mapping[str, NDArray]) -> None:
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, path)
 
 
+def concatenate(parts: Sequence[Mapping[str, NDArray]]) -> dict[str, NDArray]:
+    """Join arrays of the rows of several parts, ragged ones included."""
+    joined: dict[str, NDArray] = {}
+    for name in parts[0]:
+        columns = [part[name] for part in parts]
+        if name.endswith(OFFSETS):
+            ends = np.cumsum([0, *(column[-1] for column in columns)])
+            columns = [column[1:] + end for column, end in zip(columns, ends, strict=False)]
+            columns = [np.zeros(1, dtype=np.int64), *columns]
+        joined[name] = np.concatenate(columns)
+    return joined
+
+
 class ShardArrays:
     """Rows of several shards, numbered from 0 to N - 1 and read on demand."""
 
@@ -80,15 +93,17 @@ class FeatureTable:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._arrays = ShardArrays(paths)
-        self._positions = {int(row): position for position, row in enumerate(self._arrays.column("row"))}
+        stored = self._arrays.column("row")
+        self._order = np.argsort(stored)
+        self._rows = stored[self._order]
 
     def has(self, rows: NDArray) -> NDArray:
         """Tell whether there are features of each row. (N,) -> (N,) bool"""
-        return np.array([int(row) in self._positions for row in rows], dtype=bool)
+        return np.isin(rows, self._rows)
 
     def take(self, rows: NDArray) -> dict[str, NDArray]:
         """Read all arrays of these rows, in the form of Extractor.extract."""
-        positions = np.array([self._positions[int(row)] for row in rows], dtype=np.int64)
+        positions = self._order[np.searchsorted(self._rows, rows)]
         arrays: dict[str, NDArray] = {}
         for name in self._arrays.names:
             if name + OFFSETS in self._arrays.names:

@@ -22,6 +22,11 @@ def workspace() -> Path:
     return Path(tempfile.mkdtemp(dir=current_context().working_directory))
 
 
+def located(file: FlyteFile) -> Path | str:
+    """Return where the file is, without downloading it: its path on this machine, or its address in a store."""
+    return str(file.remote_source) if file.remote_source else Path(file.path)
+
+
 def local(file: FlyteFile | FlyteDirectory) -> Path:
     """Download the file or folder unless it is on this machine. -> its local path
 

@@ -79,7 +79,7 @@ def assemble(
         lineage=_lineage(catalogue, run, members, resolved),
     )
     evaluation = Evaluation.load(folder / bundle.EVALUATION)
-    card = model_card(manifest, evaluation, {member.name: member.description for member in members})
+    card = model_card(manifest, evaluation, {member.name: member.description for member in members}, splits.rows)
     (folder / bundle.CARD).write_text(card, encoding="utf-8")
     manifest.write(folder)
     log = runs.log_to_parent(run.run_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,13 @@ import pandas as pd
 from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
-from rakuten_tasks.data import shards as data_shards
-from rakuten_tasks.data.shards import read_text
-from rakuten_tasks.data.splits import TEST, TitleSplits
+from rakuten_tasks.data.splits import TEST
 from rakuten_tasks.evaluation.metrics import FULL_POOL, POOL, evaluate
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.pool import Logits, Pool
 from rakuten_tasks.models.predictor import Scores, apply_cascade, pool_logits
-from rakuten_tasks.models.scoring import rows_on, score_features
+from rakuten_tasks.models.scoring import read_assigned, score_features
 from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
 from rakuten_tasks.reports import result_plots
@@ -29,7 +26,7 @@ from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.tasks.assignments import read_assignments
+from rakuten_tasks.tasks.assignments import read_assignments, read_texts
 from rakuten_tasks.tasks.train_members import load_members
 from rakuten_tasks.tasks.types import (
     Catalogue,
@@ -42,6 +39,8 @@ from rakuten_tasks.tasks.types import (
     Splits,
     StoredExtractor,
 )
+
+COLUMNS = ["row", "productid", "designation", "description", "prdtypecode"]
 
 
 @stage(pods.GPU, cached=True, deck=True)
@@ -76,13 +75,15 @@ def evaluate_test(
         for figure_name, figure in result_plots.evaluation_figures(evaluation, catalogue.names).items():
             log.figure(figure, figure_name)
         worst = top_errors(scores, labels)
-        fetched = [shard.fetch() for shard in shards]
-        rows = _products(fetched, test["row"])
-        mistakes = describe_errors(with_photos(rows, worst, fetched), scores, labels)
+        rows = pd.concat(read_texts(shards, test, COLUMNS), ignore_index=True)
+        stored = [shard.located() for shard in shards]
+        with_errors = [stored[position] for position in test["shard"].iloc[worst].unique()]
+        mistakes = describe_errors(with_photos(rows, worst, with_errors), scores, labels)
         deck = show_deck("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, mistakes), log)
     (work / bundle.EVALUATION).write_text(json.dumps(evaluation.to_dict()))
-    rows.assign(predicted=scores.predicted, confidence=scores.confidence).to_parquet(work / bundle.TEST)
-    products = rows_on(fetched, TitleSplits.load(local(splits.titles)), (TEST,))  # in the order of the assignments
+    scored = rows.assign(shard=test["shard"].to_numpy(), predicted=scores.predicted, confidence=scores.confidence)
+    scored.to_parquet(work / bundle.TEST)
+    products = read_assigned(stored, test)  # in the order of the assignments
     reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
     reference.to_parquet(work / bundle.REFERENCE, index=False)
     names = (bundle.EVALUATION, bundle.TEST, bundle.REFERENCE)
@@ -107,10 +108,3 @@ def _read_baselines(path: Path, rows: pd.Series) -> dict[str, NDArray]:
     frame = pd.read_parquet(path).set_index("row")
     parts = {str(name): part.drop(columns=["baseline"]) for name, part in frame.groupby("baseline", sort=False)}
     return {name: part.loc[rows].to_numpy(np.float64) for name, part in parts.items()}
-
-
-def _products(shards: Sequence[data_shards.Shard], rows: pd.Series) -> pd.DataFrame:
-    """Read the text and class of these row numbers, in their order."""
-    columns = ["row", "productid", "designation", "description", "prdtypecode"]
-    parts = [shard[shard["row"].isin(rows)] for shard in (read_text(shard.text, columns) for shard in shards)]
-    return pd.concat(parts, ignore_index=True).set_index("row").loc[rows].reset_index()

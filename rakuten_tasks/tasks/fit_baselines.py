@@ -6,14 +6,13 @@ import numpy as np
 import pandas as pd
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.data.shards import read_text
 from rakuten_tasks.data.splits import TEST
 from rakuten_tasks.evaluation.baseline import BASELINES
 from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import pods
-from rakuten_tasks.runtime.files import local, workspace
+from rakuten_tasks.runtime.files import workspace
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.tasks.assignments import read_assignments
+from rakuten_tasks.tasks.assignments import read_assignments, read_texts
 from rakuten_tasks.tasks.types import Catalogue, KeyedFile, Run, Shard, Splits
 
 
@@ -21,9 +20,9 @@ from rakuten_tasks.tasks.types import Catalogue, KeyedFile, Run, Shard, Splits
 def score_baselines(shards: list[Shard], splits: Splits, catalogue: Catalogue, seed: int, run: Run) -> KeyedFile:
     """Fit the baselines on all rows but the test rows. -> Parquet of their probabilities of the test rows"""
     with runs.child_run(run.run_id, "score_baselines"):
-        columns = ["row", "designation", "description"]
-        rows = pd.concat([read_text(local(s.text), columns) for s in shards], ignore_index=True)
-        rows = rows.merge(read_assignments(splits, catalogue), on="row", validate="one_to_one")
+        assignments = read_assignments(splits, catalogue)
+        rows = pd.concat(read_texts(shards, assignments, ["row", "designation", "description"]), ignore_index=True)
+        rows = rows.merge(assignments, on="row", validate="one_to_one")
         train, test = rows[rows["split"] != TEST], rows[rows["split"] == TEST]
         texts = [(part["designation"].tolist(), part["description"].tolist()) for part in (train, test)]
         parts = []

@@ -12,7 +12,7 @@ from flytekit.types.file import FlyteFile
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import PoolConfig
-from rakuten_tasks.data.splits import BLENDING, TEST, VALIDATION, TitleSplits
+from rakuten_tasks.data.splits import BLENDING, TEST, VALIDATION
 from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.cascade import StageReport, learn_cascade
 from rakuten_tasks.models.members import MEMBERS
@@ -20,7 +20,7 @@ from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from rakuten_tasks.models.pool_report import PoolReport, report_pool
 from rakuten_tasks.models.predictor import apply_cascade, pool_logits
-from rakuten_tasks.models.scoring import rows_on, score_features
+from rakuten_tasks.models.scoring import read_assigned, score_features
 from rakuten_tasks.monitoring.columns import UNCERTAINTY_COLUMNS
 from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
@@ -92,9 +92,7 @@ def pool_members(
         for name, figure in pool_figures(report).items():
             log.figure(figure, name)
         (work / "pool.json").write_text(json.dumps(pool.to_dict()))
-        reference = _reference(
-            shards, splits, members, extractors, features, assignments, unseen, pool, catalogue.codes
-        )
+        reference = _reference(shards, members, extractors, features, assignments, unseen, pool, catalogue.codes)
         reference.to_parquet(work / REFERENCE, index=False)
         key = hash_folder(work)
         deck = show_deck("pool", "Pool", pool_deck(report), log)
@@ -131,7 +129,6 @@ def read_scores(members: Sequence[FittedMember], assignments: pd.DataFrame, clas
 
 def _reference(
     shards: Sequence[Shard],
-    splits: Splits,
     members: Sequence[FittedMember],
     extractors: Sequence[StoredExtractor],
     features: Sequence[Sequence[FeatureShard]],
@@ -144,15 +141,14 @@ def _reference(
 
     Members scored these rows when fitted on fewer rows than the registered ones, and were less confident.
     """
-    held_out = assignments.loc[assignments["split"].isin(HELD_OUT), "row"].to_numpy(np.int64)
-    held_out = held_out[np.isin(held_out, unseen.rows)]
+    selected = assignments[assignments["split"].isin(HELD_OUT) & assignments["row"].isin(unseen.rows)]
+    held_out = selected["row"].to_numpy(np.int64)
     logits = unseen.logits.take(np.searchsorted(unseen.rows, held_out))
     loaded = load_members(members)
     files = {e.name: [local(part.file) for part in parts] for e, parts in zip(extractors, features, strict=True)}
     _, embeddings = score_features(loaded, files, held_out, pool)
     logits, embeddings = apply_cascade(pool, loaded, logits, embeddings)
     scores = pool_logits(logits, pool, codes)
-    rows = rows_on([shard.fetch() for shard in shards], TitleSplits.load(local(splits.titles)), HELD_OUT)
-    products = (part[part["row"].isin(held_out)] for part in rows)
+    products = read_assigned([shard.located() for shard in shards], selected)
     reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
     return reference.assign(**dict.fromkeys(UNCERTAINTY_COLUMNS, np.nan))

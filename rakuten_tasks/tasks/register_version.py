@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.config import GateConfig, Refit
 from rakuten_tasks.data import shards as data_shards
-from rakuten_tasks.data.splits import TEST, TitleSplits
 from rakuten_tasks.evaluation.bootstrap import paired_differences
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.predictor import Predictor
-from rakuten_tasks.models.scoring import products_of, rows_on
+from rakuten_tasks.models.scoring import products_of, read_assigned
 from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.registry.gate import GateDecision, class_losses, decide
 from rakuten_tasks.registry.promotion import Promotion, Rivals, alias_for
@@ -64,7 +63,7 @@ def _tags(manifest: bundle.Manifest) -> dict[str, object]:
 def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, seed: int, run: Run) -> RegisteredVersion:
     """Register the bundle and let the gate decide whether it becomes the champion."""
     path = local(folder)
-    fetched = [shard.fetch() for shard in shards]
+    stored = [shard.located() for shard in shards]
     client = tracking.connect()
     with runs.child_run(run.run_id, "register") as log, tracking.registry_lock():
         manifest = bundle.read_manifest(path)
@@ -78,7 +77,7 @@ def register(folder: FlyteDirectory, shards: list[Shard], config: GateConfig, se
                 outcome = GateOutcome(earlier_decision, {}, {})
             else:
                 folders = {number: versions.fetch(client, run.model, str(number)) for number in rivals if number}
-                outcome = _decide(path, fetched, rivals, folders, config, seed)
+                outcome = _decide(path, stored, rivals, folders, config, seed)
             deck = _show_outcome(log, run, version, outcome, config, manifest)
             # False if, in a registry on a server, another training has moved the champion meanwhile
             if promotion.begin(outcome.decision, rivals):
@@ -126,10 +125,9 @@ def _decide(
     labels, new = (test[name].to_numpy(np.int64) for name in ("prdtypecode", "predicted"))
     _require_same_predictions(path, shards, test)
     # None was trained on these rows: a test title of one version is a test title of all later ones
-    splits = TitleSplits.load(path / bundle.TITLE_SPLITS)
     codes_of = {version: bundle.read_manifest(folder).codes for version, folder in folders.items()}
     comparable = [version for version in folders if codes_of[version] == codes]
-    predicted: dict[int | None, NDArray] = {v: _predict_test(folders[v], shards, splits) for v in comparable}
+    predicted: dict[int | None, NDArray] = {v: _predict_test(folders[v], shards, test) for v in comparable}
     decision = decide(
         labels=labels,
         predicted_new=new,
@@ -160,8 +158,8 @@ def _require_same_predictions(path: Path, shards: list[data_shards.Shard], test:
     Raises ValueError if its labels differ from those that were evaluated. One in twenty may differ, as another
     processor rounds differently. Members that were fitted on the test rows too only have to predict.
     """
-    splits = TitleSplits.load(path / bundle.TITLE_SPLITS)
-    rows = next(rows_on(shards, splits, (TEST,), skip_empty=True)).head(CHECKED)
+    checked = test[test["shard"] == test["shard"].iloc[0]].head(CHECKED)
+    rows = next(read_assigned(shards, checked))
     predictor = Predictor.load(path)
     predicted = predictor.score(products_of(rows)).predicted
     if predictor.manifest.config.refit is Refit.EVERYTHING:
@@ -171,6 +169,6 @@ def _require_same_predictions(path: Path, shards: list[data_shards.Shard], test:
         raise ValueError(f"the bundle answers {1 - agree:.0%} of {len(rows)} test rows otherwise than it was evaluated")
 
 
-def _predict_test(folder: Path, shards: list[data_shards.Shard], splits: TitleSplits) -> NDArray:
+def _predict_test(folder: Path, shards: list[data_shards.Shard], test: pd.DataFrame) -> NDArray:
     predictor = Predictor.load(folder)
-    return np.concatenate([predictor.score(products_of(rows)).predicted for rows in rows_on(shards, splits, (TEST,))])
+    return np.concatenate([predictor.score(products_of(rows)).predicted for rows in read_assigned(shards, test)])

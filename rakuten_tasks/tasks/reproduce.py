@@ -12,7 +12,7 @@ from flytekit.types.directory import FlyteDirectory
 from rich.console import Console
 from rich.table import Column, Table
 
-from rakuten_tasks.config import IngestConfig, SplitConfig
+from rakuten_tasks.config import IngestConfig, SampleConfig, SplitConfig
 from rakuten_tasks.evaluation.metrics import POOL, Evaluation
 from rakuten_tasks.models import bundle
 from rakuten_tasks.registry import runs, tracking, versions
@@ -35,6 +35,7 @@ class OriginalRun(NamedTuple):
     resolved: ResolvedConfig
     ingest: IngestConfig
     split: SplitConfig
+    sample: SampleConfig
     seed: int
     original: FlyteDirectory
 
@@ -73,6 +74,7 @@ def reopen(version: int, model: str, source: str) -> OriginalRun:
         resolve(manifest.config),
         manifest.config.ingest,
         manifest.config.split,
+        manifest.config.sample,
         manifest.config.seed,
         FlyteDirectory(str(original)),
     )

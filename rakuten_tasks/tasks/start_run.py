@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.config import IngestConfig, SplitConfig, TrainingConfig
+from rakuten_tasks.config import IngestConfig, SampleConfig, SplitConfig, TrainingConfig
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.layout import is_synthetic
 from rakuten_tasks.data.sample.generate import SAMPLE
@@ -38,6 +38,7 @@ class RunContext(NamedTuple):
     resolved: ResolvedConfig
     ingest: IngestConfig  # outputs of their own: the bytes of a field that a workflow reads from a dataclass may vary
     split: SplitConfig
+    sample: SampleConfig
     seed: int
 
 
@@ -65,7 +66,7 @@ def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Ru
     runs.log_pretrained(run_id, resolved.pretrained)
     title_splits = load_previous_splits(name, source=catalogue.address)
     run = Run(run_id, name, catalogue.address)
-    return RunContext(run, catalogue, title_splits, resolved, config.ingest, config.split, config.seed)
+    return RunContext(run, catalogue, title_splits, resolved, config.ingest, config.split, config.sample, config.seed)
 
 
 def resolve(config: TrainingConfig) -> ResolvedConfig:
@@ -132,7 +133,9 @@ def load_previous_splits(model: str, version: int | None = None, source: str = S
     client = tracking.connect()
     splits = TitleSplits.empty()
     if version := version or versions.latest_version(client, model):
-        splits = TitleSplits.load(versions.fetch(client, model, str(version)) / TITLE_SPLITS)
+        splits = TitleSplits.load(
+            versions.fetch(client, model, str(version), workspace(), [TITLE_SPLITS]) / TITLE_SPLITS
+        )
     path = workspace() / TITLE_SPLITS
     if source != SAMPLE and (published := find_version(source)) is not None:
         with published.open(published.manifest.splits) as file:

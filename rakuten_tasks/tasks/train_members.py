@@ -21,7 +21,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.data.shards import read_products, read_text
+from rakuten_tasks.data.shards import iter_products, iter_text
 from rakuten_tasks.data.splits import TRAIN
 from rakuten_tasks.models.extractors import EXTRACTORS, TokenExtractor
 from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
@@ -33,14 +33,14 @@ from rakuten_tasks.models.members.plan import (
     extractors_of,
 )
 from rakuten_tasks.models.scoring import products_of
-from rakuten_tasks.preprocessing.feature_shards import write_shard
+from rakuten_tasks.preprocessing.feature_shards import concatenate, write_shard
 from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import checkpoints
 from rakuten_tasks.runtime.files import fetch_all, local, workspace
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.local_files import hash_folder, hash_json
-from rakuten_tasks.tasks.assignments import read_assignments
+from rakuten_tasks.tasks.assignments import read_assignments, read_texts
 from rakuten_tasks.tasks.training_log import log_epoch, log_fit
 from rakuten_tasks.tasks.types import (
     Catalogue,
@@ -75,12 +75,9 @@ class Members(NamedTuple):
 def train_tokenizer(shards: list[Shard], splits: Splits, key: str, config: TrainingConfig) -> KeyedExtractor:
     """Fit the LSTM's subword tokenizer on training rows alone."""
     assignments = pd.read_parquet(local(splits.assignments))
-    train = assignments.loc[assignments["split"] == TRAIN, "row"]
 
     def texts() -> Iterator[tuple[str, str]]:
-        for shard in shards:
-            rows = read_text(local(shard.text), TEXT)
-            rows = rows[rows["row"].isin(train)]
+        for rows in read_texts(shards, assignments[assignments["split"] == TRAIN], TEXT):
             yield from zip(rows["designation"], rows["description"], strict=True)
 
     return _build_extractor(TokenExtractor.name, config, texts)
@@ -101,27 +98,39 @@ def _build_extractor(
     return StoredExtractor(name, FlyteDirectory(str(folder)), hash_folder(folder), training_only)
 
 
-def _extract(shard: Shard, extractor: StoredExtractor) -> FeatureShard:
-    rows = read_products(shard.fetch())
+def _extract(shard: Shard, position: int, splits: Splits, extractor: StoredExtractor) -> FeatureShard:
+    assignments = pd.read_parquet(local(splits.assignments), columns=["row", "shard"])
+    selected = assignments.loc[assignments["shard"] == position, "row"]
     loaded = EXTRACTORS[extractor.name].load(local(extractor.folder), choose_device())
-    products = products_of(rows)
-    available = np.flatnonzero([loaded.available(product) for product in products])
+    stored = shard.located()
+    if loaded.modality == "photo":
+        chunks = iter_products(stored, selected)
+    else:
+        chunks = (rows[rows["row"].isin(selected)].assign(photo=None) for rows in iter_text([stored.text], TEXT))
+    parts = []
+    for rows in chunks:  # the photos of one chunk at a time are in memory
+        products = products_of(rows)
+        available = np.flatnonzero([loaded.available(product) for product in products])
+        if len(available):
+            arrays = loaded.extract([products[index] for index in available])
+            parts.append({"row": rows["row"].to_numpy(np.int64)[available], **arrays})
     path = workspace() / f"{extractor.name}.safetensors"
-    arrays = loaded.extract([products[index] for index in available])
-    write_shard(path, {"row": rows["row"].to_numpy(np.int64)[available], **arrays})
+    write_shard(path, concatenate(parts or [{"row": np.empty(0, np.int64), **loaded.extract([])}]))
     return FeatureShard.of(path)
 
 
-@stage(pods.CPU, cached=True, ignored=("shard",))
-def extract_features(shard: Shard, key: str, extractor: StoredExtractor) -> KeyedArrays:
-    """Extract one shard's features; products without the input that the extractor reads are omitted."""
-    return _extract(shard, extractor)
+@stage(pods.CPU, cached=True, ignored=("shard", "position", "splits"))
+def extract_features(shard: Shard, key: str, position: int, splits: Splits, extractor: StoredExtractor) -> KeyedArrays:
+    """Extract features of a shard's assigned rows, without products that lack the input that the extractor reads."""
+    return _extract(shard, position, splits, extractor)
 
 
-@stage(pods.GPU, cached=True, ignored=("shard",))
-def extract_features_on_gpu(shard: Shard, key: str, extractor: StoredExtractor) -> KeyedArrays:
-    """Extract one shard's features with a network."""
-    return _extract(shard, extractor)
+@stage(pods.GPU, cached=True, ignored=("shard", "position", "splits"))
+def extract_features_on_gpu(
+    shard: Shard, key: str, position: int, splits: Splits, extractor: StoredExtractor
+) -> KeyedArrays:
+    """Extract features of a shard's assigned rows with a network."""
+    return _extract(shard, position, splits, extractor)
 
 
 @stage(pods.CPU, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
@@ -253,19 +262,23 @@ def train_members(
         log.warning("too few photos to train on: no member reads them")
     names = active_members(config, photos)
     extractors = {name: extractors_of(name, config) for name in names}
-    contents, rows = [shard.sha256 for shard in shards], [splits.sha256, catalogue.key]
+    rows = [splits.sha256, catalogue.key]
+    positions = assignments["shard"].unique().tolist()
+    contents = [_content(shards[position], assignments, position) for position in positions]
     stored, features = {}, {}
     for extractor in dict.fromkeys(e for part in extractors.values() for e in part):
         settings = extractor_settings(extractor, config, resolved.text, resolved.photo)
         if extractor == TokenExtractor.name:
-            key = hash_json([settings, contents, splits.sha256])
+            key = hash_json([settings, [shard.sha256 for shard in shards], splits.sha256])
             prepared = train_tokenizer(shards=shards, splits=splits, key=key, config=config)
         else:
             prepared = prepare_extractor(name=extractor, key=settings, config=config)
         extract = extract_features_on_gpu if EXTRACTORS[extractor].network else extract_features
-        each_shard = map_task(partial(extract, extractor=prepared), concurrency=pods.CONCURRENCY)
+        each_shard = map_task(partial(extract, splits=splits, extractor=prepared), concurrency=pods.CONCURRENCY)
         stored[extractor] = prepared
-        features[extractor] = each_shard(shard=shards, key=contents)
+        features[extractor] = each_shard(
+            shard=[shards[position] for position in positions], key=contents, position=positions
+        )
     fitted = []
     for name in names:
         member = MEMBERS[name]
@@ -282,3 +295,8 @@ def train_members(
         )
         fitted.append(fit)
     return Members(fitted, list(stored.values()), list(features.values()))
+
+
+def _content(shard: Shard, assignments: pd.DataFrame, position: int) -> str:
+    """Hash the products of a shard that are assigned."""
+    return hash_json([shard.sha256, assignments.loc[assignments["shard"] == position, "row"].tolist()])

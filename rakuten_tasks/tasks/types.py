@@ -17,7 +17,7 @@ from flytekit.types.file import FlyteFile
 from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.data import shards
 from rakuten_tasks.models.pretrained import PretrainedWeights
-from rakuten_tasks.runtime.files import local
+from rakuten_tasks.runtime.files import local, located
 from rakuten_tasks.storage.local_files import hash_file, hash_json
 
 KeyedFile = Annotated[FlyteFile, HashMethod(lambda file: hash_file(local(file)))]
@@ -55,6 +55,10 @@ class Shard:
         """Download both files."""
         return shards.Shard(local(self.text), local(self.photos), self.rows, self.sha256)
 
+    def located(self) -> shards.Shard:
+        """Return the shard where it is, to be read without downloading its files."""
+        return shards.Shard(located(self.text), located(self.photos), self.rows, self.sha256)
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -76,10 +80,13 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Splits:
-    """The permanent split of each title, and the assignments of this catalogue's labelled rows."""
+    """The permanent split of each title, and the assignments of the labelled rows that a training uses."""
 
     titles: FlyteFile  # Parquet, see data/splits.py
-    assignments: FlyteFile  # Parquet: row, prdtypecode, split (position in splits.SPLITS), fold, has_photo
+    # Parquet of the rows that the training uses: row, prdtypecode, shard (position), split (position in splits.SPLITS),
+    # fold, has_photo
+    assignments: FlyteFile
+    rows: dict[str, list[int]]  # by split's name, the rows used and all labelled rows
     deck: FlyteFile
     sha256: str  # of titles and assignments
 
@@ -152,7 +159,7 @@ class EvaluationFiles:
     """Metrics and predictions of the test rows."""
 
     evaluation: FlyteFile  # JSON of evaluation.Evaluation
-    predictions: FlyteFile  # Parquet: row, productid, prdtypecode, predicted, confidence
+    predictions: FlyteFile  # Parquet: row, shard, productid, prdtypecode, predicted, confidence
     reference: FlyteFile  # Parquet: these rows with the drift columns
     deck: FlyteFile
 

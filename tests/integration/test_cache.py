@@ -51,9 +51,9 @@ def extracted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(f"make {name}")
         return build(name, *inputs)
 
-    def read(shard: Any, extractor: Any) -> Any:
+    def read(shard: Any, position: int, splits: Any, extractor: Any) -> Any:
         done.append(extractor.name)
-        return extract(shard, extractor)
+        return extract(shard, position, splits, extractor)
 
     monkeypatch.setattr(train_members, "_build_extractor", make)
     monkeypatch.setattr(train_members, "_extract", read)

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from rakuten_tasks.config import PhotoConfig, Refit, TextConfig, TrainingConfig, Weights
-from rakuten_tasks.data.splits import TRAIN, TitleSplits, hash_titles
+from rakuten_tasks.config import PhotoConfig, Refit, SampleConfig, TextConfig, TrainingConfig, Weights
+from rakuten_tasks.data.splits import TEST, TRAIN, TitleSplits, hash_titles
 from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.predictor import Predictor
@@ -102,6 +102,26 @@ def test_members_that_have_nothing_to_do_are_left_out(train, source):
     assert members_of(train("nothing-to-do", source, TINY)) == {
         "bag": ["ngrams"], "lstm": ["tokens"], "vgg16": ["pixels"]
     }  # fmt: skip
+
+
+def test_a_catalogue_above_the_budgets_is_trained_on_and_judged_by_a_sample(train, tmp_path, mlflow_store, capfd):
+    source = write_catalogue(tmp_path / "catalogue", 700)
+    config = dataclasses.replace(with_members("bag"), sample=SampleConfig(100, 100, 100, 100))
+    folder = train("sampled", source, config)
+    test = pd.read_parquet(folder / bundle.TEST)
+    reference = pd.read_parquet(folder / bundle.REFERENCE)
+    splits = TitleSplits.load(folder / bundle.TITLE_SPLITS)
+    assert 60 <= len(test) <= 110
+    assert set(splits.lookup(hash_titles(test["designation"]))) == {TEST}
+    assert len(splits) == 700
+    assert reference["split"].value_counts()[TEST] == len(test)
+    assert 120 <= len(reference) - len(test) <= 220
+    card = (folder / bundle.CARD).read_text()
+    assert f"| test | {len(test)} | 141 |" in card
+    assert "a sample of the labelled rows is used: " in capfd.readouterr().err
+    again = train_classifier(source=str(source), config=config, model="sampled")
+    assert again.version == 2
+    assert "champion" in again.reason  # compared with version 1, on the sampled test rows
 
 
 def test_a_photo_under_two_titles_is_counted_where_one_is_held_out(train, tmp_path, mlflow_store, capfd):

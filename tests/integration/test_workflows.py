@@ -29,10 +29,11 @@ from rakuten_tasks.registry.tracking import connect
 from rakuten_tasks.runtime import local_cache
 from rakuten_tasks.runtime.files import local
 from rakuten_tasks.storage.paths import cache_folder
+from rakuten_tasks.tasks.assign_splits import split
 from rakuten_tasks.tasks.ingest_catalogue import ingest
 from rakuten_tasks.tasks.start_run import open_run
 from rakuten_tasks.tasks.train_members import extract_features, prepare_extractor
-from rakuten_tasks.tasks.types import FeatureShard, RegisteredVersion, Shard
+from rakuten_tasks.tasks.types import FeatureShard, RegisteredVersion, Shard, Splits
 from tests.support.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.prediction import fetch_champion, predict_catalogue
 from workflows.training import train_classifier
@@ -258,16 +259,20 @@ def test_scores_name_the_most_probable_codes_best_first(trained):
 
 
 @dynamic
-def extract_shards(shards: list[Shard]) -> list[FeatureShard]:
+def extract_shards(shards: list[Shard], splits: Splits) -> list[FeatureShard]:
     pixels = prepare_extractor(name="pixels", key="", config=TINY)
-    return map_task(partial(extract_features, extractor=pixels))(shard=shards, key=[shard.sha256 for shard in shards])
+    extract = map_task(partial(extract_features, splits=splits, extractor=pixels))
+    return extract(shard=shards, key=[shard.sha256 for shard in shards], position=list(range(len(shards))))
 
 
 @workflow
 def extract_all(source: str) -> list[FeatureShard]:
-    run, catalogue_source, _, _, config, _, _ = open_run(source=source, model="unused", config=TINY, report="")
+    run, catalogue_source, titles, _, config, shares, sample, _ = open_run(
+        source=source, model="unused", config=TINY, report=""
+    )
     _, labelled, _ = ingest(source=catalogue_source, config=config, run=run)
-    return extract_shards(shards=labelled)
+    splits = split(shards=labelled, previous_splits=titles, config=shares, sample=sample, run=run)
+    return extract_shards(shards=labelled, splits=splits)
 
 
 def test_the_items_of_a_map_task_do_not_overwrite_each_other(trained):

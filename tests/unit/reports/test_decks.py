@@ -600,7 +600,17 @@ def test_a_catalogue_that_lost_rows_on_the_way_is_drawn_all_the_same(tmp_path):
 
 
 def test_the_split_deck_counts_held_out_products_with_the_photo_of_a_training_product():
-    text = text_of(split_deck(29, [20, 3, 3, 4], 2, [0, 1, 0, 2]))
-    assert "train 20 0 validation 3 1 blending 3 0 test 4 2" in text
+    rows = {"train": [20, 20], "validation": [3, 3], "blending": [3, 3], "test": [4, 4]}
+    text = text_of(split_deck(29, 0, rows, 2, [0, 1, 0, 2]))
+    assert "train 20 20 100.0% 0 validation 3 3 100.0% 1 blending 3 3 100.0% 0 test 4 4 100.0% 2" in text
+    assert "sample" not in text
     assert "3 held-out products have the photo file of a training product, under another title (2 photos)" in text
-    assert "No held-out product has the photo file" in text_of(split_deck(29, [20, 3, 3, 4], 0, [0, 0, 0, 0]))
+    assert "No held-out product has the photo file" in text_of(split_deck(29, 0, rows, 0, [0, 0, 0, 0]))
+
+
+def test_the_split_deck_shows_the_share_of_a_sampled_split():
+    rows = {"train": [200, 1000], "validation": [3, 3], "blending": [3, 3], "test": [4, 4]}
+    text = text_of(split_deck(29, 2, rows, 0, [0, 0, 0, 0]))
+    assert "train 1,000 200 20.0% 0" in text
+    assert "A split has more products than sample in the configuration allows" in text
+    assert "classes whose titles are placed by hash 2" in text

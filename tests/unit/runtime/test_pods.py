@@ -107,7 +107,7 @@ def test_what_depends_on_its_inputs_alone_is_cached_whatever_run_asks_and_nothin
     assert task.metadata.cache == task.metadata.cache_serialize == cached
     inputs = task.python_interface.inputs
     # of what a planned task was given only what its `key` holds counts
-    planned = {"shard", "shards", "splits", "catalogue", "config"} if "key" in inputs else set()
+    planned = {"shard", "shards", "position", "splits", "catalogue", "config"} if "key" in inputs else set()
     ignored = ({"run"} | planned) & set(inputs)
     assert set(task.metadata.cache_ignore_input_vars) == (ignored if cached else set())
 

@@ -222,7 +222,7 @@ def _fit(bench: Bench, name: str) -> object:
 
 
 def pool(bench: Bench) -> object:
-    return bench.call(pool_members)
+    return bench.call(pool_members, config=bench.config.pool)
 
 
 def baseline(bench: Bench) -> object:

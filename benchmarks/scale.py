@@ -140,7 +140,7 @@ def measure_size(bench: Bench) -> dict[Step, Usage]:
         if bench.rows > step.most or (step.member and step.member not in bench.members):
             continue
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["benchmarks.scale"])
+        context.set_forkserver_preload(["benchmarks.scale_products"])
         with ProcessPoolExecutor(1, context) as process:
             usages[step] = process.submit(run, step, bench).result()
     return {step: usage for step, usage in usages.items() if step.pod}

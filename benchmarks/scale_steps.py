@@ -9,8 +9,9 @@ import copyreg
 import inspect
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -107,11 +108,12 @@ class Bench:
 
 @contextmanager
 def as_in_pod(folder: Path) -> Iterator[None]:
-    """Make tasks write to this folder, and replace their MLflow runs by objects that ignore everything."""
+    """Make tasks write to this folder, and replace their MLflow runs by objects that ignore everything. No printing."""
     fake = mock.MagicMock()
     with (
         mock.patch.multiple("rakuten_tasks.registry.runs", child_run=fake, log_to_parent=fake),
         mock.patch.object(ExecutionParameters, "working_directory", str(folder)),
+        redirect_stdout(StringIO()),
     ):
         yield
 
@@ -221,7 +223,7 @@ def _fit(bench: Bench, name: str) -> object:
 
 
 def pool(bench: Bench) -> object:
-    return bench.call(pool_members)
+    return bench.call(pool_members, config=bench.config.pool)
 
 
 def baseline(bench: Bench) -> object:

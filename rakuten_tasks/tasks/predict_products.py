@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 TOP = 3
 COUNTED = ("used", "photo_status")  # columns of the details whose values are counted
+ROWS_PER_GROUP = 50_000  # of details.parquet: a writer holds metadata of each row group, some kilobytes, until the end
 MAX_SCORED = 200_000  # products that are scored on the catalogue's own labels: weighted F1 is then known to 0.001
 
 
@@ -147,7 +148,7 @@ def _join(files: Sequence[Path], work: Path) -> Mapping[str, Counter[str]]:
                     count.update(table[column].to_pylist())
                 yield table
 
-        write_row_groups(work / "details.parquet", pq.read_schema(files[0]), tables())
+        write_row_groups(work / "details.parquet", pq.read_schema(files[0]), tables(), ROWS_PER_GROUP)
     return counts
 
 

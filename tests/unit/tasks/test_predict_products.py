@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from rakuten_tasks.storage.parquet_files import ROWS
 from rakuten_tasks.tasks import predict_products
 from rakuten_tasks.tasks.predict_products import MAX_SCORED, is_sampled
 
@@ -20,7 +19,8 @@ def test_all_products_are_scored_below_the_limit_and_an_even_sample_above_it() -
     assert is_sampled(sampled, 10 * MAX_SCORED).all()  # by row number, whichever rows are beside it
 
 
-def test_parts_are_joined_in_order_a_row_group_at_a_time(tmp_path) -> None:
+def test_parts_are_joined_in_order_a_row_group_at_a_time(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(predict_products, "ROWS_PER_GROUP", 1024)
     parts = []
     for number in range(3):
         rows = range(1500 * number, 1500 * (number + 1))
@@ -36,7 +36,7 @@ def test_parts_are_joined_in_order_a_row_group_at_a_time(tmp_path) -> None:
     details = pq.ParquetFile(tmp_path / "details.parquet")
     groups = [details.metadata.row_group(group).num_rows for group in range(details.num_row_groups)]
     assert sum(groups) == 4500
-    assert max(groups) < 2 * ROWS
+    assert max(groups) < 2 * 1024
     assert details.read()["row"].to_pylist() == list(range(4500))
 
 

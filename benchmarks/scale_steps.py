@@ -133,7 +133,7 @@ def split(bench: Bench) -> object:
 
 
 def vocabulary(bench: Bench) -> object:
-    result = bench.call(train_members.train_tokenizer)
+    result = bench.call(train_members.fit_extractor, name="tokens")
     bench.store("extractor_tokens", result)
     return result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,14 +23,16 @@ from flytekit.types.file import FlyteFile
 from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.data.shards import iter_products, iter_text
 from rakuten_tasks.data.splits import TRAIN
-from rakuten_tasks.models.extractors import EXTRACTORS, TokenExtractor
+from rakuten_tasks.models.extractors import EXTRACTORS
 from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.models.members.plan import (
     active_members,
     build_extractor,
+    calibration_rows,
     enough_photos,
     extractor_settings,
     extractors_of,
+    reads_training_rows,
 )
 from rakuten_tasks.models.scoring import products_of
 from rakuten_tasks.preprocessing.feature_shards import concatenate, write_shard
@@ -72,28 +74,35 @@ class Members(NamedTuple):
 
 
 @stage(pods.CPU, cached=True, ignored=("shards", "splits", "config"))
-def train_tokenizer(shards: list[Shard], splits: Splits, key: str, config: TrainingConfig) -> KeyedExtractor:
-    """Fit the LSTM's subword tokenizer on training rows alone."""
+def fit_extractor(name: str, shards: list[Shard], splits: Splits, key: str, config: TrainingConfig) -> KeyedExtractor:
+    """Fit a tokenizer's subwords, or the scales of a network in int8, on training rows alone."""
     assignments = pd.read_parquet(local(splits.assignments))
-
-    def texts() -> Iterator[tuple[str, str]]:
-        for rows in read_texts(shards, assignments[assignments["split"] == TRAIN], TEXT):
-            yield from zip(rows["designation"], rows["description"], strict=True)
-
-    return _build_extractor(TokenExtractor.name, config, texts)
+    return _build_extractor(name, config, shards, assignments[assignments["split"] == TRAIN])
 
 
 @stage(pods.CPU, cached=True, ignored=("config",))
 def prepare_extractor(name: str, key: str, config: TrainingConfig) -> KeyedExtractor:
     """Save an extractor that needs no fit: its settings, or its pretrained weights."""
-    return _build_extractor(name, config, lambda: iter(()))
+    return _build_extractor(name, config, [], pd.DataFrame(columns=["row", "shard", "has_photo"]))
 
 
 def _build_extractor(
-    name: str, config: TrainingConfig, texts: Callable[[], Iterator[tuple[str, str]]]
+    name: str, config: TrainingConfig, shards: Sequence[Shard], train: pd.DataFrame
 ) -> StoredExtractor:
+    """train: the assignments of the training rows."""
+
+    def texts() -> Iterator[tuple[str, str]]:
+        for rows in read_texts(shards, train, TEXT):
+            yield from zip(rows["designation"], rows["description"], strict=True)
+
+    def photos() -> list[bytes]:
+        rows = calibration_rows(train.loc[train["has_photo"], "row"].to_numpy(np.int64))
+        positions = train.loc[train["row"].isin(rows), "shard"].unique().tolist()
+        chunks = (chunk for position in positions for chunk in iter_products(shards[position].located(), rows))
+        return [photo for chunk in chunks for photo in chunk["photo"]]
+
     folder = workspace() / name
-    build_extractor(name, config, texts, choose_device()).save(folder)
+    build_extractor(name, config, texts, photos, choose_device()).save(folder)
     training_only = list(EXTRACTORS[name].training_only)
     return StoredExtractor(name, FlyteDirectory(str(folder)), hash_folder(folder), training_only)
 
@@ -268,9 +277,9 @@ def train_members(
     stored, features = {}, {}
     for extractor in dict.fromkeys(e for part in extractors.values() for e in part):
         settings = extractor_settings(extractor, config, resolved.text, resolved.photo)
-        if extractor == TokenExtractor.name:
+        if reads_training_rows(extractor, config):
             key = hash_json([settings, [shard.sha256 for shard in shards], splits.sha256])
-            prepared = train_tokenizer(shards=shards, splits=splits, key=key, config=config)
+            prepared = fit_extractor(name=extractor, shards=shards, splits=splits, key=key, config=config)
         else:
             prepared = prepare_extractor(name=extractor, key=settings, config=config)
         extract = extract_features_on_gpu if EXTRACTORS[extractor].network else extract_features

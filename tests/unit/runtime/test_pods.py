@@ -38,7 +38,7 @@ SHOWN = {
 }
 # what train_members plans
 PLANNED = (
-    train_members.train_tokenizer,
+    train_members.fit_extractor,
     train_members.prepare_extractor,
     train_members.extract_features,
     train_members.extract_features_on_gpu,

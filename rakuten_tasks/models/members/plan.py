@@ -35,7 +35,7 @@ from rakuten_tasks.preprocessing.text import clean
 from rakuten_tasks.preprocessing.tokenizer import train_tokenizer, vocabulary_size
 
 FEWEST_PHOTOS = 10  # to train on
-CALIBRATION_PHOTOS = 64  # as good as 96: docs/benchmarks/speed.md
+CALIBRATION_PHOTOS = 64  # as good as 96: docs/benchmarks/quality.md
 Texts = Callable[[], Iterable[tuple[str, str]]]
 Photos = Callable[[], Sequence[bytes]]
 

@@ -2,7 +2,7 @@
 
 The first convolution of the network stays in bf16, and so does the output of each block, which is pooled into features.
 A scale is the largest activation in some training photos, over 255: percentiles give worse features
-(docs/benchmarks/speed.md). Sums of integers are exact, so a photo has the same bits alone and in any batch. Without
+(docs/benchmarks/quality.md). Sums of integers are exact, so a photo has the same bits alone and in any batch. Without
 oneDNN's int8 the same integers are multiplied in fp32, slowly; last digits may differ.
 """
 

@@ -128,8 +128,9 @@ def split(bench: Bench) -> object:
     previous = bench.folder / "previous.parquet"
     TitleSplits.empty().save(previous)
     settings = bench.config
-    sample = getattr(settings, "sample", None)
-    return bench.call(assign_splits, previous_splits=FlyteFile(str(previous)), config=settings.split, sample=sample)
+    return bench.call(
+        assign_splits, previous_splits=FlyteFile(str(previous)), config=settings.split, sample=settings.sample
+    )
 
 
 def vocabulary(bench: Bench) -> object:

@@ -19,6 +19,8 @@ TEXT_COLUMNS = [
 PHOTO_COLUMNS = ["photo_missing", "photo_unreadable", "brightness", "contrast", "border_share", "photo_bytes"]
 UNCERTAINTY_COLUMNS = ["confidence", "entropy", "disagreement"]
 PREDICTION_COLUMNS = ["predicted", *UNCERTAINTY_COLUMNS]
+# of rows that the model was fitted on, these are not what they are of new products
+FITTED_COLUMNS = ["unknown_word_share", *UNCERTAINTY_COLUMNS]
 DRIFT_COLUMNS = [*TEXT_COLUMNS, *PHOTO_COLUMNS, *PREDICTION_COLUMNS, *EMBEDDING]
 
 SCHEMA = pa.schema(

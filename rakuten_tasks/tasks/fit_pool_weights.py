@@ -21,7 +21,7 @@ from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from rakuten_tasks.models.pool_report import PoolReport, report_pool
 from rakuten_tasks.models.predictor import apply_cascade, pool_logits
 from rakuten_tasks.models.scoring import read_assigned, score_features
-from rakuten_tasks.monitoring.columns import UNCERTAINTY_COLUMNS
+from rakuten_tasks.monitoring.columns import FITTED_COLUMNS
 from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
 from rakuten_tasks.reports.pool_deck import pool_deck
@@ -137,9 +137,10 @@ def _reference(
     pool: Pool,
     codes: Sequence[int],
 ) -> pd.DataFrame:
-    """Compute the drift columns of the validation rows, without those of confidence.
+    """Compute the drift columns of the validation rows, without FITTED_COLUMNS.
 
-    Members scored these rows when fitted on fewer rows than the registered ones, and were less confident.
+    Members scored these rows when fitted on fewer rows than the registered ones, and were less confident; the
+    registered ones know all their words.
     """
     selected = assignments[assignments["split"].isin(HELD_OUT) & assignments["row"].isin(unseen.rows)]
     held_out = selected["row"].to_numpy(np.int64)
@@ -151,4 +152,4 @@ def _reference(
     scores = pool_logits(logits, pool, codes)
     products = read_assigned([shard.located() for shard in shards], selected)
     reference = reference_rows(products, tfidf_of(loaded), scores, embeddings)
-    return reference.assign(**dict.fromkeys(UNCERTAINTY_COLUMNS, np.nan))
+    return reference.assign(**dict.fromkeys(FITTED_COLUMNS, np.nan))

@@ -21,7 +21,7 @@ from rakuten_tasks.data.splits import TEST, TitleSplits, hash_titles
 from rakuten_tasks.evaluation.metrics import Evaluation
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.predictor import Predictor
-from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, UNCERTAINTY_COLUMNS
+from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, FITTED_COLUMNS
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.registry import versions
@@ -137,8 +137,8 @@ def test_each_row_was_evaluated_or_calibrated_on_its_own_side_only(trained):
     assert set(sides) == {1, 2, TEST}
     # how sure answers are is told by rows that the registered members had not seen
     assert reference.loc[sides == TEST, DRIFT_COLUMNS].notna().all(axis=None)
-    assert reference.loc[sides != TEST, UNCERTAINTY_COLUMNS].isna().all(axis=None)
-    others = [column for column in DRIFT_COLUMNS if column not in UNCERTAINTY_COLUMNS]
+    assert reference.loc[sides != TEST, FITTED_COLUMNS].isna().all(axis=None)
+    others = [column for column in DRIFT_COLUMNS if column not in FITTED_COLUMNS]
     assert reference[others].notna().all(axis=None)
 
 

@@ -67,7 +67,7 @@ class HeldOutScores:
         return Logits(self.logits.by_member, masks)
 
 
-@stage(pods.CPU, cached=True, deck=True)
+@stage(pods.FIT, cached=True, deck=True)
 def pool_members(
     shards: list[Shard],
     splits: Splits,

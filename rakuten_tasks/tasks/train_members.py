@@ -142,7 +142,7 @@ def extract_features_on_gpu(
     return _extract(shard, position, splits, extractor)
 
 
-@stage(pods.CPU, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
+@stage(pods.FIT, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
 def fit_member(
     name: str,
     features: list[list[FeatureShard]],

@@ -29,7 +29,7 @@ from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.models.members.plan import extractors_of
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays, write_shard
-from rakuten_tasks.tasks import start_run, train_members
+from rakuten_tasks.tasks import extract_features, start_run, train_members
 from rakuten_tasks.tasks.assemble_bundle import assemble
 from rakuten_tasks.tasks.assign_splits import split as assign_splits
 from rakuten_tasks.tasks.evaluate_test_rows import evaluate_test
@@ -134,7 +134,7 @@ def split(bench: Bench) -> object:
 
 
 def vocabulary(bench: Bench) -> object:
-    result = bench.call(train_members.fit_extractor, name="tokens")
+    result = bench.call(extract_features.fit_extractor, name="tokens")
     bench.store("extractor_tokens", result)
     return result
 
@@ -168,13 +168,13 @@ def _extract_all(bench: Bench, name: str) -> None:
 
 def _prepare(bench: Bench, name: str) -> None:
     settings = bench.result("resolve").config
-    bench.store(f"extractor_{name}", bench.call(train_members.prepare_extractor, name=name, config=settings))
+    bench.store(f"extractor_{name}", bench.call(extract_features.prepare_extractor, name=name, config=settings))
 
 
 def _extract(bench: Bench, name: str, position: int) -> FeatureShard:
     extractor = bench.result(f"extractor_{name}")
     return bench.call(
-        train_members.extract_features, shard=bench.shards()[position], position=position, extractor=extractor
+        extract_features.extract_features, shard=bench.shards()[position], position=position, extractor=extractor
     )
 
 

@@ -1,4 +1,4 @@
-"""Which labelled rows a training uses: all of a split within its budget, else a sample of its titles by hash."""
+"""Which labelled rows a training uses: all of a split within its budget, else a sample by hash."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMNS = ["row", "title_hash", "prdtypecode", "photo_hash"]
 
 
 def sample_fractions(counts: Mapping[int, NDArray[np.int64]], config: SampleConfig) -> dict[int, NDArray[np.float64]]:
-    """Return, by class code, the fraction of the titles of each split that is used. counts: see count_rows. (4,)"""
+    """Return, by class code, the fraction of the rows of each split that is used. counts: see count_rows. (4,)"""
     rows = np.array(list(counts.values()))  # (K, 4)
     budgets = (config.training, config.validation, config.blending, config.test)
     columns = [_fractions(rows[:, i], budgets[i], LEAST[i]) for i in range(len(SPLITS))]
@@ -53,30 +53,18 @@ def select_rows(
 ) -> pd.DataFrame:
     """Read the rows that a training uses: COLUMNS, shard (position in `files`) and split, in the files' order.
 
-    files: text files of the labelled shards. A title's rows are used or left out together: it is used if its hash is
-    below the fraction of one of its classes. Raises ValueError if a split has no row.
+    files: text files of the labelled shards. A row is used if its product's hash is below the fraction of its class, so
+    that a title of very many rows does not exceed the budget. Raises ValueError if a split has no row.
     """
-    titles = None
-    if any((values < 1).any() for values in fractions.values()):
-        titles = np.unique(np.concatenate([_select_titles(file, title_splits, fractions) for file in files]))
+    codes, limits = list(fractions), np.stack(list(fractions.values()))  # (K,), (K, 4)
     parts = []
     for position, file in enumerate(files):
-        rows = read_text(file, COLUMNS)
-        if titles is not None:
-            rows = rows[np.isin(rows["title_hash"].to_numpy(np.uint64), titles)]
+        rows = read_text(file, [*COLUMNS, "product_hash"])
         splits = title_splits.lookup(rows["title_hash"].to_numpy(np.uint64))
-        parts.append(rows.assign(shard=np.int32(position), split=splits))
+        classes = np.searchsorted(codes, rows["prdtypecode"].to_numpy(np.int64))
+        used = uniform(rows["product_hash"].to_numpy(np.uint64), SALT) < limits[classes, splits]
+        parts.append(rows.loc[used, COLUMNS].assign(shard=np.int32(position), split=splits[used]))
     selected = pd.concat(parts, ignore_index=True)
     if empty := [name for split, name in enumerate(SPLITS) if split not in selected["split"].to_numpy()]:
         raise ValueError(f"no row of {', '.join(empty)} is in the sample: increase `sample` in the configuration")
     return selected
-
-
-def _select_titles(
-    file: Path | str, title_splits: TitleSplits, fractions: Mapping[int, NDArray[np.float64]]
-) -> NDArray[np.uint64]:
-    rows = read_text(file, ["title_hash", "prdtypecode"])
-    hashes = rows["title_hash"].to_numpy(np.uint64)
-    classes = np.searchsorted(list(fractions), rows["prdtypecode"].to_numpy(np.int64))
-    limits = np.stack(list(fractions.values()))[classes, title_splits.lookup(hashes)]
-    return np.unique(hashes[uniform(hashes, SALT) < limits])

@@ -15,6 +15,11 @@ class CatalogueError(ValueError):
     """Unusable catalogue; the message says what is wrong, where, and how to fix it."""
 
 
+def damage_error(file: object, damage: str) -> CatalogueError:
+    """Return the error for a file of a catalogue that cannot be used."""
+    return CatalogueError(f"{file} {damage}: put it back from a copy, or publish the catalogue to another address")
+
+
 def whole_numbers(texts: pd.Series) -> pd.Series:
     """Convert texts to Int64; blanks and what is not a whole number become <NA>."""
     texts = texts.astype(str).str.strip()

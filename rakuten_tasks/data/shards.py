@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.parquet import open_parquet_file
 
-from rakuten_tasks.data.schema import PHOTOS, ROWS, TEXT
+from rakuten_tasks.data.schema import PHOTOS, ROWS, TEXT, damage_error
 from rakuten_tasks.storage.addresses import open_address
 
 MAX_SHARDS = 500  # of a part: a map task's items, and its literals of 0.3 KB each, stay far below Flyte's limits
@@ -69,9 +70,10 @@ class ShardWriter:
     def _append(self, text: pa.Table, photos: Sequence[bytes | None]) -> None:
         if self._writers is None:
             text_file, photos_file = self._paths
-            # photos are compressed already
-            photo_writer = pq.ParquetWriter(photos_file, PHOTOS, compression="none", use_dictionary=False)
-            self._writers = pq.ParquetWriter(text_file, TEXT, compression="zstd"), photo_writer
+            # photos are compressed already; with checksums a reader of some pages notices that these were changed
+            options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+            text_writer = pq.ParquetWriter(text_file, TEXT, compression="zstd", write_page_checksum=True)
+            self._writers = text_writer, pq.ParquetWriter(photos_file, PHOTOS, **options)
         columns = [text[name].to_pylist() for name in ROWS.names if name not in DERIVED]
         hashes = []
         for number, *values, photo in zip(*columns, photos, strict=True):
@@ -146,14 +148,28 @@ def hash_photo(photo: bytes | None) -> int | None:
     return None if photo is None else int.from_bytes(hashlib.sha256(photo).digest()[:8])
 
 
-def open_parquet(file: Path | str, columns: Sequence[str] | None = None) -> pq.ParquetFile:
-    """Open a local file, or one at an address: of that, only the columns are transferred."""
-    if isinstance(file, Path):
-        return pq.ParquetFile(file)
-    filesystem, path = open_address(file)
-    if columns is None:
-        return pq.ParquetFile(filesystem.open(path, "rb"))
-    return pq.ParquetFile(open_parquet_file(path, fs=filesystem, columns=list(columns), engine="pyarrow"))
+@contextmanager
+def open_parquet(file: Path | str, columns: Sequence[str] | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a local file, or one at an address: of that, only the columns are transferred.
+
+    Raises CatalogueError for a file that is gone, and for one whose pages that are read were changed.
+    """
+    try:
+        source: Any = file
+        if isinstance(file, str):
+            filesystem, path = open_address(file)
+            if columns is None:
+                source = filesystem.open(path, "rb")
+            else:
+                source = open_parquet_file(path, fs=filesystem, columns=list(columns), engine="pyarrow")
+        with pq.ParquetFile(source, page_checksum_verification=True) as parquet:
+            yield parquet
+    except FileNotFoundError as error:
+        raise damage_error(file, "is gone") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and "CRC checksum" not in str(error):  # of the disk or the store
+            raise
+        raise damage_error(file, f"is damaged ({error})") from error
 
 
 def read_text(file: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:

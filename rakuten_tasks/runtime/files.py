@@ -12,7 +12,8 @@ from flytekit.exceptions.user import FlyteDataNotFoundException
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.data.versions.files import CONTENT_NAME, damage_error, require_content
+from rakuten_tasks.data.schema import damage_error
+from rakuten_tasks.data.versions.files import CONTENT_NAME, require_content
 
 THREADS = 8  # downloads at a time: of small files most of the time is waiting for the store
 

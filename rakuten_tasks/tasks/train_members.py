@@ -1,4 +1,4 @@
-"""Stages 3 to 6: extract features of every product once, and fit each member on them.
+"""Stages 3 to 6: plan the extraction of features, and fit each member on them.
 
 The configuration names the extractors and members, so a dynamic task plans the others: each has a node, a cached result
 and an MLflow run of its own. Inside of a dynamic task values have lost their content hashes (types.Keyed...), so the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,28 +21,28 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.data.shards import iter_products, iter_text
-from rakuten_tasks.data.splits import TRAIN
 from rakuten_tasks.models.extractors import EXTRACTORS
 from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.models.members.plan import (
     active_members,
-    build_extractor,
-    calibration_rows,
     enough_photos,
     extractor_settings,
     extractors_of,
     reads_training_rows,
 )
-from rakuten_tasks.models.scoring import products_of
-from rakuten_tasks.preprocessing.feature_shards import concatenate, write_shard
 from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import checkpoints
 from rakuten_tasks.runtime.files import fetch_all, local, workspace
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.local_files import hash_folder, hash_json
-from rakuten_tasks.tasks.assignments import read_assignments, read_texts
+from rakuten_tasks.tasks.assignments import read_assignments
+from rakuten_tasks.tasks.extract_features import (
+    extract_features,
+    extract_features_on_gpu,
+    fit_extractor,
+    prepare_extractor,
+)
 from rakuten_tasks.tasks.training_log import log_epoch, log_fit
 from rakuten_tasks.tasks.types import (
     Catalogue,
@@ -63,7 +63,6 @@ from rakuten_tasks.training.loop import choose_device
 
 log = logging.getLogger(__name__)
 
-TEXT = ["row", "designation", "description"]
 EXCEPT_TEST, EVERYTHING, SCORES = "except_test", "everything", "scores.parquet"  # in a fitted member's folder
 
 
@@ -71,75 +70,6 @@ class Members(NamedTuple):
     fitted: list[KeyedMember]
     extractors: list[KeyedExtractor]
     features: list[list[KeyedArrays]]  # one list of shards for each extractor, in the same order
-
-
-@stage(pods.CPU, cached=True, ignored=("shards", "splits", "config"))
-def fit_extractor(name: str, shards: list[Shard], splits: Splits, key: str, config: TrainingConfig) -> KeyedExtractor:
-    """Fit a tokenizer's subwords, or the scales of a network in int8, on training rows alone."""
-    assignments = pd.read_parquet(local(splits.assignments))
-    return _build_extractor(name, config, shards, assignments[assignments["split"] == TRAIN])
-
-
-@stage(pods.CPU, cached=True, ignored=("config",))
-def prepare_extractor(name: str, key: str, config: TrainingConfig) -> KeyedExtractor:
-    """Save an extractor that needs no fit: its settings, or its pretrained weights."""
-    return _build_extractor(name, config, [], pd.DataFrame(columns=["row", "shard", "has_photo"]))
-
-
-def _build_extractor(
-    name: str, config: TrainingConfig, shards: Sequence[Shard], train: pd.DataFrame
-) -> StoredExtractor:
-    """train: the assignments of the training rows."""
-
-    def texts() -> Iterator[tuple[str, str]]:
-        for rows in read_texts(shards, train, TEXT):
-            yield from zip(rows["designation"], rows["description"], strict=True)
-
-    def photos() -> list[bytes]:
-        rows = calibration_rows(train.loc[train["has_photo"], "row"].to_numpy(np.int64))
-        positions = train.loc[train["row"].isin(rows), "shard"].unique().tolist()
-        chunks = (chunk for position in positions for chunk in iter_products(shards[position].located(), rows))
-        return [photo for chunk in chunks for photo in chunk["photo"]]
-
-    folder = workspace() / name
-    build_extractor(name, config, texts, photos, choose_device()).save(folder)
-    training_only = list(EXTRACTORS[name].training_only)
-    return StoredExtractor(name, FlyteDirectory(str(folder)), hash_folder(folder), training_only)
-
-
-def _extract(shard: Shard, position: int, splits: Splits, extractor: StoredExtractor) -> FeatureShard:
-    assignments = pd.read_parquet(local(splits.assignments), columns=["row", "shard"])
-    selected = assignments.loc[assignments["shard"] == position, "row"]
-    loaded = EXTRACTORS[extractor.name].load(local(extractor.folder), choose_device())
-    stored = shard.located()
-    if loaded.modality == "photo":
-        chunks = iter_products(stored, selected)
-    else:
-        chunks = (rows[rows["row"].isin(selected)].assign(photo=None) for rows in iter_text([stored.text], TEXT))
-    parts = []
-    for rows in chunks:  # the photos of one chunk at a time are in memory
-        products = products_of(rows)
-        available = np.flatnonzero([loaded.available(product) for product in products])
-        if len(available):
-            arrays = loaded.extract([products[index] for index in available])
-            parts.append({"row": rows["row"].to_numpy(np.int64)[available], **arrays})
-    path = workspace() / f"{extractor.name}.safetensors"
-    write_shard(path, concatenate(parts or [{"row": np.empty(0, np.int64), **loaded.extract([])}]))
-    return FeatureShard.of(path)
-
-
-@stage(pods.CPU, cached=True, ignored=("shard", "position", "splits"))
-def extract_features(shard: Shard, key: str, position: int, splits: Splits, extractor: StoredExtractor) -> KeyedArrays:
-    """Extract features of a shard's assigned rows, without products that lack the input that the extractor reads."""
-    return _extract(shard, position, splits, extractor)
-
-
-@stage(pods.GPU, cached=True, ignored=("shard", "position", "splits"))
-def extract_features_on_gpu(
-    shard: Shard, key: str, position: int, splits: Splits, extractor: StoredExtractor
-) -> KeyedArrays:
-    """Extract features of a shard's assigned rows with a network."""
-    return _extract(shard, position, splits, extractor)
 
 
 @stage(pods.FIT, cached=True, deck=True, ignored=("splits", "catalogue", "config"))

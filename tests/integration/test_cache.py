@@ -17,7 +17,7 @@ from rakuten_tasks.models import bundle
 from rakuten_tasks.registry import versions
 from rakuten_tasks.runtime import local_cache
 from rakuten_tasks.storage.paths import cache_folder
-from rakuten_tasks.tasks import train_members
+from rakuten_tasks.tasks import extract_features
 from tests.support.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from tests.support.tiny_models import write_vgg16
 from workflows.training import train_classifier
@@ -45,7 +45,7 @@ def source(mlflow_store: MlflowClient, local_runs: Path, tmp_path_factory: pytes
 def extracted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Extractors that were made, and one name more for each shard that one of them read."""
     done: list[str] = []
-    build, extract = train_members._build_extractor, train_members._extract
+    build, extract = extract_features._build_extractor, extract_features._extract
 
     def make(name: str, *inputs: Any) -> Any:
         done.append(f"make {name}")
@@ -55,8 +55,8 @@ def extracted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(extractor.name)
         return extract(shard, position, splits, extractor)
 
-    monkeypatch.setattr(train_members, "_build_extractor", make)
-    monkeypatch.setattr(train_members, "_extract", read)
+    monkeypatch.setattr(extract_features, "_build_extractor", make)
+    monkeypatch.setattr(extract_features, "_extract", read)
     return done
 
 

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "assignments": set(),
     "check_drift": CLIENT,
     "evaluate_test_rows": NETWORK,
+    "extract_features": {"torch"},
     "fit_baselines": {*CLIENT, "sklearn"},
     "fit_pool_weights": NETWORK,
     "ingest_catalogue": DECK,

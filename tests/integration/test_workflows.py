@@ -30,9 +30,9 @@ from rakuten_tasks.runtime import local_cache
 from rakuten_tasks.runtime.files import local
 from rakuten_tasks.storage.paths import cache_folder
 from rakuten_tasks.tasks.assign_splits import split
+from rakuten_tasks.tasks.extract_features import extract_features, prepare_extractor
 from rakuten_tasks.tasks.ingest_catalogue import ingest
 from rakuten_tasks.tasks.start_run import open_run
-from rakuten_tasks.tasks.train_members import extract_features, prepare_extractor
 from rakuten_tasks.tasks.types import FeatureShard, RegisteredVersion, Shard, Splits
 from tests.support.catalogues import TINY, photo_bytes, photo_path, set_cell, write_catalogue
 from workflows.prediction import fetch_champion, predict_catalogue

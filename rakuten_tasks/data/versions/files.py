@@ -15,7 +15,7 @@ from pathlib import Path
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from rakuten_tasks.data.schema import CatalogueError
+from rakuten_tasks.data.schema import damage_error
 from rakuten_tasks.data.shards import Shard
 from rakuten_tasks.storage.addresses import open_address
 from rakuten_tasks.storage.local_files import copy_atomically, hash_file, write_atomically
@@ -32,11 +32,6 @@ def manifest_path(root: str, version: int) -> str:
 def content_name(kind: str, file: Path) -> str:
     """Return the name of a published file with these bytes."""
     return f"{kind}-{hash_file(file)}{file.suffix}"
-
-
-def damage_error(file: object, damage: str) -> CatalogueError:
-    """Return the error for a published file that cannot be used."""
-    return CatalogueError(f"{file} {damage}: put it back from a copy, or publish the catalogue to another address")
 
 
 def require_content(file: Path, address: object) -> None:

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from rakuten_tasks.config import Strict
 from rakuten_tasks.data.csv_files import RowFilter, all_rows, parse_labels
 from rakuten_tasks.data.ingested import Counts, IngestResult
-from rakuten_tasks.data.schema import QUARANTINE, CatalogueError
+from rakuten_tasks.data.schema import QUARANTINE, CatalogueError, damage_error
 from rakuten_tasks.data.shards import Shard
-from rakuten_tasks.data.versions.files import MANIFEST_PATH, CatalogueFiles, damage_error, fetch_file, manifest_path
+from rakuten_tasks.data.versions.files import MANIFEST_PATH, CatalogueFiles, fetch_file, manifest_path
 
 FORMAT = 2  # of manifests and files; others are refused
 PARTS = ("labelled", "unlabelled")

@@ -31,6 +31,7 @@ def text_files(folder: Path, rows: int = ROWS) -> list[Path]:
     """Two shards; every third row has no photo."""
     photos = [None if row % 3 == 0 else row for row in range(rows)]
     table = pd.DataFrame({"row": range(rows), "title_hash": hashes()[:rows], "prdtypecode": CODES[:rows]})
+    table["product_hash"] = np.random.default_rng(1).integers(0, 2**64, ROWS, dtype=np.uint64)[:rows]
     table["photo_hash"] = pd.array(photos, "UInt64")
     paths = [folder / "0.parquet", folder / "1.parquet"]
     for path, part in zip(paths, (table[: rows // 2], table[rows // 2 :]), strict=True):
@@ -50,17 +51,29 @@ def test_every_row_is_used_within_the_budgets(tmp_path: Path):
     assert selected["photo_hash"].isna().tolist() == [row % 3 == 0 for row in range(ROWS)]
 
 
-def test_a_split_above_its_budget_is_sampled_by_title_and_the_others_are_not(tmp_path: Path):
+def test_a_split_above_its_budget_is_sampled_and_the_others_are_not(tmp_path: Path):
     files = text_files(tmp_path)
     everything, selected = select(files, SampleConfig()), select(files, SampleConfig(training=1000))
     counts = selected["split"].value_counts()
     assert 800 <= counts[TRAIN] <= 1060
     for split in range(1, len(SPLITS)):
         assert counts[split] == (everything["split"] == split).sum()
-    titles = set(selected["title_hash"])
-    assert selected["row"].tolist() == everything["row"][everything["title_hash"].isin(titles)].tolist()
-    # of the rare class every title stays
+    assert "product_hash" not in selected
+    # of the rare class every row stays
     assert (selected["prdtypecode"] == 20).sum() == (everything["prdtypecode"] == 20).sum()
+
+
+@pytest.mark.parametrize("title", range(5))
+def test_a_title_of_most_rows_is_sampled_as_any_other(tmp_path: Path, title: int):
+    files = text_files(tmp_path)
+    for file in files:
+        table = pd.read_parquet(file)
+        table.loc[table.index % 4 > 0, "title_hash"] = np.uint64(title)
+        table.to_parquet(file, index=False)
+    counts = select(files, SampleConfig(training=1000, validation=1000, blending=1000, test=1000))[
+        "split"
+    ].value_counts()
+    assert 800 <= counts.max() <= 1060
 
 
 def test_a_catalogue_that_grows_by_a_little_keeps_its_sample(tmp_path: Path):

@@ -14,7 +14,7 @@ from flytekit.core.workflow import WorkflowBase
 
 from rakuten_tasks.registry.runs import SILENCE
 from rakuten_tasks.runtime import code_version
-from rakuten_tasks.tasks import train_members
+from rakuten_tasks.tasks import extract_features, train_members
 from tests.support.task_names import NETWORKS, NEVER_CACHED, short
 from workflows.drift_watch import watch_drift
 from workflows.etl import publish_catalogue
@@ -38,17 +38,17 @@ SHOWN = {
 }
 # what train_members plans
 PLANNED = (
-    train_members.fit_extractor,
-    train_members.prepare_extractor,
-    train_members.extract_features,
-    train_members.extract_features_on_gpu,
+    extract_features.fit_extractor,
+    extract_features.prepare_extractor,
+    extract_features.extract_features,
+    extract_features.extract_features_on_gpu,
     *train_members.TASKS.values(),
 )
 
 
 def test_a_training_is_taken_for_lost_only_when_the_tasks_that_open_no_run_would_have_timed_out():
     """They are planned one after the other. Of the others each attempt opens one."""
-    silent = (train_members.prepare_extractor, train_members.extract_features_on_gpu)
+    silent = (extract_features.prepare_extractor, extract_features.extract_features_on_gpu)
     assert sum(((task.metadata.retries + 1) * task.metadata.timeout for task in silent), timedelta()) == SILENCE
     assert max(task.metadata.timeout for task in (*entities(train_classifier), *PLANNED)) < SILENCE
 
@@ -127,7 +127,7 @@ def test_the_stages_that_show_something_have_a_deck(task):
         ("config.py", True),
         ("preprocessing/text.py", True),
         ("data/sample/words.yaml", True),
-        ("tasks/train_members.py", True),
+        ("tasks/extract_features.py", True),
     ],
 )
 def test_what_only_shows_or_stores_results_is_no_part_of_the_key_of_the_cache(edited, recomputed, tmp_path):

@@ -79,7 +79,7 @@ class PoolReport(Strict):
 
     def _thresholds(self) -> dict[str, float]:
         """List the threshold of each stage that settles something, and the share of the products that it settles."""
-        values = {}
+        values: dict[str, float] = {}
         for report in self.stages:
             if point := report.chosen:
                 name = f"{report.stage}_{report.modalities.replace('+', '_')}"

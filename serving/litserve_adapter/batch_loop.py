@@ -24,7 +24,7 @@ POLL_SECONDS = 0.05
 DRAIN_SECONDS = 0.5  # seconds without a request after which a stopping worker expects no more of them
 
 
-@dataclass
+@dataclass(eq=False)
 class StartedBatch:
     """A batch that is being predicted. items: consumer, uid, request by number, of those without a response yet."""
 

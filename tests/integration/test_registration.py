@@ -15,7 +15,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from mlflow import MlflowClient
 
-from rakuten_tasks.config import GateConfig, IngestConfig, TrainingConfig
+from rakuten_tasks.config import GateConfig, TrainingConfig
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.models import bundle
 from rakuten_tasks.registry import audit, runs, versions
@@ -49,7 +49,7 @@ def made(
     out = tmp_path_factory.mktemp("bundle")
     folder = versions.fetch(mlflow_store, "registration", str(trained.version), out)
     source = bundle.read_manifest(folder).lineage.catalogue
-    shards = ingest(source, out / "shards", IngestConfig()).labelled
+    shards = ingest(source, out / "shards", TINY.ingest).labelled
     return {
         "folder": FlyteDirectory(str(folder)),
         "shards": [

@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.timing import seconds
 from rakuten_tasks.models.backbones.frozen import Description
 from rakuten_tasks.models.backbones.frozen_vgg16 import IMAGE_SIZE, VGG16Backbone
-from rakuten_tasks.models.networks.onednn import is_supported, prepack
+from rakuten_tasks.models.networks.onednn import is_int8_supported, is_supported, prepack
 from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions, batch_size
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.models.pretrained import PretrainedWeights
@@ -40,6 +41,17 @@ def bare_pass(layers: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tenso
         torch.cuda.synchronize()
 
 
+def print_int8(frozen: VGG16Backbone, photos: NDArray) -> None:
+    """Print the speed of `photo.precision: int8` beside that of `frozen`."""
+    quantised = frozen.quantise(photos[:1])
+    quantised.features(photos[: quantised.batch.rows])
+    pairs = [
+        (seconds(lambda: frozen.features(photos)), seconds(lambda: quantised.features(photos))) for _ in range(REPEATS)
+    ]
+    usual, int8 = (len(photos) / min(times) for times in zip(*pairs, strict=True))
+    print(f"int8 / bf16 features: {int8 / usual:.3f}, {int8:.2f} photos/s")
+
+
 def main() -> None:
     device = choose_device()
     size = batch_size(device)
@@ -60,6 +72,14 @@ def main() -> None:
     print(f"{count} photos of {IMAGE_SIZE} pixels in batches of {size} on {device} in {dtype}, best of {REPEATS} runs")
     print(f"bare forward pass {bare:.2f} photos/s, features {features:.2f} photos/s")
     print(f"features / bare: {features / bare:.3f} (limit {LIMIT})")
+    if is_int8_supported(device):
+        print_int8(frozen, photos)
+    if is_int8_supported(device):
+        quantised = frozen.quantise(photos[:size])
+        pairs = [
+            (seconds(lambda: backbone(device).features(photos)), seconds(lambda: quantised.features(photos)))
+            for _ in range(REPEATS)
+        ]
 
 
 if __name__ == "__main__":

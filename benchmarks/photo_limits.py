@@ -1,8 +1,7 @@
 """Throughput of VGG16's convolutions under possible optimisations, in photos per second.
 
 python -m benchmarks.photo_limits
-Each row runs all convolutions over a prepared batch. int8 is torch's oneDNN convolution with a fixed scale and ReLU: it
-measures speed only, as its outputs are meaningless without calibrated scales and ImageNet's weights.
+Each row runs all convolutions over a prepared batch.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from rakuten_tasks.models.networks.onednn import is_supported, prepack
-from rakuten_tasks.models.networks.vgg16_blocks import batch_size
+from rakuten_tasks.models.networks.int8 import quantise
+from rakuten_tasks.models.networks.onednn import is_int8_supported, is_supported, prepack
+from rakuten_tasks.models.networks.vgg16_blocks import batch_size, max_pool_2x2, split_blocks
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.training.loop import autocast, choose_device, half_precision
 
@@ -27,46 +27,16 @@ REPEATS = 4
 
 
 def int8(network: nn.Sequential) -> Callable[[Tensor], Tensor]:
-    """Convert the convolutions and poolings to uint8 activations and int8 weights."""
-    prepack = []
-    for layer in network:
-        if isinstance(layer, nn.Conv2d):
-            weight = (layer.weight / layer.weight.abs().max() * 127).round().to(torch.int8)
-            prepack.append(torch.ops.onednn.qconv_prepack(weight, torch.ones(len(weight)), 1.0, 0, *GEOMETRY, 1, None))
+    """Quantise the convolutions as `photo.precision: int8` does, with scales of one, which take the same time."""
+    blocks = list(split_blocks(network))
+    steps = quantise(blocks, [1.0] * (sum(isinstance(layer, nn.Conv2d) for layer in network) - 1))
 
-    def run(pixels: Tensor) -> Tensor:
-        maps = pixels.mul(32).clamp(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
-        weights = iter(prepack)
-        for layer in network:
-            if isinstance(layer, nn.Conv2d):
-                scales = torch.ones(layer.out_channels)
-                zeros = torch.zeros(layer.out_channels, dtype=torch.int64)
-                maps = torch.ops.onednn.qconv2d_pointwise(
-                    maps,
-                    1.0,
-                    0,
-                    next(weights),
-                    scales,
-                    zeros,
-                    None,
-                    *GEOMETRY,
-                    1,
-                    4096.0,
-                    0,
-                    torch.uint8,
-                    "relu",
-                    [],
-                    "",
-                )
-            elif isinstance(layer, nn.MaxPool2d):
-                rows = torch.maximum(maps[:, :, ::2], maps[:, :, 1::2])  # max_pool2d refuses uint8 maps of this size
-                maps = torch.maximum(rows[..., ::2], rows[..., 1::2]).contiguous(memory_format=torch.channels_last)
+    def run(maps: Tensor) -> Tensor:
+        for step in steps:
+            maps = max_pool_2x2(step(maps))
         return maps
 
     return run
-
-
-GEOMETRY = ([1, 1], [1, 1], [1, 1])  # stride, padding, dilation
 
 
 @torch.inference_mode()
@@ -110,8 +80,8 @@ def main() -> None:
 
         with inductor.patch(freezing=True):
             rates[f"{dtype}, torch.compile with freezing"] = rate(torch.compile(network), batch(224), True)
-    if device.type == "cpu":
-        rates["int8 (speed only)"] = rate(int8(network), batch(224), False)
+    if is_int8_supported(device):
+        rates["int8, as photo.precision: int8"] = rate(int8(network), batch(224), True)
     rates |= {f"{dtype}, {image_size} px": rate(network, batch(image_size), True) for image_size in SIDES[1:]}
     table = Table("", "photos/s", "ratio", title=f"VGG16's convolutions on {device}, batches of {batch_size(device)}")
     usual = next(iter(rates.values()))

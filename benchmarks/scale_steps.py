@@ -134,7 +134,7 @@ def split(bench: Bench) -> object:
 
 
 def vocabulary(bench: Bench) -> object:
-    result = bench.call(extract_features.train_tokenizer)
+    result = bench.call(extract_features.fit_extractor, name="tokens")
     bench.store("extractor_tokens", result)
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,13 @@ from rakuten_tasks.evaluation.metrics import FULL_POOL, POOL, reliability
 from rakuten_tasks.models.cascade import learn_cascade
 from rakuten_tasks.models.extractors import EXTRACTORS, Extractor
 from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
-from rakuten_tasks.models.members.plan import active_members, build_extractor, enough_photos, extractors_of
+from rakuten_tasks.models.members.plan import (
+    active_members,
+    build_extractor,
+    calibration_rows,
+    enough_photos,
+    extractors_of,
+)
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from rakuten_tasks.models.predictor import Predictor, pool_logits
 from rakuten_tasks.models.scoring import products_of, score_features
@@ -80,9 +87,14 @@ class TrainingRun:
 
     def _extract(self, name: str) -> None:
         train = self.rows[self.rows["split"] == TRAIN]
-        extractor = build_extractor(
-            name, self.config, lambda: zip(train["designation"], train["description"], strict=True), self.device
-        )
+
+        def photos() -> list[bytes]:
+            rows = calibration_rows(train.loc[train["photo_status"] == "ok", "row"].to_numpy(np.int64))
+            chunks = (chunk for shard in self._labelled for chunk in iter_products(shard, rows))
+            return [photo for chunk in chunks for photo in chunk["photo"]]
+
+        texts = partial(zip, train["designation"], train["description"], strict=True)
+        extractor = build_extractor(name, self.config, texts, photos, self.device)
         self._folders[name] = self.folder / "extractors" / name
         extractor.save(self._folders[name])
         self._features[name] = [self._write(extractor, shard) for shard in self._labelled]

@@ -108,11 +108,12 @@ class Refit(Enum):
 
 
 class Precision(Enum):
-    """Arithmetic of a network. AUTO: bf16 where the hardware supports it, else fp32."""
+    """Arithmetic of a frozen network. AUTO: bf16 where the hardware supports it, else fp32. INT8: of VGG16."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,8 @@ class TextConfig(Settings):
         valid = hub or self.encoder in ("use-multilingual", "none")
         _require(valid, "encoder", self.encoder, "use-multilingual, hf:NAME_OR_FOLDER, or none")
         _require(hub or not self.revision, "revision", self.revision, "only an hf: encoder has one")
+        floats = self.precision is not Precision.INT8
+        _require(floats, "precision", self.precision.value, "auto, float32 or bfloat16: int8 is for photos")
         tunable = hub or self.fine_tune_epochs == 0
         _require(tunable, "fine_tune_epochs", self.fine_tune_epochs, "needs an hf: encoder: no other can be trained")
 
@@ -219,7 +222,8 @@ class PhotoConfig(Settings):
     backbone: vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER. revision: commit of a model on Hugging Face's hub.
     weights_file: with weights: file, a .pth or .safetensors of the backbone. image_size: pixels; zero for the
     backbone's own (VGG16: 224), or 32 for VGG16 from random weights. epochs, batch_size and learning_rate apply to
-    training VGG16; fine_tune_epochs: above 0, VGG16's block 5 is trained too.
+    training VGG16; fine_tune_epochs: above 0, VGG16's block 5 is trained too. precision: of a frozen backbone; int8, of
+    vgg16 alone, is calibrated on training photos, and everywhere the same, but slow where the hardware has no int8.
     """
 
     backbone: str = "vgg16"
@@ -231,6 +235,7 @@ class PhotoConfig(Settings):
     batch_size: Annotated[Integer, Field(ge=2)] = 32  # batch norm needs two
     learning_rate: NonNegativeRate = 0.0
     fine_tune_epochs: NonNegativeInt = 0
+    precision: Precision = Precision.AUTO
 
     def __post_init__(self) -> None:
         vgg16, hub = self.backbone == "vgg16", self.backbone.startswith("hf:")
@@ -249,6 +254,10 @@ class PhotoConfig(Settings):
         tunable = (vgg16 and pretrained) or self.fine_tune_epochs == 0
         rule = "needs vgg16 with pretrained weights: random ones are all trained"
         _require(tunable, "fine_tune_epochs", self.fine_tune_epochs, rule)
+        precision, trained = self.precision, self.fine_tune_epochs > 0 or not pretrained
+        rule = "needs a frozen backbone: leave it out with fine_tune_epochs or weights: random"
+        _require(precision is Precision.AUTO or not trained, "precision", precision.value, rule)
+        _require(vgg16 or precision is not Precision.INT8, "precision", precision.value, "only vgg16 has int8")
 
 
 @dataclass(frozen=True)

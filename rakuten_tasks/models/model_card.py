@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rakuten_tasks.config import Refit
+from rakuten_tasks.config import Precision, Refit
 from rakuten_tasks.evaluation.metrics import TFIDF_SVM, Evaluation
 from rakuten_tasks.models.bundle import Manifest
 from rakuten_tasks.models.pool_report import relative_weights
@@ -103,6 +103,8 @@ def _origin(manifest: Manifest) -> Iterator[str]:
     if lineage.pretrained:
         rows = [(w.name, w.source, w.licence, f"`{w.sha256}`", w.warning) for w in lineage.pretrained]
         yield _table(["weights", "source", "licence", "SHA-256", "warning"], rows)
+        if "photo" in manifest.members and manifest.config.photo.precision is not Precision.AUTO:
+            yield f"Photo features are computed in {manifest.config.photo.precision.value}."
     else:
         yield "None."
     yield "## Origin and limits"

@@ -75,7 +75,16 @@ class PoolReport(Strict):
             for kinds, by_member in self.weights.items()
             for name, weight in by_member.items()
         }
-        return {**values, **weights, "unseen_rows": self.rows}
+        return {**values, **weights, **self._thresholds(), "unseen_rows": self.rows}
+
+    def _thresholds(self) -> dict[str, float]:
+        """List the threshold of each stage that settles something, and the share of the products that it settles."""
+        values: dict[str, float] = {}
+        for report in self.stages:
+            if point := report.chosen:
+                name = f"{report.stage}_{report.modalities.replace('+', '_')}"
+                values |= {f"threshold_{name}": point.threshold, f"settled_{name}": point.settled}
+        return values
 
 
 def report_pool(pool: Pool, logits: Logits, labels: NDArray, stages: Sequence[StageReport] = ()) -> PoolReport:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.shards import Shard, iter_products
+from rakuten_tasks.data.shards import PHOTO_ROWS, Shard, iter_products, iter_text, open_parquet
 from rakuten_tasks.models.members import Member
 from rakuten_tasks.models.pool import Logits, Pool
-from rakuten_tasks.models.predictor import Embeddings, member_logits
+from rakuten_tasks.models.predictor import Predictor, Scores
+from rakuten_tasks.models.staged_logits import Embeddings, StagedLogits
 from rakuten_tasks.preprocessing.feature_shards import FeatureTable
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.storage.read_ahead import map_ahead
@@ -37,6 +39,26 @@ def read_assigned(shards: Sequence[Shard], assignments: pd.DataFrame) -> Iterato
     return map_ahead(read, assignments["shard"].unique().tolist())
 
 
+def score_shard(predictor: Predictor, shard: Shard) -> Iterator[tuple[pd.DataFrame, Scores]]:
+    """Score the products of a shard. Yields rows of schema.TEXT, at most TEXT_ROWS at a time, and their scores.
+
+    The text of all these rows is scored before the photos of those that need one. A row group of photos is read only if
+    one of them is in it.
+    """
+    with open_parquet(shard.photos) as file:
+        read_group = lru_cache(maxsize=1)(lambda group: file.read_row_group(group)["photo"])
+        start = 0
+        for text in iter_text([shard.text]):
+
+            def read_photo(row: int, start: int = start) -> bytes:
+                group, position = divmod(start + row, PHOTO_ROWS)
+                return read_group(group)[position].as_py()
+
+            unread = text.assign(photo=text["photo_status"].map({"ok": b""}))  # the bytes are read when needed
+            yield text, predictor.score(products_of(unread), read_photo)
+            start += len(text)
+
+
 def score_features(
     members: Mapping[str, Member], features: Mapping[str, Sequence[Path]], rows: NDArray, pool: Pool
 ) -> tuple[Logits, Embeddings]:
@@ -49,4 +71,6 @@ def score_features(
     def extract(names: Sequence[str], positions: NDArray) -> dict[str, NDArray]:
         return {key: value for name in names for key, value in tables[name].take(rows[positions]).items()}
 
-    return member_logits(members, {name: table.has(rows) for name, table in tables.items()}, extract, pool, members)
+    masks = {name: table.has(rows) for name, table in tables.items()}
+    staged = StagedLogits(members, masks, extract, pool, members).finish()
+    return staged.logits, staged.embeddings

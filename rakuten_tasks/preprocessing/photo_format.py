@@ -24,7 +24,7 @@ ANIMATION_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT"})
 METADATA_MARKERS = frozenset({*range(0xE0, 0xF0), 0xFE})
 COLOUR_MARKERS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}  # start of the payload, and its shortest length
 EXIF_MARKER, START_OF_SCAN = 0xE1, 0xDA
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"  # within a scan \xff is followed by 0 or the number of a restart
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"  # within a scan \xff is followed by 0 or the number of a restart
 
 
 class PhotoError(ValueError):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 # Kubernetes' formats, without exponents and fractions of a byte
 Memory = Annotated[str, Field(pattern=r"^[1-9]\d*(Mi|Gi|Ti|M|G|T)$", description="an amount such as 16Gi or 512Mi")]
-# Flyte takes a training that has been open for two weeks for lost: registry/runs.py
+# Flyte takes a training that has been open for two days for lost: registry/runs.py
 Hours = Annotated[float, Field(ge=0.1, le=48, allow_inf_nan=False, description="a number of hours from 0.1 to 48")]
 Cores = Annotated[str, Field(pattern=r"^[1-9]\d*m?$", description="a number such as 4, or thousandths such as 500m")]
 Count = Annotated[int, Field(ge=1, le=10_000, description="a whole number from 1 to 10000")]
@@ -33,6 +33,8 @@ class PodSettings(BaseModel, frozen=True):
     cpu_memory: Memory = "4Gi"
     cpu_disk: Memory = "10Gi"
     cpu_hours: Hours = 4.0  # of one attempt; then the task is stopped and tried again
+    # Fits of linear members and baselines: about 35 KB for a row of the sample of at most 350,000, and 2 GB for L-BFGS
+    fit_memory: Memory = "16Gi"
     gpu_cores: Cores = "4"
     gpu_memory: Memory = "16Gi"
     gpu_disk: Memory = "10Gi"

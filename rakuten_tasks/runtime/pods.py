@@ -52,5 +52,6 @@ def _photo_pod() -> dict[str, Any]:
 TRAINING: dict[str, Any] = {"hours": SETTINGS.gpu_hours, "interruptible": True, "shared_memory": "2Gi"}
 SMALL = _pod(SETTINGS.small_cores, SETTINGS.small_memory, SETTINGS.small_disk, SETTINGS.small_hours)
 CPU = _pod(SETTINGS.cpu_cores, SETTINGS.cpu_memory, SETTINGS.cpu_disk, SETTINGS.cpu_hours)
+FIT = _pod(SETTINGS.cpu_cores, SETTINGS.fit_memory, SETTINGS.cpu_disk, SETTINGS.cpu_hours)
 GPU = _pod(SETTINGS.gpu_cores, SETTINGS.gpu_memory, SETTINGS.gpu_disk, gpu=1, **TRAINING)
 PHOTO = _photo_pod()

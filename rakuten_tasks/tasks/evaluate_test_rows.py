@@ -15,8 +15,9 @@ from rakuten_tasks.evaluation.metrics import FULL_POOL, POOL, evaluate
 from rakuten_tasks.models import bundle
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.pool import Logits, Pool
-from rakuten_tasks.models.predictor import Scores, apply_cascade, pool_logits
+from rakuten_tasks.models.predictor import Scores, pool_logits
 from rakuten_tasks.models.scoring import read_assigned, score_features
+from rakuten_tasks.models.staged_logits import apply_cascade
 from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
 from rakuten_tasks.reports import result_plots

@@ -5,7 +5,7 @@ train_members plans them, so they are cached by the input `key`; see there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from flytekit.types.directory import FlyteDirectory
 from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.data.shards import iter_products, iter_text
 from rakuten_tasks.data.splits import TRAIN
-from rakuten_tasks.models.extractors import EXTRACTORS, TokenExtractor
+from rakuten_tasks.models.extractors import EXTRACTORS
 from rakuten_tasks.models.scoring import products_of
 from rakuten_tasks.preprocessing.feature_shards import concatenate, write_shard
 from rakuten_tasks.runtime import pods
@@ -29,31 +29,37 @@ TEXT = ["row", "designation", "description"]
 
 
 @stage(pods.CPU, cached=True, ignored=("shards", "splits", "config"))
-def train_tokenizer(shards: list[Shard], splits: Splits, key: str, config: TrainingConfig) -> KeyedExtractor:
-    """Fit the LSTM's subword tokenizer on training rows alone."""
+def fit_extractor(name: str, shards: list[Shard], splits: Splits, key: str, config: TrainingConfig) -> KeyedExtractor:
+    """Fit a tokenizer's subwords, or the scales of a network in int8, on training rows alone."""
     assignments = pd.read_parquet(local(splits.assignments))
-
-    def texts() -> Iterator[tuple[str, str]]:
-        for rows in read_texts(shards, assignments[assignments["split"] == TRAIN], TEXT):
-            yield from zip(rows["designation"], rows["description"], strict=True)
-
-    return _build_extractor(TokenExtractor.name, config, texts)
+    return _build_extractor(name, config, shards, assignments[assignments["split"] == TRAIN])
 
 
 @stage(pods.CPU, cached=True, ignored=("config",))
 def prepare_extractor(name: str, key: str, config: TrainingConfig) -> KeyedExtractor:
     """Save an extractor that needs no fit: its settings, or its pretrained weights."""
-    return _build_extractor(name, config, lambda: iter(()))
+    return _build_extractor(name, config, [], pd.DataFrame(columns=["row", "shard", "has_photo"]))
 
 
 def _build_extractor(
-    name: str, config: TrainingConfig, texts: Callable[[], Iterator[tuple[str, str]]]
+    name: str, config: TrainingConfig, shards: Sequence[Shard], train: pd.DataFrame
 ) -> StoredExtractor:
+    """train: the assignments of the training rows."""
     # imports every member, of which `_extract` needs none
-    from rakuten_tasks.models.members.plan import build_extractor
+    from rakuten_tasks.models.members.plan import build_extractor, calibration_rows
+
+    def texts() -> Iterator[tuple[str, str]]:
+        for rows in read_texts(shards, train, TEXT):
+            yield from zip(rows["designation"], rows["description"], strict=True)
+
+    def photos() -> list[bytes]:
+        rows = calibration_rows(train.loc[train["has_photo"], "row"].to_numpy(np.int64))
+        positions = train.loc[train["row"].isin(rows), "shard"].unique().tolist()
+        chunks = (chunk for position in positions for chunk in iter_products(shards[position].located(), rows))
+        return [photo for chunk in chunks for photo in chunk["photo"]]
 
     folder = workspace() / name
-    build_extractor(name, config, texts, choose_device()).save(folder)
+    build_extractor(name, config, texts, photos, choose_device()).save(folder)
     training_only = list(EXTRACTORS[name].training_only)
     return StoredExtractor(name, FlyteDirectory(str(folder)), hash_folder(folder), training_only)
 

@@ -16,7 +16,7 @@ from rakuten_tasks.tasks.assignments import read_assignments, read_texts
 from rakuten_tasks.tasks.types import Catalogue, KeyedFile, Run, Shard, Splits
 
 
-@stage(pods.CPU, cached=True)
+@stage(pods.FIT, cached=True)
 def score_baselines(shards: list[Shard], splits: Splits, catalogue: Catalogue, seed: int, run: Run) -> KeyedFile:
     """Fit the baselines on all rows but the test rows. -> Parquet of their probabilities of the test rows"""
     with runs.child_run(run.run_id, "score_baselines"):

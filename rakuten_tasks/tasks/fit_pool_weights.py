@@ -19,8 +19,9 @@ from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from rakuten_tasks.models.pool_report import PoolReport, report_pool
-from rakuten_tasks.models.predictor import apply_cascade, pool_logits
+from rakuten_tasks.models.predictor import pool_logits
 from rakuten_tasks.models.scoring import read_assigned, score_features
+from rakuten_tasks.models.staged_logits import apply_cascade
 from rakuten_tasks.monitoring.columns import FITTED_COLUMNS
 from rakuten_tasks.monitoring.reference import reference_rows
 from rakuten_tasks.registry import runs
@@ -67,7 +68,7 @@ class HeldOutScores:
         return Logits(self.logits.by_member, masks)
 
 
-@stage(pods.CPU, cached=True, deck=True)
+@stage(pods.FIT, cached=True, deck=True)
 def pool_members(
     shards: list[Shard],
     splits: Splits,

@@ -23,7 +23,6 @@ from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
 from rakuten_tasks.data.schema import CatalogueError
-from rakuten_tasks.data.shards import iter_products
 from rakuten_tasks.evaluation.metrics import POOL
 from rakuten_tasks.models.bundle import PREDICTOR_PARTS, read_manifest
 from rakuten_tasks.registry import tracking, versions
@@ -84,11 +83,10 @@ def predict_shard(shard: Shard, champion: Champion) -> FlyteFile:
     """Predict one shard. -> Parquet, see `_details`"""
     # not at the top: they import torch and transformers, which the other tasks here do not need
     from rakuten_tasks.models.predictor import Predictor
-    from rakuten_tasks.models.scoring import products_of
+    from rakuten_tasks.models.scoring import score_shard
 
     predictor = Predictor.load(local(champion.folder))
-    batches = iter_products(shard.fetch())
-    tables = (_details(rows, predictor.score(products_of(rows))) for rows in batches)
+    tables = (_details(rows, scores) for rows, scores in score_shard(predictor, shard.fetch()))
     path, first = workspace() / "predictions.parquet", next(tables)
     write_row_groups(path, first.schema, chain([first], tables))
     return FlyteFile(str(path))

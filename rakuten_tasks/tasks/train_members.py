@@ -19,13 +19,14 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.config import TrainingConfig
-from rakuten_tasks.models.extractors import EXTRACTORS, TokenExtractor
+from rakuten_tasks.models.extractors import EXTRACTORS
 from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.models.members.plan import (
     active_members,
     enough_photos,
     extractor_settings,
     extractors_of,
+    reads_training_rows,
 )
 from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import pods
@@ -38,8 +39,8 @@ from rakuten_tasks.tasks.assignments import read_assignments
 from rakuten_tasks.tasks.extract_features import (
     extract_features,
     extract_features_on_gpu,
+    fit_extractor,
     prepare_extractor,
-    train_tokenizer,
 )
 from rakuten_tasks.tasks.training_log import log_epoch, log_fit
 from rakuten_tasks.tasks.types import (
@@ -70,7 +71,7 @@ class Members(NamedTuple):
     features: list[list[KeyedArrays]]  # one list of shards for each extractor, in the same order
 
 
-@stage(pods.CPU, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
+@stage(pods.FIT, cached=True, deck=True, ignored=("splits", "catalogue", "config"))
 def fit_member(
     name: str,
     features: list[list[FeatureShard]],
@@ -206,9 +207,9 @@ def train_members(
     stored, features = {}, {}
     for extractor in dict.fromkeys(e for part in extractors.values() for e in part):
         settings = extractor_settings(extractor, config, resolved.text, resolved.photo)
-        if extractor == TokenExtractor.name:
+        if reads_training_rows(extractor, config):
             key = hash_json([settings, [shard.sha256 for shard in shards], splits.sha256])
-            prepared = train_tokenizer(shards=shards, splits=splits, key=key, config=config)
+            prepared = fit_extractor(name=extractor, shards=shards, splits=splits, key=key, config=config)
         else:
             prepared = prepare_extractor(name=extractor, key=settings, config=config)
         extract = extract_features_on_gpu if EXTRACTORS[extractor].network else extract_features

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from rakuten_tasks.config import Precision
 from rakuten_tasks.console.progress import Progress, on_terminal
 from rakuten_tasks.training.checkpoint import Checkpoints
 from rakuten_tasks.training.distributed import (
@@ -54,9 +55,11 @@ def half_precision(device: torch.device) -> bool:
     return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Return the context that computes in bf16 where the hardware has it, else in fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_precision(device))
+def autocast(device: torch.device, precision: Precision = Precision.AUTO) -> torch.autocast:
+    """Return the context of a precision: of AUTO, and of what int8 leaves to floats, bf16 where the hardware has it."""
+    fixed = precision in (Precision.FLOAT32, Precision.BFLOAT16)
+    enabled = precision is Precision.BFLOAT16 if fixed else half_precision(device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def choose_device() -> torch.device:

@@ -38,21 +38,18 @@ OnResponse = Callable[[RequestRecord], None]
 async def stream_lines(
     products: Iterable[Any], at_once: int, predict: Predict, on_response: OnResponse
 ) -> AsyncIterator[bytes]:
-    """Yield a line for each product, in order, with `at_once` of them in flight; none is predicted for a lost client.
+    """Yield a line for each product, in order, with `at_once` of them in flight; no more are sent for a lost client.
 
-    products: as JSON. predict: predicts a product under a request id. on_response: gets a record of each product.
+    Those in flight are predicted and logged by the worker all the same, so `shield` lets them be counted. products: as
+    JSON. predict: predicts a product under a request id. on_response: gets a record of each product.
     """
     in_flight: deque[asyncio.Task[InferenceResponse]] = deque()
-    try:
-        for product in products:
-            in_flight.append(asyncio.create_task(_respond(product, predict, on_response)))
-            if len(in_flight) == at_once:
-                yield (await in_flight.popleft()).body + b"\n"
-        while in_flight:
-            yield (await in_flight.popleft()).body + b"\n"
-    finally:
-        for task in in_flight:
-            task.cancel()
+    for product in products:
+        in_flight.append(asyncio.create_task(_respond(product, predict, on_response)))
+        if len(in_flight) == at_once:
+            yield (await asyncio.shield(in_flight.popleft())).body + b"\n"
+    while in_flight:
+        yield (await asyncio.shield(in_flight.popleft())).body + b"\n"
 
 
 async def _respond(product: Any, predict: Predict, on_response: OnResponse) -> InferenceResponse:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -80,19 +81,24 @@ class ProductAPI(litserve.LitAPI):
         self._skipped_photos = status.status.skipped_photos
         self._events: list[PredictionEvent] = []
 
-    def predict(self, requests: list[InferenceRequest]) -> list[InferenceResponse]:
-        """(N,) requests -> (N,) responses, all of the same champion."""
+    def predict(self, requests: list[InferenceRequest]) -> Iterator[tuple[list[int], list[InferenceResponse]]]:
+        """Yield numbers of the (N,) requests and their responses, those that need no photo first.
+
+        All are of the same champion. `after_batch` has to be called after each step.
+        """
         from serving.worker.inference import error_response, predict_batch
 
         loaded = self._reloader.current
         if loaded is None:
-            return [error_response(503, NOT_READY, request.request_id) for request in requests]
-        responses, self._events = predict_batch(loaded, requests, self.settings.abstain_below)
+            yield list(range(len(requests))), [error_response(503, NOT_READY, r.request_id) for r in requests]
+            return
         self._batches[str(len(requests))] += 1
-        return responses
+        for predicted in predict_batch(loaded, requests, self.settings.abstain_below, self.photos_at_once):
+            self._events += predicted.events
+            yield predicted.rows, predicted.responses
 
     def after_batch(self) -> None:
-        """Count and log the batch, after its responses were sent."""
+        """Count and log the products of a step, after their responses were sent."""
         now, events, self._events = datetime.now(UTC), self._events, []
         for event in events:
             self._members.update(event.members)
@@ -104,7 +110,9 @@ class ProductAPI(litserve.LitAPI):
 
     def on_idle(self) -> None:
         """Publish the counters if they changed, at most once a second."""
-        if self._batches != self._status.status.batches and time.monotonic() - self._published_at > PUBLISH_SECONDS:
+        published = self._status.status
+        changed = (self._batches, self._members) != (published.batches, published.members)
+        if changed and time.monotonic() - self._published_at > PUBLISH_SECONDS:
             self._publish_counts()
 
     def close(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -78,22 +78,35 @@ class PredictionEvent:
         }
 
 
+@dataclass(frozen=True)
+class PredictedRequests:
+    """Some requests of a batch. rows: their numbers; responses: in this order; events: of the products predicted."""
+
+    rows: list[int]
+    responses: list[InferenceResponse]
+    events: list[PredictionEvent]
+
+
 def predict_batch(
-    loaded: LoadedModel, requests: Sequence[InferenceRequest], abstain_below: float
-) -> tuple[list[InferenceResponse], list[PredictionEvent]]:
-    """(N,) requests -> (N,) responses in order, and an event for each product that was predicted.
+    loaded: LoadedModel, requests: Sequence[InferenceRequest], abstain_below: float, photos_at_once: int
+) -> Iterator[PredictedRequests]:
+    """Yield the requests that need no photo, when the text of all is scored, then the others, a few photos at a time.
 
     A batch that raises is halved until the requests that cannot be predicted are alone.
     """
+    waiting = np.arange(len(requests))
     try:
-        return _predict(loaded, requests, abstain_below)
+        for predicted in _predict(loaded, requests, abstain_below, photos_at_once):
+            waiting = np.setdiff1d(waiting, predicted.rows)
+            yield predicted
+        return
     except Exception as error:
         if len(requests) == 1:
-            return [_failure(error, requests[0].request_id)], []
-    half = len(requests) // 2
-    responses, events = predict_batch(loaded, requests[:half], abstain_below)
-    more_responses, more_events = predict_batch(loaded, requests[half:], abstain_below)
-    return responses + more_responses, events + more_events
+            yield PredictedRequests([0], [_failure(error, requests[0].request_id)], [])
+            return
+    for half in np.array_split(waiting, min(2, len(waiting))):
+        for predicted in predict_batch(loaded, [requests[row] for row in half], abstain_below, photos_at_once):
+            yield replace(predicted, rows=[int(half[row]) for row in predicted.rows])
 
 
 def _failure(error: Exception, request_id: str) -> InferenceResponse:
@@ -104,29 +117,37 @@ def _failure(error: Exception, request_id: str) -> InferenceResponse:
 
 
 def _predict(
-    loaded: LoadedModel, requests: Sequence[InferenceRequest], abstain_below: float
-) -> tuple[list[InferenceResponse], list[PredictionEvent]]:
+    loaded: LoadedModel, requests: Sequence[InferenceRequest], abstain_below: float, photos_at_once: int
+) -> Iterator[PredictedRequests]:
     predictor = loaded.predictor
     products = [Product(request.designation, request.description, request.photo) for request in requests]
-    logits, embeddings = predictor.logits(products)
-    scores = pool_logits(logits, predictor.pool, predictor.codes)
-    projected = project(embeddings, len(products))
-    shares = member_shares(logits, predictor.pool, scores.probabilities)
-    responses, events = [], []
-    for row, (request, product) in enumerate(zip(requests, products, strict=True)):
-        if not scores.modalities(row):
-            message = "nothing to read: the text has no word and there is no photo"
-            responses.append(_invalid("description", message, "nothing_to_read", request.request_id))
-            continue
-        abstained = bool(scores.confidence[row] < abstain_below)
-        event = PredictionEvent(product, request.request_id, loaded, scores, row, projected[row], abstained)
-        prediction = _prediction(event, shares, request.top_k)
-        if request.explain:
-            prediction.explanation = _explanation(predictor, product, prediction)
-        summary = PredictionSummary(prediction.category_id, prediction.confidence, abstained)
-        responses.append(InferenceResponse(200, prediction.model_dump_json().encode(), prediction=summary))
-        events.append(event)
-    return responses, events
+    staged = predictor.staged_logits(products)
+    for rows in staged.run(photos_at_once):
+        logits = staged.logits.take(rows)
+        scores = pool_logits(logits, predictor.pool, predictor.codes)
+        embeddings = {modality: values[rows] for modality, values in staged.embeddings.items()}
+        projected = project(embeddings, len(rows))
+        shares = member_shares(logits, predictor.pool, scores.probabilities)
+        predicted = PredictedRequests(rows.tolist(), [], [])
+        for position, row in enumerate(rows):
+            request_id = requests[row].request_id
+            if not scores.modalities(position):
+                message = "nothing to read: the text has no word and there is no photo"
+                predicted.responses.append(_invalid("description", message, "nothing_to_read", request_id))
+                continue
+            abstained = bool(scores.confidence[position] < abstain_below)
+            event = PredictionEvent(products[row], request_id, loaded, scores, position, projected[position], abstained)
+            predicted.responses.append(_response(event, shares, requests[row]))
+            predicted.events.append(event)
+        yield predicted
+
+
+def _response(event: PredictionEvent, shares: dict[str, NDArray], request: InferenceRequest) -> InferenceResponse:
+    prediction = _prediction(event, shares, request.top_k)
+    if request.explain:
+        prediction.explanation = _explanation(event.loaded.predictor, event.product, prediction)
+    summary = PredictionSummary(prediction.category_id, prediction.confidence, event.abstained)
+    return InferenceResponse(200, prediction.model_dump_json().encode(), prediction=summary)
 
 
 def _prediction(event: PredictionEvent, shares: dict[str, NDArray], top_k: int) -> Prediction:

@@ -52,7 +52,10 @@ def made(
     shards = ingest(source, out / "shards", IngestConfig()).labelled
     return {
         "folder": FlyteDirectory(str(folder)),
-        "shards": [Shard(FlyteFile(str(shard.path)), shard.rows, shard.sha256) for shard in shards],
+        "shards": [
+            Shard(FlyteFile(str(shard.text)), FlyteFile(str(shard.photos)), shard.rows, shard.sha256)
+            for shard in shards
+        ],
         "config": GateConfig(),
         "seed": 0,
     }

@@ -38,6 +38,16 @@ def test_an_unknown_key_is_refused_with_its_path(path, values):
         ({"gate": {"min_probability": 1.0}}, r"gate\.min_probability=1.0: .*less than 1"),
         ({"text": {"batch_size": 0}}, r"text\.batch_size=0: .*greater than or equal to 1"),
         ({"text": {"encoder": "bert"}}, r"text\.encoder='bert': use-multilingual, hf:NAME_OR_FOLDER, or none"),
+        ({"text": {"precision": "int8"}}, r"text\.precision='int8': auto, float32 or bfloat16"),
+        (
+            {"photo": {"backbone": "torchvision:resnet18", "precision": "int8"}},
+            r"photo\.precision='int8': only vgg16 has int8",
+        ),
+        ({"photo": {"fine_tune_epochs": 1, "precision": "int8"}}, r"photo\.precision='int8': needs a frozen backbone"),
+        (
+            {"photo": {"weights": "random", "precision": "float32"}},
+            r"photo\.precision='float32': needs a frozen backbone",
+        ),
         ({"text": {"fine_tune_epochs": 1}}, r"text\.fine_tune_epochs=1: needs an hf: encoder"),
         (
             {"photo": {"backbone": "hf:vit", "weights": "random"}},

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config import Precision, Strict
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast
 from rakuten_tasks.training.oom import MicrobatchRunner
@@ -26,13 +26,17 @@ LARGEST = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class Description(Strict):
-    """A backbone without its tensors. name: as configured. architecture: what else its network is made from."""
+    """A backbone without its tensors. name: as configured. architecture: what else its network is made from.
+
+    precision: of its arithmetic; with int8 the architecture has `scales`, of the activations.
+    """
 
     name: str
     size: int
     image_size: int
     weights: PretrainedWeights
     architecture: dict[str, Any] = field(default_factory=dict)
+    precision: Precision = Precision.AUTO
 
 
 class FrozenBackbone:
@@ -63,7 +67,7 @@ class FrozenBackbone:
         device = next(self.network.parameters()).device
 
         def run_part(start: int, end: int) -> list[Tensor]:
-            with autocast(device):
+            with autocast(device, self.description.precision):
                 outputs = forward(torch.from_numpy(photos[start:end].copy()).to(device))
             return [tensor.float().clamp(-LARGEST, LARGEST).half() for tensor in outputs]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
+from typing import Self
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rakuten_tasks.config import PhotoConfig, Weights
+from rakuten_tasks.config import PhotoConfig, Precision, Weights
 from rakuten_tasks.models.backbones.frozen import Description, FrozenBackbone
+from rakuten_tasks.models.networks.int8 import calibrate
 from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions, batch_size
 from rakuten_tasks.models.networks.vgg16_weights import convolutions, empty_convolutions, pretrained
 from rakuten_tasks.models.pretrained import PretrainedWeights
@@ -27,12 +30,21 @@ class VGG16Backbone(FrozenBackbone):
     network: Convolutions
 
     def __init__(self, network: Convolutions, description: Description, device: torch.device) -> None:
-        super().__init__(network.to(device).freeze(), description, batch_size(device))
+        scales = description.architecture.get("scales", ())
+        super().__init__(network.to(device).freeze(scales), description, batch_size(device))
 
     @property
     def batch_norm(self) -> bool:
         """vgg16_bn, else vgg16."""
         return self.description.architecture["batch_norm"]
+
+    def quantise(self, pixels: NDArray) -> Self:
+        """Return the backbone in int8, calibrated on prepared photos. Raises ValueError if there are none."""
+        if not len(pixels):
+            raise ValueError("photo.precision: int8 is calibrated on training photos, and there are none: set auto")
+        architecture = {**self.description.architecture, "scales": calibrate(self.network, pixels)}
+        description = replace(self.description, architecture=architecture, precision=Precision.INT8)
+        return type(self)(copy.deepcopy(self.network), description, next(self.network.parameters()).device)
 
     def features_and_maps(self, pixels: NDArray) -> tuple[NDArray, NDArray]:
         """Compute `features`, and the input of block 5, to train it on: (N, 512, S // 16, S // 16) fp16."""
@@ -65,7 +77,7 @@ def _resolve_weights(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeight
 
 
 def load(config: PhotoConfig, device: torch.device) -> VGG16Backbone:
-    """See `backbones.load_backbone`."""
+    """See `backbones.load_backbone`. Of int8, floats, for `VGG16Backbone.quantise`."""
     if config.weights is Weights.RANDOM:
         raise ValueError(
             "photo.weights: random is no backbone: name the member vgg16, which trains it, instead of photo"
@@ -73,7 +85,8 @@ def load(config: PhotoConfig, device: torch.device) -> VGG16Backbone:
     layers, image_size = convolutions(config), config.image_size or IMAGE_SIZE
     architecture = {"batch_norm": isinstance(layers[1], nn.BatchNorm2d)}
     size, weights = BACKBONE_FEATURES + TOP_FEATURES, pretrained(config)
-    description = Description(config.backbone, size, image_size, weights, architecture)
+    precision = Precision.AUTO if config.precision is Precision.INT8 else config.precision
+    description = Description(config.backbone, size, image_size, weights, architecture, precision)
     return VGG16Backbone(Convolutions(layers, image_size), description, device)
 
 

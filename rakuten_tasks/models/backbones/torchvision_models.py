@@ -71,7 +71,7 @@ def _read(config: PhotoConfig) -> tuple[PhotoConfig, Description, dict[str, Tens
         # torchvision renames the keys of older files; the file is in the cache by now
         state = get_model(name, weights=published, progress=False).state_dict()
     require_shapes(state, shapes, config.weights_file or published.url, name)
-    description = Description(config.backbone, size, config.image_size, weights)
+    description = Description(config.backbone, size, config.image_size, weights, precision=config.precision)
     return config, description, {f"network.{key}": state[key] for key in shapes}
 
 

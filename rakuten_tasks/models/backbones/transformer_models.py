@@ -77,7 +77,8 @@ def _read(config: PhotoConfig) -> tuple[PhotoConfig, Description, Normalised]:
     architecture = {"config": model.config.to_dict(), "pooled": pooled, "mean": mean, "deviation": deviation}
     with torch.device("meta"):  # a large model's random weights would take seconds
         size = feature_size(_network(architecture), config.backbone, config.image_size)
-    description = Description(config.backbone, size, config.image_size, folder.pretrained(), architecture)
+    weights, image_size = folder.pretrained(), config.image_size
+    description = Description(config.backbone, size, image_size, weights, architecture, config.precision)
     return config, description, Normalised(ImageModel(model, pooled), mean, deviation)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rakuten_tasks.config import Precision, TextConfig
+from rakuten_tasks.config import TextConfig
 from rakuten_tasks.models.encoders import pooling
 from rakuten_tasks.models.encoders.settings import EncoderSettings
 from rakuten_tasks.models.encoders.transformer_settings import TEXT_ENCODER, read_settings, read_tokenizer
@@ -86,17 +86,11 @@ class TransformerEncoder:
 
         def encode_part(start: int, end: int) -> NDArray:
             inputs = {name: tensor.to(device) for name, tensor in self.pad(tokens[start:end]).items()}
-            with self.autocast(device):
+            with autocast(device, self.config.precision):
                 hidden = self.model(**inputs).last_hidden_state  # (B, T, H)
             return self.pool(hidden, inputs["attention_mask"]).cpu().numpy()
 
         return np.concatenate(list(self.batch_size.iter_chunks(len(tokens), encode_part)))
-
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """Return the context of the configured precision."""
-        if self.config.precision is Precision.AUTO:
-            return autocast(device)
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision is Precision.BFLOAT16)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenize (N,) clean texts, see `EncoderTokenizer.ids`."""

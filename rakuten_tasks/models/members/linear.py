@@ -125,6 +125,7 @@ class LinearMember:
         tfidf = None if raw.sparse is None else Tfidf.fit(raw.sparse)
         scaler = Standardizer.fit(raw.dense, cls.unit) if raw.dense is not None and cls.standardize else None
         transformed = _transform(raw, tfidf, scaler)
+        del raw  # a copy of all rows
         classifier = fit_linear(transformed, data.labels[rows], data.classes, cls.cost, cls.loss, context.device)
         return cls(classifier, tfidf, scaler, platt)
 

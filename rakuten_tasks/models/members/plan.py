@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from rakuten_tasks.config import TrainingConfig, Weights
+from rakuten_tasks.config import Precision, TrainingConfig, Weights
 from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION
 from rakuten_tasks.models.backbones import load_backbone
+from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
 from rakuten_tasks.models.encoders import load_encoder
 from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
 from rakuten_tasks.models.extractors import (
@@ -28,11 +30,14 @@ from rakuten_tasks.models.extractors import (
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.model_folder import PREFIX
 from rakuten_tasks.models.pretrained import PretrainedWeights
+from rakuten_tasks.preprocessing.photos import prepare_photos
 from rakuten_tasks.preprocessing.text import clean
 from rakuten_tasks.preprocessing.tokenizer import train_tokenizer, vocabulary_size
 
 FEWEST_PHOTOS = 10  # to train on
+CALIBRATION_PHOTOS = 64  # as good as 96: docs/benchmarks/quality.md
 Texts = Callable[[], Iterable[tuple[str, str]]]
+Photos = Callable[[], Sequence[bytes]]
 
 
 def enough_photos(splits: NDArray) -> bool:
@@ -95,11 +100,26 @@ def extractor_settings(
         # a folder is identified by its files' hash, which covers the network's configuration
         backbone = PREFIX if photo.name.startswith(PREFIX) else photo.name
         settings |= {"image_size": config.photo.image_size, "backbone": backbone, "sha256": photo.sha256}
+        settings |= {"precision": config.photo.precision.value} if name != PixelExtractor.name else {}
     return json.dumps(settings, sort_keys=True)
 
 
-def build_extractor(name: str, config: TrainingConfig, texts: Texts, device: torch.device) -> Extractor:
-    """Make an extractor. texts: returns training rows' (title, description), the same each time, for a tokenizer."""
+def reads_training_rows(name: str, config: TrainingConfig) -> bool:
+    """Tell whether the extractor depends on the catalogue: a tokenizer, or a backbone in int8."""
+    quantised = name == PhotoExtractor.name and config.photo.precision is Precision.INT8
+    return quantised or name == TokenExtractor.name
+
+
+def calibration_rows(rows: NDArray) -> NDArray:
+    """Choose the training rows whose photos calibrate int8, by a hash of their numbers. (N,) -> (n,)"""
+    hashes = pd.util.hash_array(np.asarray(rows, np.int64))
+    return rows[np.argsort(hashes, kind="stable")[:CALIBRATION_PHOTOS]]
+
+
+def build_extractor(name: str, config: TrainingConfig, texts: Texts, photos: Photos, device: torch.device) -> Extractor:
+    """Make an extractor. Of training rows, the same each time, texts returns (title, description), for a tokenizer;
+    photos those of `calibration_rows`, for a backbone in int8.
+    """
     if name == NgramExtractor.name:
         return NgramExtractor(config.bag.ngram_bits)
     if name == TokenExtractor.name:
@@ -113,6 +133,9 @@ def build_extractor(name: str, config: TrainingConfig, texts: Texts, device: tor
     if name == PixelExtractor.name:
         return PixelExtractor(config.photo.image_size)
     backbone = load_backbone(config.photo, device)
+    if config.photo.precision is Precision.INT8:
+        assert isinstance(backbone, VGG16Backbone)
+        backbone = backbone.quantise(prepare_photos(list(photos()), backbone.image_size))
     return MapExtractor(backbone) if name == MapExtractor.name else PhotoExtractor(backbone)
 
 

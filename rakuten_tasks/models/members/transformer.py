@@ -21,6 +21,7 @@ from rakuten_tasks.models.extractors import EncoderTokenExtractor
 from rakuten_tasks.models.members.held_out import Examples, HeldOutFit, Phase, capture_inputs
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS
+from rakuten_tasks.training.loop import autocast
 from rakuten_tasks.training.oom import MicrobatchRunner
 from rakuten_tasks.training.schedule import Schedule
 
@@ -96,7 +97,7 @@ class Transformer:
     def _forward(self, rows: list[NDArray], start: int, end: int) -> Tensor:
         device = self.network.head.weight.device
         ids, mask = pad(rows[start:end], self.network.pad_id, self.network.max_tokens)
-        with self.network.encoder.autocast(device):
+        with autocast(device, self.network.encoder.config.precision):
             return self.network(ids.to(device), mask.to(device))
 
     def save(self, folder: Path) -> None:

@@ -7,13 +7,14 @@ same numbers in serving as from the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rakuten_tasks.models.networks.int8 import quantise
 from rakuten_tasks.models.networks.onednn import Step, is_inference_autocast, is_supported, prepack
 
 BACKBONE_FEATURES = 2 * (64 + 128 + 256 + 512)  # mean and maximum of each channel of blocks 1 to 4
@@ -44,13 +45,18 @@ def _even(maps: Tensor) -> bool:
     return maps.shape[2] % 2 == maps.shape[3] % 2 == 0
 
 
-def _blocks(layers: nn.Sequential) -> Iterator[nn.Sequential]:
+def split_blocks(layers: nn.Sequential) -> Iterator[nn.Sequential]:
     """Yield VGG16's five blocks, each without the max pooling at its end."""
     start = 0
     for end, layer in enumerate(layers):
         if isinstance(layer, nn.MaxPool2d):
             yield layers[start:end]
             start = end + 1
+
+
+def _uses_steps(int8: bool) -> bool:
+    """Tell whether packed or quantised blocks replace the layers; Grad-CAM reads the layers' gradients."""
+    return not torch.is_grad_enabled() if int8 else is_inference_autocast()
 
 
 class FrozenBlocks(nn.Module):
@@ -63,6 +69,7 @@ class FrozenBlocks(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.packed: list[Step] | None = None
+        self.int8 = False
         self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", 255 * torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
 
@@ -71,7 +78,7 @@ class FrozenBlocks(nn.Module):
         maps = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last in memory
         maps = (maps - self.mean) / self.deviation
         early = []
-        for block in self.packed if self.packed and is_inference_autocast() else self.blocks:
+        for block in self.packed if self.packed and _uses_steps(self.int8) else self.blocks:
             maps = block(maps)  # (B, C, H, W)
             smaller = max_pool_2x2(maps)  # (B, C, H // 2, W // 2)
             early.append(mean_max_pool(maps, smaller if _even(maps) else maps))  # at odd sides it drops the last row
@@ -92,10 +99,11 @@ class TrainableBlock(nn.Module):
         super().__init__()
         self.block = block
         self.packed: Step | None = None
+        self.int8 = False
 
     def features(self, maps: Tensor) -> Tensor:
         """(B, 512, H, W) -> (B, TOP_FEATURES)"""
-        block = self.packed if self.packed and is_inference_autocast() else self.block
+        block = self.packed if self.packed and _uses_steps(self.int8) else self.block
         features = mean_max_pool(block(maps.float()))
         return features if self.training else features.half()
 
@@ -113,7 +121,7 @@ class Convolutions(nn.Module):
     ) -> None:
         """image_size: of a prepared photo, in pixels. upper: makes the module of block 5."""
         super().__init__()
-        *lower, block5 = _blocks(layers)
+        *lower, block5 = split_blocks(layers)
         self.image_size = image_size
         self.frozen = False
         self.lower = FrozenBlocks(lower)
@@ -131,12 +139,16 @@ class Convolutions(nn.Module):
         with torch.autocast(early.device.type, enabled=False):  # on the CPU it cannot concatenate fp16
             return torch.cat((early, late), 1), maps
 
-    def freeze(self) -> Self:
-        """Prepare for the fastest inference; the network cannot be trained afterwards."""
+    def freeze(self, scales: Sequence[float] = ()) -> Self:
+        """Prepare for the fastest inference, in int8 with `scales`; the network cannot be trained afterwards."""
         self.eval().requires_grad_(False)
         self.frozen = True
-        self.lower.pack()
-        self.upper.pack()
+        if scales:
+            *self.lower.packed, self.upper.packed = quantise([*self.lower.blocks, self.upper.block], scales)
+            self.lower.int8 = self.upper.int8 = True
+        else:
+            self.lower.pack()
+            self.upper.pack()
         return self
 
     def train(self, mode: bool = True) -> Self:

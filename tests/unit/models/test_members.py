@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rakuten_tasks import config as configuration
-from rakuten_tasks.config import BagConfig, LSTMConfig, PhotoConfig, TextConfig, TrainingConfig, Weights
+from rakuten_tasks.config import BagConfig, LSTMConfig, PhotoConfig, Precision, TextConfig, TrainingConfig, Weights
 from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION
 from rakuten_tasks.models import bundle, members
 from rakuten_tasks.models.extractors import EXTRACTORS, NgramExtractor
@@ -121,6 +121,8 @@ def test_features_depend_on_what_they_are_made_of_and_on_nothing_else():
     assert changed(dataclasses.replace(IMAGENET, text=TextConfig(max_characters=99))) == {"vectors", "encoder_tokens"}
     image_size = dataclasses.replace(IMAGENET, photo=PhotoConfig(weights=Weights.IMAGENET, image_size=96))
     assert changed(image_size) == {"photo_features", "pixels", "maps"}
+    fp32 = dataclasses.replace(IMAGENET.photo, precision=Precision.FLOAT32)
+    assert changed(dataclasses.replace(IMAGENET, photo=fp32)) == {"photo_features", "maps"}
     assert changed(text=dataclasses.replace(TEXT, sha256="cc")) == {"vectors", "encoder_tokens"}
     assert changed(photo=dataclasses.replace(PHOTO, sha256="cc")) == {"photo_features", "pixels", "maps"}
     there = PhotoConfig(weights=Weights.FILE, weights_file="/somewhere/vgg16.pth", image_size=224)

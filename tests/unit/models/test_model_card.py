@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from rakuten_tasks.config import Refit, TrainingConfig
+from rakuten_tasks.config import PhotoConfig, Precision, Refit, TrainingConfig
 from rakuten_tasks.models.bundle import Lineage, Manifest
 from rakuten_tasks.models.model_card import model_card
 from rakuten_tasks.models.pool_report import relative_weights
@@ -50,6 +52,13 @@ def test_the_card_says_of_which_model_the_metrics_are(answers):
     )
     everything = model_card(manifest_of(answers, Refit.EVERYTHING), answers.evaluation, DESCRIPTIONS, ROWS)
     assert "Of the model before the final fit" in everything
+
+
+def test_the_card_names_the_arithmetic_of_the_photo_features(answers):
+    manifest = manifest_of(answers, pretrained=(WEIGHTS,))
+    int8 = dataclasses.replace(manifest, config=TrainingConfig(photo=PhotoConfig(precision=Precision.INT8)))
+    cards = [model_card(either, answers.evaluation, DESCRIPTIONS, ROWS) for either in (manifest, int8)]
+    assert ["Photo features are computed in int8." in card for card in cards] == [False, True]
 
 
 def test_pretrained_weights_have_source_licence_and_hash_and_a_fall_back_is_said_at_the_top(answers):

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy.special import softmax
 
+from rakuten_tasks.data.schema import PHOTOS, ROWS
+from rakuten_tasks.data.shards import PHOTO_ROWS, TEXT_ROWS, Shard, ShardWriter
 from rakuten_tasks.models.bundle import EXTRACTORS_FOLDER, MEMBERS_FOLDER
-from rakuten_tasks.models.predictor import Predictor, Scores, apply_cascade, pool_logits
-from rakuten_tasks.models.scoring import score_features
+from rakuten_tasks.models.predictor import Predictor, Scores, pool_logits
+from rakuten_tasks.models.scoring import score_features, score_shard
+from rakuten_tasks.models.staged_logits import apply_cascade
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.preprocessing.photo_format import PhotoError
 from rakuten_tasks.preprocessing.product import Product
@@ -150,6 +156,49 @@ def test_the_photo_of_a_settled_product_is_not_decoded(cascade: Predictor, monke
     cascade.score(PRODUCTS)
     assert sum(settled) > 3
     assert read == [p for row, p in enumerate(PRODUCTS) if p.photo and not settled[row]]
+
+
+def test_a_shard_gets_the_same_bits_and_only_the_photos_that_are_needed_are_read(
+    cascade: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    alone = cascade.score(PRODUCTS)
+    needs_photo = [row for row in range(COUNT) if "photo" in alone.modalities(row)]
+    settled = [row for row in range(COUNT) if row not in needs_photo]
+    # 3 row groups of photos, of which the second has none that is needed; rows of text in one group and the next
+    order = [*needs_photo[:9], *(settled * 4)[:200], *needs_photo[9:], *settled]
+    order += [settled[0]] * (TEXT_ROWS - len(order)) + needs_photo
+    shard = write_products([PRODUCTS[row] for row in order], tmp_path)
+    read: list[int] = []
+    read_row_group = pq.ParquetFile.read_row_group
+
+    def watch(file: pq.ParquetFile, group: int, *arguments: Any) -> pa.Table:
+        read.extend([group] * (file.schema_arrow == PHOTOS))
+        return read_row_group(file, group, *arguments)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", watch)
+    parts = list(score_shard(cascade, shard))
+    assert [len(rows) for rows, _ in parts] == [TEXT_ROWS, len(needs_photo)]
+    assert pd.concat([rows["row"] for rows, _ in parts]).tolist() == list(range(len(order)))
+    assert_same_bits(parts[0][1], alone, order[:TEXT_ROWS])
+    assert_same_bits(parts[1][1], alone, needs_photo)
+    assert read == sorted({position // PHOTO_ROWS for position, row in enumerate(order) if row in needs_photo})
+
+
+def write_products(products: Sequence[Product], folder: Path) -> Shard:
+    """Write a shard of products without codes."""
+    numbers = range(len(products))
+    columns: dict[str, Any] = {
+        "row": numbers,
+        "designation": [product.designation for product in products],
+        "description": [product.description for product in products],
+        "photo_status": ["ok" if product.photo else "none" for product in products],
+        "title_hash": numbers,
+    }
+    rows = pa.table([pa.array(columns.get(f.name, [None] * len(products)), f.type) for f in ROWS], ROWS)
+    writer = ShardWriter(folder, "unlabelled", rows_per_shard=10_000)
+    writer.write(rows, [product.photo for product in products])
+    writer.close()
+    return writer.shards[0]
 
 
 def test_embeddings_are_missing_where_their_stage_was_not_reached(cascade: Predictor):

@@ -38,7 +38,7 @@ SHOWN = {
 }
 # what train_members plans
 PLANNED = (
-    extract_features.train_tokenizer,
+    extract_features.fit_extractor,
     extract_features.prepare_extractor,
     extract_features.extract_features,
     extract_features.extract_features_on_gpu,

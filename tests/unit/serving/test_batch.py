@@ -208,7 +208,7 @@ def test_a_line_is_sent_while_the_next_product_is_predicted(server):
     assert [json.loads(chunk)["text"] for chunk in asyncio.run(read())] == ["first", "second"]
 
 
-def test_nothing_more_is_predicted_for_a_client_that_is_gone(server):
+def test_nothing_more_is_predicted_for_a_client_that_is_gone_and_what_was_is_counted(server):
     async def leave() -> None:
         messages = [{"type": "http.request", "body": json.dumps({"products": [{"description": "slow"}] * 99}).encode()}]
 
@@ -222,7 +222,8 @@ def test_nothing_more_is_predicted_for_a_client_that_is_gone(server):
         await asyncio.sleep(0.1)
 
     asyncio.run(leave())
-    assert len(server.requests) <= 2 * 4
+    assert 0 < len(server.requests) <= 2 * 4
+    assert f'rakuten_requests_total{{status="200"}} {len(server.requests)}.0' in server.metrics.text().decode()
     assert (server.in_worker, server.in_flight.processing) == (0, 0)
 
 

@@ -11,9 +11,9 @@ import pytest
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import EMBEDDING
 from rakuten_tasks.preprocessing.product import Product
-from serving.schemas import InferenceRequest, Prediction
+from serving.schemas import InferenceRequest, InferenceResponse, Prediction
 from serving.worker.bundle_cache import Champion
-from serving.worker.inference import predict_batch
+from serving.worker.inference import PredictionEvent, predict_batch
 from serving.worker.reloader import LoadedModel
 from tests.support.bundles import write_bundle
 from tests.support.catalogues import photo_bytes
@@ -29,35 +29,71 @@ def request(number: int, description: str = "roman policier", photo: bytes | Non
     return InferenceRequest(str(number), "", description, photo, top_k=2, explain=False)
 
 
-def test_requests_that_cannot_be_predicted_fail_alone_and_the_others_keep_their_order(loaded, monkeypatch, caplog):
-    original = loaded.predictor.logits
+def predict(
+    loaded: LoadedModel, requests: Sequence[InferenceRequest], abstain_below: float = 0
+) -> tuple[list[InferenceResponse], list[PredictionEvent]]:
+    """Predict a batch, photos two at a time. Responses in the order of the requests."""
+    responses, events = {}, []
+    for step in predict_batch(loaded, requests, abstain_below, 2):
+        responses |= dict(zip(step.rows, step.responses, strict=True))
+        events += step.events
+    assert sorted(responses) == list(range(len(requests)))
+    return [responses[row] for row in range(len(requests))], events
 
-    def logits(products: Sequence[Product]) -> object:
+
+def test_requests_that_cannot_be_predicted_fail_alone_and_the_others_keep_their_order(loaded, monkeypatch, caplog):
+    original = loaded.predictor.staged_logits
+
+    def staged_logits(products: Sequence[Product]) -> object:
         if any(product.description == "fatal" for product in products):
             raise RuntimeError("broken kernel")
         return original(products)
 
-    monkeypatch.setattr(loaded.predictor, "logits", logits)
-    requests = [request(number) for number in range(7)]
+    monkeypatch.setattr(loaded.predictor, "staged_logits", staged_logits)
+    requests = [request(number) for number in range(9)]
     requests[2] = request(2, photo=photo_bytes(1)[:300])
     requests[5] = request(5, "fatal")
     requests[6] = request(6, " ")
-    responses, events = predict_batch(loaded, requests, abstain_below=0)
-    assert [response.status for response in responses] == [200, 200, 422, 200, 200, 500, 422]
-    assert [json.loads(response.body)["request_id"] for response in responses] == [str(n) for n in range(7)]
+    requests[7], requests[8] = (request(number, photo=photo_bytes(number)) for number in (7, 8))
+    responses, events = predict(loaded, requests)
+    assert [response.status for response in responses] == [200, 200, 422, 200, 200, 500, 422, 200, 200]
+    assert [json.loads(response.body)["request_id"] for response in responses] == [str(n) for n in range(9)]
     assert [response.reason for response in responses if response.status != 200] == [
         "photo_damaged", "internal error", "nothing_to_read",
     ]  # fmt: skip
-    assert [event.request_id for event in events] == ["0", "1", "3", "4"]
+    assert sorted(event.request_id for event in events) == ["0", "1", "3", "4", "7", "8"]
     assert "request 5 failed" in caplog.text
     assert "broken kernel" in caplog.text
+
+
+def test_a_damaged_photo_fails_alone_and_after_what_needs_no_photo(loaded):
+    photos = [photo_bytes(0), None, photo_bytes(2)[:300], None, photo_bytes(4)]
+    requests = [request(number, photo=photo) for number, photo in enumerate(photos)]
+    steps = list(predict_batch(loaded, requests, 0, 2))
+    assert steps[0].rows == [1, 3]
+    statuses = {row: r.status for step in steps for row, r in zip(step.rows, step.responses, strict=True)}
+    assert statuses == {0: 200, 1: 200, 2: 422, 3: 200, 4: 200}
+    assert sorted(event.request_id for step in steps for event in step.events) == ["0", "1", "3", "4"]
+
+
+def test_what_its_text_settles_is_answered_before_the_photos_of_the_others(tmp_path):
+    loaded = LoadedModel(
+        Champion("m", "1", "hash"), Predictor.load(write_bundle(tmp_path / "bundle", thresholds={"words": 0.0}))
+    )
+    requests = [request(number, photo=photo_bytes(number)) for number in range(3)]
+    requests += [request(number, "", photo_bytes(number)) for number in range(3, 6)]
+    steps = list(predict_batch(loaded, requests, 0, 2))
+    assert [step.rows for step in steps] == [[0, 1, 2], [3, 4], [5]]
+    modalities = [json.loads(r.body)["modalities"] for step in steps for r in step.responses]
+    assert modalities == [["text"]] * 3 + [["photo"]] * 3
+    assert [[event.skipped_photo for event in step.events] for step in steps] == [[True] * 3, [False] * 2, [False]]
 
 
 def test_a_product_that_its_text_settles_is_answered_and_explained_without_its_photo(tmp_path):
     predictor = Predictor.load(write_bundle(tmp_path / "bundle", thresholds={"words": 0.0}))
     loaded = LoadedModel(Champion("m", "1", "hash"), predictor)
     asked = InferenceRequest("0", "", "roman policier", photo_bytes(1), top_k=2, explain=True)
-    (response,), (event,) = predict_batch(loaded, [asked], abstain_below=0)
+    (response,), (event,) = predict(loaded, [asked])
     prediction = Prediction.model_validate_json(response.body)
     assert (prediction.modalities, list(prediction.members)) == (["text"], ["bag"])
     assert prediction.members["bag"].share == 1
@@ -68,7 +104,7 @@ def test_a_product_that_its_text_settles_is_answered_and_explained_without_its_p
 
 
 def test_a_prediction_is_the_predictors_and_its_row_of_the_log_has_the_drift_columns(loaded):
-    (response,), (event,) = predict_batch(loaded, [request(0)], abstain_below=1)
+    (response,), (event,) = predict(loaded, [request(0)], abstain_below=1)
     prediction = Prediction.model_validate_json(response.body)
     scores = loaded.predictor.score([Product("", "roman policier", None)])
     assert (prediction.category_id, prediction.confidence) == (scores.predicted[0], scores.confidence[0])
@@ -80,20 +116,7 @@ def test_a_prediction_is_the_predictors_and_its_row_of_the_log_has_the_drift_col
     assert event.to_log_row(datetime.now(UTC), with_text=True)["description"] == "roman policier"
 
 
-def test_an_event_names_the_members_that_took_part_and_a_photo_that_was_not_needed(loaded, monkeypatch):
-    requests = [request(0), request(1, photo=photo_bytes(1)), request(2, photo=photo_bytes(2))]
-    _, events = predict_batch(loaded, requests, abstain_below=0)
-    assert [event.members for event in events] == [["bag", "lstm"], *[["bag", "lstm", "vgg16"]] * 2]
-    assert [event.skipped_photo for event in events] == [False] * 3
-    original = loaded.predictor.logits
-
-    def without_the_last_photo(products: Sequence[Product]) -> object:
-        logits, embeddings = original(products)
-        logits.available["vgg16"][-1] = False
-        return logits, embeddings
-
-    monkeypatch.setattr(loaded.predictor, "logits", without_the_last_photo)
-    responses, events = predict_batch(loaded, requests, abstain_below=0)
-    assert [event.skipped_photo for event in events] == [False, False, True]
-    assert events[2].members == ["bag", "lstm"]
-    assert Prediction.model_validate_json(responses[2].body).modalities == ["text"]
+def test_an_event_names_the_members_that_took_part(loaded):
+    _, events = predict(loaded, [request(0), request(1, photo=photo_bytes(1))])
+    assert [event.members for event in events] == [["bag", "lstm"], ["bag", "lstm", "vgg16"]]
+    assert [event.skipped_photo for event in events] == [False] * 2

@@ -32,20 +32,24 @@ from serving.schemas import InferenceRequest
 
 
 class StubAPI(litserve.LitAPI):
-    """Answers with the request's id. Keeps its batches."""
+    """Answers with the request's id: what is called text first, then four photos at a time. Keeps these steps."""
 
-    time_limit, photos_at_once = 10.0, 4
+    time_limit = 10.0
 
     def setup(self, device: str) -> None:
         self.batches: list[list[str]] = []
+        self.after: list[int] = []  # responses that were sent before each call of after_batch
 
-    def predict(self, requests: list[InferenceRequest]) -> list[str]:
+    def predict(self, requests: list[InferenceRequest]) -> Iterator[tuple[list[int], list[str]]]:
         ids = [request.request_id for request in requests]
-        self.batches.append(ids)
-        return ids
+        texts = [row for row, name in enumerate(ids) if not name.startswith("photo")]
+        photos = [row for row in range(len(ids)) if row not in texts]
+        for rows in [texts, *(photos[start : start + 4] for start in range(0, len(photos), 4))]:
+            self.batches.append([ids[row] for row in rows])
+            yield rows, self.batches[-1]
 
     def after_batch(self) -> None:
-        pass
+        self.after.append(sum(map(len, self.batches)))
 
 
 @pytest.fixture
@@ -155,10 +159,8 @@ class Worker:
         self.queue.put((0, name, time.monotonic() - age, request), photo)
 
     def step(self) -> bool:
-        """Predict the next batch. Return whether there was one."""
-        batch = self.loop._next_batch(self.queue, self.transport, self.api.time_limit, self.api.photos_at_once)
-        self.loop._predict(self.api, batch, self.transport)
-        return bool(batch)
+        """Return whether there was anything to predict."""
+        return self.loop._step(self.api, self.queue, self.transport)
 
     def sent(self, status: LitAPIStatus) -> list[str]:
         return [uid for uid, _, sent_status in self.transport.sent if sent_status == status]
@@ -171,6 +173,7 @@ def test_the_loop_predicts_waiting_requests_together_and_drops_late_ones():
     while worker.step():
         pass
     assert worker.api.batches == [["id0", "id2", "id3"], ["id4", "id5"]]
+    assert worker.api.after == [3, 5]
     assert {uid: data for uid, data, status in worker.transport.sent if status == LitAPIStatus.OK} == {
         uid: uid for uid in ("id0", "id2", "id3", "id4", "id5")
     }
@@ -182,7 +185,7 @@ def test_text_waits_for_no_more_photos_than_are_predicted_at_once():
     worker = Worker(size=16)
     for number in range(40):
         worker.put(f"photo{number}", photo=True)
-    for number in range(10):  # one arrives while each of the batches is predicted
+    for number in range(10):  # one arrives while each of the steps is predicted
         worker.step()
         worker.put(f"text{number}")
     sent = worker.sent(LitAPIStatus.OK)
@@ -192,22 +195,28 @@ def test_text_waits_for_no_more_photos_than_are_predicted_at_once():
         assert sent[start : start + 5] == [f"text{number}", *(f"photo{4 * number + i}" for i in range(4, 8))]
 
 
-def test_text_is_answered_before_the_photos_of_its_batch_are_predicted():
+def test_a_text_that_settles_a_product_with_a_photo_waits_for_no_photo_of_its_batch():
     worker = Worker(size=16)
-    answered_before_photos = []
-    predict = worker.api.predict
-
-    def watch(requests: list[InferenceRequest]) -> list[str]:
-        if requests[0].photo is not None:
-            answered_before_photos.extend(worker.sent(LitAPIStatus.OK))
-        return predict(requests)
-
-    worker.api.predict = watch
-    for number in range(6):
-        worker.put(f"id{number}", photo=number % 2 == 0)
+    for number in range(9):
+        worker.put(f"photo{number}", photo=True)
+    for number in range(3):
+        worker.put(f"settled{number}", photo=True)
     worker.step()
-    assert worker.api.batches == [["id1", "id3", "id5"], ["id0", "id2", "id4"]]
-    assert answered_before_photos == ["id1", "id3", "id5"]
+    assert worker.api.batches == [[f"settled{i}" for i in range(3)], [f"photo{i}" for i in range(4)]]
+    worker.step()
+    worker.put("settled3", photo=True)
+    worker.step()
+    assert worker.sent(LitAPIStatus.OK)[7:] == [*(f"photo{i}" for i in range(4, 8)), "settled3", "photo8"]
+
+
+def test_photos_that_wait_in_the_worker_are_at_most_a_batch():
+    worker = Worker(size=8)
+    for number in range(30):
+        worker.put(f"photo{number}", photo=True)
+    for _ in range(3):
+        worker.step()
+    assert len(worker.sent(LitAPIStatus.START)) == 16
+    assert worker.sent(LitAPIStatus.OK) == [f"photo{number}" for number in range(12)]
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,11 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from flytekit import map_task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
@@ -34,6 +32,7 @@ from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.execution import checkpoints
 from rakuten_tasks.runtime.files import fetch_all, local, workspace
+from rakuten_tasks.runtime.map_items import map_items
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.local_files import hash_folder, hash_json
 from rakuten_tasks.tasks.assignments import read_assignments
@@ -204,6 +203,7 @@ def train_members(
     rows = [splits.sha256, catalogue.key]
     positions = assignments["shard"].unique().tolist()
     contents = [_content(shards[position], assignments, position) for position in positions]
+    items = {"shard": [shards[position] for position in positions], "key": contents, "position": positions}
     stored, features = {}, {}
     for extractor in dict.fromkeys(e for part in extractors.values() for e in part):
         settings = extractor_settings(extractor, config, resolved.text, resolved.photo)
@@ -213,11 +213,8 @@ def train_members(
         else:
             prepared = prepare_extractor(name=extractor, key=settings, config=config)
         extract = extract_features_on_gpu if EXTRACTORS[extractor].network else extract_features
-        each_shard = map_task(partial(extract, splits=splits, extractor=prepared), concurrency=pods.CONCURRENCY)
         stored[extractor] = prepared
-        features[extractor] = each_shard(
-            shard=[shards[position] for position in positions], key=contents, position=positions
-        )
+        features[extractor] = map_items(extract, items, splits=splits, extractor=prepared)
     fitted = []
     for name in names:
         member = MEMBERS[name]

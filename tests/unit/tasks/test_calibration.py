@@ -12,7 +12,7 @@ from flytekit.types.file import FlyteFile
 from rakuten_tasks.config import IngestConfig, TrainingConfig
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.splits import TEST, TRAIN
-from rakuten_tasks.tasks import train_members
+from rakuten_tasks.tasks import extract_features
 from rakuten_tasks.tasks.types import Shard, Splits
 from tests.support.catalogues import photo_path, write_catalogue
 
@@ -30,11 +30,11 @@ def test_int8_is_calibrated_on_photos_of_training_rows_alone(
     rows.to_parquet(tmp_path / "assignments.parquet")
     splits = mock.Mock(spec=Splits, assignments=FlyteFile(str(tmp_path / "assignments.parquet")))
     build = mock.Mock()
-    monkeypatch.setattr(train_members, "build_extractor", build)
-    monkeypatch.setattr(train_members, "hash_folder", lambda folder: "")
-    monkeypatch.setattr(train_members, "workspace", lambda: tmp_path / "work")
+    monkeypatch.setattr("rakuten_tasks.models.members.plan.build_extractor", build)
+    monkeypatch.setattr(extract_features, "hash_folder", lambda folder: "")
+    monkeypatch.setattr(extract_features, "workspace", lambda: tmp_path / "work")
     monkeypatch.setattr("rakuten_tasks.models.members.plan.CALIBRATION_PHOTOS", limit)
-    train_members.fit_extractor.task_function(
+    extract_features.fit_extractor.task_function(
         name="photo_features", shards=shards, splits=splits, key="", config=TrainingConfig()
     )
     photos = build.call_args.args[3]()

@@ -67,7 +67,7 @@ def pool_weights(report: PoolReport) -> go.Figure:
         bar = go.Bar(x=modalities, y=heights, name=name, text=labels, marker_color=COLOURS.get(name))
         figure.add_trace(bar.update(hovertemplate="%{y:.3f}<extra>%{fullData.name}, %{x}</extra>"))
     figure.add_hline(1, line_dash="dot", line_color=GREY)
-    figure.update_xaxes(title="modalities of the product", type="category")
+    figure.update_xaxes(title="modalities of the product, or stage of the cascade", type="category")
     figure.update_yaxes(title="weight, relative to the member alone", rangemode="tozero")
     return with_size(figure, "Weights of the pool", 1000, 420)
 

@@ -11,7 +11,7 @@ from flytekit import LaunchPlan, workflow
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.config import IngestConfig, SampleConfig, SplitConfig, TrainingConfig
+from rakuten_tasks.config import IngestConfig, PoolConfig, SampleConfig, SplitConfig, TrainingConfig
 from rakuten_tasks.tasks.assemble_bundle import assemble
 from rakuten_tasks.tasks.assign_splits import split
 from rakuten_tasks.tasks.evaluate_test_rows import evaluate_test
@@ -43,6 +43,7 @@ def train_bundle(
     ingest_config: IngestConfig,
     split_config: SplitConfig,
     sample_config: SampleConfig,
+    pool_config: PoolConfig,
     seed: int,
 ) -> Trained:
     """Train every member, fit the pool and evaluate both on the test rows. -> a bundle, not yet registered
@@ -55,6 +56,7 @@ def train_bundle(
         ingest_config: settings of `ingest`.
         split_config: shares of the splits.
         sample_config: rows of each split that are used at most.
+        pool_config: whether the pool decides in stages.
         seed: seed of every random number.
     """
     catalogue, labelled, _ = ingest(source=source, config=ingest_config, run=run)
@@ -69,7 +71,7 @@ def train_bundle(
         members=members,
         extractors=extractors,
         features=features,
-        config=resolved.config.pool,
+        config=pool_config,
         run=run,
     )
     baselines = score_baselines(shards=labelled, splits=splits, catalogue=catalogue, seed=seed, run=run)
@@ -110,8 +112,8 @@ def train_classifier(
         model: name of the registered model; empty for rakuten-classifier (rakuten-classifier-sample for the sample).
         report: path or fsspec address of the JSON report; empty for none.
     """
-    run, catalogue_source, title_splits, resolved, ingest_config, split_config, sample_config, seed = open_run(
-        source=source, model=model, config=config, report=report
+    run, catalogue_source, title_splits, resolved, ingest_config, split_config, sample_config, pool_config, seed = (
+        open_run(source=source, model=model, config=config, report=report)
     )
     bundle, catalogue, labelled, evaluated = train_bundle(
         run=run,
@@ -121,6 +123,7 @@ def train_classifier(
         ingest_config=ingest_config,
         split_config=split_config,
         sample_config=sample_config,
+        pool_config=pool_config,
         seed=seed,
     )
     registered = register(folder=bundle, shards=labelled, config=config.gate, seed=seed, run=run)
@@ -139,9 +142,18 @@ def reproduce_version(version: int, model: str = "", source: str = "", report: s
         source: new address of its catalogue if it was moved; empty for the one in its lineage.
         report: path or fsspec address of the JSON comparison; empty for none.
     """
-    run, catalogue_source, title_splits, resolved, ingest_config, split_config, sample_config, seed, original = reopen(
-        version=version, model=model, source=source
-    )
+    (
+        run,
+        catalogue_source,
+        title_splits,
+        resolved,
+        ingest_config,
+        split_config,
+        sample_config,
+        pool_config,
+        seed,
+        original,
+    ) = reopen(version=version, model=model, source=source)
     bundle, _, _, _ = train_bundle(
         run=run,
         source=catalogue_source,
@@ -150,6 +162,7 @@ def reproduce_version(version: int, model: str = "", source: str = "", report: s
         ingest_config=ingest_config,
         split_config=split_config,
         sample_config=sample_config,
+        pool_config=pool_config,
         seed=seed,
     )
     return compare(version=version, original=original, again=bundle, run=run, report=report)

@@ -12,7 +12,7 @@ from flytekit.types.directory import FlyteDirectory
 from rich.console import Console
 from rich.table import Column, Table
 
-from rakuten_tasks.config import IngestConfig, SampleConfig, SplitConfig
+from rakuten_tasks.config import IngestConfig, PoolConfig, SampleConfig, SplitConfig
 from rakuten_tasks.evaluation.metrics import POOL, Evaluation
 from rakuten_tasks.models import bundle
 from rakuten_tasks.registry import runs, tracking, versions
@@ -36,6 +36,7 @@ class OriginalRun(NamedTuple):
     ingest: IngestConfig
     split: SplitConfig
     sample: SampleConfig
+    pool: PoolConfig
     seed: int
     original: FlyteDirectory
 
@@ -75,6 +76,7 @@ def reopen(version: int, model: str, source: str) -> OriginalRun:
         manifest.config.ingest,
         manifest.config.split,
         manifest.config.sample,
+        manifest.config.pool,
         manifest.config.seed,
         FlyteDirectory(str(original)),
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.config import IngestConfig, SampleConfig, SplitConfig, TrainingConfig
+from rakuten_tasks.config import IngestConfig, PoolConfig, SampleConfig, SplitConfig, TrainingConfig
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.data.layout import is_synthetic
 from rakuten_tasks.data.sample.generate import SAMPLE
@@ -39,6 +39,7 @@ class RunContext(NamedTuple):
     ingest: IngestConfig  # outputs of their own: the bytes of a field that a workflow reads from a dataclass may vary
     split: SplitConfig
     sample: SampleConfig
+    pool: PoolConfig
     seed: int
 
 
@@ -66,7 +67,8 @@ def open_run(source: str, model: str, config: TrainingConfig, report: str) -> Ru
     runs.log_pretrained(run_id, resolved.pretrained)
     title_splits = load_previous_splits(name, source=catalogue.address)
     run = Run(run_id, name, catalogue.address)
-    return RunContext(run, catalogue, title_splits, resolved, config.ingest, config.split, config.sample, config.seed)
+    parts = config.ingest, config.split, config.sample, config.pool
+    return RunContext(run, catalogue, title_splits, resolved, *parts, config.seed)
 
 
 def resolve(config: TrainingConfig) -> ResolvedConfig:

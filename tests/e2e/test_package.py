@@ -119,7 +119,7 @@ def test_what_is_cached_has_the_version_of_the_code_and_leaves_the_run_out_of_it
         assert task.metadata.discovery_version == (code_version() if cached else ""), task.id.name
         # what a planned task was given has lost its hash: these are cached by the input `key`
         planned = "key" in task.interface.inputs.variables
-        others = {"shard", "shards", "splits", "catalogue", "config"} if planned else set()
+        others = {"shard", "shards", "position", "splits", "catalogue", "config"} if planned else set()
         ignored = ({"run"} | others) & set(task.interface.inputs.variables) if cached else set()
         assert set(task.metadata.cache_ignore_input_vars) == ignored, task.id.name
 

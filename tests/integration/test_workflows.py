@@ -267,7 +267,7 @@ def extract_shards(shards: list[Shard], splits: Splits) -> list[FeatureShard]:
 
 @workflow
 def extract_all(source: str) -> list[FeatureShard]:
-    run, catalogue_source, titles, _, config, shares, sample, _ = open_run(
+    run, catalogue_source, titles, _, config, shares, sample, _, _ = open_run(
         source=source, model="unused", config=TINY, report=""
     )
     _, labelled, _ = ingest(source=catalogue_source, config=config, run=run)

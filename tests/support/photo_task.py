@@ -54,7 +54,7 @@ def task_inputs(folder: Path, run_id: str, epochs: int = 4, train: int = 75, hel
         "extractors": [
             StoredExtractor("pixels", FlyteDirectory(str(folder / "pixels")), hash_folder(folder / "pixels"), [])
         ],
-        "splits": Splits(file, FlyteFile(str(folder / "assignments.parquet")), file, "splits"),
+        "splits": Splits(file, FlyteFile(str(folder / "assignments.parquet")), {}, file, "splits"),
         "catalogue": Catalogue("hash", CODES, {}, True, file, file, file),
         "key": "of this fit",
         "seed": 3,

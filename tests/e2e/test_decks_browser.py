@@ -150,7 +150,7 @@ def test_two_decks_of_one_task_share_a_page(browser, decks, tmp_path):
     page = tmp_path / "deck.html"
     page.write_text(flyte_page({"pool": made["pool"], "training": made["fit_lstm"]}), encoding="utf-8")
     open_page(browser, page)
-    assert len(figures_drawn(browser)) == 2
+    assert len(figures_drawn(browser)) == 3
     browser.find_elements(By.CSS_SELECTOR, "#flyte-frame-tabs li")[1].click()
     assert len(figures_drawn(browser)) == 2
     assert errors(browser) == []

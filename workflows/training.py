@@ -112,23 +112,21 @@ def train_classifier(
         model: name of the registered model; empty for rakuten-classifier (rakuten-classifier-sample for the sample).
         report: path or fsspec address of the JSON report; empty for none.
     """
-    run, catalogue_source, title_splits, resolved, ingest_config, split_config, sample_config, pool_config, seed = (
-        open_run(source=source, model=model, config=config, report=report)
-    )
+    context = open_run(source=source, model=model, config=config, report=report)
     bundle, catalogue, labelled, evaluated = train_bundle(
-        run=run,
-        source=catalogue_source,
-        title_splits=title_splits,
-        resolved=resolved,
-        ingest_config=ingest_config,
-        split_config=split_config,
-        sample_config=sample_config,
-        pool_config=pool_config,
-        seed=seed,
+        run=context.run,
+        source=context.source,
+        title_splits=context.title_splits,
+        resolved=context.resolved,
+        ingest_config=context.ingest,
+        split_config=context.split,
+        sample_config=context.sample,
+        pool_config=context.pool,
+        seed=context.seed,
     )
-    registered = register(folder=bundle, shards=labelled, config=config.gate, seed=seed, run=run)
+    registered = register(folder=bundle, shards=labelled, config=config.gate, seed=context.seed, run=context.run)
     return report_training(
-        source=catalogue_source, catalogue=catalogue, evaluated=evaluated, registered=registered, report=report
+        source=context.source, catalogue=catalogue, evaluated=evaluated, registered=registered, report=report
     )
 
 
@@ -142,30 +140,19 @@ def reproduce_version(version: int, model: str = "", source: str = "", report: s
         source: new address of its catalogue if it was moved; empty for the one in its lineage.
         report: path or fsspec address of the JSON comparison; empty for none.
     """
-    (
-        run,
-        catalogue_source,
-        title_splits,
-        resolved,
-        ingest_config,
-        split_config,
-        sample_config,
-        pool_config,
-        seed,
-        original,
-    ) = reopen(version=version, model=model, source=source)
+    context = reopen(version=version, model=model, source=source)
     bundle, _, _, _ = train_bundle(
-        run=run,
-        source=catalogue_source,
-        title_splits=title_splits,
-        resolved=resolved,
-        ingest_config=ingest_config,
-        split_config=split_config,
-        sample_config=sample_config,
-        pool_config=pool_config,
-        seed=seed,
+        run=context.run,
+        source=context.source,
+        title_splits=context.title_splits,
+        resolved=context.resolved,
+        ingest_config=context.ingest,
+        split_config=context.split,
+        sample_config=context.sample,
+        pool_config=context.pool,
+        seed=context.seed,
     )
-    return compare(version=version, original=original, again=bundle, run=run, report=report)
+    return compare(version=version, original=context.original, again=bundle, run=context.run, report=report)
 
 
 # The plan by which Flyte starts the workflow unless another is named: what comes from the cache reproduces nothing

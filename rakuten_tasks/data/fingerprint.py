@@ -69,7 +69,7 @@ def fingerprint(source: str) -> Fingerprint:
     layout, listing, content, size, count = find_layout(source), SetHash(), SetHash(), 0, 0
     is_local = isinstance(layout.filesystem, LocalFileSystem)
     for name, info in _iter_files(layout):
-        listing.add(_listed(name, info))
+        listing.add(_listing_entry(name, info))
         if not is_local:
             content.add([name, info["size"], _first_value(info, ETAGS) or _first_value(info, CHANGE_TIMES)])
         size, count = size + info["size"], count + 1
@@ -85,7 +85,7 @@ def listing(source: str) -> str:
         return fixed
     files = SetHash()
     for name, info in _iter_files(find_layout(source)):
-        files.add(_listed(name, info))
+        files.add(_listing_entry(name, info))
     return files.hexdigest()
 
 
@@ -131,7 +131,7 @@ def _hash_if_readable(path: Path) -> str:
         return type(error).__name__
 
 
-def _listed(name: str, info: dict[str, Any]) -> list[Any]:
+def _listing_entry(name: str, info: dict[str, Any]) -> list[Any]:
     return [name, info["size"], _first_value(info, CHANGE_TIMES)]
 
 

@@ -72,7 +72,7 @@ def blocks(numbers: NDArray) -> Iterator[tuple[int, NDArray]]:
         yield start, numbers[start : start + BLOCK]
 
 
-def locate(numbers: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def locate(numbers: NDArray[np.integer], wanted: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Return the position of each wanted number in ascending ones, and whether it is there. (N,), (N,)"""
     if not len(numbers):
         return np.zeros(len(wanted), np.intp), np.zeros(len(wanted), bool)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from rakuten_tasks.config import IngestConfig
@@ -25,6 +23,7 @@ from rakuten_tasks.data.schema import PRODUCTS, QUARANTINE, ROWS
 from rakuten_tasks.data.shards import Shard, ShardWriter, hash_photo, shard_rows
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.storage.local_files import hash_json
+from rakuten_tasks.storage.parquet_files import RowGroupWriter
 
 BATCH = 64  # photos in memory at once
 QUARANTINE_ROWS = 4096  # in a row group: the writer holds the footer's entries of all
@@ -53,7 +52,7 @@ def ingest(
         parts = _list_parts(layout, source, labelled, unlabelled, Path(index))
         names = read_class_names(layout.filesystem, layout.classes) if layout.classes else {}
         out.mkdir(exist_ok=True)
-        with _QuarantineWriter(quarantine) as writer:
+        with RowGroupWriter(quarantine, QUARANTINE, QUARANTINE_ROWS) as writer:
             ingested = {part.name: _ingest_part(part, layout.filesystem, out, writer, config) for part in parts}
     result = IngestResult(
         labelled=ingested["labelled"].shards if labelled else [],
@@ -112,7 +111,7 @@ class _IngestedPart:
 
 
 def _ingest_part(
-    part: _Part, filesystem: AbstractFileSystem, out: Path, quarantine: _QuarantineWriter, config: IngestConfig
+    part: _Part, filesystem: AbstractFileSystem, out: Path, quarantine: RowGroupWriter, config: IngestConfig
 ) -> _IngestedPart:
     total = part.index.rows
     validator, counts = RowValidator(part.index), RowCounts()
@@ -125,7 +124,7 @@ def _ingest_part(
             rows = validator.validate(chunk)
             # unlabelled rows are flagged, never dropped
             bad = (rows["issue"].notna() & (part.index.labels is not None)).to_numpy()
-            quarantine.write(part.name, chunk.raw[bad], rows[bad])
+            quarantine.write(_quarantine_table(part.name, chunk.raw[bad], rows[bad]))
             counts.add_quarantined(rows.index[bad].tolist(), rows["issue"][bad].tolist())
             bar.update(int(bad.sum()))
             _write_products(rows[~bad], photos.list_names(chunk.raw[~bad]), photos, writer, counts, bar)
@@ -163,30 +162,7 @@ def _with_photos(text: pa.Table, files: list[PhotoFile]) -> pa.Table:
     return text
 
 
-class _QuarantineWriter:
-    """Writer of the rows that are not kept, in row groups of at least QUARANTINE_ROWS rows. A context manager."""
-
-    def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, QUARANTINE)
-        self._tables: list[pa.Table] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._flush()
-        self._writer.close()
-
-    def write(self, part: str, raw: pd.DataFrame, rows: pd.DataFrame) -> None:
-        """Add rows. raw: their texts as in the CSV; rows: as RowValidator returns them."""
-        if raw.empty:
-            return
-        texts = raw.assign(part=part, prdtypecode=rows["label"], reason=rows["issue"])
-        self._tables.append(pa.Table.from_pandas(texts.reset_index(), QUARANTINE, preserve_index=False))
-        if sum(map(len, self._tables)) >= QUARANTINE_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._tables:
-            self._writer.write_table(pa.concat_tables(self._tables))
-        self._tables = []
+def _quarantine_table(part: str, raw: pd.DataFrame, rows: pd.DataFrame) -> pa.Table:
+    """raw: texts of the rows as in the CSV; rows: as RowValidator returns them."""
+    texts = raw.assign(part=part, prdtypecode=rows["label"], reason=rows["issue"])
+    return pa.Table.from_pandas(texts.reset_index(), QUARANTINE, preserve_index=False)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import SplitConfig
+from rakuten_tasks.data.number_files import locate
 from rakuten_tasks.data.split_assigner import assign_titles
 from rakuten_tasks.data.title_sketch import TitleChunks, TitleSketch, uniform
 from rakuten_tasks.preprocessing.text import clean
@@ -130,11 +131,10 @@ class TitleSplits:
 
     def _find(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
         """Return which titles are listed, and their splits, 0 for the others. (n,) -> (n,), (n,)"""
-        if not len(self):
-            return np.zeros(len(hashes), np.bool_), np.zeros(len(hashes), np.uint8)
-        positions = np.searchsorted(self._hashes, hashes).clip(max=len(self) - 1)
-        listed = self._hashes[positions] == hashes
-        return listed, np.where(listed, self._splits[positions], np.uint8(0))
+        positions, listed = locate(self._hashes, hashes)
+        splits = np.zeros(len(hashes), np.uint8)
+        splits[listed] = self._splits[positions[listed]]
+        return listed, splits
 
     def merged(self, other: TitleSplits) -> TitleSplits:
         """Return the titles of both; a title whose splits differ keeps this one's, the older."""
@@ -188,10 +188,9 @@ class TitleSplits:
 
 def _find_titles(chunks: TitleChunks, codes: frozenset[int], titles: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return those of the titles (ascending) that a class of `codes` has."""
-    found = np.zeros(len(titles), dtype=np.bool_)
+    shared = np.zeros(len(titles), dtype=np.bool_)
     if len(titles):
         for hashes, row_codes in chunks():
-            hashes = hashes[np.isin(row_codes, list(codes))]
-            positions = np.searchsorted(titles, hashes).clip(max=len(titles) - 1)
-            found[positions[titles[positions] == hashes]] = True
-    return titles[found]
+            positions, known = locate(titles, hashes[np.isin(row_codes, list(codes))])
+            shared[positions[known]] = True
+    return titles[shared]

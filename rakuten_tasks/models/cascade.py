@@ -27,10 +27,10 @@ STEPS = 40  # thresholds that are tried: each settles another 1 / STEPS of the r
 
 @dataclass(frozen=True)
 class CascadePoint(Strict):
-    """The cascade with one threshold. settled: share of the rows that the stage, or one before it, settles."""
+    """The cascade with one threshold. coverage: share of the rows that the stage, or one before it, settles."""
 
     threshold: float
-    settled: float
+    coverage: float
     weighted_f1: float
     ece: float
 

@@ -70,7 +70,7 @@ class Pool(Strict):
             rest = [name for name in rest if name not in members]
         return stages
 
-    def settled(self, stage: str, logits: Logits, has: Mapping[str, NDArray]) -> NDArray:
+    def select_early_exits(self, stage: str, logits: Logits, has: Mapping[str, NDArray]) -> NDArray:
         """Select the products for which the members up to a stage are enough. (N,) bool
 
         has: (N,) bool by modality, what a product has, whether or not a member of it was asked.
@@ -88,7 +88,7 @@ class Pool(Strict):
         available, done = dict(logits.available), np.zeros(len(next(iter(has.values()))), dtype=bool)
         for stage, names in self.stages.items():
             available |= {name: available[name] & ~done for name in names}
-            done |= self.settled(stage, logits, has)
+            done |= self.select_early_exits(stage, logits, has)
         return Logits(logits.by_member, available)
 
     def probabilities(self, logits: Logits) -> NDArray:

@@ -83,7 +83,7 @@ class PoolReport(Strict):
         for report in self.stages:
             if point := report.chosen:
                 name = f"{report.stage}_{report.modalities.replace('+', '_')}"
-                values |= {f"threshold_{name}": point.threshold, f"settled_{name}": point.settled}
+                values |= {f"threshold_{name}": point.threshold, f"coverage_{name}": point.coverage}
         return values
 
 

@@ -64,7 +64,7 @@ class StagedLogits:
         for stage, names in stages.items():
             self._score(names, np.flatnonzero(self._has["text"] & ~settled))
             if self._complete is None:
-                settled |= self._pool.settled(stage, self.logits, self._has)
+                settled |= self._pool.select_early_exits(stage, self.logits, self._has)
         waiting = self._has.get("photo", np.zeros_like(settled)) & ~settled
         yield np.flatnonzero(~waiting)
         for batch in _batches(np.flatnonzero(waiting), photos_at_once):

@@ -46,9 +46,9 @@ def _stages(report: PoolReport) -> list[list[object]]:
     rows: list[list[object]] = []
     for stage in report.stages:
         point = stage.chosen
-        settled = ["", "0%"] if point is None else [f"{point.threshold:.3f}", f"{point.settled:.0%}"]
+        coverage = ["", "0%"] if point is None else [f"{point.threshold:.3f}", f"{point.coverage:.0%}"]
         quality = [f"{value:.4f}" for value in ((point or stage).weighted_f1, (point or stage).ece)]
-        rows.append([stage.modalities.replace("+", " and "), stage.stage, stage.rows, *settled, *quality])
+        rows.append([stage.modalities.replace("+", " and "), stage.stage, stage.rows, *coverage, *quality])
     return rows
 
 

@@ -40,7 +40,7 @@ def pool_cascade(stages: Sequence[StageReport]) -> go.Figure:
     for number, stage in enumerate(stages):
         colour = STEP_COLOURS[number % len(STEP_COLOURS)]
         name = f"{stage.stage}, of products with {stage.modalities.replace('+', ' and ')}"
-        for column, attribute in enumerate(("settled", "weighted_f1"), start=1):
+        for column, attribute in enumerate(("coverage", "weighted_f1"), start=1):
             for marked, points in ((False, stage.points), (True, [stage.chosen] if stage.chosen else [])):
                 trace = go.Scatter(
                     x=[point.threshold for point in points],

@@ -22,7 +22,9 @@ from rich.console import Console
 from rakuten_tasks.data.answers import match_labels
 from rakuten_tasks.data.layout import is_synthetic, test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
+from rakuten_tasks.data.sampling import SALT
 from rakuten_tasks.data.schema import CatalogueError
+from rakuten_tasks.data.title_sketch import uniform
 from rakuten_tasks.evaluation.metrics import POOL
 from rakuten_tasks.models.bundle import PREDICTOR_PARTS, read_manifest
 from rakuten_tasks.registry import tracking, versions
@@ -188,6 +190,4 @@ def is_sampled(rows: NDArray, products: int) -> NDArray:
     """Select about MAX_SCORED of so many products by row number, or all of fewer. (N,) -> (N,) bool"""
     if products <= MAX_SCORED:
         return np.ones(len(rows), bool)
-    # multiples of the golden ratio are spread evenly (Knuth, The Art of Computer Programming 3, 6.4)
-    spread = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return spread < np.uint64(MAX_SCORED / products * 2**64)
+    return uniform(rows.astype(np.uint64), SALT) < MAX_SCORED / products

@@ -265,12 +265,12 @@ def test_a_class_that_a_model_places_by_hash_is_not_taken_from_a_list():
     assert published.merged(model).lookup(hashes[:3]).tolist() == [TEST] * 3
 
 
-def listed(splits: dict[str, int], code: int = 10) -> TitleSplits:
+def make_title_splits(splits: dict[str, int], code: int = 10) -> TitleSplits:
     return TitleSplits(hash_titles(splits), np.array([*splits.values()], np.uint8), np.full(len(splits), code))
 
 
 def test_merging_keeps_the_older_splits():
-    older, newer = listed({"a": TEST, "b": TRAIN}), listed({"b": TEST, "c": VALIDATION})
+    older, newer = make_title_splits({"a": TEST, "b": TRAIN}), make_title_splits({"b": TEST, "c": VALIDATION})
     assert split_of(older.merged(newer), ["a", "b", "c"]).tolist() == [TEST, TRAIN, VALIDATION]
     assert (len(older), older.differing(newer), newer.differing(older)) == (2, 1, 1)
 

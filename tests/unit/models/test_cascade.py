@@ -71,8 +71,8 @@ def test_members_that_know_little_settle_nothing():
     logits, labels = case(2000, signals=(0.5, 0.4, 3.0))
     modality = {"bag": "text", "lstm": "text", "photo": "photo"}
     pool, (report,) = learn_cascade(fit_pool(logits, labels, modality, PRIOR), logits, labels, CHEAP)
-    settled = 0.0 if report.chosen is None else report.chosen.settled
-    assert settled < 0.1
+    coverage = 0.0 if report.chosen is None else report.chosen.coverage
+    assert coverage < 0.1
     assert pool.cascade(logits).available["photo"].mean() > 0.9
 
 

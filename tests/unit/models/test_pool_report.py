@@ -135,4 +135,4 @@ def test_the_summary_has_the_thresholds_that_were_chosen_and_what_they_settle(ma
     chosen = StageReport("text+photo", "words", 400, 0.8, 0.03, points, threshold=0.8)
     nothing = replace(chosen, stage="sentences", threshold=None)
     added = dict(replace(report, stages=[nothing, chosen]).summary().items() - report.summary().items())
-    assert added == {"threshold_words_text_photo": 0.8, "settled_words_text_photo": 0.5}
+    assert added == {"threshold_words_text_photo": 0.8, "coverage_words_text_photo": 0.5}

@@ -16,8 +16,8 @@ from tests.support.deck_cases import epochs_of, refitted
 
 
 @dataclass
-class Told:
-    """A run's log that is kept here."""
+class RecordedLog:
+    """A run's log in memory."""
 
     points: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     figures: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ def fitted(epochs, **facts):
 @pytest.fixture
 def log():
     with FlyteContextManager.with_context(FlyteContextManager.current_context().new_builder()):
-        yield Told()
+        yield RecordedLog()
 
 
 def test_a_member_without_epochs_has_a_page_of_its_facts_and_no_curves(log, tmp_path):

@@ -109,7 +109,7 @@ class Usage:
 @click.command()
 @click.option("--rows", default="100000,1000000,10000000", help="numbers of products, ascending, separated by commas")
 @click.option("--members", default="bag,lstm,encoder,photo", help="members to fit; encoder needs its weights")
-@click.option("--sample", type=int, default=20_000, help="training rows of the sample; a quarter for each other split")
+@click.option("--sample", type=int, default=5000, help="training rows of the sample; a quarter for each other split")
 @click.option("--folder", type=click.Path(path_type=Path), help="for 60 GB of files; the default is a temporary one")
 def main(rows: str, members: str, sample: int, folder: Path | None) -> None:
     """Print a table for each size, the literals, and the verdict."""

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.timing import seconds
-from rakuten_tasks.models.backbones.frozen import Description
+from rakuten_tasks.models.backbones.frozen import Description, batch_size
 from rakuten_tasks.models.backbones.frozen_vgg16 import IMAGE_SIZE, VGG16Backbone
 from rakuten_tasks.models.networks.onednn import is_int8_supported, is_supported, prepack
-from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions, batch_size
+from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.training.loop import autocast, choose_device, half_precision
@@ -44,7 +44,7 @@ def bare_pass(layers: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tenso
 def print_int8(frozen: VGG16Backbone, photos: NDArray) -> None:
     """Print the speed of `photo.precision: int8` beside that of `frozen`."""
     quantised = frozen.quantise(photos[:1])
-    quantised.features(photos[: quantised.batch.rows])
+    quantised.features(photos[:1])
     pairs = [
         (seconds(lambda: frozen.features(photos)), seconds(lambda: quantised.features(photos))) for _ in range(REPEATS)
     ]
@@ -74,12 +74,6 @@ def main() -> None:
     print(f"features / bare: {features / bare:.3f} (limit {LIMIT})")
     if is_int8_supported(device):
         print_int8(frozen, photos)
-    if is_int8_supported(device):
-        quantised = frozen.quantise(photos[:size])
-        pairs = [
-            (seconds(lambda: backbone(device).features(photos)), seconds(lambda: quantised.features(photos)))
-            for _ in range(REPEATS)
-        ]
 
 
 if __name__ == "__main__":

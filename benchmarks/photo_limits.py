@@ -6,6 +6,7 @@ Each row runs all convolutions over a prepared batch.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Callable
@@ -16,27 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from rakuten_tasks.models.networks.int8 import quantise
+from rakuten_tasks.models.backbones.frozen import batch_size
 from rakuten_tasks.models.networks.onednn import is_int8_supported, is_supported, prepack
-from rakuten_tasks.models.networks.vgg16_blocks import batch_size, max_pool_2x2, split_blocks
+from rakuten_tasks.models.networks.vgg16_blocks import Convolutions
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.training.loop import autocast, choose_device, half_precision
 
 SIDES = (224, 192, 160, 128)
 REPEATS = 4
-
-
-def int8(network: nn.Sequential) -> Callable[[Tensor], Tensor]:
-    """Quantise the convolutions as `photo.precision: int8` does, with scales of one, which take the same time."""
-    blocks = list(split_blocks(network))
-    steps = quantise(blocks, [1.0] * (sum(isinstance(layer, nn.Conv2d) for layer in network) - 1))
-
-    def run(maps: Tensor) -> Tensor:
-        for step in steps:
-            maps = max_pool_2x2(step(maps))
-        return maps
-
-    return run
 
 
 @torch.inference_mode()
@@ -81,7 +69,10 @@ def main() -> None:
         with inductor.patch(freezing=True):
             rates[f"{dtype}, torch.compile with freezing"] = rate(torch.compile(network), batch(224), True)
     if is_int8_supported(device):
-        rates["int8, as photo.precision: int8"] = rate(int8(network), batch(224), True)
+        pixels = torch.randint(0, 256, (batch_size(device), 224, 224, 3), dtype=torch.uint8)
+        scales = [1.0] * (sum(isinstance(layer, nn.Conv2d) for layer in network) - 1)  # which take the same time
+        quantised = Convolutions(copy.deepcopy(network), 224).freeze(scales)
+        rates["int8 with features, as photo.precision: int8"] = rate(quantised, pixels, True)
     rates |= {f"{dtype}, {image_size} px": rate(network, batch(image_size), True) for image_size in SIDES[1:]}
     table = Table("", "photos/s", "ratio", title=f"VGG16's convolutions on {device}, batches of {batch_size(device)}")
     usual = next(iter(rates.values()))

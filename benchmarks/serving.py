@@ -3,10 +3,11 @@
 python -m benchmarks.serving [--source sample] [--config configs/sample.yaml] [--seconds 8] [--rounds 3] [--text-only]
 
 It trains on the catalogue and sends the products that have no label, which no fit has seen. The app is compared with
-the bare predictor and with a plain FastAPI endpoint, both without cascade, and with itself without cascade. Each round
-measures every system, so that other load slows all of them; the best round of each counts. Then text only: the default
-text members, compared with the two that need no pretrained encoder. No system keeps answers, so repeated products
-cost as much as new ones. Exits with 1 if a ratio misses its limit.
+the bare predictor and with a plain FastAPI endpoint, both without cascade, and with itself without cascade; on photos
+alone also with VGG16 in int8, where the processor has it. Each round measures every system, so that other load slows
+all of them; the best round of each counts. Then text only: the default text members, compared with the two that need no
+pretrained encoder. No system keeps answers, so repeated products cost as much as new ones. Exits with 1 if a ratio
+misses its limit.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import base64
 import json
 import operator
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,20 +30,19 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.load import LoadMetrics, bare, best, load_test
-from benchmarks.server_process import Process, free_port
+from benchmarks.server_process import Process
+from benchmarks.serving_systems import MODEL, app, in_int8, plain_endpoint, train, without_cascade
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
 from rakuten_tasks.data.shards import read_products
-from rakuten_tasks.models.bundle import MANIFEST
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.models.scoring import products_of
 from rakuten_tasks.preprocessing.product import Product
-from tests.support.bundles import ENCODED, TEXTS, register, write_bundle
+from tests.support.bundles import ENCODED, TEXTS, write_bundle
 
 PRODUCTS, CLIENTS, BATCHES = 512, (1, 32), (1, 8, 32)
-MODEL = "benchmark"
-APP, WITHOUT, PLAIN, BARE = "app", "app without cascade", "plain endpoint", "bare predictor"
+APP, WITHOUT, INT8, PLAIN, BARE = "app", "app without cascade", "app in int8", "plain endpoint", "bare predictor"
 PHOTOS = "photos alone: "
 Key = tuple[str, int]  # system, and clients or batch
 # Size of the text-only bundles: that of the challenge's 85,000 products and 27 codes.
@@ -56,6 +54,7 @@ LIMITS = {
     "app / plain endpoint": ("at least", 4.0),
     "p99, app / app without cascade": ("at most", 0.7),
     "photos alone, app / bare predictor": ("at least", 0.95),
+    "photos alone, app in int8 / bare predictor": ("at least", 1.8),
     "ms over 1.15 times the bare predictor's p50, 1 client": ("at most", 5.0),
     "idle CPU, share of one core": ("at most", 0.05),
     "text only, p50, default members / bag and lstm": ("at most", 2.0),
@@ -98,12 +97,16 @@ def mixed_products(options: argparse.Namespace) -> dict[str, float]:
             WITHOUT: servers.enter_context(app(folder / "without", complete, f"{MODEL}-complete")),
             PLAIN: servers.enter_context(plain_endpoint(complete)),
         }
+        alone = {APP: running[APP]}
+        if quantised := in_int8(bundle, folder / "quantised", photos):
+            alone[INT8] = running[INT8] = servers.enter_context(app(folder / "int8", quantised, f"{MODEL}-int8"))
         time.sleep(5)  # until the start-up is complete
         idle = running[APP].cpu(options.idle_seconds)
         predictor, seconds = Predictor.load(complete), options.seconds
-        work = make_work(predictor, running, mixed, CLIENTS, seconds)
-        alone = make_work(predictor, {APP: running[APP]}, photos, CLIENTS[-1:], seconds)
-        work |= {(PHOTOS + system, n): measure for (system, n), measure in alone.items()}
+        mixed_systems = {name: server for name, server in running.items() if name != INT8}
+        work = make_work(predictor, mixed_systems, mixed, CLIENTS, seconds)
+        of_photos = make_work(predictor, alone, photos, CLIENTS[-1:], seconds)
+        work |= {(PHOTOS + system, n): measure for (system, n), measure in of_photos.items()}
         results = measure_best(work, options.rounds)
         memory = {name: server.memory() for name, server in running.items()}
     texts, with_photo = np.mean([product.has_text for product in mixed]), len(photos) / len(mixed)
@@ -142,7 +145,9 @@ def catalogue_ratios(results: dict[Key, LoadMetrics], idle: float) -> dict[str, 
     """Compute the ratios of LIMITS but the last. idle: share of a core."""
     one, many = min(CLIENTS), max(CLIENTS)
     rates = {prefix: max(results[prefix + BARE, n].rate for n in BATCHES) for prefix in ("", PHOTOS)}
-    return {
+    quantised = results.get((PHOTOS + INT8, many))
+    int8 = {"photos alone, app in int8 / bare predictor": quantised.rate / rates[PHOTOS]} if quantised else {}
+    return int8 | {
         "app / bare predictor": results[APP, many].rate / rates[""],
         "app / plain endpoint": results[APP, many].rate / results[PLAIN, many].rate,
         "p99, app / app without cascade": results[APP, many].p99 / results[WITHOUT, many].p99,
@@ -160,59 +165,10 @@ def read_unlabelled(source: str, folder: Path) -> list[Product]:
     return [products[i] for i in order]
 
 
-def train(source: str, config: str, folder: Path) -> Path:
-    """Train on the catalogue as `make train`. -> the champion's bundle"""
-    from rakuten_tasks.registry import tracking, versions
-
-    command: list[str | Path] = [
-        Path(sys.executable).with_name("pyflyte"),
-        "run",
-        "workflows/training.py",
-        "train_classifier",
-    ]
-    options: list[str | Path] = [
-        "--source",
-        source,
-        "--config",
-        config,
-        "--model",
-        MODEL,
-        "--report",
-        folder / "report.json",
-    ]
-    subprocess.run([*command, *options], check=True, env={**os.environ, "RAKUTEN_VAR": str(folder)})
-    return versions.fetch_champion(tracking.connect(), MODEL, synthetic=False).folder
-
-
-def without_cascade(bundle: Path, target: Path) -> Path:
-    """Copy a bundle whose pool asks every member."""
-    shutil.copytree(bundle, target)
-    manifest = json.loads((target / MANIFEST).read_text())
-    manifest["pool"].pop("thresholds", None)
-    (target / MANIFEST).write_text(json.dumps(manifest))
-    return target
-
-
 def to_body(product: Product) -> bytes:
     """Encode a product as a request."""
     image = {"image": base64.b64encode(product.photo).decode()} if product.photo else {}
     return json.dumps({"designation": product.designation, "description": product.description, **image}).encode()
-
-
-def app(folder: Path, bundle: Path, model: str = MODEL) -> Process:
-    """Start the app with its own var/ and model."""
-    from rakuten_tasks.registry.tracking import connect
-
-    register(connect(), model, bundle)
-    port = free_port()
-    settings = {"RAKUTEN_VAR": str(folder), "SERVE_PORT": str(port), "MODEL": model}
-    return Process(["-m", "serving"], settings, "/ready", port)
-
-
-def plain_endpoint(bundle: Path) -> Process:
-    """Start the plain FastAPI endpoint."""
-    port = free_port()
-    return Process(["-m", "benchmarks.plain_endpoint", str(bundle), str(port)], {}, "/openapi.json", port)
 
 
 def make_texts(number: int = 32) -> list[Product]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rakuten_tasks.config import PhotoConfig, Precision, Weights
 from rakuten_tasks.models.backbones.frozen import Description, FrozenBackbone
 from rakuten_tasks.models.networks.int8 import calibrate
-from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions, batch_size
+from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions
 from rakuten_tasks.models.networks.vgg16_weights import convolutions, empty_convolutions, pretrained
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
@@ -31,7 +31,7 @@ class VGG16Backbone(FrozenBackbone):
 
     def __init__(self, network: Convolutions, description: Description, device: torch.device) -> None:
         scales = description.architecture.get("scales", ())
-        super().__init__(network.to(device).freeze(scales), description, batch_size(device))
+        super().__init__(network.to(device).freeze(scales), description)
 
     @property
     def batch_norm(self) -> bool:

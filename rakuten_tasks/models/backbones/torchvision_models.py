@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from rakuten_tasks.config import PhotoConfig, Weights
-from rakuten_tasks.models.backbones.frozen import Description, FrozenBackbone, Normalised, feature_size, photos_at_once
+from rakuten_tasks.models.backbones.frozen import Description, FrozenBackbone, Normalised, feature_size
 from rakuten_tasks.models.backbones.weights_files import read_state, require_shapes, weights_of_file, weights_of_url
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
@@ -46,7 +46,7 @@ def restore(description: Description, tensors: Mapping[str, Tensor], device: tor
     state = network.state_dict()  # with versions, which mnasnet needs and safetensors does not save
     state.update(tensors)
     network.load_state_dict(state, assign=True)
-    return FrozenBackbone(network.to(device), description, photos_at_once(device))
+    return FrozenBackbone(network.to(device), description)
 
 
 def _read(config: PhotoConfig) -> tuple[PhotoConfig, Description, dict[str, Tensor]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rakuten_tasks.config import PhotoConfig
-from rakuten_tasks.models.backbones.frozen import Description, FrozenBackbone, Normalised, feature_size, photos_at_once
+from rakuten_tasks.models.backbones.frozen import Description, FrozenBackbone, Normalised, feature_size
 from rakuten_tasks.models.model_folder import CONFIG, ModelFolder, ModelKind, find_model, quiet_transformers
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
@@ -49,14 +49,14 @@ def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
 def load(config: PhotoConfig, device: torch.device) -> FrozenBackbone:
     """See `backbones.load_backbone`."""
     _, description, network = _read(config)
-    return FrozenBackbone(network.to(device), description, photos_at_once(device))
+    return FrozenBackbone(network.to(device), description)
 
 
 def restore(description: Description, tensors: Mapping[str, Tensor], device: torch.device) -> FrozenBackbone:
     """See `backbones.load_saved_backbone`."""
     network = _network(description.architecture)
     network.load_state_dict(tensors)
-    return FrozenBackbone(network.to(device), description, photos_at_once(device))
+    return FrozenBackbone(network.to(device), description)
 
 
 def _read(config: PhotoConfig) -> tuple[PhotoConfig, Description, Normalised]:

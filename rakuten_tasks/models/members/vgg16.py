@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from rakuten_tasks.config import PhotoConfig, Strict, TrainingConfig, Weights
 from rakuten_tasks.models.backbones import load_saved_backbone
+from rakuten_tasks.models.backbones.frozen import batch_size
 from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
 from rakuten_tasks.models.extractors import MapExtractor, PixelExtractor
 from rakuten_tasks.models.linear_model import dense_product
 from rakuten_tasks.models.members.held_out import Examples, HeldOutFit, Phase, capture_inputs
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
-from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, batch_size
+from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES
 from rakuten_tasks.models.networks.vgg16_network import TrainableTop, VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions, random_convolutions
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays

@@ -12,37 +12,15 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from rakuten_tasks.models.networks.int8 import quantise
+from rakuten_tasks.models.networks.int8 import QuantisedBlocks, quantised_block
 from rakuten_tasks.models.networks.onednn import Step, is_inference_autocast, is_supported, prepack
+from rakuten_tasks.models.networks.pooling import max_pool_2x2, mean_max_pool
 
 BACKBONE_FEATURES = 2 * (64 + 128 + 256 + 512)  # mean and maximum of each channel of blocks 1 to 4
 TOP_FEATURES = 2 * 512  # of block 5
+TOP_CONVOLUTIONS = 3  # of block 5
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB from 0 to 1
-
-
-def mean_max_pool(maps: Tensor, highest: Tensor | None = None) -> Tensor:
-    """(B, C, H, W) -> (B, 2C): each channel's mean, then its maximum.
-
-    highest: (B, C, h, w), smaller maps with the same maxima, to save time. The sum is a matrix product, whose bf16
-    kernel takes a sixth of the time of `mean` on two cores.
-    """
-    each = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C): a view, channels_last
-    mean = (each.new_ones(1, each.shape[1]) @ each).squeeze(1).float() / each.shape[1]
-    return torch.cat((mean, (maps if highest is None else highest).amax((2, 3)).float()), 1)
-
-
-def max_pool_2x2(maps: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, H // 2, W // 2): max pooling, in inference on a CPU by two maxima, in 0.7 of its time."""
-    if torch.is_grad_enabled() or maps.device.type != "cpu" or not _even(maps):
-        return functional.max_pool2d(maps, 2)
-    rows = torch.maximum(maps[:, :, ::2], maps[:, :, 1::2])
-    return torch.maximum(rows[..., ::2], rows[..., 1::2])
-
-
-def _even(maps: Tensor) -> bool:
-    return maps.shape[2] % 2 == maps.shape[3] % 2 == 0
 
 
 def split_blocks(layers: nn.Sequential) -> Iterator[nn.Sequential]:
@@ -52,11 +30,6 @@ def split_blocks(layers: nn.Sequential) -> Iterator[nn.Sequential]:
         if isinstance(layer, nn.MaxPool2d):
             yield layers[start:end]
             start = end + 1
-
-
-def _uses_steps(int8: bool) -> bool:
-    """Tell whether packed or quantised blocks replace the layers; Grad-CAM reads the layers' gradients."""
-    return not torch.is_grad_enabled() if int8 else is_inference_autocast()
 
 
 class FrozenBlocks(nn.Module):
@@ -69,19 +42,21 @@ class FrozenBlocks(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.packed: list[Step] | None = None
-        self.int8 = False
+        self.int8: QuantisedBlocks | None = None
         self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", 255 * torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, S, 3) uint8 -> (B, BACKBONE_FEATURES), (B, 512, S / 16, S / 16)"""
+        if self.int8 and not torch.is_grad_enabled():  # Grad-CAM reads the layers' gradients
+            return self.int8(pixels)
         maps = pixels.permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last in memory
         maps = (maps - self.mean) / self.deviation
         early = []
-        for block in self.packed if self.packed and _uses_steps(self.int8) else self.blocks:
+        for block in self.packed if self.packed and is_inference_autocast() else self.blocks:
             maps = block(maps)  # (B, C, H, W)
             smaller = max_pool_2x2(maps)  # (B, C, H // 2, W // 2)
-            early.append(mean_max_pool(maps, smaller if _even(maps) else maps))  # at odd sides it drops the last row
+            early.append(mean_max_pool(maps, smaller))
             maps = smaller
         features = torch.cat(early, 1)
         return (features, maps) if self.training else (features.half(), maps.half())
@@ -91,6 +66,10 @@ class FrozenBlocks(nn.Module):
         if is_supported(self.mean.device):
             self.packed = [prepack(block) for block in self.blocks]  # type: ignore[arg-type]
 
+    def quantise(self, scales: Sequence[float]) -> None:
+        """Prepack the weights for inference in int8. scales: of the inputs of all convolutions but the first."""
+        self.int8 = QuantisedBlocks(list(self.blocks), scales, self.mean, self.deviation)  # type: ignore[arg-type]
+
 
 class TrainableBlock(nn.Module):
     """Block 5 -> its pooled features."""
@@ -99,11 +78,13 @@ class TrainableBlock(nn.Module):
         super().__init__()
         self.block = block
         self.packed: Step | None = None
-        self.int8 = False
+        self.int8: Step | None = None
 
     def features(self, maps: Tensor) -> Tensor:
         """(B, 512, H, W) -> (B, TOP_FEATURES)"""
-        block = self.packed if self.packed and _uses_steps(self.int8) else self.block
+        block: Step = self.packed if self.packed and is_inference_autocast() else self.block
+        if self.int8 and not torch.is_grad_enabled():
+            block = self.int8
         features = mean_max_pool(block(maps.float()))
         return features if self.training else features.half()
 
@@ -144,8 +125,9 @@ class Convolutions(nn.Module):
         self.eval().requires_grad_(False)
         self.frozen = True
         if scales:
-            *self.lower.packed, self.upper.packed = quantise([*self.lower.blocks, self.upper.block], scales)
-            self.lower.int8 = self.upper.int8 = True
+            self.lower.packed = self.upper.packed = None
+            self.lower.quantise(scales[:-TOP_CONVOLUTIONS])
+            self.upper.int8 = quantised_block(self.upper.block, scales[-TOP_CONVOLUTIONS:])
         else:
             self.lower.pack()
             self.upper.pack()
@@ -155,12 +137,3 @@ class Convolutions(nn.Module):
         if mode and self.frozen:
             raise RuntimeError("a frozen VGG16 is not trained: its prepacked weights would not change")
         return super().train(mode)
-
-
-def batch_size(device: torch.device) -> int:
-    """Return how many photos to run at once in inference.
-
-    On a CPU two: 38 ms a photo of 224 pixels on two cores in bf16, against 42 with one and 60 with 16, whose maps do
-    not fit into the cache.
-    """
-    return 128 if device.type == "cuda" else 2

@@ -146,7 +146,7 @@ def predictor_on(network: nn.Module, image_size: int) -> Predictor:
     wrapped = Normalised(network, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     with torch.no_grad():
         size = wrapped.eval()(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)).shape[1]
-    backbone = FrozenBackbone(wrapped, Description("torchvision:test", size, image_size, RANDOM), 1)
+    backbone = FrozenBackbone(wrapped, Description("torchvision:test", size, image_size, RANDOM))
     scaler = Standardizer(np.zeros(size, np.float32), np.ones(size, np.float32), True)
     member = Photo(LinearClassifier(torch.zeros(0, 2), torch.randn(size, 2), torch.zeros(2)), None, scaler)
     return Predictor(

@@ -12,14 +12,13 @@ from torch import nn
 
 from rakuten_tasks.config import PhotoConfig, Weights
 from rakuten_tasks.models.networks import vgg16_weights
+from rakuten_tasks.models.networks.pooling import max_pool_2x2, mean_max_pool
 from rakuten_tasks.models.networks.vgg16_blocks import (
     BACKBONE_FEATURES,
     DEVIATION,
     MEAN,
     TOP_FEATURES,
     FrozenBlocks,
-    max_pool_2x2,
-    mean_max_pool,
 )
 from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import convolutions, empty_convolutions
@@ -184,6 +183,18 @@ def test_pooling_is_what_torch_pools_at_odd_sides_too(image_size: int, dtype: to
         means, maxima = mean_max_pool(maps).chunk(2, 1)
     assert torch.equal(maxima, maps.amax((2, 3)).float())
     torch.testing.assert_close(means, maps.float().mean((2, 3)), rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "image_size"), [(64, 32), (64, 33), (5, 6)])
+def test_uint8_is_pooled_exactly(channels: int, image_size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randint(0, 256, (2, channels, image_size, image_size), dtype=torch.uint8, generator=generator)
+    maps = maps.to(memory_format=torch.channels_last)
+    smaller = max_pool_2x2(maps)
+    assert torch.equal(smaller.float(), torch.nn.functional.max_pool2d(maps.float(), 2))
+    means, maxima = mean_max_pool(maps, smaller).chunk(2, 1)
+    assert torch.equal(maxima, maps.amax((2, 3)).float())
+    torch.testing.assert_close(means, maps.float().mean((2, 3)), rtol=1e-6, atol=0)
 
 
 def test_features_hold_the_maxima_of_whole_maps_at_an_odd_side() -> None:

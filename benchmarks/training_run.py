@@ -157,10 +157,9 @@ class TrainingRun:
 
     def fit_pool(self, fitted: Fitted) -> Pool:
         """Fit the pool, with its cascade if the configuration has one."""
-        unseen, labels = self._unseen(fitted)
-        modality = {name: MEMBERS[name].modality for name in fitted}
+        unseen, labels = self.unseen(fitted)
         counts = np.bincount(self.rows.loc[self.rows["split"] != TEST, "label"], minlength=len(self.codes)) + 1
-        pool = fit_pool(unseen, labels, modality, counts / counts.sum())
+        pool = fit_pool(unseen, labels, {name: MEMBERS[name].modality for name in fitted}, counts / counts.sum())
         cheap = [name for name in fitted if MEMBERS[name].cheap]
         return learn_cascade(pool, unseen, labels, cheap)[0] if self.config.pool.cascade else pool
 
@@ -184,35 +183,28 @@ class TrainingRun:
     def measure(self, seed: int) -> dict[str, dict[str, float]]:
         """Return the columns of the quality table, by system."""
         fitted = self.fit(seed)
-        unseen, labels = self._unseen(fitted)
-        pool = self.fit_pool(fitted)
-        held_out = self.held_out_logits(fitted, pool)
-        scored = {name: int(mask.sum()) for name, mask in unseen.available.items()}
-        most = [mask for name, mask in unseen.available.items() if 2 * scored[name] >= max(scored.values())]
-        common = np.flatnonzero(np.logical_and.reduce(most))  # rows that all out-of-fold members have scored
+        (unseen, labels), pool = self.unseen(fitted), self.fit_pool(fitted)
+        held_out, common = self.held_out_logits(fitted, pool), common_rows(unseen)
         unseen_scores = self._pool_scores(unseen.take(common), pool)
         scores = {part: self._pool_scores(logits, pool) for part, (logits, _) in held_out.items()}
-        for baseline, by_part in self._baselines.items():
-            for part, probabilities in by_part.items():
-                scores[part][baseline] = probabilities
+        for part in scores:
+            scores[part] |= {name: by_part[part] for name, by_part in self._baselines.items()}
         result = {}
         for name in scores[TEST_ROWS]:
             values = {f"test {k}": v for k, v in _metrics(scores[TEST_ROWS][name], held_out[TEST_ROWS][1]).items()}
             if name in unseen_scores:
                 mask = unseen.available[name][common] if name in unseen.available else np.ones(len(common), bool)
                 metrics = _metrics(unseen_scores[name][mask], labels[common][mask])
-                values |= {"unseen F1": metrics["F1"], "unseen log loss": metrics["log loss"]}
-            values["Y_test F1"] = float("nan")
-            if Y_TEST in scores:
-                values["Y_test F1"] = weighted_f1(held_out[Y_TEST][1], scores[Y_TEST][name].argmax(1))
+                values |= {f"unseen {key}": metrics[key] for key in ("F1", "log loss")}
+            f1 = {part: weighted_f1(held_out[part][1], scores[part][name].argmax(1)) for part in scores}
+            values["Y_test F1"] = f1.get(Y_TEST, float("nan"))
             result[name] = values
         print({name: {k: round(v, 2) for k, v in w.items()} for name, w in pool.weights.items()}, flush=True)
         return result
 
     def _pool_scores(self, logits: Logits, pool: Pool) -> dict[str, NDArray]:
         complete = pool_logits(logits, pool, self.codes)
-        served = pool.probabilities(pool.cascade(logits))
-        return {**complete.by_member, POOL: served, FULL_POOL: complete.probabilities}
+        return {**complete.by_member, POOL: pool.probabilities(pool.cascade(logits)), FULL_POOL: complete.probabilities}
 
     def held_out_logits(self, fitted: Fitted, pool: Pool) -> dict[str, tuple[Logits, NDArray]]:
         """Return all members' logits of rows that none was fitted on, and their labels: as in labelled_products."""
@@ -228,7 +220,7 @@ class TrainingRun:
             result[part] = logits, class_index(codes, self.codes)
         return result
 
-    def _unseen(self, fitted: Fitted) -> tuple[Logits, NDArray]:
+    def unseen(self, fitted: Fitted) -> tuple[Logits, NDArray]:
         """Return logits of rows outside of each member's fit, in the order of the labelled rows, and their labels."""
         position = {int(row): i for i, row in enumerate(self.rows["row"])}
         by_member, available = {}, {}
@@ -238,6 +230,12 @@ class TrainingRun:
             available[name] = np.zeros(len(self.rows), dtype=bool)
             by_member[name][at], available[name][at] = item.logits, ~item.stopping
         return Logits(by_member, available), self.rows["label"].to_numpy(np.int64)
+
+
+def common_rows(unseen: Logits) -> NDArray:
+    """Return the rows that all out-of-fold members have scored."""
+    most = max(int(mask.sum()) for mask in unseen.available.values())
+    return np.flatnonzero(np.logical_and.reduce([m for m in unseen.available.values() if 2 * m.sum() >= most]))
 
 
 def _metrics(probabilities: NDArray, labels: NDArray) -> dict[str, float]:

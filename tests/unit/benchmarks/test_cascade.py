@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.cascade import QUALITY, _cells, _compare_quality
+from benchmarks.cascade import DRAWS, FEW, QUALITY, _cells, _compare_quality, _learn_on_few
 from rakuten_tasks.models.pool import Logits, Pool
+from tests.support.pool_cases import MODALITY as THREE
+from tests.support.pool_cases import PRIOR, case
 
 MODALITY = {"bag": "text", "encoder": "text", "photo": "photo"}
 
@@ -35,3 +37,10 @@ def test_cells_are_means_and_standard_errors_of_the_splits() -> None:
         "",
         "0.060",
     )
+
+
+@pytest.mark.parametrize(("rows", "draws"), [(FEW + 100, DRAWS), (FEW, 0)])
+def test_what_few_rows_teach_is_measured_on_the_other_ones(rows: int, draws: int) -> None:
+    pool = Pool(THREE, {}, {}, PRIOR.tolist())
+    measured = list(_learn_on_few(pool, *case(rows)))
+    assert [values[0] for values in measured] == [100] * draws

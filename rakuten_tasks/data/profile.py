@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.schema import QUARANTINE
@@ -17,6 +16,7 @@ from rakuten_tasks.data.shards import Shard, iter_positions, iter_text
 from rakuten_tasks.preprocessing.language import language
 from rakuten_tasks.preprocessing.photo_format import open_photo
 from rakuten_tasks.preprocessing.text import clean
+from rakuten_tasks.storage.parquet_files import iter_batches
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,10 @@ def profile(shards: Sequence[Shard], seed: int, sample: int, pictures: int) -> P
 def quarantined(quarantine: Path, examples: int) -> pd.DataFrame:
     """Return the first `examples` rows of each reason and part, as schema.QUARANTINE."""
     parts, counts = [QUARANTINE.empty_table().to_pandas()], Counter[tuple[str, str]]()
-    with pq.ParquetFile(quarantine) as file:
-        for batch in file.iter_batches(batch_size=1000):
-            rows = batch.to_pandas()
-            key = ["part", "reason"]
-            rank = rows.groupby(key).cumcount() + [
-                counts[pair] for pair in rows[key].itertuples(index=False, name=None)
-            ]
-            counts.update(rows[key].itertuples(index=False, name=None))
-            parts.append(rows[rank < examples])
+    for batch in iter_batches(quarantine, 1000):
+        rows = batch.to_pandas()
+        key = ["part", "reason"]
+        rank = rows.groupby(key).cumcount() + [counts[pair] for pair in rows[key].itertuples(index=False, name=None)]
+        counts.update(rows[key].itertuples(index=False, name=None))
+        parts.append(rows[rank < examples])
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)

@@ -213,11 +213,11 @@ def literal_bytes(rows: int) -> int:
 def usage_table(rows: int, usages: Mapping[Step, Usage]) -> Table:
     """Return a table with a row for each step."""
     table = Table(title=f"{rows:,} labelled and as many unlabelled products", box=box.SIMPLE_HEAD)
-    for name in ("step", "seconds", "peak MB", "of a pod's", "MB read", "MB written", "files of a kind"):
+    for name in ("step", "s", "peak MB", "pod's MB", "read MB", "written MB", "files"):
         table.add_column(name, justify="left" if name == "step" else "right", no_wrap=True)
     shards = -(-rows // shard_rows(rows, 1000))
     for step, used in usages.items():
-        total = f" (one of {shards} shards: {used.seconds * shards:,.0f} in all)" if step.one_shard else ""
+        total = f" (1 of {shards} shards: {used.seconds * shards:,.0f} s)" if step.one_shard else ""
         limit = memory_limit(step.pod)
         numbers = (used.memory / 1e6, limit / 1e6, used.read / 1e6, used.written / 1e6, used.files)
         table.add_row(step.title + total, f"{used.seconds:.1f}", *(f"{number:,.0f}" for number in numbers))

@@ -38,6 +38,7 @@ from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PHOTO_COLUMNS
 from rakuten_tasks.monitoring.reference import catalogue_features, featurize_rows
 from rakuten_tasks.monitoring.window import reservoir_sample
 from rakuten_tasks.storage.addresses import open_address
+from rakuten_tasks.storage.parquet_files import iter_batches
 
 MAX_PRODUCTS = 3_000  # sample of a catalogue: each product is predicted, with its photo
 MAX_ROWS = 100_000  # of a table that already has drift columns
@@ -100,12 +101,12 @@ def _read_parquet(address: str) -> pd.DataFrame:
     filesystem, path = open_address(address)
     with open_table(filesystem, path) as file:
         try:
-            parquet, parts, start = pq.ParquetFile(file), [], 0
-            sample = _sample_positions(parquet.metadata.num_rows, MAX_ROWS)
-            for batch in parquet.iter_batches():
+            schema, parts, start = pq.read_schema(file), [], 0
+            sample = _sample_positions(pq.read_metadata(file).num_rows, MAX_ROWS)
+            for batch in iter_batches(file, BLOCK):
                 parts.append(batch.take(_positions_within(sample, start, len(batch))))
                 start += len(batch)
-            table = pa.Table.from_batches(parts, parquet.schema_arrow).to_pandas()
+            table = pa.Table.from_batches(parts, schema).to_pandas()
         except pa.ArrowInvalid as error:
             raise ValueError(f"{address}: not a readable Parquet file ({error}): write it again") from error
     return table.reset_index(drop=True)

@@ -18,8 +18,7 @@ from rakuten_tasks.preprocessing.feature_shards import FeatureTable
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.storage.read_ahead import map_ahead
 
-# Products whose photos each reader of map_ahead holds, 7 MB of the challenge's. Of a shard of 1,000 products, as they are
-# by default, a split has fewer.
+# Products whose photos a reader of map_ahead holds, 7 MB of the challenge's: of a shard of 1,000, a split has fewer
 READ_ROWS = 256
 
 

@@ -48,8 +48,8 @@ ADDRESS = (
 class Step:
     """A function of scale_steps or scale_products. pod: of pods.py, whose memory is the limit; empty: not measured.
 
-    streams: whether it reads all rows. one_shard: measured on one, of as many rows as that size's shards have. most:
-    number of rows above which it is left out. member: without which it is left out.
+    streams: whether it reads all rows. one_shard: measured on one, of as many rows as that size's shards have. member:
+    without which it is left out.
     """
 
     name: str
@@ -57,18 +57,16 @@ class Step:
     pod: str = "CPU"
     streams: bool = False
     one_shard: bool = False
-    most: int = 10**9
     member: str = ""
 
 
-INGESTED = 1_000_000  # 7 core-minutes
 STEPS = (
     Step("labelled", "", ""),
     Step("unlabelled", "", ""),
     Step("resolve", "", ""),
-    Step("csv", "", "", most=INGESTED),
-    Step("open_source", "open (fingerprint)", "SMALL", streams=True, most=INGESTED),
-    Step("ingest", "ingest", streams=True, most=INGESTED),
+    Step("csv", "", ""),
+    Step("open_source", "open (fingerprint)", "SMALL", streams=True),
+    Step("ingest", "ingest", streams=True),
     Step("split", "split", streams=True),
     Step("vocabulary", "vocabulary", streams=True),
     Step("ngrams", "n-grams, all shards", streams=True, member="bag"),
@@ -137,7 +135,7 @@ def measure_size(bench: Bench) -> dict[Step, Usage]:
     """Run all steps at one size."""
     usages = {}
     for step in STEPS:
-        if bench.rows > step.most or (step.member and step.member not in bench.members):
+        if step.member and step.member not in bench.members:
             continue
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["benchmarks.scale_products"])

@@ -30,7 +30,7 @@ from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, SAMPLE, make_products
 from rakuten_tasks.data.sampling import SALT
 from rakuten_tasks.data.schema import PRODUCTS, CatalogueError
-from rakuten_tasks.data.shards import iter_products, read_text
+from rakuten_tasks.data.shards import iter_positions
 from rakuten_tasks.data.title_sketch import uniform
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, find_version
 from rakuten_tasks.models.predictor import Predictor
@@ -192,15 +192,7 @@ def _read_published(
     test = to_predict and published.manifest.unlabelled
     part = PARTS[1] if test else PARTS[0]
     total = published.manifest.rows(part)
-    sample = _sample_positions(total, max_products)
-    parts: list[pd.DataFrame] = []
-    start = 0
-    for shard in published.shards(part):
-        positions = _positions_within(sample, start, shard.rows)
-        if len(positions):
-            parts.extend(iter_products(shard, read_text(shard.text, ["row"])["row"].iloc[positions]))
-        start += shard.rows
-    rows = pd.concat(parts)
+    rows = pd.concat(iter_positions(published.shards(part), _sample_positions(total, max_products)))
     codes = rows["prdtypecode"]
     if test:
         index = pd.Index(rows["row"].astype("int64"))

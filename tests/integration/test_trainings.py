@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -55,7 +56,7 @@ def train(mlflow_store: MlflowClient, local_runs: Path):
     return trained
 
 
-def with_members(*members: str, **changes: object) -> TrainingConfig:
+def with_members(*members: str, **changes: Any) -> TrainingConfig:
     return dataclasses.replace(TINY, members=list(members), **changes)
 
 

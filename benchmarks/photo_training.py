@@ -43,7 +43,7 @@ from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.preprocessing.photos import prepare_photos
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training.loop import autocast, choose_device, half_precision
+from rakuten_tasks.training.hardware import autocast, choose_device, half_precision
 
 SIDE, EPOCHS, CLASSES, BATCH = 224, 5, 27, 32
 LIMITS = {"auto": 13.0, "int8": 20.0}  # by photo.precision

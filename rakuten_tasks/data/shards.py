@@ -15,12 +15,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.parquet import open_parquet_file
+from numpy.typing import NDArray
 
 from rakuten_tasks.data.schema import PHOTOS, ROWS, TEXT, damage_error
 from rakuten_tasks.storage.addresses import open_address
 
 MAX_SHARDS = 500  # of a part: a map task's items, and its literals of 0.3 KB each, stay far below Flyte's limits
 TEXT_ROWS, PHOTO_ROWS = 1024, 64  # in a row group, the unit of reading
+BLOCK = 4 << 20  # bytes that an open file of a store reads ahead; s3fs alone would hold 50 MB of each
 DERIVED = ("title_hash", "photo_hash", "product_hash")  # columns computed from others
 
 
@@ -159,7 +161,7 @@ def open_parquet(file: Path | str, columns: Sequence[str] | None = None) -> Iter
         if isinstance(file, str):
             filesystem, path = open_address(file)
             if columns is None:
-                source = filesystem.open(path, "rb")
+                source = filesystem.open(path, "rb", block_size=BLOCK)
             else:
                 source = open_parquet_file(path, fs=filesystem, columns=list(columns), engine="pyarrow")
         with pq.ParquetFile(source, page_checksum_verification=True) as parquet:
@@ -203,6 +205,16 @@ def iter_products(shard: Shard, selected: Collection[int] | pd.Series | None = N
                     photo = photos.read_row_group(group)["photo"].to_pylist()
                     yield products.assign(photo=photo)[rows].reset_index(drop=True)
                 group += 1
+
+
+def iter_positions(shards: Sequence[Shard], positions: NDArray[np.int64]) -> Iterator[pd.DataFrame]:
+    """Yield the rows at these positions over all shards, ascending, with their photos. positions: in any order."""
+    start = 0
+    for shard in shards:
+        inside = positions[(positions >= start) & (positions < start + shard.rows)] - start
+        if len(inside):
+            yield from iter_products(shard, read_text(shard.text, ["row"])["row"].iloc[inside])
+        start += shard.rows
 
 
 def read_products(shard: Shard) -> pd.DataFrame:

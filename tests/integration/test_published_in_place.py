@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from rakuten_tasks.tasks.ingest_catalogue import ingest_without_run
 from rakuten_tasks.tasks.start_run import stat_source
 from rakuten_tasks.tasks.types import Shard
 from tests.support.catalogues import TINY, photo_bytes, write_catalogue
+from tests.support.task_names import task_function
 
 CONFIG = PublicationConfig(ingest=IngestConfig(rows_per_shard=10, max_bad_share=0.2), split=TINY.split)
 
@@ -59,7 +61,7 @@ def test_ingest_uses_the_published_files(tmp_path: Path, bucket: str):
 def test_a_pod_passes_on_the_addresses_of_published_files(place: str, tmp_path: Path, request: pytest.FixtureRequest):
     shop = f"{request.getfixturevalue('bucket') if place == 's3' else tmp_path}/shop"
     stored = published(tmp_path, shop, 24).published.manifest.labelled[0]
-    result = ingest_without_run.task_function(stat_source(shop), CONFIG.ingest, True)
+    result = task_function(ingest_without_run)(stat_source(shop), CONFIG.ingest, True)
     context = FlyteContextManager.current_context()
     pod = context.with_execution_state(
         context.new_execution_state().with_params(mode=ExecutionState.Mode.TASK_EXECUTION)
@@ -108,6 +110,26 @@ def test_an_addition_leaves_the_old_shards_as_they_are(tmp_path: Path):
     assert after[:3] == before
     assert [shard.rows for shard in after] == [10, 10, 4, 6]
     assert {name: (shop / "files" / name).stat().st_mtime_ns for name in changed} == changed
+
+
+def test_an_addition_in_a_store_transfers_what_is_new_and_a_few_columns(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The source is in the store too, as the pod that ingested it left it there."""
+    shop = f"{bucket}/shop"
+    published(tmp_path, shop, 60)
+    source = published(tmp_path / "new", f"{bucket}/source", 70).published
+    store, moved = source.files.filesystem, []
+    for name in ("get_file", "put_file"):
+        original = getattr(store, name)
+        monkeypatch.setattr(
+            store, name, lambda *args, original=original: moved.append(args[0].rpartition("/")[2]) or original(*args)
+        )
+    read = ingest(source.address, tmp_path / "read", CONFIG.ingest, unlabelled=False)
+    result = publish(read, SourceInfo("source", None), shop, CONFIG, True, tmp_path / "draft")
+    assert (result.joined, len(result.published.manifest.labelled)) == (10, 7)
+    # the splits before and the new ones
+    assert sorted(re.split(r"[-.]", name)[0] for name in moved) == ["added", "added", "quarantine", "splits", "splits"]
 
 
 def test_neighbours_are_joined_where_there_would_be_too_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -55,7 +56,7 @@ def train(mlflow_store: MlflowClient, local_runs: Path):
     return trained
 
 
-def with_members(*members: str, **changes: object) -> TrainingConfig:
+def with_members(*members: str, **changes: Any) -> TrainingConfig:
     return dataclasses.replace(TINY, members=list(members), **changes)
 
 
@@ -122,6 +123,15 @@ def test_a_catalogue_above_the_budgets_is_trained_on_and_judged_by_a_sample(trai
     again = train_classifier(source=str(source), config=config, model="sampled")
     assert again.version == 2
     assert "champion" in again.reason  # compared with version 1, on the sampled test rows
+
+
+def test_a_sample_without_a_class_stops_the_training(mlflow_store, local_runs, tmp_path):
+    source = write_catalogue(tmp_path / "catalogue", 700)
+    labels = pd.Series(range(700), name="prdtypecode") // 8
+    labels.to_csv(source / "Y_train_CVw08PX.csv")
+    config = dataclasses.replace(with_members("bag"), sample=SampleConfig(training=100))
+    with pytest.raises(ValueError, match=r"no training row of class .* set sample\.training .* to 3520 or more"):
+        train_classifier(source=str(source), config=config, model="classes")
 
 
 def test_a_photo_under_two_titles_is_counted_where_one_is_held_out(train, tmp_path, mlflow_store, capfd):

@@ -13,11 +13,12 @@ from typing import BinaryIO
 import pandas as pd
 import pyarrow.parquet as pq
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.data.csv_files import RowFilter, all_rows, parse_labels
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError, damage_error
 from rakuten_tasks.data.shards import Shard
+from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.data.versions.files import MANIFEST_PATH, CatalogueFiles, fetch_file, manifest_path
 
 FORMAT = 2  # of manifests and files; others are refused
@@ -82,12 +83,17 @@ class CatalogueVersion:
         with TemporaryDirectory() as work, fetch_file(self.files.locate(name), Path(work)).open("rb") as file:
             yield file
 
+    def title_splits(self) -> TitleSplits:
+        """Return the permanent splits of the titles."""
+        with self.open(self.manifest.splits) as file:
+            return TitleSplits.load(file)
+
     def answers(self, select: RowFilter = all_rows) -> pd.Series | None:
         """Return prdtypecode (Int64) by row of the selected unlabelled rows; None if they are not known."""
         if not self.manifest.answers:
             return None
         with self.open(self.manifest.answers) as file:
-            return parse_labels(file, self.manifest.answers, select).codes
+            return parse_labels(file, self.manifest.answers, select)
 
     def shards(self, part: str) -> list[Shard]:
         """Return the shards where they are published. Raises CatalogueError if a file is gone or has another size."""

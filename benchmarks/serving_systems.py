@@ -17,7 +17,7 @@ from rakuten_tasks.models.extractors import PhotoExtractor
 from rakuten_tasks.models.networks.onednn import is_int8_supported
 from rakuten_tasks.preprocessing.photos import prepare_photos
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training.loop import choose_device
+from rakuten_tasks.training.hardware import choose_device
 from tests.support.bundles import register
 
 MODEL = "benchmark"

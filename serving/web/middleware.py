@@ -47,6 +47,15 @@ class InFlight:
     uploading: int = 0
     processing: int = 0
 
+    def hold_until_done(self, task: asyncio.Task) -> None:
+        """Count a product whose client is gone: the worker predicts it all the same."""
+
+        def release(_: asyncio.Task) -> None:
+            self.processing -= 1
+
+        self.processing += 1
+        task.add_done_callback(release)
+
 
 class RequestContextMiddleware:
     """Gives each request an id, as header X-Request-ID too, and reports it when it is finished."""
@@ -118,9 +127,18 @@ class LimitMiddleware:
         else:
             flight.processing += products
             try:
-                await self._app(scope, replay(body, receive), send)
+                await self._app(scope, replay(body, receive), self._with_time_limit(send))
             finally:
                 flight.processing -= products
+
+    def _with_time_limit(self, send: Send) -> Send:
+        """Return a `send` that raises TimeoutError for a client that does not read: it would hold its places."""
+
+        async def send_within_limit(message: Message) -> None:
+            async with asyncio.timeout(self._settings.time_limit):
+                await send(message)
+
+        return send_within_limit
 
     def _is_full(self, products: int) -> bool:
         return self._in_flight.processing + products > self._settings.queue

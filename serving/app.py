@@ -157,10 +157,11 @@ class ProductServer:
             dependencies=key,
             summary="The type codes of up to 256 products, streamed",
         )
-        async def predict_batch(batch: BatchRequest) -> Response:
+        async def predict_batch(batch: BatchRequest, request: Request) -> Response:
             if self.worker_status.status().state != READY:
                 raise HTTPException(503, NOT_READY)
             at_once = self.settings.products_at_once
+            self.in_flight.give_back(request.state, len(batch.products))
             lines = stream_lines(batch.products, at_once, self._predict, self._on_product, self.in_flight)
             # LitServe's gzip would hold the lines back until it has a block of them
             return StreamingResponse(lines, headers={"Content-Encoding": "identity"}, media_type=NDJSON)

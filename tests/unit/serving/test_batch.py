@@ -150,6 +150,20 @@ def test_a_batch_takes_the_places_of_the_products_that_it_has_in_flight(server):
     assert server.in_flight.processing == 16 - 2 * 4 + 1
 
 
+def test_a_small_batch_gives_the_places_back_that_it_does_not_need(server):
+    places = list[int]()
+    submit = server.lit.submit
+
+    async def count_and_submit(request: InferenceRequest) -> InferenceResponse:
+        places.append(server.in_flight.processing)
+        return await submit(request)
+
+    server.lit.submit = count_and_submit
+    server.lines([{"description": "first"}, {"description": "second"}])
+    server.lines([{"description": "roman"}] * 20)
+    assert (places[:2], set(places[2:]), server.in_flight.processing) == ([2, 2], {2 * 4}, 0)
+
+
 def test_the_key_and_the_champion_are_needed_as_for_one_product(tmp_path):
     server, body = StubServer(tmp_path, api_key="open sesame"), {"products": [{"description": "roman"}]}
     assert server.post(PATH, json=body).status_code == 401

@@ -227,6 +227,14 @@ def test_not_refitted_a_network_stays_as_it_was_judged(train, source, mlflow_sto
     assert trainings == [{"train_loss", "2_train_loss"}, {"train_loss"}]
 
 
+def test_the_metrics_of_the_pool_are_in_mlflow(train, source, mlflow_store):
+    folder = train("pool-metrics", source, with_members("bag", seed=6))  # a seed of its own, as above
+    run_id = bundle.read_manifest(folder).lineage.run_id
+    children = mlflow_store.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    (metrics,) = (child.data.metrics for child in children if child.info.run_name == "pool_members")
+    assert {"unseen_rows", "unseen_pool_weighted_f1", "weight_bag_text"} <= set(metrics)
+
+
 def fits(store: MlflowClient, run_id: str) -> set[str]:
     """The trainings of the LSTM, by the names of their losses in its run."""
     (child,) = (

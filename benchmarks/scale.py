@@ -48,8 +48,8 @@ ADDRESS = (
 class Step:
     """A function of scale_steps or scale_products. pod: of pods.py, whose memory is the limit; empty: not measured.
 
-    streams: whether it reads all rows. one_shard: measured on one, of as many rows as that size's shards have. most:
-    number of rows above which it is left out. member: without which it is left out.
+    streams: whether it reads all rows. one_shard: measured on one, of as many rows as that size's shards have. member:
+    without which it is left out.
     """
 
     name: str
@@ -57,18 +57,16 @@ class Step:
     pod: str = "CPU"
     streams: bool = False
     one_shard: bool = False
-    most: int = 10**9
     member: str = ""
 
 
-INGESTED = 1_000_000  # 7 core-minutes
 STEPS = (
     Step("labelled", "", ""),
     Step("unlabelled", "", ""),
     Step("resolve", "", ""),
-    Step("csv", "", "", most=INGESTED),
-    Step("open_source", "open (fingerprint)", "SMALL", streams=True, most=INGESTED),
-    Step("ingest", "ingest", streams=True, most=INGESTED),
+    Step("csv", "", ""),
+    Step("open_source", "open (fingerprint)", "SMALL", streams=True),
+    Step("ingest", "ingest", streams=True),
     Step("split", "split", streams=True),
     Step("vocabulary", "vocabulary", streams=True),
     Step("ngrams", "n-grams, all shards", streams=True, member="bag"),
@@ -137,7 +135,7 @@ def measure_size(bench: Bench) -> dict[Step, Usage]:
     """Run all steps at one size."""
     usages = {}
     for step in STEPS:
-        if bench.rows > step.most or (step.member and step.member not in bench.members):
+        if step.member and step.member not in bench.members:
             continue
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["benchmarks.scale_products"])
@@ -213,11 +211,11 @@ def literal_bytes(rows: int) -> int:
 def usage_table(rows: int, usages: Mapping[Step, Usage]) -> Table:
     """Return a table with a row for each step."""
     table = Table(title=f"{rows:,} labelled and as many unlabelled products", box=box.SIMPLE_HEAD)
-    for name in ("step", "seconds", "peak MB", "of a pod's", "MB read", "MB written", "files of a kind"):
+    for name in ("step", "s", "peak MB", "pod's MB", "read MB", "written MB", "files"):
         table.add_column(name, justify="left" if name == "step" else "right", no_wrap=True)
     shards = -(-rows // shard_rows(rows, 1000))
     for step, used in usages.items():
-        total = f" (one of {shards} shards: {used.seconds * shards:,.0f} in all)" if step.one_shard else ""
+        total = f" (1 of {shards} shards: {used.seconds * shards:,.0f} s)" if step.one_shard else ""
         limit = memory_limit(step.pod)
         numbers = (used.memory / 1e6, limit / 1e6, used.read / 1e6, used.written / 1e6, used.files)
         table.add_row(step.title + total, f"{used.seconds:.1f}", *(f"{number:,.0f}" for number in numbers))

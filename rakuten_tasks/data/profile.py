@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.schema import QUARANTINE
@@ -18,6 +17,7 @@ from rakuten_tasks.data.shards import Shard, iter_products, iter_text, read_text
 from rakuten_tasks.preprocessing.language import language
 from rakuten_tasks.preprocessing.photo_format import open_photo
 from rakuten_tasks.preprocessing.text import clean
+from rakuten_tasks.storage.parquet_files import iter_batches
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,10 @@ def photo_info(photo: bytes) -> PhotoInfo:
 def quarantined(quarantine: Path, examples: int) -> pd.DataFrame:
     """Return the first `examples` rows of each reason and part, as schema.QUARANTINE."""
     parts, counts = [QUARANTINE.empty_table().to_pandas()], Counter[tuple[str, str]]()
-    with pq.ParquetFile(quarantine) as file:
-        for batch in file.iter_batches(batch_size=1000):
-            rows = batch.to_pandas()
-            key = ["part", "reason"]
-            rank = rows.groupby(key).cumcount() + [
-                counts[pair] for pair in rows[key].itertuples(index=False, name=None)
-            ]
-            counts.update(rows[key].itertuples(index=False, name=None))
-            parts.append(rows[rank < examples])
+    for batch in iter_batches(quarantine, 1000):
+        rows = batch.to_pandas()
+        key = ["part", "reason"]
+        rank = rows.groupby(key).cumcount() + [counts[pair] for pair in rows[key].itertuples(index=False, name=None)]
+        counts.update(rows[key].itertuples(index=False, name=None))
+        parts.append(rows[rank < examples])
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)

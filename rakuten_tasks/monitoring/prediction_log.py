@@ -23,7 +23,7 @@ from fsspec import AbstractFileSystem
 
 from rakuten_tasks.monitoring.columns import SCHEMA
 from rakuten_tasks.storage.addresses import list_files, open_address
-from rakuten_tasks.storage.parquet_files import write_row_groups
+from rakuten_tasks.storage.parquet_files import iter_batches, write_row_groups
 from rakuten_tasks.storage.paths import var_folder
 
 log = logging.getLogger(__name__)
@@ -150,9 +150,8 @@ def _stored(filesystem: AbstractFileSystem, hour: str, schema: pa.Schema) -> Ite
     except FileNotFoundError:
         return
     with file:
-        stored = pq.ParquetFile(file)
-        columns = [name for name in schema.names if name in stored.schema_arrow.names]
-        for batch in stored.iter_batches(BATCH, columns=columns):
+        names = pq.read_schema(file).names
+        for batch in iter_batches(file, BATCH, [name for name in schema.names if name in names]):
             yield _cast(pa.table(batch), schema)
 
 

@@ -1,8 +1,8 @@
-"""Parquet files that are written in parts."""
+"""Parquet files that are written and read in parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -44,3 +44,10 @@ def write_row_groups(file: Path | IO[bytes], schema: pa.Schema, tables: Iterable
     with RowGroupWriter(file, schema, rows) as writer:
         for table in tables:
             writer.write(table)
+
+
+def iter_batches(file: Path | IO[bytes], rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the columns of at most `rows` rows at a time; one row group is in memory."""
+    # with pre_buffer, everything that was read stays in memory until the end
+    with pq.ParquetFile(file, pre_buffer=False) as parquet:
+        yield from parquet.iter_batches(rows, columns=columns)

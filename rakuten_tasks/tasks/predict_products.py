@@ -34,7 +34,7 @@ from rakuten_tasks.runtime.files import fetch_all, local, workspace
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.addresses import upload_file
-from rakuten_tasks.storage.parquet_files import ROWS, write_row_groups
+from rakuten_tasks.storage.parquet_files import ROWS, iter_batches, write_row_groups
 from rakuten_tasks.tasks.types import Shard
 
 if TYPE_CHECKING:
@@ -153,8 +153,7 @@ def _join(files: Sequence[Path], work: Path) -> Mapping[str, Counter[str]]:
 
 
 def _iter_tables(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
-        yield from (pa.Table.from_batches([batch]) for batch in file.iter_batches(ROWS, columns=columns))
+    yield from (pa.Table.from_batches([batch]) for batch in iter_batches(path, ROWS, columns))
 
 
 def _print_scores(path: Path, products: int, source: str, classes: Sequence[int], console: Console) -> None:

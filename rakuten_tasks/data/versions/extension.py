@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rakuten_tasks.config import PublicationConfig
 from rakuten_tasks.data.ingested import Counts, IngestResult
@@ -27,7 +26,7 @@ from rakuten_tasks.data.shards import (
 )
 from rakuten_tasks.data.versions.files import fetch_shard
 from rakuten_tasks.data.versions.product_index import COLUMNS, ProductIndex
-from rakuten_tasks.storage.parquet_files import write_row_groups
+from rakuten_tasks.storage.parquet_files import iter_batches, write_row_groups
 
 QUARANTINE_ROWS = 8192  # in a row group: the writer holds the footer's entries of all
 NOT_KEPT = [name for name in QUARANTINE.names if name not in ("part", "reason")]
@@ -89,9 +88,8 @@ def _new_rows(shard: Shard, index: ProductIndex) -> pd.Series:
 
 def _rejected_rows(ingested: IngestResult, index: ProductIndex, reasons: Counter[str]) -> Iterator[pa.Table]:
     """Yield the source's quarantine and the rows that are published already, and count these by reason."""
-    with pq.ParquetFile(ingested.quarantine) as quarantine:
-        for batch in quarantine.iter_batches(TEXT_ROWS):
-            yield pa.Table.from_batches([batch], QUARANTINE)
+    for batch in iter_batches(ingested.quarantine, TEXT_ROWS):
+        yield pa.Table.from_batches([batch], QUARANTINE)
     for products in iter_text([shard.text for shard in ingested.labelled], [*NOT_KEPT, "product_hash"]):
         reason = index.reject(products)
         rows = products.loc[reason.index, NOT_KEPT]

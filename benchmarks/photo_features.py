@@ -19,7 +19,7 @@ from rakuten_tasks.models.networks.onednn import is_int8_supported, is_supported
 from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES, Convolutions, batch_size
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.models.pretrained import PretrainedWeights
-from rakuten_tasks.training.loop import autocast, choose_device, half_precision
+from rakuten_tasks.training.hardware import autocast, choose_device, half_precision
 
 REPEATS, LIMIT = 4, 0.95
 

@@ -20,7 +20,7 @@ from rakuten_tasks.models.networks.int8 import quantise
 from rakuten_tasks.models.networks.onednn import is_int8_supported, is_supported, prepack
 from rakuten_tasks.models.networks.vgg16_blocks import batch_size, max_pool_2x2, split_blocks
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
-from rakuten_tasks.training.loop import autocast, choose_device, half_precision
+from rakuten_tasks.training.hardware import autocast, choose_device, half_precision
 
 SIDES = (224, 192, 160, 128)
 REPEATS = 4

@@ -38,7 +38,7 @@ from rakuten_tasks.models.networks.vgg16_blocks import DEVIATION, MEAN, batch_si
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training.loop import autocast, choose_device, half_precision
+from rakuten_tasks.training.hardware import autocast, choose_device, half_precision
 
 SIDE, EPOCHS, CLASSES, BATCH, LIMIT = 224, 5, 27, 32, 12.0
 ORIGINAL = 500  # pixels: the challenge's photos

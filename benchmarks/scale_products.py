@@ -23,7 +23,6 @@ from rakuten_tasks.data.versions.commit import publish as publish_version
 from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.monitoring.columns import PREDICTION, SCHEMA
 from rakuten_tasks.monitoring.comparison import DriftInput, compare_inputs
-from rakuten_tasks.monitoring.reference import load_reference
 from rakuten_tasks.monitoring.window import TimeWindow, read_window
 from rakuten_tasks.storage.parquet_files import write_row_groups
 from rakuten_tasks.tasks.ingest_catalogue import ingest_without_run
@@ -122,6 +121,6 @@ def log(bench: Bench) -> None:
 
 
 def drift(bench: Bench) -> None:
-    reference = load_reference(Path(bench.result("bundle").path))
+    reference = pd.read_parquet(Path(bench.result("bundle").path) / REFERENCE)
     window = read_window(str(bench.folder / "log"), TimeWindow(HOUR, HOUR + timedelta(hours=1)))
     compare_inputs(DriftInput(reference, "reference"), DriftInput(window, "made-up log"))

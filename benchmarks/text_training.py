@@ -30,7 +30,7 @@ from rakuten_tasks.models.members.lstm import LEARNING_RATE, LSTM, WEIGHT_DECAY,
 from rakuten_tasks.models.members.plan import fit_tokenizer
 from rakuten_tasks.preprocessing.feature_shards import class_index, write_shard
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training.loop import choose_device
+from rakuten_tasks.training.hardware import choose_device
 
 ADDED = 2  # epochs
 

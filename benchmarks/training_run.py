@@ -35,7 +35,7 @@ from rakuten_tasks.models.scoring import products_of, score_features
 from rakuten_tasks.preprocessing.feature_shards import class_index, write_shard
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.tasks.start_run import resolve
-from rakuten_tasks.training.loop import choose_device
+from rakuten_tasks.training.hardware import choose_device
 
 
 class TrainingRun:

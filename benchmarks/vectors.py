@@ -29,7 +29,7 @@ from rakuten_tasks.models.extractors import VectorExtractor
 from rakuten_tasks.preprocessing.feature_shards import write_shard
 from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.preprocessing.text import clean
-from rakuten_tasks.training.loop import choose_device
+from rakuten_tasks.training.hardware import choose_device
 
 CHALLENGE, TARGET = 84_916, 15  # products, minutes on 2 cores
 SHARD = IngestConfig().rows_per_shard

@@ -42,7 +42,7 @@ def _section(title: str, prefix: str, kind: type) -> Iterable[str]:
     nested = []
     types = get_type_hints(kind)
     for item in fields(kind):
-        default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
+        default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[operator]
         if is_dataclass(default):
             nested.append((f"`{prefix}{item.name}`", f"{prefix}{item.name}.", type(default)))
             continue

@@ -4,86 +4,24 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from enum import Enum
-from typing import Annotated, Any, Self
+from typing import Annotated
 
-import click
-from mashumaro.config import BaseConfig
-from mashumaro.helper import pass_through
-from mashumaro.mixins.json import DataClassJSONMixin
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-# mashumaro takes 2.7 for 2 and true for 1: with these pydantic gets the values unchanged
-UNCHANGED: dict[Any, Any] = {kind: {"deserialize": pass_through} for kind in (int, float, str, bool)}
+from rakuten_tasks.config_base import (
+    MAX_INTEGER,
+    Fraction,
+    Integer,
+    NonNegativeInt,
+    NonNegativeRate,
+    OpenFraction,
+    PositiveInt,
+    Settings,
+)
+from rakuten_tasks.config_base import Strict as Strict
 
-
-class Strict(DataClassJSONMixin):
-    """Base of dataclasses stored as JSON. Unknown keys raise ValueError: flytekit alone drops them silently."""
-
-    class Config(BaseConfig):
-        forbid_extra_keys = True
-
-    @classmethod
-    def __pre_deserialize__(cls, d: Any) -> Any:
-        if not isinstance(d, dict):  # mashumaro would raise AttributeError
-            raise ValueError(f"{cls.__name__}: {d!r} is no mapping of keys to values")
-        return d
-
-
-@dataclass(frozen=True)
-class Settings(Strict):
-    """Base of the dataclasses that a user writes as YAML or JSON. pydantic checks each value on construction."""
-
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-    class Config(BaseConfig):
-        forbid_extra_keys = True
-        serialization_strategy = UNCHANGED
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_an_empty_section(cls, values: Any) -> Any:
-        return {} if values is None else values
-
-    @classmethod
-    def from_json(cls, data: str | bytes | bytearray, *_: Any, **__: Any) -> Self:
-        """Parse the file of `pyflyte run --config FILE`. click.BadParameter lists every invalid key with its path."""
-        try:
-            return TypeAdapter(cls).validate_json(data)
-        except ValidationError as error:
-            raise click.BadParameter("\n".join(describe_error(item) for item in error.errors())) from error
-
-
-def describe_error(error: Any) -> str:
-    """Return one error of pydantic as `path.to.key=value: rule`."""
-    path, kind, value = ".".join(map(str, error["loc"])), error["type"], error["input"]
-    if kind == "unexpected_keyword_argument":
-        return f"{path}: unknown key: remove it, or use one of docs/reference/configuration.md"
-    if kind == "value_error":  # raised by `_require`, which names the key
-        return f"{path}{'.' if path else ''}{error['ctx']['error']}"
-    hint = ": YAML reads it as text, write 0.001 or 1.0e-3" if kind == "float_type" and isinstance(value, str) else ""
-    return f"{path or 'configuration'}={value!r}: {error['msg']}{hint}"
-
-
-def _require(condition: bool, key: str, value: object, rule: str) -> None:
-    if not condition:
-        raise ValueError(f"{key}={value!r}: {rule}")
-
-
-def _restore_integer(value: object) -> object:
-    # some of Flyte's transports turn 3 into 3.0
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Integer = Annotated[int, BeforeValidator(_restore_integer)]
-MAX_INTEGER = 10**9  # Flyte's transports change or refuse integers above 2**53
-NonNegativeInt = Annotated[Integer, Field(ge=0, le=MAX_INTEGER)]
-PositiveInt = Annotated[Integer, Field(ge=1, le=MAX_INTEGER)]
 SampleRows = Annotated[Integer, Field(ge=100, le=MAX_INTEGER)]  # of fewer, a split could end up empty
-NonNegativeRate = Annotated[float, Field(ge=0, le=10)]
-PositiveRate = Annotated[float, Field(gt=0, le=10)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Weights(Enum):
@@ -140,7 +78,8 @@ class SplitConfig(Settings):
 
     def __post_init__(self) -> None:
         total = round(self.validation + self.blending + self.test, 6)
-        _require(total < 0.9, "validation + blending + test", total, "under 0.9, or too few rows train")
+        if total >= 0.9:
+            raise ValueError(f"validation + blending + test={total}: under 0.9, or too few rows train")
 
 
 @dataclass(frozen=True)
@@ -194,20 +133,20 @@ class TextConfig(Settings):
     batch_size: PositiveInt = 32
     precision: Precision = Precision.AUTO
     fine_tune_epochs: NonNegativeInt = 0
-    learning_rate: PositiveRate = 2e-5
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-5
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         hub = self.encoder.startswith("hf:") and len(self.encoder) > len("hf:")
-        valid = hub or self.encoder in ("use-multilingual", "none")
-        _require(valid, "encoder", self.encoder, "use-multilingual, hf:NAME_OR_FOLDER, or none")
-        _require(hub or not self.revision, "revision", self.revision, "only an hf: encoder has one")
+        known = hub or self.encoder in ("use-multilingual", "none")
+        self._require(known, "encoder", "use-multilingual, hf:NAME_OR_FOLDER, or none")
+        self._require(hub or not self.revision, "revision", "only an hf: encoder has one")
         floats = self.precision is not Precision.INT8
-        _require(floats, "precision", self.precision.value, "auto, float32 or bfloat16: int8 is for photos")
+        self._require(floats, "precision", "auto, float32 or bfloat16: int8 is for photos")
         tunable = hub or self.fine_tune_epochs == 0
-        _require(tunable, "fine_tune_epochs", self.fine_tune_epochs, "needs an hf: encoder: no other can be trained")
+        self._require(tunable, "fine_tune_epochs", "needs an hf: encoder: no other can be trained")
 
     def for_vectors(self) -> TextConfig:
         """Keep the settings that frozen vectors depend on; reset the others to their defaults."""
@@ -240,24 +179,23 @@ class PhotoConfig(Settings):
     def __post_init__(self) -> None:
         vgg16, hub = self.backbone == "vgg16", self.backbone.startswith("hf:")
         kind, _, name = self.backbone.partition(":")
-        valid = vgg16 or (kind in ("torchvision", "hf") and bool(name))
-        _require(valid, "backbone", self.backbone, "vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER")
-        size, sizes = self.image_size, "0 (the backbone's own), or from 32 to 1024 pixels"
-        _require(size == 0 or 32 <= size <= 1024, "image_size", size, sizes)
+        known = vgg16 or (kind in ("torchvision", "hf") and bool(name))
+        self._require(known, "backbone", "vgg16, torchvision:NAME, or hf:NAME_OR_FOLDER")
+        sized = self.image_size == 0 or 32 <= self.image_size <= 1024
+        self._require(sized, "image_size", "0 (the backbone's own), or from 32 to 1024 pixels")
         consistent = bool(self.weights_file) == (self.weights is Weights.FILE)
-        _require(consistent, "weights_file", self.weights_file, "goes with weights: file, and only with it")
-        _require(hub or not self.revision, "revision", self.revision, "only an hf: backbone has one")
+        self._require(consistent, "weights_file", "goes with weights: file, and only with it")
+        self._require(hub or not self.revision, "revision", "only an hf: backbone has one")
         default = not hub or self.weights is Weights.AUTO
-        _require(default, "weights", self.weights.value, "an hf: backbone brings its own: leave weights out")
-        pretrained = self.weights is not Weights.RANDOM
-        _require(vgg16 or pretrained, "weights", self.weights.value, "only vgg16 is trained from random weights")
-        tunable = (vgg16 and pretrained) or self.fine_tune_epochs == 0
+        self._require(default, "weights", "an hf: backbone brings its own: leave weights out")
+        pretrained, tuned = self.weights is not Weights.RANDOM, self.fine_tune_epochs > 0
+        self._require(vgg16 or pretrained, "weights", "only vgg16 is trained from random weights")
         rule = "needs vgg16 with pretrained weights: random ones are all trained"
-        _require(tunable, "fine_tune_epochs", self.fine_tune_epochs, rule)
-        precision, trained = self.precision, self.fine_tune_epochs > 0 or not pretrained
+        self._require(not tuned or (vgg16 and pretrained), "fine_tune_epochs", rule)
+        frozen = self.precision is Precision.AUTO or (pretrained and not tuned)
         rule = "needs a frozen backbone: leave it out with fine_tune_epochs or weights: random"
-        _require(precision is Precision.AUTO or not trained, "precision", precision.value, rule)
-        _require(vgg16 or precision is not Precision.INT8, "precision", precision.value, "only vgg16 has int8")
+        self._require(frozen, "precision", rule)
+        self._require(vgg16 or self.precision is not Precision.INT8, "precision", "only vgg16 has int8")
 
 
 @dataclass(frozen=True)
@@ -301,9 +239,8 @@ class TrainingConfig(Settings):
     gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
-        distinct = 0 < len(self.members) == len(set(self.members))
-        rule = f"one or more of {', '.join(MEMBERS)}, each once"
-        _require(distinct and set(self.members) <= set(MEMBERS), "members", self.members, rule)
+        valid = 0 < len(self.members) == len(set(self.members)) and set(self.members) <= set(MEMBERS)
+        self._require(valid, "members", f"one or more of {', '.join(MEMBERS)}, each once")
 
 
 class Mode(Enum):

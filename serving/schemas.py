@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -204,6 +204,11 @@ class InferenceResponse:
     body: bytes
     reason: str = ""
     prediction: PredictionSummary | None = None  # None with an error
+
+    @classmethod
+    def error(cls, status: int, detail: str | list[ErrorDetail], reason: str, request_id: str) -> Self:
+        """Return a response whose body is an ErrorResponse."""
+        return cls(status, error_body(status, detail, request_id), reason)
 
 
 def error_body(status: int, detail: str | list[ErrorDetail], request_id: str) -> bytes:

@@ -89,18 +89,16 @@ def read_row_index(filesystem: AbstractFileSystem, path: str, schema: pandera.Da
     Raises CatalogueError as read_chunks does, for a file without rows, and for a row number that occurs twice.
     """
     rows = pd.Index(np.concatenate([chunk.typed.index for chunk in read_chunks(filesystem, path, schema)]))
-    _require_unique(rows, path)
+    require_unique(len(rows), rows[rows.duplicated()].unique(), path)
     return rows
 
 
-def _require_unique(rows: pd.Index, path: str) -> None:
-    if rows.empty:
+def require_unique(rows: int, repeated: pd.Index | NDArray[np.int64], path: str) -> None:
+    """Raise CatalogueError for a table without rows, and for row numbers that occur more than once."""
+    if not rows:
         raise CatalogueError(f"{path}: no rows below the header line: put the catalogue's rows there")
-    if rows.has_duplicates:
-        duplicates = rows[rows.duplicated()].unique()
-        raise CatalogueError(
-            f"{path}: row number {format_rows(duplicates)} occurs more than once: number each row once"
-        )
+    if len(repeated):
+        raise CatalogueError(f"{path}: row number {format_rows(repeated)} occurs more than once: number each row once")
 
 
 def format_rows(rows: pd.Index | NDArray[np.int64], count: int | None = None) -> str:
@@ -123,7 +121,8 @@ def parse_labels(file: Iterable[bytes], path: str, select: RowFilter = all_rows)
         raw.append(chunk.raw["prdtypecode"][selected])
         codes.append(chunk.typed["prdtypecode"][selected])
     labels = Labels(pd.concat(raw), pd.concat(codes))
-    _require_unique(labels.raw.index, path)
+    index = labels.raw.index
+    require_unique(len(index), index[index.duplicated()].unique(), path)
     return labels
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from fsspec import AbstractFileSystem
 from numpy.typing import NDArray
 
-from rakuten_tasks.data.csv_files import format_rows, read_chunks
+from rakuten_tasks.data.csv_files import format_rows, read_chunks, require_unique
 from rakuten_tasks.data.number_files import NumberFile, blocks, locate, open_map
 from rakuten_tasks.data.schema import LABELS, PRODUCTS, CatalogueError
 
@@ -36,19 +36,12 @@ def index_part(filesystem: AbstractFileSystem, rows_file: str, labels_file: str 
     for chunk in read_chunks(filesystem, rows_file, PRODUCTS):
         rows.append(chunk.typed.index)
         productids.append(chunk.typed["productid"].dropna())
-    _require_unique(rows, rows_file)
+    require_unique(len(rows.map()), rows.map_repeated(), rows_file)
     labels = None
     if labels_file is not None:
         labels = LabelIndex(filesystem, labels_file, folder)
         _require_match(rows.map_sorted(), labels.rows, rows_file, labels_file)
     return PartIndex(len(rows.map()), labels, ProductidFilter(productids, folder))
-
-
-def _require_unique(rows: NumberFile, path: str) -> None:
-    if not len(rows.map()):
-        raise CatalogueError(f"{path}: no rows below the header line: put the catalogue's rows there")
-    if len(repeated := rows.map_repeated()):
-        raise CatalogueError(f"{path}: row number {format_rows(repeated)} occurs more than once: number each row once")
 
 
 def _require_match(rows: NDArray[np.int64], labels: NDArray[np.int64], rows_file: str, labels_file: str) -> None:
@@ -81,7 +74,7 @@ class LabelIndex:
                 ends.append(file.tell() + np.cumsum([len(text) for text in texts], dtype=np.int64))
                 file.write(b"".join(texts))
                 rows.append(chunk.typed.index)
-            _require_unique(rows, path)
+            require_unique(len(rows.map()), rows.map_repeated(), path)
             file.flush()
             # no map can be empty, and all labels may be blank
             self._texts = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""

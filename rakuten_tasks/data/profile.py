@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from rakuten_tasks.data.schema import QUARANTINE
-from rakuten_tasks.data.shards import Shard, iter_products, iter_text, read_text
+from rakuten_tasks.data.shards import Shard, iter_positions, iter_text
 from rakuten_tasks.preprocessing.language import language
 from rakuten_tasks.preprocessing.photo_format import open_photo
 from rakuten_tasks.preprocessing.text import clean
@@ -87,35 +86,18 @@ def profile(shards: Sequence[Shard], seed: int, sample: int, pictures: int) -> P
     chosen, shown = products.positions, with_photo.positions
     languages: Counter[str] = Counter()
     photos, pictured = [], []
-    for position, row in rows_at(shards, chosen | shown):
+    positions = sorted(chosen | shown)
+    rows = (row for part in iter_positions(shards, np.array(positions, np.int64)) for row in part.to_dict("records"))
+    for position, row in zip(positions, rows, strict=True):
         if position in chosen:
             languages[language(clean(f"{row['designation']} {row['description']}"))] += 1
         if position in chosen and row["photo"] is not None:
-            photos.append(photo_info(row["photo"]))
+            with open_photo(row["photo"]) as image:
+                photos.append(PhotoInfo(image.width, image.height, len(row["photo"])))
         if position in shown:
             pictured.append(PhotoExample(row["designation"], row["prdtypecode"], row["photo"]))
     titles, descriptions = (dict(sorted(counts.items())) for counts in lengths.values())
     return Profile(titles, descriptions, len(chosen), dict(languages.most_common()), photos, pictured)
-
-
-def rows_at(shards: Sequence[Shard], positions: Collection[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield rows by their position over all shards, reading only the photos beside one."""
-    start = 0
-    for shard in shards:
-        here = [position for position in positions if start <= position < start + shard.rows]
-        if here:
-            numbers = read_text(shard.text, ["row"])["row"].to_numpy()
-            position_of = {int(numbers[position - start]): position for position in here}
-            for products in iter_products(shard, position_of):
-                for row in products.to_dict("records"):
-                    yield position_of[row["row"]], row
-        start += shard.rows
-
-
-def photo_info(photo: bytes) -> PhotoInfo:
-    """Return the sizes from the header alone. photo: a file with the status ok."""
-    with open_photo(photo) as image:
-        return PhotoInfo(image.width, image.height, len(photo))
 
 
 def quarantined(quarantine: Path, examples: int) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.parquet import open_parquet_file
+from numpy.typing import NDArray
 
 from rakuten_tasks.data.schema import PHOTOS, ROWS, TEXT, damage_error
 from rakuten_tasks.storage.addresses import open_address
@@ -203,6 +204,16 @@ def iter_products(shard: Shard, selected: Collection[int] | pd.Series | None = N
                     photo = photos.read_row_group(group)["photo"].to_pylist()
                     yield products.assign(photo=photo)[rows].reset_index(drop=True)
                 group += 1
+
+
+def iter_positions(shards: Sequence[Shard], positions: NDArray[np.int64]) -> Iterator[pd.DataFrame]:
+    """Yield the rows at these positions over all shards, ascending, with their photos. positions: in any order."""
+    start = 0
+    for shard in shards:
+        inside = positions[(positions >= start) & (positions < start + shard.rows)] - start
+        if len(inside):
+            yield from iter_products(shard, read_text(shard.text, ["row"])["row"].iloc[inside])
+        start += shard.rows
 
 
 def read_products(shard: Shard) -> pd.DataFrame:

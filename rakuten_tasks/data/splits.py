@@ -125,10 +125,6 @@ class TitleSplits:
             )
         return splits
 
-    def contains(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Return which titles have a split: all of them where there is a rule. (n,) -> (n,)"""
-        return np.ones(len(hashes), np.bool_) if self.rule else self._find(hashes)[0]
-
     def _find(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
         """Return which titles are listed, and their splits, 0 for the others. (n,) -> (n,), (n,)"""
         positions, listed = locate(self._hashes, hashes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ TitleChunks = Callable[[], Iterable[tuple[NDArray[np.uint64], NDArray[np.int64]]
 class TitleSketch:
     """The RARE smallest distinct title hashes of each class: all of them in a rare class.
 
-    The same rows give the same sketch, in any order, and merged from sketches of any parts of them (bottom-k sketch,
-    Cohen and Kaplan 2007).
+    The same rows give the same sketch in any order (bottom-k sketch, Cohen and Kaplan 2007).
     """
 
     def __init__(self) -> None:
@@ -28,27 +26,16 @@ class TitleSketch:
     def add(self, hashes: NDArray[np.uint64], codes: NDArray[np.int64]) -> None:
         """Add rows: title hashes and class codes. (n,), (n,)"""
         for code in np.unique(codes).tolist():
-            self._add(code, hashes[codes == code])
-
-    def merge(self, other: Self) -> None:
-        """Add the rows of another sketch."""
-        for code, hashes in other.titles.items():
-            self._add(code, hashes)
+            new, smallest = hashes[codes == code], self.titles.get(code, np.empty(0, np.uint64))
+            if len(smallest) >= RARE:
+                new = new[new < smallest[-1]]
+            if len(new):
+                self.titles[code] = np.union1d(smallest, new)[:RARE]
 
     @property
     def common(self) -> frozenset[int]:
         """Codes of the classes with RARE titles or more."""
         return frozenset(code for code, hashes in self.titles.items() if len(hashes) >= RARE)
-
-    def _add(self, code: int, hashes: NDArray[np.uint64]) -> None:
-        smallest = self.titles.get(code)
-        if smallest is None:
-            self.titles[code] = np.unique(hashes)[:RARE]
-            return
-        if len(smallest) >= RARE:
-            hashes = hashes[hashes < smallest[-1]]
-        if len(hashes):
-            self.titles[code] = np.union1d(smallest, hashes)[:RARE]
 
 
 def uniform(hashes: NDArray[np.uint64], salt: int) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 
 RESAMPLES = 1000
 INTERVAL = (0.025, 0.975)  # quantiles

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.evaluation.bootstrap import (
     MetricCI,
     hard_intervals,
@@ -76,6 +76,10 @@ class SystemMetrics(Strict):
     def metrics(self) -> tuple[MetricCI, ...]:
         """In the order of Evaluation.METRICS."""
         return self.weighted_f1, self.macro_f1, self.accuracy, self.log_loss
+
+    def cells(self) -> list[str]:
+        """Return a table row: each metric with its interval, the ECE, the lead."""
+        return [*map(str, self.metrics), f"{self.reliability.ece:.3f}", self.lead.signed() if self.lead else ""]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rakuten_tasks.config import Strict, TrainingConfig
+from rakuten_tasks.config import TrainingConfig
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.models.pool import Pool
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.storage.local_files import hash_folder

@@ -71,16 +71,7 @@ def _metrics(manifest: Manifest, evaluation: Evaluation) -> Iterator[str]:
     yield f"## Metrics on {evaluation.n} test rows"
     yield METRICS[manifest.config.refit]
     columns = ["weighted F1", "macro F1", "accuracy", "log loss", "ECE", f"weighted F1 - {TFIDF_SVM}'s"]
-    rows = [
-        (
-            f"`{name}`",
-            *map(str, system.metrics),
-            f"{system.reliability.ece:.3f}",
-            system.lead.signed() if system.lead else "",
-        )
-        for name, system in evaluation.systems.items()
-    ]
-    yield _table(["system", *columns], rows)
+    yield _table(["system", *columns], [(f"`{name}`", *system.cells()) for name, system in evaluation.systems.items()])
     yield (
         "With 95 % bootstrap intervals; log loss in nats. ECE is the expected calibration error: below 1,000 rows it "
         f"is mostly noise. `{TFIDF_SVM}` and `most_frequent` are baselines fitted on the same rows."

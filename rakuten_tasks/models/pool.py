@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.evaluation.calibration import fit_scale, fit_weights
 
 MODALITIES = ("text", "photo")

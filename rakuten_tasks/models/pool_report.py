@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.evaluation.bootstrap import log_losses, weighted_f1
 from rakuten_tasks.evaluation.metrics import reliability
 from rakuten_tasks.models.cascade import StageReport
@@ -66,25 +66,14 @@ class PoolReport(Strict):
             return None
         return without.log_loss - self.pool.log_loss, self.pool.weighted_f1 - without.weighted_f1
 
-    def summary(self) -> dict[str, float]:
-        """List metrics by name, for MLflow; without those of the systems if no row was compared."""
-        systems = {"pool": self.pool, **{name: member.alone for name, member in self.members.items()}}
-        values = {f"unseen_{n}_{metric}": v for n, q in systems.items() if q for metric, v in q.to_dict().items()}
-        weights = {
-            f"weight_{name}_{kinds.replace('+', '_')}": weight
-            for kinds, by_member in self.weights.items()
-            for name, weight in by_member.items()
-        }
-        return {**values, **weights, **self._thresholds(), "unseen_rows": self.rows}
-
-    def _thresholds(self) -> dict[str, float]:
-        """List the threshold of each stage that settles something, and the share of the products that it settles."""
-        values: dict[str, float] = {}
+    def metrics(self, pool: Pool) -> dict[str, float]:
+        """List for MLflow the pool's weights, and by stage the threshold, if it has one, and the share it settles."""
+        values = {f"weight_{name}_{key}": w for key, weights in pool.weights.items() for name, w in weights.items()}
         for report in self.stages:
             if point := report.chosen:
-                name = f"{report.stage}_{report.modalities.replace('+', '_')}"
+                name = f"{report.stage}_{report.modalities}"
                 values |= {f"threshold_{name}": point.threshold, f"coverage_{name}": point.coverage}
-        return values
+        return {name.replace("+", "_"): value for name, value in values.items()}
 
 
 def report_pool(pool: Pool, logits: Logits, labels: NDArray, stages: Sequence[StageReport] = ()) -> PoolReport:

@@ -17,7 +17,7 @@ from rakuten_tasks.models.members import MEMBERS, Member
 from rakuten_tasks.models.pool import MODALITIES, Logits, Pool
 from rakuten_tasks.models.staged_logits import Embeddings, StagedLogits
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training.loop import choose_device
+from rakuten_tasks.training.hardware import choose_device
 
 ReadPhoto = Callable[[int], bytes]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 
 UNKNOWN = "unknown"  # licence
 

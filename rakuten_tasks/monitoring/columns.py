@@ -52,14 +52,9 @@ SCHEMA = pa.schema(
         ("predicted", pa.int64()),
         ("confidence", pa.float64()),  # calibrated, of the pool
         ("entropy", pa.float64()),  # in nats
-        (
-            "disagreement",
-            pa.float64(),
-        ),  # total variation between members, 0 to 1; null unless two members scored the product
-        (
-            "used",
-            pa.string(),
-        ),  # text+photo, text (also where that settled a product with a photo), photo
+        # total variation between members, 0 to 1; null unless two members scored the product
+        ("disagreement", pa.float64()),
+        ("used", pa.string()),  # text+photo, text (also where that settled a product with a photo), photo
         ("abstained", pa.bool_()),
         ("top_codes", pa.list_(pa.int64())),
         ("top_probabilities", pa.list_(pa.float64())),

@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
+from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import EMBEDDING, PHOTO_COLUMNS, PREDICTION_COLUMNS
 from rakuten_tasks.monitoring.decision import Accuracy, DriftReport
 from rakuten_tasks.monitoring.drift_tests import decide
 from rakuten_tasks.monitoring.inputs import catalogue_frame, file_frame, is_file
-from rakuten_tasks.monitoring.reference import load_reference
 from rakuten_tasks.monitoring.values import categories, numbers
 from rakuten_tasks.monitoring.window import TimeWindow, read_window
 from rakuten_tasks.registry.versions import ChampionBundle
@@ -32,7 +32,7 @@ class DriftInput:
 
 def champion_reference(champion: ChampionBundle) -> DriftInput:
     """Load the champion's held-out rows."""
-    rows = load_reference(champion.folder)
+    rows = pd.read_parquet(champion.folder / REFERENCE)
     return DriftInput(rows, f"held-out rows of {champion.model} version {champion.version}")
 
 

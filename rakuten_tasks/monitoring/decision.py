@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.monitoring.columns import PHOTO_COLUMNS, PREDICTION_COLUMNS, TEXT_COLUMNS
 
 EMBEDDED, RAW_TEXT = "embedding", "raw_text"  # tests of several columns at once

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.monitoring.decision import Accuracy, Decision
 from rakuten_tasks.storage.addresses import list_files, open_address, write_file
 

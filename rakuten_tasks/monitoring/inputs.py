@@ -23,7 +23,7 @@ from rakuten_tasks.data.photo_files import PhotoReader
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, SAMPLE, make_products
 from rakuten_tasks.data.schema import PRODUCTS, CatalogueError
-from rakuten_tasks.data.shards import iter_products, read_text
+from rakuten_tasks.data.shards import iter_positions, read_text
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, find_version
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PHOTO_COLUMNS
@@ -158,15 +158,8 @@ def _read_published(
     test = to_predict and published.manifest.unlabelled
     part = PARTS[1] if test else PARTS[0]
     sample = _sample_positions(published.manifest.rows(part), max_products)
-    parts: list[pd.DataFrame] = []
-    start = 0
     shards = published.shards(part)
-    for shard in shards:
-        positions = sample[(sample >= start) & (sample < start + shard.rows)] - start
-        if len(positions):
-            parts.extend(iter_products(shard, read_text(shard.text, ["row"])["row"].iloc[positions]))
-        start += shard.rows
-    rows = pd.concat(parts)
+    rows = pd.concat(iter_positions(shards, sample))
     codes = rows["prdtypecode"]
     if test:
         index = pd.Index(pd.concat([read_text(shard.text, ["row"])["row"] for shard in shards]).astype("int64"))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rakuten_tasks.models.bundle import REFERENCE
 from rakuten_tasks.models.members.linear import tfidf_of
 from rakuten_tasks.models.predictor import Predictor, Scores
 from rakuten_tasks.models.scoring import products_of
@@ -73,8 +71,3 @@ def prediction_columns(scores: Scores, embeddings: Mapping[str, NDArray]) -> pd.
     predictions = [prediction_features(scores, row) for row in range(count)]
     frame = pd.DataFrame(predictions, columns=PREDICTION_COLUMNS).astype({"disagreement": float})
     return pd.concat([frame, pd.DataFrame(project(embeddings, count), columns=EMBEDDING)], axis=1)
-
-
-def load_reference(bundle: Path) -> pd.DataFrame:
-    """Read the reference rows of a bundle."""
-    return pd.read_parquet(bundle / REFERENCE)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from mlflow import MlflowClient
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 
 GATE, PROMOTE, ROLLBACK = "gate", "promote", "rollback"
 PREFIX = "audit."

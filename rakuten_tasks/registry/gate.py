@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rakuten_tasks.config import GateConfig, Strict
+from rakuten_tasks.config import GateConfig
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.evaluation.bootstrap import paired_bootstrap
 
 DECISION = "gate_decision"  # tag of a version: its GateDecision as JSON

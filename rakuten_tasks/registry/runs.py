@@ -23,7 +23,8 @@ from mlflow.entities import Run as MlflowRun
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.registry.mlflow_adapter import PARENT_RUN, truncate_param, truncate_tag
 from rakuten_tasks.registry.promotion import delete_uncommitted, is_committed
-from rakuten_tasks.registry.tracking import ERROR, RunLog, TaskLog, connect, experiment_id, flyte_execution
+from rakuten_tasks.registry.run_log import ERROR, RunLog, TaskLog
+from rakuten_tasks.registry.tracking import connect, experiment_id, flyte_execution
 from rakuten_tasks.training.termination import is_interruption, raise_on_sigterm
 
 EXECUTION = "execution"  # tag of a parent: its Flyte execution or local process

@@ -22,15 +22,7 @@ def evaluation_deck(evaluation: Evaluation, names: Mapping[str, str], errors: Se
         "evaluation.html",
         baseline=TFIDF_SVM,
         summary=_summary(evaluation),
-        systems=[
-            [
-                name,
-                *map(str, system.metrics),
-                f"{system.reliability.ece:.3f}",
-                system.lead.signed() if system.lead else "",
-            ]
-            for name, system in evaluation.systems.items()
-        ],
+        systems=[[name, *system.cells()] for name, system in evaluation.systems.items()],
         intervals=intervals(evaluation),
         figures=evaluation_figures(evaluation, names),
         photo_gain=_photo_gain(evaluation),
@@ -59,8 +51,7 @@ def _photo_gain(evaluation: Evaluation) -> list[list[object]]:
         [
             f"{part.low:.3f} to {part.high:.3f}",
             part.rows,
-            *(f"{value:.3f}" for value in (part.text_accuracy, part.accuracy)),
-            *(f"{value:.3f}" for value in (part.text_weighted_f1, part.weighted_f1)),
+            *map("{:.3f}".format, (part.text_accuracy, part.accuracy, part.text_weighted_f1, part.weighted_f1)),
         ]
         for part in evaluation.photo_gain
     ]

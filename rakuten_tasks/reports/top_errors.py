@@ -85,8 +85,6 @@ def with_photos(rows: pd.DataFrame, positions: NDArray, shards: Sequence[Shard])
     shards: of the labelled part that the rows are from; only the photos beside the positions are read.
     """
     wanted = {int(row) for row in rows["row"].iloc[positions]}
-    photos: dict[int, bytes | None] = {}
-    for shard in shards:
-        for products in iter_products(shard, wanted):
-            photos.update(zip(products["row"].tolist(), products["photo"], strict=True))
+    parts = (part for shard in shards for part in iter_products(shard, wanted))
+    photos = {row: photo for part in parts for row, photo in zip(part["row"].tolist(), part["photo"], strict=True)}
     return rows.assign(photo=[photos.get(int(row)) for row in rows["row"]])

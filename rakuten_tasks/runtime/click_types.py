@@ -13,7 +13,7 @@ from typing import Any
 import click
 from flytekit.interaction.click_types import JsonParamType
 
-from rakuten_tasks.config import Settings
+from rakuten_tasks.config_base import Settings
 from rakuten_tasks.runtime.settings_file import SettingsFileError, parse_settings, read_settings
 
 if not version("flytekit").startswith("1.16."):

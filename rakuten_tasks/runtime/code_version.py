@@ -11,6 +11,7 @@ from pathlib import Path
 # Modules and packages that decide results. Reports, dashboard, registry and runtime only show, store or run them.
 CODE = (
     "config.py",
+    "config_base.py",
     "storage",
     "preprocessing",
     "data",

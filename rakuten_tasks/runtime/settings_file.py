@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rakuten_tasks.config import Settings, describe_error
+from rakuten_tasks.config_base import Settings, describe_error
 from rakuten_tasks.storage.local_files import open_file
 
 S = TypeVar("S", bound=Settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flytekit import Deck, current_context
 from flytekit.types.file import FlyteFile
 
-from rakuten_tasks.registry.tracking import RunLog
+from rakuten_tasks.registry.run_log import RunLog
 from rakuten_tasks.reports.page import standalone
 from rakuten_tasks.runtime.files import workspace
 

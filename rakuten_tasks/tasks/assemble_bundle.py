@@ -19,7 +19,7 @@ from rakuten_tasks.models import bundle
 from rakuten_tasks.models.model_card import model_card
 from rakuten_tasks.models.pool import Pool
 from rakuten_tasks.registry import runs, tracking
-from rakuten_tasks.registry.tracking import RunLog
+from rakuten_tasks.registry.run_log import RunLog
 from rakuten_tasks.reports.index import DECKS
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.code_version import code_version

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flytekit import Deck, current_context
 from pydantic.dataclasses import dataclass
 
-from rakuten_tasks.config import Settings
+from rakuten_tasks.config_base import Settings
 from rakuten_tasks.console.options import require_number
 from rakuten_tasks.data.fingerprint import fingerprint
 from rakuten_tasks.models.bundle import read_manifest
@@ -98,15 +98,13 @@ def _decide(
     catalogue = fingerprint(source).content if report.decision.drift else ""  # it reads all files
     trained_on = _read_fingerprint(client, champion.folder)
     action = decide_action(report.decision, window, earlier, champion.version, (catalogue, trained_on), rest)
-    start, end = window.isoformat()
     return DriftCheck(
         champion.model,
         champion.version,
-        start=start,
-        end=end,
-        decision=report.decision,
-        accuracy=report.window_accuracy,
-        action=action.value,
+        *window.isoformat(),
+        report.decision,
+        report.window_accuracy,
+        action.value,
         catalogue=catalogue,
     )
 

@@ -79,8 +79,8 @@ def evaluate_test(
         rows = pd.concat(read_texts(shards, test, COLUMNS), ignore_index=True)
         stored = [shard.located() for shard in shards]
         with_errors = [stored[position] for position in test["shard"].iloc[worst].unique()]
-        mistakes = describe_errors(with_photos(rows, worst, with_errors), scores, labels)
-        deck = show_deck("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, mistakes), log)
+        errors = describe_errors(with_photos(rows, worst, with_errors), scores, labels)
+        deck = show_deck("evaluate", "Evaluation", evaluation_deck(evaluation, catalogue.names, errors), log)
     (work / bundle.EVALUATION).write_text(json.dumps(evaluation.to_dict()))
     scored = rows.assign(shard=test["shard"].to_numpy(), predicted=scores.predicted, confidence=scores.confidence)
     scored.to_parquet(work / bundle.TEST)

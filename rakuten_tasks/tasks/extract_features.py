@@ -23,7 +23,7 @@ from rakuten_tasks.runtime.stage import stage
 from rakuten_tasks.storage.local_files import hash_folder
 from rakuten_tasks.tasks.assignments import read_texts
 from rakuten_tasks.tasks.types import FeatureShard, KeyedArrays, KeyedExtractor, Shard, Splits, StoredExtractor
-from rakuten_tasks.training.loop import choose_device
+from rakuten_tasks.training.hardware import choose_device
 
 TEXT = ["row", "designation", "description"]
 

@@ -14,7 +14,7 @@ from rakuten_tasks.data.fingerprint import listing
 from rakuten_tasks.data.sample.generate import SAMPLE, write_sample
 from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.registry import runs
-from rakuten_tasks.registry.tracking import RunLog
+from rakuten_tasks.registry.run_log import RunLog
 from rakuten_tasks.reports.catalogue_deck import ingest_deck
 from rakuten_tasks.runtime import pods
 from rakuten_tasks.runtime.files import workspace

@@ -15,7 +15,6 @@ from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.layout import test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
 from rakuten_tasks.data.shards import iter_text
-from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
 from rakuten_tasks.data.versions.manifest import CatalogueVersion
 from rakuten_tasks.reports.publication_deck import publication_deck
@@ -96,8 +95,7 @@ def describe_shared_photos(published: CatalogueVersion) -> str:
 
     Of more than MAX_PHOTOS products, so many photos are compared, chosen by hash.
     """
-    with published.open(published.manifest.splits) as file:
-        title_splits = TitleSplits.load(file)
+    title_splits = published.title_splits()
     chosen = min(1.0, MAX_PHOTOS / published.manifest.rows("labelled"))
     photos, splits = [], []
     for rows in iter_text([shard.text for shard in published.shards("labelled")], ["title_hash", "photo_hash"]):

@@ -20,7 +20,7 @@ from rakuten_tasks.models.scoring import products_of, read_assigned
 from rakuten_tasks.registry import runs, tracking, versions
 from rakuten_tasks.registry.gate import GateDecision, class_losses, decide
 from rakuten_tasks.registry.promotion import Promotion, Rivals, alias_for
-from rakuten_tasks.registry.tracking import RunLog
+from rakuten_tasks.registry.run_log import RunLog
 from rakuten_tasks.reports.index import DECKS
 from rakuten_tasks.reports.registration_deck import registration_deck
 from rakuten_tasks.runtime import pods

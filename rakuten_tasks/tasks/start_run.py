@@ -135,18 +135,16 @@ def load_previous_splits(model: str, version: int | None = None, source: str = S
     client = tracking.connect()
     splits = TitleSplits.empty()
     if version := version or versions.latest_version(client, model):
-        splits = TitleSplits.load(
-            versions.fetch(client, model, str(version), workspace(), [TITLE_SPLITS]) / TITLE_SPLITS
-        )
-    path = workspace() / TITLE_SPLITS
+        folder = versions.fetch(client, model, str(version), workspace(), [TITLE_SPLITS])
+        splits = TitleSplits.load(folder / TITLE_SPLITS)
     if source != SAMPLE and (published := find_version(source)) is not None:
-        with published.open(published.manifest.splits) as file:
-            published_splits = TitleSplits.load(file)
+        published_splits = published.title_splits()
         if differing := splits.differing(published_splits):
             log.warning(
                 "%d titles of %s are on another split in %s, which was trained first: they stay there",
                 differing, source, model,
             )  # fmt: skip
         splits = splits.merged(published_splits)
+    path = workspace() / TITLE_SPLITS
     splits.save(path)
     return FlyteFile(str(path))

@@ -57,8 +57,7 @@ from rakuten_tasks.tasks.types import (
     StoredExtractor,
 )
 from rakuten_tasks.training.distributed import device_for_rank, once_on_each_node, process_group, rank
-from rakuten_tasks.training.hardware import hardware_info
-from rakuten_tasks.training.loop import choose_device
+from rakuten_tasks.training.hardware import choose_device, hardware_info
 
 log = logging.getLogger(__name__)
 

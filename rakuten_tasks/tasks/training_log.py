@@ -11,7 +11,7 @@ from pathlib import Path
 from flytekit.types.file import FlyteFile
 
 from rakuten_tasks.models.members.member import FitResult
-from rakuten_tasks.registry.tracking import RunLog
+from rakuten_tasks.registry.run_log import RunLog
 from rakuten_tasks.reports.index import FIT
 from rakuten_tasks.reports.training_deck import training_deck
 from rakuten_tasks.reports.training_plots import training_curves

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from rakuten_tasks.config import Precision
 from rakuten_tasks.console.progress import Progress, on_terminal
 from rakuten_tasks.training.checkpoint import Checkpoints
 from rakuten_tasks.training.distributed import (
@@ -29,6 +28,7 @@ from rakuten_tasks.training.distributed import (
     shard_for_rank,
     world_size,
 )
+from rakuten_tasks.training.hardware import autocast
 from rakuten_tasks.training.oom import MicrobatchRunner, explain_out_of_memory
 from rakuten_tasks.training.schedule import Schedule
 from rakuten_tasks.training.state import EpochMetrics, TrainingState
@@ -45,26 +45,6 @@ class Dataset(Protocol):
     def batch(self, rows: NDArray, augment: Callable[[], float] | None) -> tuple[Tensor, ...]:
         """Return the model's inputs, on the CPU. augment: draws a uniform random number, in training; else None."""
         ...
-
-
-def half_precision(device: torch.device) -> bool:
-    """Tell whether the hardware computes in bf16; emulated, it is eight times slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def autocast(device: torch.device, precision: Precision = Precision.AUTO) -> torch.autocast:
-    """Return the context of a precision: of AUTO, and of what int8 leaves to floats, bf16 where the hardware has it."""
-    fixed = precision in (Precision.FLOAT32, Precision.BFLOAT16)
-    enabled = precision is Precision.BFLOAT16 if fixed else half_precision(device)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def choose_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from serving.schemas import ErrorDetail, InferenceResponse, PredictRequest, error_body
+from serving.schemas import InferenceResponse, PredictRequest
 from serving.web.errors import error_details, reason
 from serving.web.middleware import BATCH_PATH, InFlight, RequestRecord
 
@@ -70,12 +70,12 @@ async def _respond(product: Any, predict: Predict, on_response: OnResponse) -> I
         response = await predict(_parse(product), request_id)
     except RequestValidationError as error:
         details = error_details(error)
-        response = _error(422, details, reason(details), request_id)
+        response = InferenceResponse.error(422, details, reason(details), request_id)
     except HTTPException as error:
-        response = _error(error.status_code, error.detail, error.detail, request_id)
+        response = InferenceResponse.error(error.status_code, error.detail, error.detail, request_id)
     except Exception:
         log.exception("product %s of a batch failed", request_id)
-        response = _error(500, "internal error", "internal error", request_id)
+        response = InferenceResponse.error(500, "internal error", "internal error", request_id)
     seconds = time.monotonic() - started
     on_response(RequestRecord(BATCH_PATH, response.status, seconds, request_id, response.reason, response.prediction))
     return response
@@ -87,7 +87,3 @@ def _parse(product: Any) -> PredictRequest:
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError([{**fields, "loc": ("body", *fields["loc"])} for fields in details]) from None
-
-
-def _error(status: int, detail: str | list[ErrorDetail], cause: str, request_id: str) -> InferenceResponse:
-    return InferenceResponse(status, error_body(status, detail, request_id), cause)

@@ -86,11 +86,12 @@ class ProductAPI(litserve.LitAPI):
 
         All are of the same champion. `after_batch` has to be called after each step.
         """
-        from serving.worker.inference import error_response, predict_batch
+        from serving.worker.inference import predict_batch
 
         loaded = self._reloader.current
         if loaded is None:
-            yield list(range(len(requests))), [error_response(503, NOT_READY, r.request_id) for r in requests]
+            responses = [InferenceResponse.error(503, NOT_READY, NOT_READY, r.request_id) for r in requests]
+            yield list(range(len(requests))), responses
             return
         self._batches[str(len(requests))] += 1
         for predicted in predict_batch(loaded, requests, self.settings.abstain_below, self.photos_at_once):

@@ -29,7 +29,6 @@ from serving.schemas import (
     Prediction,
     PredictionSummary,
     Word,
-    error_body,
 )
 from serving.worker.reloader import LoadedModel
 
@@ -113,7 +112,7 @@ def _failure(error: Exception, request_id: str) -> InferenceResponse:
     if isinstance(error, PhotoError):
         return _invalid("image", str(error), PHOTO_ERROR_TYPES[error.status], request_id)
     log.error("request %s failed", request_id, exc_info=error)
-    return error_response(500, "internal error", request_id)
+    return InferenceResponse.error(500, "internal error", "internal error", request_id)
 
 
 def _predict(
@@ -195,10 +194,4 @@ def _explanation(predictor: Predictor, product: Product, prediction: Prediction)
 
 
 def _invalid(field: str, message: str, kind: str, request_id: str) -> InferenceResponse:
-    detail = ErrorDetail(loc=["body", field], msg=message, type=kind)
-    return InferenceResponse(422, error_body(422, [detail], request_id), kind)
-
-
-def error_response(status: int, message: str, request_id: str) -> InferenceResponse:
-    """Error with one message instead of a list of details."""
-    return InferenceResponse(status, error_body(status, message, request_id), message)
+    return InferenceResponse.error(422, [ErrorDetail(loc=["body", field], msg=message, type=kind)], kind, request_id)

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from flyteidl.core.errors_pb2 import ErrorDocument
@@ -88,13 +89,13 @@ def inside(folder: Path) -> FlyteContext.Builder:
     return FlyteContextManager.current_context().with_file_access(access)
 
 
-def check_pod(folder: Path) -> None:
+def check_pod(folder: Path, task: Any = train_network_on_gpus) -> None:
     """The container command of VGG16's fit, in the image, with no network: outputs.pb, weights, a finished run."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/store/mlflow.db"
     with FlyteContextManager.with_context(inside(folder)) as context:
         run_id = runs.start_parent("image-test", {}, {}, execution="image-test")
         inputs = task_inputs(folder / "photos", run_id, epochs=3, train=45, held_out=15)
-        given = TypeEngine.dict_to_literal_map(context, inputs, train_network_on_gpus.python_interface.inputs)
+        given = TypeEngine.dict_to_literal_map(context, inputs, task.python_interface.inputs)
     (folder / "inputs.pb").write_bytes(given.to_flyte_idl().SerializeToString())
     places = {
         "{{.input}}": f"{folder}/inputs.pb",
@@ -103,7 +104,7 @@ def check_pod(folder: Path) -> None:
         "{{.checkpointOutputPrefix}}": f"{folder}/checkpoints",
         "{{.prevCheckpointPrefix}}": '""',
     }
-    command = [places.get(word, word) for word in train_network_on_gpus.get_container(SETTINGS).args]
+    command = [places.get(word, word) for word in task.get_container(SETTINGS).args]
     for name in ("outputs", "raw", "checkpoints"):
         (folder / name).mkdir()
     open_to_all(folder)

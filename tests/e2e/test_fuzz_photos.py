@@ -73,4 +73,4 @@ def test_damaged_photos_get_one_verdict_everywhere(data: bytes) -> None:
 
 def test_the_seeds_are_photos_of_every_kind() -> None:
     assert [photo_status(seed, CONFIG) for seed in SEEDS] == [*["ok"] * 5, "not_an_image", *["ok"] * (len(SEEDS) - 6)]
-    assert Image.open(BytesIO(SEEDS[8])).n_frames == 3
+    assert getattr(Image.open(BytesIO(SEEDS[8])), "n_frames", 1) == 3

@@ -37,7 +37,7 @@ RESULTS = ("lstm.safetensors", "vgg16.safetensors", "epochs.json")
 def attempt(data: Path, folder: Path) -> None:
     """What one process does, from its start. A byte more in `steps` for each step of an optimizer."""
     steps = os.open(folder / "steps", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    register_optimizer_step_post_hook(lambda *args: os.write(steps, b"."))
+    register_optimizer_step_post_hook(lambda *args: os.write(steps, b"."))  # type: ignore[arg-type]
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
     told: list[EpochMetrics] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import msgpack
 import pytest
@@ -29,7 +30,7 @@ from tests.support.task_names import NETWORKS, NEVER_CACHED, short
 pytestmark = pytest.mark.timeout(600)  # a process of its own for each profile
 
 STORE, SOURCE, MLFLOW = "s3://shop/rakuten", "s3://shop/catalogue", "http://mlflow.example:5001"
-LAUNCHED = {  # without reproduce_version, which computes everything again
+LAUNCHED: dict[str, dict[str, Any]] = {  # without reproduce_version, which computes everything again
     "workflows.training.train_classifier": {"config": TrainingConfig()},
     "workflows.prediction.predict_catalogue": {"config": IngestConfig()},
     "workflows.etl.publish_catalogue": {"config": PublicationConfig(), "destination": "s3://shop/published"},

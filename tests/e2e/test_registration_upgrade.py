@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_other_settings_are_another_version_and_what_was_registered_before_stays
     other = register(tmp_path, "PROFILE=cpu", checkout=tmp_path / "second")
     assert other != first
     # of a task's template, and of a launch plan's inputs
-    settings = {"RAKUTEN_CPU_MEMORY": "3Gi", "RAKUTEN_STORE": "s3://shop/rakuten"}
+    settings: dict[str, Any] = {"RAKUTEN_CPU_MEMORY": "3Gi", "RAKUTEN_STORE": "s3://shop/rakuten"}
     second = register(tmp_path, "PROFILE=cpu", **settings)
     assert second not in (first, other)
     assert admin.versions("task") == admin.versions("launch plan") == {first, other, second}

@@ -35,7 +35,7 @@ SECRET = "ne-me-repetez-pas"
 def server(mlflow_store: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("hostile")
     register(mlflow_store, "hostile", write_bundle(folder / "bundle"))
-    limits = {"SERVE_MAX_PHOTO_BYTES": "300000", "SERVE_MAX_PHOTO_PIXELS": "4000000", "SERVE_MAX_TEXT": "5000"}
+    limits: dict = {"SERVE_MAX_PHOTO_BYTES": "300000", "SERVE_MAX_PHOTO_PIXELS": "4000000", "SERVE_MAX_TEXT": "5000"}
     with serving(folder / "var", MODEL="hostile", **limits) as running:
         yield running
 
@@ -83,7 +83,7 @@ def hostile_bodies(count: int) -> list[bytes]:
     """Bodies of which none is a product, each with SECRET where it can hold text."""
     draw = random.Random(0)
     text = lambda value: json.dumps({"description": value})  # noqa: E731
-    makers = [
+    makers: list[Callable[[], str | bytes]] = [
         lambda: SECRET,
         lambda: "{" * draw.randint(1, 50_000),
         lambda: "[" * draw.randint(1, 100_000),
@@ -151,7 +151,7 @@ def test_the_examples_of_the_openapi_document_are_answered(server):
 
 def test_schemathesis_finds_nothing(server):
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
-    checks = [schemathesis.checks.CHECKS.get_one(name) for name in CHECKS]
+    checks: list = [schemathesis.checks.CHECKS.get_one(name) for name in CHECKS]
     tried: Counter[str] = Counter()
 
     def check(case: schemathesis.Case) -> None:

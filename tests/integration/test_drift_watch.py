@@ -27,6 +27,7 @@ from tests.support.as_pod import start
 from tests.support.bundles import write_bundle
 from tests.support.catalogues import TINY, write_catalogue
 from tests.support.drift_rows import drift_rows
+from tests.support.task_names import task_function
 from workflows.drift_watch import watch_drift
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -44,9 +45,9 @@ def span(back: int = 0) -> TimeWindow:
 def look(
     back: int, decision: Decision = FOUND, action: Action = Action.WAIT, version: int = 1, catalogue: str = ""
 ) -> DriftCheck:
-    ends = [moment.isoformat(timespec="seconds") for moment in (span(back).start, span(back).end)]
+    start, end = (moment.isoformat(timespec="seconds") for moment in (span(back).start, span(back).end))
     return DriftCheck(
-        "m", version, *ends, decision, Accuracy(None, None, None, None, 0), action.value, catalogue=catalogue
+        "m", version, start, end, decision, Accuracy(None, None, None, None, 0), action.value, catalogue=catalogue
     )
 
 
@@ -202,4 +203,4 @@ def test_in_a_pod_no_path_is_on_the_pods_own_disk(monkeypatch: pytest.MonkeyPatc
     for name in ("log", "history", "reports", "open_hours"):
         paths = MonitoringPaths(**{**store, name: "here"})
         with pytest.raises(ValueError, match=f"paths.{name}='here': pods share no machine, only an object store"):
-            check_drift.task_function(NOON, 6.0, paths, "sample", "", 72.0)
+            task_function(check_drift)(NOON, 6.0, paths, "sample", "", 72.0)

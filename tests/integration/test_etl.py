@@ -72,8 +72,7 @@ def rows_of(address: Path | str, out: Path, part: str = "labelled") -> pd.DataFr
 
 
 def splits_of(outcome: PublishResult) -> TitleSplits:
-    with outcome.published.open(outcome.published.manifest.splits) as file:
-        return TitleSplits.load(file)
+    return outcome.published.title_splits()
 
 
 def quarantine_of(outcome: PublishResult) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from rakuten_tasks.tasks.ingest_catalogue import ingest_without_run
 from rakuten_tasks.tasks.start_run import stat_source
 from rakuten_tasks.tasks.types import Shard
 from tests.support.catalogues import TINY, photo_bytes, write_catalogue
+from tests.support.task_names import task_function
 
 CONFIG = PublicationConfig(ingest=IngestConfig(rows_per_shard=10, max_bad_share=0.2), split=TINY.split)
 
@@ -59,7 +60,7 @@ def test_ingest_uses_the_published_files(tmp_path: Path, bucket: str):
 def test_a_pod_passes_on_the_addresses_of_published_files(place: str, tmp_path: Path, request: pytest.FixtureRequest):
     shop = f"{request.getfixturevalue('bucket') if place == 's3' else tmp_path}/shop"
     stored = published(tmp_path, shop, 24).published.manifest.labelled[0]
-    result = ingest_without_run.task_function(stat_source(shop), CONFIG.ingest, True)
+    result = task_function(ingest_without_run)(stat_source(shop), CONFIG.ingest, True)
     context = FlyteContextManager.current_context()
     pod = context.with_execution_state(
         context.new_execution_state().with_params(mode=ExecutionState.Mode.TASK_EXECUTION)

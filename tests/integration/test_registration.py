@@ -23,6 +23,7 @@ from rakuten_tasks.registry.promotion import is_committed
 from rakuten_tasks.tasks.register_version import register
 from rakuten_tasks.tasks.types import RegisteredVersion, Run, Shard
 from tests.support.catalogues import TINY, write_catalogue
+from tests.support.task_names import task_function
 from workflows.training import train_classifier
 
 CHANGES = (
@@ -93,7 +94,7 @@ def attempted(monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Any], at: int, 
     with monkeypatch.context() as patch:
         changes = cut_short(patch, at, before)
         try:
-            register.task_function(**inputs)
+            task_function(register)(**inputs)
         except FlyteRecoverableException:
             return True
         return len(changes) >= at
@@ -108,7 +109,7 @@ def test_cut_short_at_any_request_and_tried_again_it_registers_once_and_leaves_n
         inputs = training(made, model)
         if not attempted(monkeypatch, inputs, at, before):
             break
-        registered = register.task_function(**inputs)
+        registered = task_function(register)(**inputs)
         assert (registered.version, registered.alias) == (1, "champion")
         assert [v.number for v in versions.list_versions(mlflow_store, model)] == [1]
         assert versions.aliases(mlflow_store, model) == {"champion": 1, "best": 1}
@@ -138,7 +139,7 @@ def test_a_registration_that_is_given_up_is_withdrawn(made, mlflow_store, monkey
 
         patch.setattr(MlflowClient, cut, lost)
         with pytest.raises(FlyteRecoverableException):
-            register.task_function(**inputs)
+            task_function(register)(**inputs)
     runs.fail("the pod was lost", model)
     assert versions.list_versions(mlflow_store, model) == []
     run_id = inputs["run"].run_id
@@ -148,7 +149,7 @@ def test_a_registration_that_is_given_up_is_withdrawn(made, mlflow_store, monkey
 
 def test_a_training_that_fails_after_its_version_was_registered_has_not_failed(made, mlflow_store):
     inputs = training(made, "report-fails")
-    register.task_function(**inputs)
+    task_function(register)(**inputs)
     runs.fail("no room for the report", "report-fails")
     run = mlflow_store.get_run(inputs["run"].run_id)
     assert run.info.status == "FINISHED"
@@ -160,7 +161,7 @@ def test_a_training_that_fails_after_its_version_was_registered_has_not_failed(m
 def test_given_up_at_any_request_it_leaves_versions_and_aliases_as_they_were(made, mlflow_store, monkeypatch, before):
     model = f"stays-{before}"
     inputs = training(made, model)
-    register.task_function(**inputs)
+    task_function(register)(**inputs)
     runs.finish_parent(inputs["run"].run_id)
 
     def registry_state() -> tuple[dict[str, int], list[int]]:
@@ -193,7 +194,7 @@ def test_a_bundle_that_does_not_answer_as_it_was_evaluated_is_not_registered(mad
     inputs = training(made, f"harmed-{harm}") | {"folder": FlyteDirectory(str(folder))}
     expected = {"cut": "deserializing", "other": "answers 100% of 5 test rows otherwise than it was evaluated"}
     with pytest.raises(Exception, match=expected[harm]):
-        register.task_function(**inputs)
+        task_function(register)(**inputs)
     assert versions.aliases(mlflow_store, f"harmed-{harm}") == {}
 
 

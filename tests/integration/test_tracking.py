@@ -11,7 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from rakuten_tasks.registry import runs, tracking
+from rakuten_tasks.registry import run_log, runs, tracking
+from rakuten_tasks.registry.run_log import RunLog
 
 
 def artifacts(client: MlflowClient, run_id: str) -> dict[str, Path]:
@@ -73,7 +74,7 @@ class Outage:
         return method(*arguments, **options)
 
 
-def log_task(log: tracking.RunLog, folder: Path) -> None:
+def log_task(log: RunLog, folder: Path) -> None:
     (folder / "page.html").write_text("<p>")
     log.figure(go.Figure(go.Scatter(x=[1, 2], y=[3, 4])), "curves")
     log.artifact(folder / "page.html")
@@ -99,7 +100,7 @@ def test_what_a_task_logs_while_mlflow_is_away_is_sent_when_the_task_ends(mlflow
 def test_a_finished_task_does_not_fail_for_its_log(mlflow_store, tmp_path, monkeypatch, caplog):
     parent = runs.start_parent("a training", {}, {})
     outage = Outage(monkeypatch, mlflow_store, "set_terminated")
-    monkeypatch.setattr(tracking, "PATIENCE", 0.0)
+    monkeypatch.setattr(run_log, "PATIENCE", 0.0)
     with runs.child_run(parent, "train") as log:
         outage.away = True
         log.metrics({"loss": 3.0}, step=1)

@@ -47,7 +47,7 @@ class Attempt:
 
 
 def start(
-    task: PythonFunctionTask, inputs: dict[str, Any], folder: Path, before: Path | None = None, **environment: str
+    task: PythonFunctionTask, inputs: dict[str, Any], folder: Path, before: Path | None = None, /, **environment: str
 ) -> Attempt:
     """Start the task's container command in `folder`. before: the checkpoints of the attempt before this one."""
     code = write_image(folder / "code")

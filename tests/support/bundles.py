@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,7 +154,8 @@ class _Maker:
         )
         table = torch.randn((1 << bits) if "ngrams" in kind.extractors else 0, self.classes)
         weight = torch.randn(size, self.classes) * (1.0 if kind.array != "vectors" or not kind.standardize else 0.03)
-        counts = count_ngrams(*zip(*TEXTS, strict=True), bits)
+        designations, descriptions = zip(*TEXTS, strict=True)
+        counts = count_ngrams(designations, descriptions, bits)
         tfidf = Tfidf.fit(counts) if "ngrams" in kind.extractors else None
         ones = np.ones(size, dtype=np.float32)
         scaler = Standardizer(0 * ones, ones / 10, kind.unit) if kind.standardize else None
@@ -172,7 +174,7 @@ class _Maker:
             if isinstance(layer, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 torch.nn.init.zeros_(layer.bias)
-        head = network.head if self.tuned else network.upper.head
+        head: Any = network.head if self.tuned else network.upper.head
         torch.nn.init.normal_(head.linear.weight, std=0.05)
         member = VGG16(network, config)
         member.extractors = (PixelExtractor.name,)

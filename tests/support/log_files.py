@@ -9,7 +9,7 @@ from pathlib import Path
 from rakuten_tasks.monitoring.columns import PREDICTION
 
 
-def log_record(number: int, time: datetime, kind: str = PREDICTION, **more: object) -> dict:
+def log_record(number: int, time: datetime, kind: str = PREDICTION, /, **more: object) -> dict:
     return {"time": time.isoformat(), "kind": kind, "request_id": f"{number:032x}", **more}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,7 +20,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def red_square(mode: str = "RGB", background: object = "white") -> Image.Image:
+def red_square(mode: str = "RGB", background: Any = "white") -> Image.Image:
     image = Image.new(mode, (SIDE, SIDE), background)
     ImageDraw.Draw(image).rectangle(SQUARE, fill=RED)
     return image

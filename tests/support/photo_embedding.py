@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rakuten_tasks.models.networks.vgg16_network import VGG16Network
-from rakuten_tasks.training.loop import autocast
+from rakuten_tasks.training.hardware import autocast
 
 
 @torch.inference_mode()

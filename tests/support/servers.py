@@ -95,7 +95,7 @@ class Server:
 
 
 @contextmanager
-def serving(var: Path, wait: bool | None = True, **settings: str) -> Iterator[Server]:
+def serving(var: Path, *, wait: bool | None = True, **settings: Any) -> Iterator[Server]:
     """A server of this environment with these settings, stopped at the end.
 
     wait: until it is ready; False: until it is alive; None: not at all.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from rakuten_tasks.training import loop
+from rakuten_tasks.training import hardware
 from rakuten_tasks.training.distributed import process_group
 
 
@@ -33,7 +33,7 @@ def run_in(processes: int, function: Callable, *arguments: Any) -> dict[int, Any
 def _run_rank(function: Callable, *arguments: Any) -> Any:
     torch.set_num_threads(1)
     # bf16, where this processor has it, rounds more coarsely than what is compared
-    loop.half_precision = lambda device: False
+    hardware.half_precision = lambda device: False
     os.environ.setdefault("TQDM_DISABLE", "1")
     with process_group():
         return function(*arguments)

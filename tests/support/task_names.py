@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 NETWORKS = {
     "extract_features_on_gpu",
     "train_network",
@@ -22,3 +25,8 @@ NEVER_CACHED = {
 
 def short(name: str) -> str:
     return name.rsplit(".", 1)[-1]
+
+
+def task_function(task: Any) -> Callable[..., Any]:
+    """Without Flyte around it; to the type checker a task is the function that it was made of."""
+    return task.task_function

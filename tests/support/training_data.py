@@ -85,10 +85,10 @@ def read_training_data(folder: Path, extractors: Sequence[str]) -> TrainingData:
 
 def without_timings(epochs: Sequence[EpochMetrics]) -> list[EpochMetrics]:
     """Without what differs from run to run; what is no number equals itself."""
-    times = {field.name: 0.0 for field in fields(EpochMetrics) if field.name.endswith("seconds")}
+    times: dict = {field.name: 0.0 for field in fields(EpochMetrics) if field.name.endswith("seconds")}
     known = [{f.name: getattr(epoch, f.name) for f in fields(EpochMetrics)} for epoch in epochs]
     return [
-        replace(epoch, **times, **{name: -1.0 for name, value in figures.items() if value != value})
+        replace(epoch, **times | {name: -1.0 for name, value in figures.items() if value != value})
         for epoch, figures in zip(epochs, known, strict=True)
     ]
 

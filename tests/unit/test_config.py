@@ -106,7 +106,7 @@ def test_an_empty_file_or_section_keeps_every_default_and_a_list_is_refused():
     with pytest.raises(click.BadParameter, match=r"configuration=\[1\]: Input should be an object"):
         TrainingConfig.from_json("[1]")
     with pytest.raises(ValueError, match=r"TrainingConfig: \[1\] is no mapping of keys to values"):
-        TrainingConfig.from_dict([1])
+        TrainingConfig.from_dict([1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", ["two", "2", 2.7, True, None])

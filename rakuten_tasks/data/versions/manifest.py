@@ -13,11 +13,12 @@ from typing import BinaryIO
 import pandas as pd
 import pyarrow.parquet as pq
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.data.csv_files import RowFilter, all_rows, parse_labels
 from rakuten_tasks.data.ingested import Counts, IngestResult
 from rakuten_tasks.data.schema import QUARANTINE, CatalogueError, damage_error
 from rakuten_tasks.data.shards import Shard
+from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.data.versions.files import MANIFEST_PATH, CatalogueFiles, fetch_file, manifest_path
 
 FORMAT = 2  # of manifests and files; others are refused
@@ -81,6 +82,11 @@ class CatalogueVersion:
         """Open a file. Raises CatalogueError if it is gone or was changed."""
         with TemporaryDirectory() as work, fetch_file(self.files.locate(name), Path(work)).open("rb") as file:
             yield file
+
+    def title_splits(self) -> TitleSplits:
+        """Return the permanent splits of the titles."""
+        with self.open(self.manifest.splits) as file:
+            return TitleSplits.load(file)
 
     def answers(self, select: RowFilter = all_rows) -> pd.Series | None:
         """Return prdtypecode (Int64) by row of the selected unlabelled rows; None if they are not known."""

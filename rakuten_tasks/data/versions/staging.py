@@ -110,13 +110,16 @@ def stage_version(
         labelled = _extended_part(base, extension)
         read, quarantine = {**read, LABELLED: extension.read}, extension.quarantine
     if base and not ingested.unlabelled:
-        unlabelled, staged_answers = _published_part(base, UNLABELLED), StagedAnswers(base.manifest.answers)
+        photos, issues = base.manifest.photos[UNLABELLED], base.manifest.issues[UNLABELLED]
+        unlabelled = StagedPart(base.shards(UNLABELLED), photos, issues, {})
+        staged_answers = StagedAnswers(base.manifest.answers)
     else:
         unlabelled, staged_answers = _source_part(ingested, UNLABELLED), _write_answers(answers, work)
     names = {int(code): name for code, name in base.manifest.names.items()} if base else {}
+    previous = before.title_splits() if before else TitleSplits.empty()
     return StagedVersion(
         parts={LABELLED: labelled, UNLABELLED: unlabelled},
-        splits=_previous_splits(before).extended(_titles(labelled), config.split),
+        splits=previous.extended(_titles(labelled), config.split),
         answers=staged_answers,
         read=read,
         quarantine=quarantine,
@@ -130,11 +133,6 @@ def _source_part(ingested: IngestResult, part: str) -> StagedPart:
     shards, class_counts = (ingested.labelled, ingested.class_counts) if part == LABELLED else (ingested.unlabelled, {})
     counts = ingested.counts.get(part)
     return StagedPart(shards, counts.photos if counts else {}, counts.issues if counts else {}, class_counts)
-
-
-def _published_part(version: CatalogueVersion, part: str) -> StagedPart:
-    manifest = version.manifest
-    return StagedPart(version.shards(part), manifest.photos[part], manifest.issues[part], {})
 
 
 def _extended_part(base: CatalogueVersion, extension: Extension) -> StagedPart:
@@ -158,13 +156,6 @@ def _write_answers(codes: pd.Series | None, work: Path) -> StagedAnswers:
     file = work / "answers.csv"
     codes.rename("prdtypecode").to_csv(file)
     return StagedAnswers(content_name("answers", file), file, codes)
-
-
-def _previous_splits(before: CatalogueVersion | None) -> TitleSplits:
-    if before is None:
-        return TitleSplits.empty()
-    with before.open(before.manifest.splits) as file:
-        return TitleSplits.load(file)
 
 
 def _titles(part: StagedPart) -> TitleChunks:

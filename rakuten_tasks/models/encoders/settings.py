@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from rakuten_tasks.config import Precision, Strict
+from rakuten_tasks.config import Precision
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.models.pretrained import PretrainedWeights
 
 FILE = "encoder.json"

@@ -20,7 +20,7 @@ from rakuten_tasks.models.encoders.settings import EncoderSettings
 from rakuten_tasks.models.encoders.transformer_settings import TEXT_ENCODER, read_settings, read_tokenizer
 from rakuten_tasks.models.model_folder import ModelFolder, find_model
 from rakuten_tasks.models.pretrained import PretrainedWeights
-from rakuten_tasks.training.loop import autocast
+from rakuten_tasks.training.hardware import autocast
 from rakuten_tasks.training.oom import MicrobatchRunner
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rakuten_tasks.config import Refit, Strict
+from rakuten_tasks.config import Refit
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.data.splits import BLENDING, TRAIN, VALIDATION
 from rakuten_tasks.models.members.member import FitContext, FitResult, Member, TrainingData
 from rakuten_tasks.training.checkpoint import Checkpoints, fingerprint

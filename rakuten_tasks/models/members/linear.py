@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 
-from rakuten_tasks.config import BagConfig, Refit, Strict, TrainingConfig
+from rakuten_tasks.config import BagConfig, Refit, TrainingConfig
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.console.progress import Progress
 from rakuten_tasks.data.splits import FOLDS
 from rakuten_tasks.models.linear_model import Features, LinearClassifier, Loss, fit_linear

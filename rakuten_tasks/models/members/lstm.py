@@ -17,7 +17,8 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rakuten_tasks.config import LSTMConfig, Strict, TrainingConfig
+from rakuten_tasks.config import LSTMConfig, TrainingConfig
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.models.extractors import TokenExtractor
 from rakuten_tasks.models.linear_model import dense_product
 from rakuten_tasks.models.members.held_out import Examples, HeldOutFit, Phase

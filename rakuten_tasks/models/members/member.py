@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from rakuten_tasks.config import Refit, Strict, TrainingConfig
+from rakuten_tasks.config import Refit, TrainingConfig
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.data.splits import BLENDING, TEST, TRAIN, VALIDATION
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.training.checkpoint import INTERVAL, CheckpointStore

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rakuten_tasks.config import Strict, TextConfig, TrainingConfig
+from rakuten_tasks.config import TextConfig, TrainingConfig
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.models.encoders import load_saved_encoder, pooling
 from rakuten_tasks.models.encoders.transformer_encoder import TransformerEncoder
 from rakuten_tasks.models.extractors import EncoderTokenExtractor
 from rakuten_tasks.models.members.held_out import Examples, HeldOutFit, Phase, capture_inputs
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS
-from rakuten_tasks.training.loop import autocast
+from rakuten_tasks.training.hardware import autocast
 from rakuten_tasks.training.oom import MicrobatchRunner
 from rakuten_tasks.training.schedule import Schedule
 

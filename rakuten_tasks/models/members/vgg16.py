@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rakuten_tasks.config import PhotoConfig, Strict, TrainingConfig, Weights
+from rakuten_tasks.config import PhotoConfig, TrainingConfig, Weights
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.models.backbones import load_saved_backbone
 from rakuten_tasks.models.backbones.frozen_vgg16 import VGG16Backbone
 from rakuten_tasks.models.extractors import MapExtractor, PixelExtractor
@@ -28,7 +29,7 @@ from rakuten_tasks.models.networks.vgg16_network import TrainableTop, VGG16Netwo
 from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions, random_convolutions
 from rakuten_tasks.preprocessing.feature_shards import ShardArrays
 from rakuten_tasks.training.distributed import world_size
-from rakuten_tasks.training.loop import autocast
+from rakuten_tasks.training.hardware import autocast
 from rakuten_tasks.training.oom import MicrobatchRunner
 from rakuten_tasks.training.schedule import Schedule
 

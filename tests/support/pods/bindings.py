@@ -84,8 +84,8 @@ def holds(condition: BooleanExpression, inputs: Mapping[str, Literal]) -> bool:
     """inputs: of the branch node."""
     if condition.WhichOneof("expr") == "comparison":
         comparison = condition.comparison
-        sides = (_primitive(side, inputs) for side in (comparison.left_value, comparison.right_value))
-        return COMPARED[comparison.operator](*sides)
+        compare: Callable[..., bool] = COMPARED[comparison.operator]
+        return compare(*(_primitive(side, inputs) for side in (comparison.left_value, comparison.right_value)))
     conjunction = condition.conjunction
     sides = [holds(side, inputs) for side in (conjunction.left_expression, conjunction.right_expression)]
     return all(sides) if conjunction.operator == ConjunctionExpression.AND else any(sides)

@@ -20,6 +20,7 @@ from flytekit.models.literals import LiteralMap as LiteralMapModel
 from tests.support.pods.bindings import Lookup, bind, holds, reordered
 from tests.support.pods.package import Package, function
 from tests.support.pods.pod import Ended, Machine
+from tests.support.pods.unrun import UnrunPods
 
 
 class ExecutionError(Exception):
@@ -56,7 +57,7 @@ class Cluster:
     """What was registered, and where it runs. ran: all attempts, in the order of their ends; walked: workflows."""
 
     package: Package
-    machine: Machine
+    machine: Machine | UnrunPods
     cache: dict[str, LiteralMap] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)
     walked: set[str] = field(default_factory=set)

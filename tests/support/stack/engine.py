@@ -79,7 +79,7 @@ def _answers(program: str) -> bool:
 def _with_buildkit(programs: list[str]) -> str:
     for program in programs:
         command = [program, "build", "--quiet", "-"]
-        trial = {"input": "FROM scratch\nLABEL of=test\n", "text": True, "capture_output": True}
+        trial: dict = {"input": "FROM scratch\nLABEL of=test\n", "text": True, "capture_output": True}
         if subprocess.run(command, env={**os.environ, **BUILDKIT}, **trial).returncode == 0:
             return program
     raise NoEngineError(f"{', '.join(programs)}: builds no image with BuildKit; Docker 23 has it, or docker-buildx")

@@ -25,7 +25,7 @@ from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FE
 from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import empty_convolutions, load_convolutions, random_convolutions
 from rakuten_tasks.models.pretrained import PretrainedWeights
-from rakuten_tasks.training.loop import autocast
+from rakuten_tasks.training.hardware import autocast
 from tests.support.photo_embedding import photo_embedding
 
 CPU, SMALL = torch.device("cpu"), "resnet18"
@@ -73,7 +73,7 @@ def vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("vit")
     torch.manual_seed(3)
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    shape: dict = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     ViTModel(ViTConfig(image_size=32, patch_size=8, **shape)).save_pretrained(folder)
     prepared = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.25], "size": {"height": 32, "width": 32}}
     (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
@@ -387,7 +387,7 @@ def test_of_a_joint_model_the_half_that_sees_is_used(tmp_path: Path) -> None:
 def test_a_model_of_text_is_refused(tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    shape: dict = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     BertModel(BertConfig(vocab_size=8, **shape)).save_pretrained(tmp_path)
     said = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 32}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))

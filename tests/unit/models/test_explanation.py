@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return Predictor.load(write_bundle(tmp_path_factory.mktemp("bundle")))
 
 
-def logits_of(said: dict[str, list[list[float]]], missing: tuple[str, ...] = ()) -> Logits:
+def logits_of(said: Mapping[str, Sequence[Sequence[float]]], missing: tuple[str, ...] = ()) -> Logits:
     arrays = {name: np.array(scores, np.float32) for name, scores in said.items()}
     return Logits(arrays, {name: np.full(len(a), name not in missing) for name, a in arrays.items()})
 
@@ -72,7 +74,8 @@ def test_a_words_importance_is_the_fall_of_the_pools_log_probability_without_it(
     found = word_importance(predictor, product, code)
     assert found
     assert [weight for _, weight in found] == sorted((weight for _, weight in found), reverse=True)
-    left = Product(*(text.replace(found[0][0], "") for text in (product.designation, product.description)), photo)
+    word = found[0][0]
+    left = Product(product.designation.replace(word, ""), product.description.replace(word, ""), photo)
     full, without = predictor.score([product, left]).probabilities[:, column]
     assert found[0][1] == pytest.approx(np.log(full / without), abs=1e-4)
 
@@ -179,7 +182,7 @@ class Red(nn.Module):
 
 def test_of_any_convolutional_backbone_the_heat_is_where_the_evidence_is():
     predictor = predictor_on(Red(), 32)
-    member = predictor.members["photo"]
+    member: Any = predictor.members["photo"]
     member.classifier.weight[:] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
     heat = heat_map(predictor, red_in_the_corner(), 1).heat
     assert heat.shape == (8, 8)

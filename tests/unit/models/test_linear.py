@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from rakuten_tasks.models import linear_model
 from rakuten_tasks.models.extractors import NgramExtractor
 from rakuten_tasks.models.linear_model import Features, Loss, fit_linear
 from rakuten_tasks.models.members.linear import Bag, BagEncoder, Encoder, LinearMember, Photo, Standardizer
-from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
+from rakuten_tasks.models.members.member import FitContext, TrainingData
 from rakuten_tasks.models.members.platt_scaling import FEWEST_ROWS, PlattScaling
 from rakuten_tasks.preprocessing.product import Product
 from tests.support.training_data import CPU, THINGS, labelled_products, training_data
@@ -106,14 +107,14 @@ def data(tmp_path_factory) -> TrainingData:
     return training_data(tmp_path_factory.mktemp("bag"), [NgramExtractor(12)], products, labels, splits)
 
 
-def fit(data: TrainingData, labels: NDArray | None = None, refit: Refit = Refit.EXCEPT_TEST) -> FitResult:
+def fit(data: TrainingData, labels: NDArray | None = None, refit: Refit = Refit.EXCEPT_TEST) -> Any:
     if labels is not None:
         data = TrainingData(data.arrays, data.rows, labels, data.splits, data.folds, data.classes, data.folders)
     return Bag.fit(CONFIG, data, FitContext(0, CPU, refit))
 
 
 @pytest.fixture(scope="module")
-def fitted(data) -> FitResult:
+def fitted(data) -> Any:
     return fit(data)
 
 

@@ -18,7 +18,7 @@ from rakuten_tasks.models.members.plan import fit_tokenizer
 from rakuten_tasks.models.networks.token_lstm import PADDING, TokenLSTM, TokenLSTMConfig
 from rakuten_tasks.preprocessing.feature_shards import OFFSETS, FeatureTable, ShardArrays
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training import loop
+from rakuten_tasks.training import hardware
 from tests.support.training_data import CPU, assert_same, labelled_products, row_numbers, training_data, without_timings
 
 COUNT, HELD_OUT = 90, 12
@@ -55,7 +55,7 @@ def of_the_network(member: LSTM) -> dict[str, torch.Tensor]:
 def fp32():
     """bf16, where this processor has it, rounds more coarsely than what is compared here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "half_precision", lambda device: False)
+        patch.setattr(hardware, "half_precision", lambda device: False)
         yield
 
 

@@ -8,7 +8,7 @@ from rakuten_tasks.models.networks import onednn
 from rakuten_tasks.models.networks.onednn import is_supported, prepack
 from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
-from rakuten_tasks.training.loop import autocast
+from rakuten_tasks.training.hardware import autocast
 from tests.support.photo_embedding import photo_logits
 
 CPU = torch.device("cpu")

@@ -224,7 +224,8 @@ def test_the_pool_is_hardly_ever_below_its_best_member():
 
 
 def test_a_pool_survives_json():
-    pool = fit_pool(*case(100), MODALITY, PRIOR)
+    logits, labels = case(100)
+    pool = fit_pool(logits, labels, MODALITY, PRIOR)
     assert Pool.from_json(json.dumps(pool.to_dict())) == pool
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def tiny(tmp_path_factory, minilm):
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     BertModel(BertConfig(vocab_size=30522, max_position_embeddings=64, **sizes)).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(minilm / name, folder)
@@ -247,7 +248,7 @@ def test_memory_is_what_the_container_may_still_take(monkeypatch, tmp_path):
 
 
 def test_a_bert_pools_as_its_folder_says(minilm):
-    encoder = load_encoder(hugging(minilm), CPU)
+    encoder: Any = load_encoder(hugging(minilm), CPU)
     assert (encoder.size, encoder.modes, encoder.weights.licence) == (384, ("mean",), "apache-2.0")
     vectors = encoder.encode(TITLES)
     for text, vector in zip(TITLES, vectors, strict=True):
@@ -299,7 +300,7 @@ def test_an_empty_text_has_zeros_and_the_others_unit_length(tiny):
 
 
 def test_a_batch_that_does_not_fit_is_halved(tiny, monkeypatch, caplog):
-    encoder = load_encoder(hugging(tiny, batch_size=8), CPU)
+    encoder: Any = load_encoder(hugging(tiny, batch_size=8), CPU)
     expected = encoder.encode(TITLES * 4)
     pool = encoder.pool
 
@@ -317,7 +318,7 @@ def test_long_texts_are_cut_to_the_tokens_that_are_configured_or_that_the_model_
     assert tokenize(load_encoder(hugging(model), CPU), [LONG])["input_ids"].shape == (1, 64)  # its positions
     write(model / "sentence_bert_config.json", {"max_seq_length": 24})
     assert tokenize(load_encoder(hugging(model), CPU), [LONG])["input_ids"].shape == (1, 24)
-    encoder = load_encoder(hugging(model, max_tokens=10), CPU)
+    encoder: Any = load_encoder(hugging(model, max_tokens=10), CPU)
     inputs = tokenize(encoder, [LONG, "chaise"])
     assert inputs["input_ids"].shape == (2, 10)
     assert inputs["attention_mask"].sum(1).tolist() == [10, len(encoder.tokenizer("chaise")["input_ids"])]
@@ -326,7 +327,7 @@ def test_long_texts_are_cut_to_the_tokens_that_are_configured_or_that_the_model_
 
 
 def test_the_prefix_is_the_configured_one_or_the_models_own(model):
-    plain = load_encoder(hugging(model), CPU)
+    plain: Any = load_encoder(hugging(model), CPU)
     assert plain.config.prefix == ""
     write(model / "config_sentence_transformers.json", {"prompts": {"query": "cherche : ", "passage": "texte : "}})
     prompted = load_encoder(hugging(model), CPU)
@@ -340,7 +341,8 @@ def test_the_prefix_is_the_configured_one_or_the_models_own(model):
 )
 def test_models_of_the_e5_family_get_their_prefix(tiny, tmp_path, name, prefix):
     shutil.copytree(tiny, tmp_path / name)
-    assert load_encoder(hugging(tmp_path / name), CPU).config.prefix == prefix
+    encoder: Any = load_encoder(hugging(tmp_path / name), CPU)
+    assert encoder.config.prefix == prefix
 
 
 def test_a_transformer_that_was_saved_gives_the_same_vectors_without_its_folder(model, tmp_path):
@@ -368,7 +370,7 @@ def test_a_saved_transformer_with_another_hash_is_refused(tiny, tmp_path):
 
 
 def test_a_fine_tuned_transformer_is_saved_with_the_weights_that_it_has_now(tiny, tmp_path):
-    encoder = load_encoder(hugging(tiny), CPU)
+    encoder: Any = load_encoder(hugging(tiny), CPU)
     before = encoder.encode(TITLES)
     with torch.no_grad():
         for parameter in encoder.model.parameters():
@@ -383,7 +385,7 @@ def test_a_fine_tuned_transformer_is_saved_with_the_weights_that_it_has_now(tiny
 
 
 def test_gradients_reach_the_network_through_pool(tiny):
-    encoder = load_encoder(hugging(tiny), CPU)
+    encoder: Any = load_encoder(hugging(tiny), CPU)
     inputs = tokenize(encoder, TITLES)
     pooled = encoder.pool(encoder.model(**inputs).last_hidden_state, inputs["attention_mask"])
     np.testing.assert_allclose(pooled.detach().numpy(), encoder.encode(TITLES), atol=1e-6)

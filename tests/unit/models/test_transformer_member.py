@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from rakuten_tasks.models.extractors import EncoderTokenExtractor
 from rakuten_tasks.models.members.member import FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.transformer import HEAD_RATE, FineTunedEncoder, Transformer, parameter_groups
 from rakuten_tasks.preprocessing.product import Product
-from rakuten_tasks.training import loop
+from rakuten_tasks.training import hardware
 from rakuten_tasks.training.checkpoint import LocalCheckpointStore
 from rakuten_tasks.training.loop import fit
 from rakuten_tasks.training.schedule import Schedule
@@ -34,11 +35,11 @@ from tests.support.training_doubles import KilledStore, MemoryStore, PointDatase
 def fp32():
     """bf16, where this processor has it, rounds more coarsely than what is compared here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "half_precision", lambda device: False)
+        patch.setattr(hardware, "half_precision", lambda device: False)
         yield
 
 
-def config_of(bert: Path, **changes: object) -> TextConfig:
+def config_of(bert: Path, **changes: Any) -> TextConfig:
     settings = {"fine_tune_epochs": 2, "learning_rate": 1e-3, "batch_size": 16, **changes}
     return TextConfig(encoder=f"hf:{bert}", **settings)
 
@@ -65,7 +66,7 @@ def data(bert, folder) -> TrainingData:
     return data_of(bert, folder)
 
 
-def train(data: TrainingData, bert: Path, store: MemoryStore | None = None, **changes: object) -> FitResult:
+def train(data: TrainingData, bert: Path, store: MemoryStore | None = None, **changes: Any) -> Any:
     context = FitContext(0, CPU, Refit.NONE, store=store, interval=0)
     return Transformer.fit(config_of(bert, **changes), data, context)
 

@@ -23,7 +23,7 @@ from rakuten_tasks.models.networks.vgg16_blocks import (
 )
 from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import convolutions, empty_convolutions
-from rakuten_tasks.training.loop import autocast
+from rakuten_tasks.training.hardware import autocast
 from tests.support.photo_embedding import photo_embedding, photo_logits
 
 RANDOM = PhotoConfig(weights=Weights.RANDOM)
@@ -71,7 +71,7 @@ def test_logits_are_the_head_of_the_embedding(branch: VGG16Network) -> None:
 
 
 def test_pixels_are_normalised_as_torchvision_does(branch: VGG16Network) -> None:
-    seen = {}
+    seen: dict = {}
     hook = branch.lower.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.update(maps=inputs[0]))
     photo_logits(branch, np.full((1, SIDE, SIDE, 3), 255, dtype=np.uint8))
     hook.remove()
@@ -170,7 +170,7 @@ def test_imagenet_weights_are_taken_from_the_cache_folder(
     (tmp_path / "checkpoints").mkdir()
     torch.save(plain.state_dict(), tmp_path / "checkpoints" / "vgg16-397923af.pth")
     layers = convolutions(PhotoConfig(weights=Weights.IMAGENET))
-    assert torch.equal(layers[0].weight, plain[0].weight)
+    assert torch.equal(layers.state_dict()["0.weight"], plain.state_dict()["0.weight"])
     assert vgg16_weights.imagenet_weights().url.endswith("vgg16-397923af.pth")
 
 

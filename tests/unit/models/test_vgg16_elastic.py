@@ -21,7 +21,7 @@ from rakuten_tasks.models.members.vgg16 import batch_of
 from rakuten_tasks.registry import runs
 from rakuten_tasks.tasks.train_members import train_network_on_gpus
 from rakuten_tasks.tasks.types import FittedMember
-from rakuten_tasks.training import loop
+from rakuten_tasks.training import hardware
 from rakuten_tasks.training.checkpoint import LocalCheckpointStore
 from rakuten_tasks.training.state import EpochMetrics, best_epoch
 from tests.support.as_pod import Attempt, start
@@ -34,7 +34,7 @@ from tests.support.vgg16_data import write_data
 @pytest.fixture(autouse=True)
 def fp32(monkeypatch):
     """bf16, where this processor has it, rounds more coarsely than what is compared here."""
-    monkeypatch.setattr(loop, "half_precision", lambda device: False)
+    monkeypatch.setattr(hardware, "half_precision", lambda device: False)
 
 
 @pytest.fixture(scope="module")

@@ -179,7 +179,7 @@ def test_auto_falls_back_within_ten_seconds_where_nothing_answers(monkeypatch: p
     assert downloads.ANSWER < 10
     monkeypatch.setattr(downloads, "ANSWER", 0.3)
     over = threading.Event()
-    with server(lambda request: over.wait(10) and None) as address:
+    with server(lambda _: over.wait(10) and None) as address:  # type: ignore[arg-type]
         published(monkeypatch, f"{address}/{named()}")
         start = time.monotonic()
         config, weights = resolve_weights(PhotoConfig())
@@ -246,7 +246,7 @@ def fill(cache: Path) -> Path:
 
     model = cache / "models--somebody--some-model"
     folder = model / "snapshots" / COMMIT
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    shape: dict = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     ViTModel(ViTConfig(image_size=32, patch_size=8, **shape)).save_pretrained(folder)
     said = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}}
     (folder / "preprocessor_config.json").write_text(json.dumps(said))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ def strict(decision: Decision) -> dict:
     return json.loads(decision.to_json(), parse_constant=refuse)
 
 
-def of(decision: Decision, column: str) -> object:
+def of(decision: Decision, column: str) -> Any:
     matches = [evidence for evidence in decision.evidence if evidence.column == column]
     return matches[0] if matches else next(skip for skip in decision.skipped if skip.column == column)
 

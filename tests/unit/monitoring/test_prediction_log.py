@@ -125,7 +125,7 @@ def test_the_writer_appends_all_rows_and_survives_one_that_cannot_be_built(tmp_p
     now = datetime.now(UTC)
     for i in range(100):
         writer.add(log_record(i, now) if i % 2 else lambda i=i: log_record(i, now))
-    writer.add(lambda: 1 / 0)
+    writer.add(lambda: 1 / 0)  # type: ignore[arg-type]
     writer.close()
     assert len(read_log(str(tmp_path / "log"), tmp_path / "open")) == 100
     assert "a row of the prediction log could not be built" in caplog.text

@@ -14,7 +14,7 @@ from rakuten_tasks.monitoring.columns import EMBEDDING, PREDICTION_COLUMNS
 from rakuten_tasks.monitoring.decision import Outcome
 from rakuten_tasks.monitoring.drift_tests import decide
 from rakuten_tasks.monitoring.features import drift_features, project
-from rakuten_tasks.monitoring.reference import load_reference, reference_rows
+from rakuten_tasks.monitoring.reference import reference_rows
 from tests.support.bundles import write_bundle
 from tests.support.catalogues import photo_bytes
 from tests.support.drift_rows import drift_rows
@@ -74,6 +74,6 @@ def test_a_photo_that_could_not_be_read_is_distinguished_from_a_missing_one(pred
 def test_of_a_champion_from_before_a_column_that_column_is_skipped_with_the_reason(tmp_path: Path):
     reference = drift_rows(seed=1)
     reference.drop(columns="contrast").to_parquet(tmp_path / REFERENCE)
-    decision = decide(load_reference(tmp_path), drift_rows(seed=2))
+    decision = decide(pd.read_parquet(tmp_path / REFERENCE), drift_rows(seed=2))
     assert decision.outcome is Outcome.NO_DRIFT
     assert [skipped.column for skipped in decision.skipped] == ["contrast"]

@@ -18,7 +18,7 @@ HOUR = timedelta(hours=1)
 SPAN = TimeWindow(NOW - 6 * HOUR, NOW)
 
 
-def traffic(folder: Path, hour: datetime, count: int, **more: object) -> None:
+def traffic(folder: Path, hour: datetime, count: int, **more: str | int) -> None:
     records = [
         log_record(i, hour + timedelta(seconds=i), model="m", version="3", predicted=i, **more) for i in range(count)
     ]

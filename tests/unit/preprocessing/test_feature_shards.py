@@ -1,4 +1,5 @@
 import numpy as np
+from numpy.typing import NDArray
 
 from rakuten_tasks.preprocessing.feature_shards import (
     OFFSETS,
@@ -35,7 +36,7 @@ def test_a_code_becomes_its_position_among_the_classes_and_an_unknown_one_minus_
 
 def test_parts_of_a_shard_joined_are_the_shard(tmp_path):
     rows = [np.arange(n, dtype=np.int32) for n in (2, 0, 3, 1)]
-    parts = []
+    parts: list[dict[str, NDArray]] = []
     for part in (rows[:1], rows[1:2], rows[2:]):
         tokens, offsets = ragged(part)
         parts.append({"row": np.arange(len(part)), "tokens": tokens.astype(np.int32), "tokens" + OFFSETS: offsets})

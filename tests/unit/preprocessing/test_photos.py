@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
 
 
 @pytest.mark.parametrize(("mode", "colour"), [("L", 90), ("LA", (90, 255)), ("1", 0), ("P", 0)])
-def test_grey_modes_become_rgb(mode: str, colour: object) -> None:
+def test_grey_modes_become_rgb(mode: str, colour: Any) -> None:
     pixels = prepare_photo(encoded(Image.new(mode, (40, 40), colour)), SIDE)
     level = 90 if mode.startswith("L") else 0
     assert near(pixels, (level, level, level), 0).all()

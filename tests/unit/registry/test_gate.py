@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def wrong(share: float, code: int | None = None, start: int = 0) -> NDArray:
     return predicted
 
 
-def judge(new: NDArray, incumbent: NDArray | None, best: NDArray | None = None, **changes: object) -> GateDecision:
+def judge(new: NDArray, incumbent: NDArray | None, best: NDArray | None = None, **changes: Any) -> GateDecision:
     config = dataclasses.replace(CONFIG, **changes)
     codes = CODES if incumbent is not None else None
     return decide(LABELS, new, incumbent, best, CODES, codes, config, seed=0)

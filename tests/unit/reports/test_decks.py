@@ -17,8 +17,9 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from rakuten_tasks.config import GateConfig, IngestConfig
-from rakuten_tasks.data.profile import RandomSample, profile, quarantined, rows_at
+from rakuten_tasks.data.profile import RandomSample, profile, quarantined
 from rakuten_tasks.data.read_catalogue import ingest
+from rakuten_tasks.data.shards import iter_positions
 from rakuten_tasks.models.pool_report import MemberReport, PoolReport, Quality
 from rakuten_tasks.models.predictor import Scores
 from rakuten_tasks.registry.gate import GateDecision
@@ -249,7 +250,8 @@ def test_quantiles_of_counted_lengths_are_those_of_all_lengths(products):
 
 def test_a_sample_is_random_over_all_row_groups(tmp_path):
     ingested = write_ingested(tmp_path, products=3000, classes=2, photos=False)
-    titles = [row["designation"] for _, row in rows_at(ingested.labelled, {0, 499, 500, 2999})]
+    rows = pd.concat(iter_positions(ingested.labelled, np.array([0, 499, 500, 2999])))
+    titles = rows["designation"].tolist()
     assert [int(title.split()[2]) for title in titles] == [0, 499, 500, 2999]
     sample = RandomSample(300, seed=0)
     for start in range(0, 3000, 100):

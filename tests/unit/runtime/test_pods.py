@@ -125,6 +125,7 @@ def test_the_stages_that_show_something_have_a_deck(task):
         ("registry/gate.py", False),
         ("models/pool.py", True),
         ("config.py", True),
+        ("config_base.py", True),
         ("preprocessing/text.py", True),
         ("data/sample/words.yaml", True),
         ("tasks/extract_features.py", True),

@@ -110,8 +110,8 @@ def test_the_attributes_that_the_adapter_sets_are_those_that_litserve_reads(serv
 
 
 def test_the_helper_processes_of_multiprocessing_can_be_stopped():
-    assert callable(forkserver._forkserver._stop)
-    assert callable(resource_tracker._resource_tracker._stop)
+    assert callable(forkserver._forkserver._stop)  # type: ignore[attr-defined]
+    assert callable(resource_tracker._resource_tracker._stop)  # type: ignore[attr-defined]
 
 
 def test_of_litserves_routes_only_the_openapi_document_is_left(server):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def champion_of(version: str, bundle: Path) -> Champion:
 WORKERS: dict[Path, StatusWriter] = {}
 
 
-def start_worker(folder: Path, registry: ModelSource) -> tuple[ModelReloader, StatusReader]:
+def start_worker(folder: Path, registry: Any) -> tuple[ModelReloader, StatusReader]:
     """A worker's reloader as after a start, and the API process's view of it."""
     run = folder / "run"
     run.mkdir(exist_ok=True)

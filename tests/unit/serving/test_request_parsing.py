@@ -34,7 +34,7 @@ def test_a_photo_is_read_from_base64_and_from_a_data_uri(kind):
 
 def test_base64_that_looks_like_a_path_is_base64_even_where_such_a_file_exists(tmp_path):
     assert ENCODED.startswith("/9j/")
-    settings = Settings(image_folder=str(tmp_path))
+    settings = Settings(image_folder=tmp_path)
     (tmp_path / "9j").mkdir()
     assert read_photo(ENCODED, settings) == JPEG
 
@@ -43,8 +43,8 @@ def test_local_paths_are_off_unless_a_folder_is_configured(tmp_path):
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(JPEG)
     assert kind_of(str(photo)) == "photo_unreadable"
-    assert read_photo(str(photo), Settings(image_folder=str(tmp_path))) == JPEG
-    assert read_photo("photo.jpg", Settings(image_folder=str(tmp_path))) == JPEG
+    assert read_photo(str(photo), Settings(image_folder=tmp_path)) == JPEG
+    assert read_photo("photo.jpg", Settings(image_folder=tmp_path)) == JPEG
 
 
 def test_missing_forbidden_and_outside_give_one_and_the_same_error(tmp_path):
@@ -55,7 +55,7 @@ def test_missing_forbidden_and_outside_give_one_and_the_same_error(tmp_path):
     (inside / "loop.jpg").symlink_to(inside / "loop.jpg")
     (inside / "text.jpg").write_text("no photo")
     os.mkfifo(inside / "pipe.jpg")
-    settings = Settings(image_folder=str(inside))
+    settings = Settings(image_folder=inside)
     paths = [
         "none.jpg",
         "link.jpg",
@@ -75,7 +75,7 @@ def test_missing_forbidden_and_outside_give_one_and_the_same_error(tmp_path):
 
 @pytest.mark.parametrize("url", ["http://h/x.jpg", "https://h/x", "file:///etc/passwd", "s3://b/k", "ftp://h"])
 def test_urls_are_refused(url, tmp_path):
-    assert kind_of(url, Settings(image_folder=str(tmp_path))) == "photo_url"
+    assert kind_of(url, Settings(image_folder=tmp_path)) == "photo_url"
 
 
 def test_bytes_and_pixels_have_caps_that_are_checked_before_decoding():

@@ -15,6 +15,7 @@ from rakuten_tasks.data.splits import TEST, TRAIN
 from rakuten_tasks.tasks import extract_features
 from rakuten_tasks.tasks.types import Shard, Splits
 from tests.support.catalogues import photo_path, write_catalogue
+from tests.support.task_names import task_function
 
 
 @pytest.mark.parametrize("limit", [5, 64])
@@ -34,7 +35,7 @@ def test_int8_is_calibrated_on_photos_of_training_rows_alone(
     monkeypatch.setattr(extract_features, "hash_folder", lambda folder: "")
     monkeypatch.setattr(extract_features, "workspace", lambda: tmp_path / "work")
     monkeypatch.setattr("rakuten_tasks.models.members.plan.CALIBRATION_PHOTOS", limit)
-    extract_features.fit_extractor.task_function(
+    task_function(extract_features.fit_extractor)(
         name="photo_features", shards=shards, splits=splits, key="", config=TrainingConfig()
     )
     photos = build.call_args.args[3]()

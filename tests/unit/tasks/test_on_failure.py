@@ -11,6 +11,7 @@ from flytekit.types.error.error import FlyteError
 from rakuten_tasks.config import TrainingConfig
 from rakuten_tasks.tasks import on_failure
 from rakuten_tasks.tasks.on_failure import explain, record_failed_training
+from tests.support.task_names import task_function
 
 SENTENCE = "ValueError: <2> classes in /data:\nname a catalogue with more, see `make train`"
 
@@ -48,7 +49,7 @@ def test_the_failure_is_shown_in_a_deck(monkeypatch):
     monkeypatch.setattr(on_failure.runs, "fail", lambda reason, execution: reasons.append(reason))
     error = FlyteError(failed_node_id="n3", message=pod_message(ValueError(SENTENCE.removeprefix("ValueError: "))))
     with FlyteContextManager.with_context(FlyteContextManager.current_context().new_builder()):
-        record_failed_training.task_function("sample", TrainingConfig(), "", "", error)
+        task_function(record_failed_training)("sample", TrainingConfig(), "", "", error)
         (deck,) = current_context().decks
     assert reasons[0].startswith(SENTENCE)
     assert deck.html.startswith("<pre>ValueError: &lt;2&gt; classes in /data:\nname a catalogue")

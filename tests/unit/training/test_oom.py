@@ -14,7 +14,7 @@ from rakuten_tasks.models.members import vgg16
 from rakuten_tasks.models.members.vgg16 import VGG16, VGG16Config
 from rakuten_tasks.models.networks.vgg16_network import VGG16Network
 from rakuten_tasks.models.networks.vgg16_weights import random_convolutions
-from rakuten_tasks.training import loop
+from rakuten_tasks.training import hardware
 from rakuten_tasks.training.checkpoint import Checkpoints
 from rakuten_tasks.training.loop import fit, predict_logits
 from rakuten_tasks.training.oom import MicrobatchRunner, is_out_of_memory
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def fp32(monkeypatch):
     """bf16, where this processor has it, rounds more coarsely than what is compared here."""
-    monkeypatch.setattr(loop, "half_precision", lambda device: False)
+    monkeypatch.setattr(hardware, "half_precision", lambda device: False)
 
 
 class Moving(PointDataset):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,11 @@ from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.shards import Shard, iter_products, read_products, read_text
 from rakuten_tasks.data.splits import TEST, TRAIN, TitleSplits
 from rakuten_tasks.evaluation.baseline import BASELINES
+from rakuten_tasks.evaluation.bootstrap import weighted_f1
 from rakuten_tasks.evaluation.metrics import FULL_POOL, POOL, reliability
 from rakuten_tasks.models.cascade import learn_cascade
 from rakuten_tasks.models.extractors import EXTRACTORS, Extractor
-from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, Member, TrainingData
+from rakuten_tasks.models.members import MEMBERS, FitContext, FitResult, TrainingData
 from rakuten_tasks.models.members.plan import (
     active_members,
     build_extractor,
@@ -37,6 +38,9 @@ from rakuten_tasks.preprocessing.product import Product
 from rakuten_tasks.tasks.start_run import resolve
 from rakuten_tasks.training.hardware import choose_device
 
+Fitted = dict[str, tuple[FitResult, TrainingData]]  # result and data, by member
+TEST_ROWS, Y_TEST = "test rows", "Y_test.csv"
+
 
 class TrainingRun:
     """A training whose catalogue is ingested, split and extracted on construction."""
@@ -50,7 +54,7 @@ class TrainingRun:
         self._labelled, self._unlabelled = ingested.labelled, ingested.unlabelled
         self.codes = sorted(ingested.class_counts)
         self._test_labels = None if labels is None else self._match(labels)
-        self.rows = self._assign()
+        self.rows = self._assign(0)
         photographed = self.rows.loc[self.rows["photo_status"] == "ok", "split"]
         self.members = active_members(self.config, enough_photos(photographed.to_numpy(np.int64)))
         self._folders: dict[str, Path] = {}
@@ -58,7 +62,11 @@ class TrainingRun:
         self._unlabelled_features: dict[str, list[Path]] = {}
         for name in dict.fromkeys(e for member in self.members for e in extractors_of(member, self.config)):
             self._extract(name)
-        self._baselines = self._score_baselines()
+
+    def resplit(self, seed: int) -> None:
+        """Draw other test rows and folds; 0: those of a training. Extractors stay as they were fitted."""
+        self.rows = self._assign(seed)
+        vars(self).pop("_baselines", None)
 
     @property
     def test_rows(self) -> int:
@@ -76,10 +84,13 @@ class TrainingRun:
             print(f"Y_test.csv does not match X_test_update.csv: {matched.mismatch}", flush=True)
         return matched.codes
 
-    def _assign(self) -> pd.DataFrame:
+    def _assign(self, seed: int) -> pd.DataFrame:
         columns = ["row", "designation", "description", "prdtypecode", "photo_status", "title_hash"]
         rows = pd.concat([read_text(shard.text, columns) for shard in self._labelled], ignore_index=True)
         titles, codes = rows["title_hash"].to_numpy(np.uint64), rows["prdtypecode"].to_numpy(np.int64)
+        if seed:
+            hashes, positions = np.unique(titles, return_inverse=True)
+            titles = np.random.default_rng(seed).permutation(hashes)[positions]
         title_splits = TitleSplits.empty().extended(lambda: [(titles, codes)], self.config.split)
         require_every_split(count_rows(title_splits, lambda: [(titles, codes)]))
         splits = title_splits.lookup(titles)
@@ -109,21 +120,21 @@ class TrainingRun:
         write_shard(path, {"row": rows["row"].to_numpy(np.int64)[available], **arrays})
         return path
 
-    def _score_baselines(self) -> dict[str, tuple[NDArray, NDArray | None]]:
-        """Return each baseline's probabilities of the test rows and of the labelled rows of X_test_update.csv."""
+    @cached_property
+    def _baselines(self) -> dict[str, dict[str, NDArray]]:
+        """Probabilities of held-out rows, by baseline and part."""
         fitted = self.rows[self.rows["split"] != TEST]
-        test = self.rows[self.rows["split"] == TEST]
+        texts = {TEST_ROWS: self.rows[self.rows["split"] == TEST]}
+        if self._test_labels is not None:
+            texts[Y_TEST] = self._labelled_test_products()
         scored = {}
         for name, fit in BASELINES.items():
-            texts = fitted["designation"].tolist(), fitted["description"].tolist()
-            baseline = fit(*texts, fitted["label"].to_numpy(np.int64), len(self.codes), 0)
-            other = None
-            if self._test_labels is not None:
-                rows = self._labelled_test_products()
-                other = baseline.probabilities(rows["designation"].tolist(), rows["description"].tolist())
-            scored[name] = (
-                baseline.probabilities(test["designation"].tolist(), test["description"].tolist()), other,
-            )  # fmt: skip
+            titles, descriptions = fitted["designation"].tolist(), fitted["description"].tolist()
+            baseline = fit(titles, descriptions, fitted["label"].to_numpy(np.int64), len(self.codes), 0)
+            scored[name] = {
+                part: baseline.probabilities(rows["designation"].tolist(), rows["description"].tolist())
+                for part, rows in texts.items()
+            }
         return scored
 
     def _labelled_test_products(self) -> pd.DataFrame:
@@ -131,8 +142,8 @@ class TrainingRun:
         rows = pd.concat([read_text(shard.text, columns) for shard in self._unlabelled], ignore_index=True)
         return rows[rows["row"].isin(self._test_labels.index)]  # type: ignore[union-attr]
 
-    def fit(self, seed: int) -> dict[str, tuple[FitResult, TrainingData]]:
-        """Fit every member. -> result and data of each"""
+    def fit(self, seed: int) -> Fitted:
+        """Fit every member."""
         fitted = {}
         for name in self.members:
             names = extractors_of(name, self.config)
@@ -144,16 +155,15 @@ class TrainingRun:
             fitted[name][0].member.extractors = names
         return fitted
 
-    def fit_pool(self, fitted: dict[str, tuple[FitResult, TrainingData]]) -> Pool:
+    def fit_pool(self, fitted: Fitted) -> Pool:
         """Fit the pool, with its cascade if the configuration has one."""
-        unseen, labels = self._unseen(fitted)
-        modality = {name: MEMBERS[name].modality for name in fitted}
+        unseen, labels = self.unseen(fitted)
         counts = np.bincount(self.rows.loc[self.rows["split"] != TEST, "label"], minlength=len(self.codes)) + 1
-        pool = fit_pool(unseen, labels, modality, counts / counts.sum())
+        pool = fit_pool(unseen, labels, {name: MEMBERS[name].modality for name in fitted}, counts / counts.sum())
         cheap = [name for name in fitted if MEMBERS[name].cheap]
         return learn_cascade(pool, unseen, labels, cheap)[0] if self.config.pool.cascade else pool
 
-    def predictor(self, fitted: dict[str, tuple[FitResult, TrainingData]], pool: Pool) -> Predictor:
+    def predictor(self, fitted: Fitted, pool: Pool) -> Predictor:
         """Return a predictor of fitted members, its extractors loaded from their folders."""
         extractors = {name: EXTRACTORS[name].load(folder, self.device) for name, folder in self._folders.items()}
         return Predictor(self.codes, pool, extractors, {name: item.member for name, (item, _) in fitted.items()})
@@ -161,9 +171,9 @@ class TrainingRun:
     def labelled_products(self) -> dict[str, tuple[list[Product], NDArray]]:
         """Return products that no member was fitted on, with their codes: test rows, and those of Y_test.csv."""
         test = self.rows[self.rows["split"] == TEST].set_index("row")["prdtypecode"]
-        parts = {"test rows": (self._labelled, test)}
+        parts = {TEST_ROWS: (self._labelled, test)}
         if self._test_labels is not None:
-            parts["Y_test.csv"] = self._unlabelled, self._test_labels
+            parts[Y_TEST] = self._unlabelled, self._test_labels
         result = {}
         for name, (shards, codes) in parts.items():
             rows = pd.concat([part for shard in shards for part in iter_products(shard, set(codes.index))])
@@ -173,50 +183,44 @@ class TrainingRun:
     def measure(self, seed: int) -> dict[str, dict[str, float]]:
         """Return the columns of the quality table, by system."""
         fitted = self.fit(seed)
-        unseen, labels = self._unseen(fitted)
-        pool = self.fit_pool(fitted)
-        members = {name: item.member for name, (item, _) in fitted.items()}
-        test = self.rows[self.rows["split"] == TEST]
-        test_scores = self._score(members, pool, self._features, test["row"].to_numpy(np.int64))
-        scored = {name: int(mask.sum()) for name, mask in unseen.available.items()}
-        most = [mask for name, mask in unseen.available.items() if 2 * scored[name] >= max(scored.values())]
-        common = np.flatnonzero(np.logical_and.reduce(most))  # rows that all out-of-fold members have scored
-        held_out_scores = self._pool_scores(unseen.take(common), pool)
+        (unseen, labels), pool = self.unseen(fitted), self.fit_pool(fitted)
+        held_out, common = self.held_out_logits(fitted, pool), common_rows(unseen)
+        unseen_scores = self._pool_scores(unseen.take(common), pool)
+        scores = {part: self._pool_scores(logits, pool) for part, (logits, _) in held_out.items()}
+        for part in scores:
+            scores[part] |= {name: by_part[part] for name, by_part in self._baselines.items()}
         result = {}
-        y_test_f1 = self._score_test_labels(members, pool)
-        for name in [*members, POOL, FULL_POOL, *self._baselines]:
-            probabilities = test_scores[name] if name in test_scores else self._baselines[name][0]
-            values = {f"test {k}": v for k, v in _metrics(probabilities, test["label"].to_numpy(np.int64)).items()}
-            if name in held_out_scores:
+        for name in scores[TEST_ROWS]:
+            values = {f"test {k}": v for k, v in _metrics(scores[TEST_ROWS][name], held_out[TEST_ROWS][1]).items()}
+            if name in unseen_scores:
                 mask = unseen.available[name][common] if name in unseen.available else np.ones(len(common), bool)
-                held_out = _metrics(held_out_scores[name][mask], labels[common][mask])
-                values |= {"unseen F1": held_out["F1"], "unseen log loss": held_out["log loss"]}
-            values["Y_test F1"] = y_test_f1.get(name, float("nan"))
+                metrics = _metrics(unseen_scores[name][mask], labels[common][mask])
+                values |= {f"unseen {key}": metrics[key] for key in ("F1", "log loss")}
+            f1 = {part: weighted_f1(held_out[part][1], scores[part][name].argmax(1)) for part in scores}
+            values["Y_test F1"] = f1.get(Y_TEST, float("nan"))
             result[name] = values
         print({name: {k: round(v, 2) for k, v in w.items()} for name, w in pool.weights.items()}, flush=True)
         return result
 
     def _pool_scores(self, logits: Logits, pool: Pool) -> dict[str, NDArray]:
         complete = pool_logits(logits, pool, self.codes)
-        served = pool.probabilities(pool.cascade(logits))
-        return {**complete.by_member, POOL: served, FULL_POOL: complete.probabilities}
+        return {**complete.by_member, POOL: pool.probabilities(pool.cascade(logits)), FULL_POOL: complete.probabilities}
 
-    def _score(
-        self, members: dict[str, Member], pool: Pool, features: dict[str, list[Path]], rows: NDArray
-    ) -> dict[str, NDArray]:
-        return self._pool_scores(score_features(members, features, rows, pool)[0], pool)
+    def held_out_logits(self, fitted: Fitted, pool: Pool) -> dict[str, tuple[Logits, NDArray]]:
+        """Return all members' logits of rows that none was fitted on, and their labels: as in labelled_products."""
+        test = self.rows[self.rows["split"] == TEST]
+        parts = {TEST_ROWS: (self._features, test["row"], test["prdtypecode"])}
+        if self._test_labels is not None:
+            rows = self._labelled_test_products()["row"]
+            parts[Y_TEST] = self._unlabelled_features, rows, self._test_labels.loc[rows]
+        members = {name: item.member for name, (item, _) in fitted.items()}
+        result = {}
+        for part, (features, rows, codes) in parts.items():
+            logits, _ = score_features(members, features, rows.to_numpy(np.int64), pool)
+            result[part] = logits, class_index(codes, self.codes)
+        return result
 
-    def _score_test_labels(self, members: dict[str, Member], pool: Pool) -> dict[str, float]:
-        if self._test_labels is None:
-            return {}
-        rows = self._labelled_test_products()["row"].to_numpy(np.int64)
-        truth = self._test_labels.loc[rows].to_numpy()
-        scored = self._score(members, pool, self._unlabelled_features, rows)
-        scored |= {name: pair[1] for name, pair in self._baselines.items() if pair[1] is not None}
-        codes = np.asarray(self.codes)
-        return {name: float(f1_score(truth, codes[p.argmax(1)], average="weighted")) for name, p in scored.items()}
-
-    def _unseen(self, fitted: dict[str, tuple[FitResult, TrainingData]]) -> tuple[Logits, NDArray]:
+    def unseen(self, fitted: Fitted) -> tuple[Logits, NDArray]:
         """Return logits of rows outside of each member's fit, in the order of the labelled rows, and their labels."""
         position = {int(row): i for i, row in enumerate(self.rows["row"])}
         by_member, available = {}, {}
@@ -226,6 +230,12 @@ class TrainingRun:
             available[name] = np.zeros(len(self.rows), dtype=bool)
             by_member[name][at], available[name][at] = item.logits, ~item.stopping
         return Logits(by_member, available), self.rows["label"].to_numpy(np.int64)
+
+
+def common_rows(unseen: Logits) -> NDArray:
+    """Return the rows that all out-of-fold members have scored."""
+    most = max(int(mask.sum()) for mask in unseen.available.values())
+    return np.flatnonzero(np.logical_and.reduce([m for m in unseen.available.values() if 2 * m.sum() >= most]))
 
 
 def _metrics(probabilities: NDArray, labels: NDArray) -> dict[str, float]:

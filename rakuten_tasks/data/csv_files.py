@@ -28,14 +28,6 @@ class Chunk:
     typed: pd.DataFrame
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Class codes by row number. raw: texts as in the file; codes: Int64, <NA> where it is no whole number."""
-
-    raw: pd.Series
-    codes: pd.Series
-
-
 RowFilter = Callable[[NDArray[np.int64]], NDArray[np.bool_]]  # (n,) row numbers -> (n,) whether each is selected
 
 
@@ -83,47 +75,39 @@ def _type_tables(file: Iterable[bytes], path: str, schema: pandera.DataFrameSche
         yield Chunk(columns.set_axis(index), typed.set_axis(index))
 
 
-def read_row_index(filesystem: AbstractFileSystem, path: str, schema: pandera.DataFrameSchema) -> pd.Index:
-    """Read the whole file and return its row numbers, so that a broken file stops a run before any photo is read.
-
-    Raises CatalogueError as read_chunks does, for a file without rows, and for a row number that occurs twice.
-    """
-    rows = pd.Index(np.concatenate([chunk.typed.index for chunk in read_chunks(filesystem, path, schema)]))
-    require_unique(len(rows), rows[rows.duplicated()].unique(), path)
-    return rows
-
-
-def require_unique(rows: int, repeated: pd.Index | NDArray[np.int64], path: str) -> None:
-    """Raise CatalogueError for a table without rows, and for row numbers that occur more than once."""
-    if not rows:
-        raise CatalogueError(f"{path}: no rows below the header line: put the catalogue's rows there")
-    if len(repeated):
-        raise CatalogueError(f"{path}: row number {format_rows(repeated)} occurs more than once: number each row once")
-
-
 def format_rows(rows: pd.Index | NDArray[np.int64], count: int | None = None) -> str:
     """Format row numbers: the first three, and how many more. count: of all, where `rows` holds but the first."""
     count = count or len(rows)
     return ", ".join(map(str, rows[:3])) + (f" and {count - 3} more" if count > 3 else "")
 
 
-def read_labels(filesystem: AbstractFileSystem, path: str, select: RowFilter = all_rows) -> Labels:
-    """Return the labels of a file, those of the selected rows. Raises CatalogueError as read_row_index does."""
+def read_labels(filesystem: AbstractFileSystem, path: str, select: RowFilter = all_rows) -> pd.Series:
+    """Return the codes of the selected rows of a file of labels: Int64 by row, <NA> where it is no whole number.
+
+    Raises CatalogueError as read_chunks does, for a file without rows, and for a selected row that occurs twice.
+    """
     with open_table(filesystem, path) as file:
         return parse_labels(file, path, select)
 
 
-def parse_labels(file: Iterable[bytes], path: str, select: RowFilter = all_rows) -> Labels:
-    """Return labels of an open file, as read_labels does. path: for messages."""
-    raw, codes = [], []
+def parse_labels(file: Iterable[bytes], path: str, select: RowFilter = all_rows) -> pd.Series:
+    """Return codes of an open file, as read_labels does. path: for messages."""
+    parts, count = [], 0
     for chunk in _type_tables(file, path, LABELS):
-        selected = select(chunk.raw.index.to_numpy())
-        raw.append(chunk.raw["prdtypecode"][selected])
-        codes.append(chunk.typed["prdtypecode"][selected])
-    labels = Labels(pd.concat(raw), pd.concat(codes))
-    index = labels.raw.index
-    require_unique(len(index), index[index.duplicated()].unique(), path)
-    return labels
+        codes = chunk.typed["prdtypecode"]
+        parts.append(codes[select(codes.index.to_numpy())])
+        count += len(codes)
+    codes = pd.concat(parts)
+    require_unique(count, codes.index[codes.index.duplicated()].unique(), path)
+    return codes
+
+
+def require_unique(count: int, repeated: pd.Index | NDArray[np.int64], path: str) -> None:
+    """Raise CatalogueError for a file of no rows, and for row numbers that occur more than once."""
+    if not count:
+        raise CatalogueError(f"{path}: no rows below the header line: put the catalogue's rows there")
+    if len(repeated):
+        raise CatalogueError(f"{path}: row number {format_rows(repeated)} occurs more than once: number each row once")
 
 
 def read_class_names(filesystem: AbstractFileSystem, path: str) -> dict[int, str]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from fnmatch import fnmatchcase, translate
+from heapq import nsmallest
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 from fsspec import AbstractFileSystem
 
 from rakuten_tasks.data.csv_files import RowFilter, all_rows, read_labels
+from rakuten_tasks.data.versions.files import fetch_file
 from rakuten_tasks.data.versions.manifest import find_version
 from rakuten_tasks.storage.addresses import open_address
-from rakuten_tasks.storage.folders import is_folder
+from rakuten_tasks.storage.folders import is_folder, iter_paths
 
 # the challenge's own name, then a pattern for other names, in upper or lower case, of which exactly one file must match
 TRAIN_ROWS = ("X_train_update.csv", "X_train*.csv")
@@ -23,6 +27,8 @@ TEST_LABELS = ("Y_test.csv", "Y_test*.csv")
 CLASSES = ("classes.csv", "classes.csv")
 # a file of this name marks made-up products, such as the built-in sample's
 SYNTHETIC = ("SYNTHETIC.md", "SYNTHETIC*")
+PATTERNS = [pattern for _, pattern in (TRAIN_ROWS, TRAIN_LABELS, TEST_ROWS, TEST_LABELS, CLASSES, SYNTHETIC)]
+NAME = re.compile("|".join(translate(pattern.lower()) for pattern in PATTERNS))
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Layout:
 
     filesystem: AbstractFileSystem
     root: str
-    files: tuple[str, ...]  # of the root, sorted
+    files: tuple[str, ...]  # of the root that have one of the names above, sorted
     train_photos: tuple[str, ...]  # folders that exist, searched in this order
     test_photos: tuple[str, ...]
 
@@ -71,14 +77,13 @@ def find_layout(source: str) -> Layout:
     filesystem, root = open_address(source)
     if filesystem.isfile(root):
         raise FileNotFoundError(f"{source} is a file: give the folder that holds the challenge's CSV files")
-    try:
-        files = tuple(sorted(filesystem.ls(root, detail=False)))
-    except (FileNotFoundError, NotADirectoryError):
-        files = ()
+    # photos may be in the root too, and all names would take 100 bytes a product
+    files = tuple(sorted(path for path in _list_root(filesystem, root) if NAME.match(_name(path))))
     if not _find_all(files, TRAIN_ROWS) and not _find_all(files, TEST_ROWS):
+        found = _format_names(nsmallest(10, _list_root(filesystem, root)), sum(1 for _ in _list_root(filesystem, root)))
         raise FileNotFoundError(
             f"no catalogue in {source}: looked for {TRAIN_ROWS[0]} and {TEST_ROWS[0]} (or one {TRAIN_ROWS[1]}, one "
-            f"{TEST_ROWS[1]}) and found {_format_names(files)}: give the folder that holds the challenge's CSV files"
+            f"{TEST_ROWS[1]}) and found {found}: give the folder that holds the challenge's CSV files"
         )
     return Layout(
         filesystem=filesystem,
@@ -106,16 +111,28 @@ def test_labels(source: str, select: RowFilter = all_rows) -> pd.Series | None: 
     return read_test_labels(find_layout(source), select)
 
 
+def find_test_labels(source: str, work: Path) -> tuple[AbstractFileSystem, str] | None:
+    """Return the file of the labels that test_labels returns; None if the catalogue has none.
+
+    work: a local folder, to which a published file is downloaded. Raises as test_labels does.
+    """
+    if (published := find_version(source)) is None:
+        layout = find_layout(source)
+        return (layout.filesystem, layout.test_labels) if layout.test_labels else None
+    name, files = published.manifest.answers, published.files
+    return open_address(str(fetch_file(files.locate(name), work))) if name else None
+
+
 def read_test_labels(layout: Layout, select: RowFilter = all_rows) -> pd.Series | None:
     """Return the labels of the unlabelled rows, as test_labels does."""
     file = layout.test_labels
-    return read_labels(layout.filesystem, file, select).codes if file else None
+    return read_labels(layout.filesystem, file, select) if file else None
 
 
-def read_train_labels(layout: Layout) -> pd.Series | None:
+def read_train_labels(layout: Layout, select: RowFilter = all_rows) -> pd.Series | None:
     """Return the labels of the labelled rows, as test_labels does."""
     file = layout.train_labels
-    return read_labels(layout.filesystem, file).codes if file else None
+    return read_labels(layout.filesystem, file, select) if file else None
 
 
 def photo_name(imageid: int | str, productid: int | str) -> str:
@@ -135,13 +152,24 @@ def _find_one(files: Sequence[str], names: tuple[str, str]) -> str | None:
     matches = _find_all(files, names)
     if len(matches) > 1:
         exact, pattern = names
-        raise FileNotFoundError(f"{_format_names(matches)} all fit {pattern}: keep one of them, or name it {exact}")
+        listed = _format_names(matches, len(matches))
+        raise FileNotFoundError(f"{listed} all fit {pattern}: keep one of them, or name it {exact}")
     return matches[0] if matches else None
 
 
-def _format_names(files: Sequence[str]) -> str:
+def _list_root(filesystem: AbstractFileSystem, root: str) -> Iterator[str]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        yield from iter_paths(filesystem, root)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2].lower()
+
+
+def _format_names(files: Sequence[str], count: int) -> str:
+    """Format the names of the first ten of so many files."""
     names = [PurePosixPath(file).name for file in files]
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") if names else "nothing"
+    return ", ".join(names[:10]) + (f" and {count - 10} more" if count > 10 else "") if names else "nothing"
 
 
 def _photo_folders(filesystem: AbstractFileSystem, root: str, name: str) -> tuple[str, ...]:

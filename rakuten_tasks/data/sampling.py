@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rakuten_tasks.config import SampleConfig
+from rakuten_tasks.data.csv_files import format_rows
 from rakuten_tasks.data.shards import read_text
-from rakuten_tasks.data.splits import SPLITS, TitleSplits
+from rakuten_tasks.data.splits import SPLITS, TRAIN, TitleSplits
 from rakuten_tasks.data.title_sketch import uniform
 
 SALT = 0x73616D706C65  # other than that of splits.HashRule: the sample does not depend on the split
@@ -23,6 +24,7 @@ STEP = 0.9
 # Rows of a class that stay, as far as half of the budget suffices. Held-out splits need few: figures are weighted by
 # the rows of the sample.
 LEAST = (5000, 100, 100, 100)
+ENOUGH = 20  # expected training rows of a class: the chance that none is in the sample is 2 in 10^9
 COLUMNS = ["row", "title_hash", "prdtypecode", "photo_hash"]
 
 
@@ -68,3 +70,17 @@ def select_rows(
     if empty := [name for split, name in enumerate(SPLITS) if split not in selected["split"].to_numpy()]:
         raise ValueError(f"no row of {', '.join(empty)} is in the sample: increase `sample` in the configuration")
     return selected
+
+
+def require_trained_classes(counts: Mapping[int, NDArray[np.int64]], selected: pd.DataFrame) -> None:
+    """Raise ValueError if no training row of a class is in the sample: no member could ever predict that class.
+
+    counts: of all rows, see count_rows. selected: as select_rows returns them.
+    """
+    sampled = set(selected.loc[selected["split"] == TRAIN, "prdtypecode"])
+    lost = np.array([code for code, rows in counts.items() if rows[TRAIN] and code not in sampled])
+    if len(lost):
+        raise ValueError(
+            f"no training row of class {format_rows(lost)} is in the sample, and each has some: set sample.training in "
+            f"the configuration to {2 * ENOUGH * len(counts)} or more, for the catalogue's {len(counts)} classes"
+        )

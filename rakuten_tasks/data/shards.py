@@ -22,6 +22,7 @@ from rakuten_tasks.storage.addresses import open_address
 
 MAX_SHARDS = 500  # of a part: a map task's items, and its literals of 0.3 KB each, stay far below Flyte's limits
 TEXT_ROWS, PHOTO_ROWS = 1024, 64  # in a row group, the unit of reading
+BLOCK = 4 << 20  # bytes that an open file of a store reads ahead; s3fs alone would hold 50 MB of each
 DERIVED = ("title_hash", "photo_hash", "product_hash")  # columns computed from others
 
 
@@ -160,7 +161,7 @@ def open_parquet(file: Path | str, columns: Sequence[str] | None = None) -> Iter
         if isinstance(file, str):
             filesystem, path = open_address(file)
             if columns is None:
-                source = filesystem.open(path, "rb")
+                source = filesystem.open(path, "rb", block_size=BLOCK)
             else:
                 source = open_parquet_file(path, fs=filesystem, columns=list(columns), engine="pyarrow")
         with pq.ParquetFile(source, page_checksum_verification=True) as parquet:

@@ -116,6 +116,7 @@ def _fit_svm(features: sparse.csr_matrix, labels: NDArray, seed: int) -> LinearS
     with warnings.catch_warnings():
         # the gain after 1,000 iterations is not worth the minutes
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # of very many, few rows each
         return LinearSVC(C=1.0, random_state=seed).fit(features, labels)
 
 

@@ -8,30 +8,39 @@ import zlib
 from collections.abc import Callable, Collection
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from rakuten_tasks.config import IngestConfig
 from rakuten_tasks.data.answers import match_labels
-from rakuten_tasks.data.csv_files import CHUNK, open_table, read_chunks, read_row_index
+from rakuten_tasks.data.csv_files import CHUNK, RowFilter, all_rows, open_table, read_chunks
 from rakuten_tasks.data.csv_reader import read_tables
 from rakuten_tasks.data.layout import find_layout, read_test_labels, read_train_labels
+from rakuten_tasks.data.number_files import BLOCK
+from rakuten_tasks.data.part_index import index_part
 from rakuten_tasks.data.photo_files import PhotoReader
 from rakuten_tasks.data.sample.drawings import draw_photo
 from rakuten_tasks.data.sample.generate import JPEG_QUALITY, SAMPLE, make_products
+from rakuten_tasks.data.sampling import SALT
 from rakuten_tasks.data.schema import PRODUCTS, CatalogueError
-from rakuten_tasks.data.shards import iter_positions, read_text
+from rakuten_tasks.data.shards import iter_positions
+from rakuten_tasks.data.title_sketch import uniform
 from rakuten_tasks.data.versions.manifest import PARTS, CatalogueVersion, find_version
 from rakuten_tasks.models.predictor import Predictor
 from rakuten_tasks.monitoring.columns import DRIFT_COLUMNS, PHOTO_COLUMNS
 from rakuten_tasks.monitoring.reference import catalogue_features, featurize_rows
 from rakuten_tasks.monitoring.window import reservoir_sample
 from rakuten_tasks.storage.addresses import open_address
+from rakuten_tasks.storage.parquet_files import iter_batches
 
-MAX_PRODUCTS = 3_000  # random sample of a catalogue: each product is predicted, with its photo
+MAX_PRODUCTS = 3_000  # sample of a catalogue: each product is predicted, with its photo
 MAX_ROWS = 100_000  # of a table that already has drift columns
 BATCH = 256  # products featurized at once
 TEXTS = ("designation", "description")
@@ -88,14 +97,19 @@ def _featurize(rows: pd.DataFrame, predictor: Predictor | None) -> pd.DataFrame:
 
 
 def _read_parquet(address: str) -> pd.DataFrame:
-    """Read a random sample of at most MAX_ROWS rows."""
+    """Read a sample of at most MAX_ROWS rows."""
     filesystem, path = open_address(address)
     with open_table(filesystem, path) as file:
         try:
-            table = pd.read_parquet(file)
+            schema, parts, start = pq.read_schema(file), [], 0
+            sample = _sample_positions(pq.read_metadata(file).num_rows, MAX_ROWS)
+            for batch in iter_batches(file, BLOCK):
+                parts.append(batch.take(_positions_within(sample, start, len(batch))))
+                start += len(batch)
+            table = pa.Table.from_batches(parts, schema).to_pandas()
         except pa.ArrowInvalid as error:
             raise ValueError(f"{address}: not a readable Parquet file ({error}): write it again") from error
-    return table.iloc[_sample_positions(len(table), MAX_ROWS)].reset_index(drop=True)
+    return table.reset_index(drop=True)
 
 
 def _read_csv(address: str) -> pd.DataFrame:
@@ -111,35 +125,55 @@ def _read_csv(address: str) -> pd.DataFrame:
     return sample.reset_index(drop=True)
 
 
-def _sample_positions(rows: int, max_products: int) -> np.ndarray:
-    """Return positions of a random sample, the same for the same rows from a folder, a table or a publication."""
-    return np.sort(np.random.default_rng(0).permutation(rows)[:max_products])
+def _sample_positions(rows: int, count: int) -> NDArray[np.int64]:
+    """Return `count` positions of so many rows, or all of fewer, ascending: those with the smallest hashes.
+
+    So the sample is the same for the same rows from a folder, a table or a publication.
+    """
+    chosen = np.empty(0, np.int64)
+    for start in range(0, rows, BLOCK):
+        positions = np.concatenate([chosen, np.arange(start, min(start + BLOCK, rows))])
+        chosen = positions[np.argsort(uniform(positions.astype(np.uint64), SALT))[:count]]
+    return np.sort(chosen)
+
+
+def _positions_within(sample: NDArray[np.int64], start: int, rows: int) -> NDArray[np.int64]:
+    """Return the positions of a sample that are among so many rows from `start`, counted from there."""
+    return sample[(sample >= start) & (sample < start + rows)] - start
 
 
 def _read_catalogue(source: str, to_predict: bool, max_products: int, known: Collection[int] | None) -> pd.DataFrame:
-    """Read a random sample of a catalogue's products, with photos and true codes. known: see match_labels."""
+    """Read a sample of a catalogue's products, with photos and true codes. known: see match_labels."""
     if (published := find_version(source)) is not None:
         return _read_published(published, to_predict, max_products, known)
     layout = find_layout(source)
     test = bool(layout.test_rows) if to_predict else not layout.train_rows
     file, photos = (layout.test_rows, layout.test_photos) if test else (layout.train_rows, layout.train_photos)
     assert file is not None  # find_layout requires one of the two
-    index = read_row_index(layout.filesystem, file, PRODUCTS)
-    sample = index[_sample_positions(len(index), max_products)]
-    parts = []
+    with TemporaryDirectory() as folder:  # a broken file stops before any photo is read
+        total = index_part(layout.filesystem, file, None, Path(folder)).rows
+    sample, parts, start = _sample_positions(total, max_products), [], 0
     with PhotoReader(layout.filesystem, photos, IngestConfig()) as reader:
         for chunk in read_chunks(layout.filesystem, file, PRODUCTS):
-            part = chunk.typed[chunk.typed.index.isin(sample)]
-            parts.append(part.join(reader.read(chunk.raw.loc[part.index])) if len(part) else part)
+            positions = _positions_within(sample, start, len(chunk.typed))
+            part, raw = chunk.typed.iloc[positions], chunk.raw.iloc[positions]
+            parts.append(part.join(reader.read(raw)) if len(part) else part)
+            start += len(chunk.typed)
     rows = pd.concat(parts)
     read = partial(read_test_labels if test else read_train_labels, layout)
-    return rows.assign(true_code=_read_true_codes(read, index, known).reindex(rows.index)).reset_index(drop=True)
+    codes = _read_true_codes(read, rows.index, len(rows) < total, known)
+    return rows.assign(true_code=codes.reindex(rows.index)).reset_index(drop=True)
 
 
-def _read_true_codes(read: Callable[[], pd.Series | None], rows: pd.Index, known: Collection[int] | None) -> pd.Series:
-    """Return the labels that match rows: without labels accuracy is not measured, and drift is."""
+def _read_true_codes(
+    read: Callable[[RowFilter], pd.Series | None], rows: pd.Index, sampled: bool, known: Collection[int] | None
+) -> pd.Series:
+    """Return the labels that match rows: without labels accuracy is not measured, and drift is.
+
+    sampled: whether there are other rows; their labels are passed over.
+    """
     try:
-        labels = read()
+        labels = read(partial(np.isin, test_elements=rows.to_numpy()) if sampled else all_rows)
     except (CatalogueError, OSError) as error:
         log.warning("accuracy is not measured: %s", error)
         labels = None
@@ -157,13 +191,12 @@ def _read_published(
     """As _read_catalogue, from shards: of these, only the photos beside the sample."""
     test = to_predict and published.manifest.unlabelled
     part = PARTS[1] if test else PARTS[0]
-    sample = _sample_positions(published.manifest.rows(part), max_products)
-    shards = published.shards(part)
-    rows = pd.concat(iter_positions(shards, sample))
+    total = published.manifest.rows(part)
+    rows = pd.concat(iter_positions(published.shards(part), _sample_positions(total, max_products)))
     codes = rows["prdtypecode"]
     if test:
-        index = pd.Index(pd.concat([read_text(shard.text, ["row"])["row"] for shard in shards]).astype("int64"))
-        codes = rows["row"].map(_read_true_codes(published.answers, index, known))
+        index = pd.Index(rows["row"].astype("int64"))
+        codes = rows["row"].map(_read_true_codes(published.answers, index, len(rows) < total, known))
     return rows.assign(true_code=codes).reset_index(drop=True)
 
 

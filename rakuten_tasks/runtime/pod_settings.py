@@ -44,7 +44,8 @@ class PodSettings(BaseModel, frozen=True):
     photo_nodes: Count = 1
     photo_cores: Cores = ""  # empty: gpu_cores, or 4 for each of several GPUs
     photo_memory: Memory = ""  # empty: gpu_memory, or 16Gi for each of several GPUs
-    photo_disk: Memory = "40Gi"  # VGG16's block 5 reads 207 KB of features a photo: 17.5 GB for the challenge's
+    # VGG16's block 5 reads 207 KB of features a photo, 17.5 GB for the challenge's; pods of cpu_disk and gpu_disk too
+    photo_disk: Memory = "40Gi"
     concurrency: Count = 16  # shards that a map task works on at once
     checkpoint_seconds: Seconds = 30.0  # least time between two checkpoints of a training; 0: after every step
     activate: Annotated[Literal["0", "1"], Field(description="1 for yes")] = "0"  # launch plans

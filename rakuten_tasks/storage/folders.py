@@ -34,6 +34,17 @@ def iter_folder(filesystem: AbstractFileSystem, folder: str) -> Iterator[dict[st
         yield from (info for info in filesystem.ls(folder, detail=True) if info["type"] != "directory")
 
 
+def iter_paths(filesystem: AbstractFileSystem, folder: str) -> Iterator[str]:
+    """Yield the path of each file in a folder as iter_folder does, without its details; folders too, but on s3."""
+    if isinstance(filesystem, LocalFileSystem):
+        with os.scandir(folder) as entries:
+            yield from (entry.path for entry in entries)
+    elif "s3" in filesystem.protocol:
+        yield from (info["name"] for info in _iter_s3(filesystem, folder))
+    else:
+        yield from filesystem.ls(folder, detail=False)
+
+
 def _iter_s3(filesystem: Any, folder: str) -> Iterator[dict[str, Any]]:
     """Yield from pages of ListObjectsV2, at most 1,000 files each, which s3fs would collect and cache."""
     bucket, key, _ = filesystem.split_path(folder)

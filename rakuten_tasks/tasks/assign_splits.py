@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rakuten_tasks.config import SampleConfig, SplitConfig
 from rakuten_tasks.data.assignments import count_rows, count_shared_photos, fold_rows, read_titles, require_every_split
-from rakuten_tasks.data.sampling import sample_fractions, select_rows
+from rakuten_tasks.data.sampling import require_trained_classes, sample_fractions, select_rows
 from rakuten_tasks.data.splits import SPLITS, TitleSplits
 from rakuten_tasks.models.bundle import TITLE_SPLITS
 from rakuten_tasks.registry import runs
@@ -35,6 +35,7 @@ def split(
         counts = count_rows(title_splits, read_titles(files))
         require_every_split(counts)
         rows = select_rows(files, title_splits, sample_fractions(counts, sample))
+        require_trained_classes(counts, rows)
         splits = rows["split"].to_numpy()
         used, labelled = np.bincount(splits, minlength=len(SPLITS)), np.sum(list(counts.values()), axis=0)
         by_split = {name: [int(used[i]), int(labelled[i])] for i, name in enumerate(SPLITS)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from rakuten_tasks.registry import runs
 from rakuten_tasks.registry.run_log import RunLog
 from rakuten_tasks.reports.catalogue_deck import ingest_deck
 from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.disk import require_free_disk, require_pod_disk
 from rakuten_tasks.runtime.files import workspace
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
@@ -63,7 +63,9 @@ def ingest_without_run(source: Source, config: IngestConfig, labelled: bool) -> 
 
 def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | None) -> IngestOutputs:
     work = workspace()
-    _require_disk(work, source)
+    content = f"copies of the tables and photos of {source.address}"  # a retry would meet the same disk
+    require_pod_disk(source.size, content, ["cpu_disk"])
+    require_free_disk(source.size, content, work)
     folder = source.address
     if folder == SAMPLE:
         folder = str(work / SAMPLE)
@@ -84,17 +86,6 @@ def _ingest(source: Source, config: IngestConfig, labelled: bool, log: RunLog | 
         [_shard(shard, work) for shard in summary.labelled],
         [_shard(shard, work) for shard in summary.unlabelled],
     )
-
-
-def _require_disk(work: Path, source: Source) -> None:
-    """Raise CatalogueError unless the shards of all files have room. A retry would meet the same disk."""
-    free = shutil.disk_usage(work).free
-    if source.size > free:
-        raise CatalogueError(
-            f"{source.address} holds {source.size / 1e9:,.1f} GB of tables and photos, and ingest copies them to a "
-            f"disk with {free / 1e9:,.1f} GB free ({work}): free that space, or "
-            f"register with a larger RAKUTEN_CPU_DISK (now {pods.SETTINGS.cpu_disk}), on nodes that have it"
-        )
 
 
 def _shard(shard: read_catalogue.Shard, work: Path) -> Shard:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from flytekit.types.file import FlyteFile
+from fsspec import AbstractFileSystem
 from rich.console import Console
 
 from rakuten_tasks.config import Mode, PublicationConfig
 from rakuten_tasks.data.assignments import count_shared_photos
 from rakuten_tasks.data.ingested import Counts, IngestResult
-from rakuten_tasks.data.layout import test_labels
+from rakuten_tasks.data.layout import find_test_labels
 from rakuten_tasks.data.sample.generate import SAMPLE, sample_answers
 from rakuten_tasks.data.shards import iter_text
 from rakuten_tasks.data.versions.commit import PublishResult, SourceInfo, publish
@@ -23,7 +25,7 @@ from rakuten_tasks.runtime.files import local, workspace
 from rakuten_tasks.runtime.pod_env import require_remote
 from rakuten_tasks.runtime.show_deck import show_deck
 from rakuten_tasks.runtime.stage import stage
-from rakuten_tasks.storage.addresses import absolute
+from rakuten_tasks.storage.addresses import absolute, open_address
 from rakuten_tasks.tasks.types import Catalogue, Shard, Source
 
 MAX_PHOTOS = 200_000  # that are compared: 16 bytes each and their table
@@ -54,10 +56,10 @@ def publish_version(
     mode: Mode,
 ) -> Publication:
     """Check the catalogue, and publish it if it is valid and changed."""
-    answers = sample_answers() if source.address == SAMPLE else test_labels(source.address)
+    work = workspace()
     address = absolute(require_remote("destination", destination)) if destination else ""
-    result, origin = _load_ingested(catalogue, labelled, unlabelled), SourceInfo(source.address, answers)
-    outcome = publish(result, origin, address, config, mode is Mode.ADD, workspace())
+    origin = SourceInfo(source.address, _find_answers(source.address, work))
+    outcome = publish(_load_ingested(catalogue, labelled, unlabelled), origin, address, config, mode is Mode.ADD, work)
     shared_photos = describe_shared_photos(outcome.published)
     Console(soft_wrap=True, markup=False, emoji=False).print(describe_result(outcome) + shared_photos)
     manifest = outcome.published.manifest
@@ -73,13 +75,21 @@ def publish_version(
     )
 
 
+def _find_answers(source: str, work: Path) -> tuple[AbstractFileSystem, str] | None:
+    if source != SAMPLE:
+        return find_test_labels(source, work)
+    file = work / "Y_test.csv"
+    sample_answers().rename("prdtypecode").to_csv(file)
+    return open_address(str(file))
+
+
 def _load_ingested(catalogue: Catalogue, labelled: list[Shard], unlabelled: list[Shard]) -> IngestResult:
     """Load the result of an earlier task."""
     summary = local(catalogue.summary)
     content = json.loads(summary.read_text(encoding="utf-8"))
     return IngestResult(
-        labelled=[shard.fetch() for shard in labelled],
-        unlabelled=[shard.fetch() for shard in unlabelled],
+        labelled=[shard.located() for shard in labelled],
+        unlabelled=[shard.located() for shard in unlabelled],
         counts={part: Counts(**counts) for part, counts in content["counts"].items()},
         class_counts={int(code): n for code, n in content["class_counts"].items()},
         names={int(code): name for code, name in catalogue.names.items()},

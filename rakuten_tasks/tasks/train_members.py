@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +26,12 @@ from rakuten_tasks.models.members.plan import (
     enough_photos,
     extractor_settings,
     extractors_of,
+    photo_bytes,
     reads_training_rows,
 )
 from rakuten_tasks.registry import runs
 from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.disk import require_pod_disk
 from rakuten_tasks.runtime.execution import checkpoints
 from rakuten_tasks.runtime.files import fetch_all, local, workspace
 from rakuten_tasks.runtime.map_items import map_items
@@ -199,12 +201,14 @@ def train_members(
         log.warning("too few photos to train on: no member reads them")
     names = active_members(config, photos)
     extractors = {name: extractors_of(name, config) for name in names}
+    distinct = list(dict.fromkeys(e for part in extractors.values() for e in part))
+    _require_photo_disk(int(assignments["has_photo"].sum()), distinct, config)
     rows = [splits.sha256, catalogue.key]
     positions = assignments["shard"].unique().tolist()
     contents = [_content(shards[position], assignments, position) for position in positions]
     items = {"shard": [shards[position] for position in positions], "key": contents, "position": positions}
     stored, features = {}, {}
-    for extractor in dict.fromkeys(e for part in extractors.values() for e in part):
+    for extractor in distinct:
         settings = extractor_settings(extractor, config, resolved.text, resolved.photo)
         if reads_training_rows(extractor, config):
             key = hash_json([settings, [shard.sha256 for shard in shards], splits.sha256])
@@ -230,6 +234,14 @@ def train_members(
         )
         fitted.append(fit)
     return Members(fitted, list(stored.values()), list(features.values()))
+
+
+def _require_photo_disk(photos: int, extractors: Iterable[str], config: TrainingConfig) -> None:
+    """Raise CatalogueError in a pod if features of so many photos exceed the disk of a pod that reads them."""
+    size = photos * photo_bytes(extractors, config.photo.image_size)
+    remedy = "lower `sample` or photo.image_size in the configuration, or train no VGG16 (photo.fine_tune_epochs: 0)"
+    disks = ["cpu_disk", "gpu_disk", "photo_disk"]  # of the pool, the evaluation and the fit
+    require_pod_disk(size, "features of photos to train VGG16 on", disks, remedy)
 
 
 def _content(shard: Shard, assignments: pd.DataFrame, position: int) -> str:

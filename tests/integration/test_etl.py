@@ -14,7 +14,7 @@ import pytest
 
 from rakuten_tasks.config import IngestConfig, PublicationConfig
 from rakuten_tasks.data.fingerprint import fingerprint, listing
-from rakuten_tasks.data.layout import is_synthetic, test_labels
+from rakuten_tasks.data.layout import find_test_labels, is_synthetic, test_labels
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import TEXT, CatalogueError
 from rakuten_tasks.data.shards import read_products
@@ -61,9 +61,8 @@ def published(
     work = Path(str(source) + "-work")
     shutil.rmtree(work, ignore_errors=True)
     read = ingest(str(source), work / "read", config.ingest)
-    return publish(
-        read, SourceInfo(str(source), answers_of(str(source))), str(destination), config, add, work / "draft"
-    )
+    origin = SourceInfo(str(source), find_test_labels(str(source), work))
+    return publish(read, origin, str(destination), config, add, work / "draft")
 
 
 def rows_of(address: Path | str, out: Path, part: str = "labelled") -> pd.DataFrame:
@@ -415,13 +414,6 @@ def test_answers_that_do_not_match_the_products_are_not_published(
     assert not (tmp_path / "shop").exists()
 
 
-def test_answers_without_a_name_are_published_and_read_back(source: Path, tmp_path: Path):
-    answers = pd.Series([10, 10, 10, 10], index=range(24, 28))  # as the built-in sample's
-    read = ingest(str(source), tmp_path / "read", CONFIG.ingest)
-    publish(read, SourceInfo(str(source), answers), str(tmp_path / "shop"), CONFIG, True, tmp_path / "draft")
-    assert answers_of(str(tmp_path / "shop")).to_dict() == answers.to_dict()
-
-
 def test_a_published_catalogue_is_looked_at_for_drift_as_its_source_is(source: Path, tmp_path: Path):
     published(source, tmp_path / "shop")
     for to_predict in (False, True):
@@ -508,7 +500,7 @@ def test_published_answers_that_do_not_match_count_where_they_do(
 ):
     published(source, tmp_path / "shop")
     older = pd.Series([10, pd.NA, 10], index=[24, 25, 99], dtype="Int64")  # as versions had before ETL checked them
-    monkeypatch.setattr(CatalogueVersion, "answers", lambda self: older)
+    monkeypatch.setattr(CatalogueVersion, "answers", lambda self, select: older)
     frame = catalogue_frame(str(tmp_path / "shop"), None, to_predict=True)
     assert (len(frame), frame["true_code"].notna().sum()) == (4, 1)
     assert "accuracy is measured where labels match: labels of rows that are no product: 1 (rows 99)" in caplog.text

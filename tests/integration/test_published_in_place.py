@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,26 @@ def test_an_addition_leaves_the_old_shards_as_they_are(tmp_path: Path):
     assert after[:3] == before
     assert [shard.rows for shard in after] == [10, 10, 4, 6]
     assert {name: (shop / "files" / name).stat().st_mtime_ns for name in changed} == changed
+
+
+def test_an_addition_in_a_store_transfers_what_is_new_and_a_few_columns(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The source is in the store too, as the pod that ingested it left it there."""
+    shop = f"{bucket}/shop"
+    published(tmp_path, shop, 60)
+    source = published(tmp_path / "new", f"{bucket}/source", 70).published
+    store, moved = source.files.filesystem, []
+    for name in ("get_file", "put_file"):
+        original = getattr(store, name)
+        monkeypatch.setattr(
+            store, name, lambda *args, original=original: moved.append(args[0].rpartition("/")[2]) or original(*args)
+        )
+    read = ingest(source.address, tmp_path / "read", CONFIG.ingest, unlabelled=False)
+    result = publish(read, SourceInfo("source", None), shop, CONFIG, True, tmp_path / "draft")
+    assert (result.joined, len(result.published.manifest.labelled)) == (10, 7)
+    # the splits before and the new ones
+    assert sorted(re.split(r"[-.]", name)[0] for name in moved) == ["added", "added", "quarantine", "splits", "splits"]
 
 
 def test_neighbours_are_joined_where_there_would_be_too_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -125,6 +125,15 @@ def test_a_catalogue_above_the_budgets_is_trained_on_and_judged_by_a_sample(trai
     assert "champion" in again.reason  # compared with version 1, on the sampled test rows
 
 
+def test_a_sample_without_a_class_stops_the_training(mlflow_store, local_runs, tmp_path):
+    source = write_catalogue(tmp_path / "catalogue", 700)
+    labels = pd.Series(range(700), name="prdtypecode") // 8
+    labels.to_csv(source / "Y_train_CVw08PX.csv")
+    config = dataclasses.replace(with_members("bag"), sample=SampleConfig(training=100))
+    with pytest.raises(ValueError, match=r"no training row of class .* set sample\.training .* to 3520 or more"):
+        train_classifier(source=str(source), config=config, model="classes")
+
+
 def test_a_photo_under_two_titles_is_counted_where_one_is_held_out(train, tmp_path, mlflow_store, capfd):
     source = write_catalogue(tmp_path / "catalogue", LABELLED)
     for i in range(1, LABELLED, 2):

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import pandas as pd
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from rakuten_tasks.config import PublicationConfig
 from rakuten_tasks.data.ingested import IngestResult
 from rakuten_tasks.data.layout import find_layout
+from rakuten_tasks.data.part_index import LabelIndex
 from rakuten_tasks.data.schema import TEXT, CatalogueError
 from rakuten_tasks.data.shards import Shard
 from rakuten_tasks.data.versions.files import CatalogueFiles, fetch_shard, manifest_path
@@ -30,10 +32,10 @@ ATTEMPTS = 10  # so many publishers at once all succeed
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """Address of the catalogue that was read, and the codes of its unlabelled rows if they are known."""
+    """Address of the catalogue that was read, and the CSV file with the codes of its unlabelled rows; None for none."""
 
     source: str
-    answers: pd.Series | None
+    answers: tuple[AbstractFileSystem, str] | None
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,10 @@ def publish(
     if origin.answers is not None and not ingested.unlabelled:
         raise CatalogueError(f"{origin.source} has labels of products to predict and no such products: add X_test")
     index = ProductIndex(ingested.labelled, work / "index")
+    answers = LabelIndex(*origin.answers, work / "index") if origin.answers else None
     for attempt in range(ATTEMPTS):
         before = find_version(destination)
-        staged = stage_version(ingested, origin.answers, index, before, config, add, work / str(attempt))
+        staged = stage_version(ingested, answers, index, before, config, add, work / str(attempt))
         validate_staged(staged, before, config)
         if before and staged.content == before.manifest.content:
             return PublishResult(before, False, 0, staged.left_out)
@@ -130,13 +133,14 @@ def _write_files(
 
 
 def _write_shard(shard: Shard, files: CatalogueFiles, work: Path) -> StoredShard:
-    shard = fetch_shard(shard, work)  # the source may be another published catalogue
-    text, photos = Path(shard.text), Path(shard.photos)
-    return StoredShard(
-        text=files.write("text", text),
-        photos=files.write("photos", photos),
-        text_size=text.stat().st_size,
-        photos_size=photos.stat().st_size,
-        rows=shard.rows,
-        sha256=shard.sha256,
-    )
+    with TemporaryDirectory(dir=work) as folder:  # of a source in a store, the files of one shard at a time
+        fetched = fetch_shard(shard, Path(folder))
+        text, photos = Path(fetched.text), Path(fetched.photos)
+        return StoredShard(
+            text=files.write("text", text),
+            photos=files.write("photos", photos),
+            text_size=text.stat().st_size,
+            photos_size=photos.stat().st_size,
+            rows=shard.rows,
+            sha256=shard.sha256,
+        )

@@ -93,7 +93,7 @@ class CatalogueVersion:
         if not self.manifest.answers:
             return None
         with self.open(self.manifest.answers) as file:
-            return parse_labels(file, self.manifest.answers, select).codes
+            return parse_labels(file, self.manifest.answers, select)
 
     def shards(self, part: str) -> list[Shard]:
         """Return the shards where they are published. Raises CatalogueError if a file is gone or has another size."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import pandas as pd
-
 from rakuten_tasks.config import PublicationConfig
-from rakuten_tasks.data.answers import match_labels
+from rakuten_tasks.data.answers import write_labels
 from rakuten_tasks.data.assignments import count_rows, read_titles, require_every_split
 from rakuten_tasks.data.ingested import Counts, IngestResult
+from rakuten_tasks.data.part_index import LabelIndex
 from rakuten_tasks.data.schema import CatalogueError
-from rakuten_tasks.data.shards import Shard, read_text
+from rakuten_tasks.data.shards import Shard
 from rakuten_tasks.data.splits import TitleSplits
 from rakuten_tasks.data.title_sketch import TitleChunks
 from rakuten_tasks.data.versions.extension import Extension, extend
@@ -47,12 +46,12 @@ class StagedPart:
 class StagedAnswers:
     """Codes of the unlabelled rows. name: of their published file, empty if they are not known.
 
-    file, codes: that file before it is published, and its content; None if the version before has it.
+    file: that file before it is published; None if the version before has it. mismatch: as of match_labels.
     """
 
     name: str
     file: Path | None = None
-    codes: pd.Series | None = None
+    mismatch: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,16 @@ class StagedVersion:
 
 def stage_version(
     ingested: IngestResult,
-    answers: pd.Series | None,
+    answers: LabelIndex | None,
     index: ProductIndex,
     before: CatalogueVersion | None,
     config: PublicationConfig,
     add: bool,
     work: Path,
 ) -> StagedVersion:
-    """Return the version after `before`. index: of the source's labelled products. work: a local folder.
+    """Return the version after `before`. answers: labels of the unlabelled products, if they are known.
+
+    index: of the source's labelled products. work: a local folder.
 
     add: keep the published products, add the source's new labelled ones, numbered from the last row on, and replace
     the unlabelled ones, if the source has any. The splits of the version before are extended and never changed.
@@ -114,7 +115,8 @@ def stage_version(
         unlabelled = StagedPart(base.shards(UNLABELLED), photos, issues, {})
         staged_answers = StagedAnswers(base.manifest.answers)
     else:
-        unlabelled, staged_answers = _source_part(ingested, UNLABELLED), _write_answers(answers, work)
+        unlabelled = _source_part(ingested, UNLABELLED)
+        staged_answers = _write_answers(answers, unlabelled, labelled.class_counts, work)
     names = {int(code): name for code, name in base.manifest.names.items()} if base else {}
     previous = before.title_splits() if before else TitleSplits.empty()
     return StagedVersion(
@@ -150,12 +152,14 @@ def _add(*tallies: Mapping[K, int]) -> dict[K, int]:
     return dict(sorted(sum(map(Counter, tallies), Counter[K]()).items()))
 
 
-def _write_answers(codes: pd.Series | None, work: Path) -> StagedAnswers:
-    if codes is None:
+def _write_answers(
+    labels: LabelIndex | None, unlabelled: StagedPart, classes: Collection[int], work: Path
+) -> StagedAnswers:
+    if labels is None:
         return StagedAnswers("")
     file = work / "answers.csv"
-    codes.rename("prdtypecode").to_csv(file)
-    return StagedAnswers(content_name("answers", file), file, codes)
+    mismatch = write_labels(labels, [shard.text for shard in unlabelled.shards], classes, file)
+    return StagedAnswers(content_name("answers", file), file, mismatch)
 
 
 def _titles(part: StagedPart) -> TitleChunks:
@@ -167,25 +171,18 @@ def validate_staged(staged: StagedVersion, before: CatalogueVersion | None, conf
     labelled = staged.parts[LABELLED]
     if not labelled.rows:
         raise CatalogueError("nothing to publish: no labelled product was kept; see the quarantine's reasons")
-    _require_matching_answers(staged)
+    if staged.answers.mismatch:
+        raise CatalogueError(
+            "not published: the labels of the products to predict (Y_test.csv) do not match them: "
+            f"{staged.answers.mismatch}: give each product one label, of a class that has labelled products, or take "
+            "the file away"
+        )
     if before:
         _require_no_loss(staged, before, config)
     try:
         require_every_split(count_rows(staged.splits, _titles(labelled)))
     except ValueError as error:
         raise CatalogueError(f"not published: {error}") from error
-
-
-def _require_matching_answers(staged: StagedVersion) -> None:
-    if staged.answers.codes is None:
-        return
-    rows = pd.concat([read_text(shard.text, ["row"])["row"] for shard in staged.parts[UNLABELLED].shards])
-    mismatch = match_labels(staged.answers.codes, pd.Index(rows.astype("int64")), staged.class_counts).mismatch
-    if mismatch:
-        raise CatalogueError(
-            f"not published: the labels of the products to predict (Y_test.csv) do not match them: {mismatch}: give "
-            "each product one label, of a class that has labelled products, or take the file away"
-        )
 
 
 def _require_no_loss(staged: StagedVersion, before: CatalogueVersion, config: PublicationConfig) -> None:

@@ -110,6 +110,12 @@ def reads_training_rows(name: str, config: TrainingConfig) -> bool:
     return quantised or name == TokenExtractor.name
 
 
+def photo_bytes(extractors: Iterable[str], image_size: int) -> int:
+    """Return the bytes of a photo's pixels and maps; its other features, a few kilobytes, are not counted."""
+    sizes = {PixelExtractor.name: 3 * image_size**2, MapExtractor.name: 2 * 512 * (image_size // 16) ** 2}
+    return sum(sizes.get(name, 0) for name in extractors)
+
+
 def calibration_rows(rows: NDArray) -> NDArray:
     """Choose the training rows whose photos calibrate int8, by a hash of their numbers. (N,) -> (n,)"""
     hashes = pd.util.hash_array(np.asarray(rows, np.int64))

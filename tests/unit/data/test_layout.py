@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import fsspec
 import pytest
 
@@ -65,6 +67,19 @@ def test_a_folder_without_a_catalogue_says_what_was_looked_for_and_what_was_foun
         FileNotFoundError, match=rf"{tmp_path}: looked for X_train_update\.csv .* found notes\.txt: give"
     ):
         find_layout(str(tmp_path))
+
+
+def test_of_photos_beside_the_tables_no_name_is_kept(tmp_path):
+    source = write_catalogue(tmp_path / "catalogue")
+    for number in range(20):
+        (source / f"image_{number}_product_{number}.jpg").touch()
+    names = {Path(file).name for file in find_layout(str(source)).files}
+    assert names == {"X_test_update.csv", "X_train_update.csv", "Y_train_CVw08PX.csv", "classes.csv"}
+    for file in source.glob("X_*"):
+        file.unlink()
+    message = r"found Y_train_CVw08PX\.csv, classes\.csv, image_0_.*, image_16_product_16\.jpg and 13 more: give"
+    with pytest.raises(FileNotFoundError, match=message):
+        find_layout(str(source))
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "memory://no/such/folder"])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.config import SampleConfig, SplitConfig
 from rakuten_tasks.data.assignments import count_rows, read_titles
-from rakuten_tasks.data.sampling import sample_fractions, select_rows
+from rakuten_tasks.data.sampling import ENOUGH, require_trained_classes, sample_fractions, select_rows
 from rakuten_tasks.data.shards import open_parquet
 from rakuten_tasks.data.splits import SPLITS, TEST, TRAIN, TitleSplits
 
@@ -107,6 +107,26 @@ def test_a_split_whose_only_title_is_left_out_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="no row of test is in the sample: increase `sample` in the configuration"):
         select_rows(files, splits, fractions)
     assert (splits.lookup(hashes()) == TEST).any()
+
+
+def test_a_class_of_which_no_training_row_is_sampled_is_an_error(tmp_path: Path):
+    files = text_files(tmp_path)
+    splits = TitleSplits.empty().extended(read_titles(files), SPLIT)
+    counts = count_rows(splits, read_titles(files)) | {30: np.array([0, 0, 0, 1])}  # without any, 30 is no error
+    everything = np.ones(len(SPLITS))
+    require_trained_classes(counts, select_rows(files, splits, {10: everything, 20: everything}))
+    selected = select_rows(files, splits, {10: everything, 20: np.array([0, 1, 1, 1.0])})
+    with pytest.raises(ValueError, match=r"no training row of class 20 is in the sample.*sample\.training.* to 120 or"):
+        require_trained_classes(counts, selected)
+
+
+def test_the_sample_that_the_error_recommends_has_every_class():
+    """Of 5,000 classes with rows of 1 to 4 digits, each expects 20 training rows at least, or all it has."""
+    counts = {code: np.full(len(SPLITS), 10 ** (code % 4)) for code in range(5000)}
+    budget = 2 * ENOUGH * len(counts)
+    for code, fractions in sample_fractions(counts, SampleConfig(training=budget)).items():
+        rows = counts[code][TRAIN]
+        assert rows * fractions[TRAIN] >= min(rows, ENOUGH)
 
 
 def test_shards_in_a_store_are_read_where_they_are(tmp_path: Path):

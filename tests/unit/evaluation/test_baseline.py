@@ -95,3 +95,10 @@ def test_every_baseline_is_fitted_alike():
     for fit in BASELINES.values():
         answers = fit(titles, descriptions, labels, 5, 0).probabilities(titles[:3], descriptions[:3])
         np.testing.assert_allclose(answers.sum(1), [1, 1, 1])
+
+
+def test_very_many_classes_are_no_regression():
+    """scikit-learn warns of more than 20 classes that are more than half of the rows; warnings are errors here."""
+    titles = [f"titre{row}" for row in range(60)]
+    svm = fit_tfidf_svm(titles, [""] * 60, np.arange(60) % 40, n_classes=40, seed=0)
+    assert svm.probabilities(titles, [""] * 60).argmax(1).tolist() == (np.arange(60) % 40).tolist()

@@ -4,12 +4,14 @@ import gzip
 import logging
 import os
 import re
+import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from rakuten_tasks.config import PublicationConfig
+from rakuten_tasks.data.layout import find_test_labels
 from rakuten_tasks.data.read_catalogue import ingest
 from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.data.versions.commit import SourceInfo, publish
@@ -43,6 +45,35 @@ def test_a_catalogue_gives_the_same_products_as_a_folder_a_table_or_a_publicatio
     for other in [catalogue_frame(str(tmp_path / "shop"), None, False, max_products=15), *tables]:
         shared = [name for name in other if name != "true_code"]
         pd.testing.assert_frame_equal(folder[shared], other[shared], check_dtype=False)
+
+
+def test_a_sample_of_a_large_catalogue_is_random_and_found_in_little_memory():
+    tracemalloc.start()
+    sample = inputs._sample_positions(1_000_000, 3_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000  # as of 65,536 positions; all of them are 8 MB
+    assert len(np.unique(sample)) == 3_000
+    assert np.histogram(sample, 5, (0, 1_000_000))[0] == pytest.approx(np.full(5, 600), rel=0.1)
+    assert inputs._sample_positions(5, 7).tolist() == [0, 1, 2, 3, 4]
+    assert set(inputs._sample_positions(1_000_000, 100)) <= set(sample)
+
+
+@pytest.mark.parametrize("to_predict", [False, True])
+def test_of_a_sample_only_its_own_labels_are_kept(to_predict, tmp_path, monkeypatch, caplog):
+    source = write_catalogue(tmp_path / "catalogue", labelled=24, unlabelled=20)
+    (source / "Y_test.csv").write_text(",prdtypecode\n" + "".join(f"{row},10\n" for row in range(24, 44)))
+    config, work = PublicationConfig(split=TINY.split), tmp_path / "draft"
+    read = ingest(str(source), tmp_path / "read", config.ingest)
+    work.mkdir()
+    publish(read, SourceInfo("", find_test_labels(str(source), work)), str(tmp_path / "shop"), config, True, work)
+    matched, match_labels = [], inputs.match_labels
+    monkeypatch.setattr(inputs, "match_labels", lambda *args: matched.append(len(args[0])) or match_labels(*args))
+    frames = [catalogue_frame(str(tmp_path / name), None, to_predict, 7) for name in ("catalogue", "shop")]
+    assert [frame["true_code"].notna().sum() for frame in frames] == [7, 7]
+    assert frames[0]["true_code"].tolist() == frames[1]["true_code"].tolist()
+    assert set(matched) == {7}
+    assert "accuracy" not in caplog.text
 
 
 def test_drift_columns_as_texts_never_differ_from_the_same_values(tmp_path):

@@ -41,7 +41,7 @@ from serving.web.errors import HEADERS, register_exception_handlers
 from serving.web.middleware import BATCH_PATH, PREDICT_PATH, UPLOAD_SECONDS, InFlight, RequestRecord, with_middleware
 from serving.web.request_parsing import parse_request
 from serving.worker.api import ProductAPI
-from serving.worker_status import READY, WAITING, StatusReader
+from serving.worker_status import READY, StatusReader
 
 PAGE = Path(__file__).parent / "page"
 SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"
@@ -157,10 +157,12 @@ class ProductServer:
             dependencies=key,
             summary="The type codes of up to 256 products, streamed",
         )
-        async def predict_batch(batch: BatchRequest) -> Response:
-            if self.worker_status.status().state == WAITING:
+        async def predict_batch(batch: BatchRequest, request: Request) -> Response:
+            if self.worker_status.status().state != READY:
                 raise HTTPException(503, NOT_READY)
-            lines = stream_lines(batch.products, self.settings.products_at_once, self._predict, self._on_product)
+            at_once = self.settings.products_at_once
+            self.in_flight.give_back(request.state, len(batch.products))
+            lines = stream_lines(batch.products, at_once, self._predict, self._on_product, self.in_flight)
             # LitServe's gzip would hold the lines back until it has a block of them
             return StreamingResponse(lines, headers={"Content-Encoding": "identity"}, media_type=NDJSON)
 

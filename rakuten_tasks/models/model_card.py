@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rakuten_tasks.config import Precision, Refit
-from rakuten_tasks.evaluation.metrics import TFIDF_SVM, Evaluation
+from rakuten_tasks.evaluation.metrics import FULL_POOL, TFIDF_SVM, Evaluation
 from rakuten_tasks.models.bundle import Manifest
 from rakuten_tasks.models.pool_report import relative_weights
 
@@ -75,6 +75,8 @@ def _metrics(manifest: Manifest, evaluation: Evaluation) -> Iterator[str]:
     yield (
         "With 95 % bootstrap intervals; log loss in nats. ECE is the expected calibration error: below 1,000 rows it "
         f"is mostly noise. `{TFIDF_SVM}` and `most_frequent` are baselines fitted on the same rows."
+        + f" `{FULL_POOL}` is the pool of all members, also where the cheap ones were enough."
+        * (FULL_POOL in evaluation.systems)
     )
 
 

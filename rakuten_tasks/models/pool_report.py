@@ -66,6 +66,15 @@ class PoolReport(Strict):
             return None
         return without.log_loss - self.pool.log_loss, self.pool.weighted_f1 - without.weighted_f1
 
+    def metrics(self, pool: Pool) -> dict[str, float]:
+        """List for MLflow the pool's weights, and by stage the threshold, if it has one, and the share it settles."""
+        values = {f"weight_{name}_{key}": w for key, weights in pool.weights.items() for name, w in weights.items()}
+        for report in self.stages:
+            if point := report.chosen:
+                name = f"{report.stage}_{report.modalities}"
+                values |= {f"threshold_{name}": point.threshold, f"coverage_{name}": point.coverage}
+        return {name.replace("+", "_"): value for name, value in values.items()}
+
 
 def report_pool(pool: Pool, logits: Logits, labels: NDArray, stages: Sequence[StageReport] = ()) -> PoolReport:
     """Compare the pool with each member, and with the pool of the others. Arguments as of `fit_pool`."""

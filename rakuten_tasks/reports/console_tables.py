@@ -10,12 +10,13 @@ from rich import box
 from rich.table import Table
 
 from rakuten_tasks.evaluation.bootstrap import hard_intervals
-from rakuten_tasks.evaluation.metrics import TFIDF_SVM, Evaluation
+from rakuten_tasks.evaluation.metrics import FULL_POOL, TFIDF_SVM, Evaluation
 
 
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:
     """The one table of a training: a row a system, a column a metric, the weighted F1 with its interval."""
-    table = _table(title, f"{evaluation.n} rows; log loss in nats; last column: on the same resamples of the rows")
+    caption = f"{evaluation.n} rows; log loss in nats; last column: on the same resamples of the rows"
+    table = _table(title, caption + f"; {FULL_POOL}: without the cascade" * (FULL_POOL in evaluation.systems))
     for heading in ("weighted F1", "macro F1", "accuracy", "log loss", "ECE", f"weighted F1 - {TFIDF_SVM}'s"):
         table.add_column(heading, no_wrap="F1" not in heading or heading == "macro F1")
     for name, system in evaluation.systems.items():
@@ -30,7 +31,9 @@ def score_against_labels(predictions: Mapping[str, pd.Series], labels: pd.Series
 
     The number of predicted rows stands behind a system's name, if it is not all.
     """
-    table = _table("against the catalogue's own labels", caption=f"{len(labels)} labels")
+    table = _table(
+        "against the catalogue's own labels", caption=f"{len(labels)} labels; (n): a member that scored n of them"
+    )
     for heading in ("weighted F1", "macro F1", "accuracy"):
         table.add_column(heading)
     for name, predicted in predictions.items():

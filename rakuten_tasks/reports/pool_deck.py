@@ -47,7 +47,8 @@ def _stages(report: PoolReport) -> list[list[object]]:
     for stage in report.stages:
         point = stage.chosen
         coverage = ["", "0%"] if point is None else [f"{point.threshold:.3f}", f"{point.coverage:.0%}"]
-        quality = [f"{value:.4f}" for value in ((point or stage).weighted_f1, (point or stage).ece)]
+        pairs = [(stage.weighted_f1, (point or stage).weighted_f1), (stage.ece, (point or stage).ece)]
+        quality = [f"{without:.4f} -> {value:.4f}" for without, value in pairs]
         rows.append([stage.modalities.replace("+", " and "), stage.stage, stage.rows, *coverage, *quality])
     return rows
 

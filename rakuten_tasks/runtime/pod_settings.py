@@ -24,20 +24,20 @@ class PodSettings(BaseModel, frozen=True):
     # A pod that requests a GPU stays Pending on a cluster without GPUs. Locally the profile changes nothing.
     pod_profile: Annotated[Literal["cpu", "gpu"], Field(description="'cpu' or 'gpu'")] = "gpu"
     # Disk for what a pod downloads and writes. A shard and a bundle take less than 1 GB; ingest writes
-    # 26 KB for a product with a photo, so 10Gi are for 0.4 million products, and fits read at most some GB of features.
+    # 26 KB for a product with a photo, so 20Gi are for 0.8 million products, and 17 GB of the challenge's features fit.
     small_cores: Cores = "1"
     small_memory: Memory = "2Gi"
     small_disk: Memory = "2Gi"
     small_hours: Hours = 1.0
     cpu_cores: Cores = "2"
     cpu_memory: Memory = "4Gi"
-    cpu_disk: Memory = "10Gi"
+    cpu_disk: Memory = "20Gi"
     cpu_hours: Hours = 4.0  # of one attempt; then the task is stopped and tried again
     # Fits of linear members and baselines: about 35 KB for a row of the sample of at most 350,000, and 2 GB for L-BFGS
     fit_memory: Memory = "16Gi"
     gpu_cores: Cores = "4"
     gpu_memory: Memory = "16Gi"
-    gpu_disk: Memory = "10Gi"
+    gpu_disk: Memory = "20Gi"
     gpu_hours: Hours = 12.0
     # VGG16 on several GPUs: one process each; with the profile cpu, one process for each GPU that it would request
     photo_gpus: Count = 1

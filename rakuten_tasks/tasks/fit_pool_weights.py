@@ -87,9 +87,7 @@ def pool_members(
     prior = (counts + 1) / (counts + 1).sum()  # Laplace smoothing
     with runs.child_run(run.run_id, "pool_members") as log:
         pool, report = fit(unseen, prior, config)
-        log.metrics(
-            {f"weight_{n}_{kinds}".replace("+", "_"): w for kinds, ws in pool.weights.items() for n, w in ws.items()}
-        )
+        log.metrics(report.metrics(pool))
         for name, figure in pool_figures(report).items():
             log.figure(figure, name)
         (work / "pool.json").write_text(json.dumps(pool.to_dict()))

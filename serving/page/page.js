@@ -90,8 +90,10 @@ function show() {
   const why = answer.explanation;
   $("words-box").hidden = !answer.modalities.includes("text");
   drawWords($("words"), why.words, words);
-  $("heat-box").hidden = !why.heat_map;
-  if (why.heat_map) drawHeat($("heat"), answer.photo, why.heat_map);
+  $("skipped").hidden = !answer.skipped;
+  const drawable = why.heat_map && answer.photo;
+  $("heat-box").hidden = !drawable;
+  if (drawable) drawHeat($("heat"), answer.photo, why.heat_map);
   $("version").textContent = `${words.version} ${answer.model}, version ${answer.model_version}`;
   $("answer").hidden = false;
 }
@@ -125,7 +127,10 @@ async function ask(event) {
       await explainRefusal(response);
       return;
     }
-    answer = { ...(await response.json()), photo: body.image && await decoded(body.image) };
+    answer = await response.json();
+    answer.skipped = Boolean(body.image) && !answer.modalities.includes("photo");
+    // null where the browser cannot decode it: of a photo that was skipped the server has checked no pixel
+    answer.photo = body.image && await decoded(body.image).catch(() => null);
     thank(false);
     show();
     $("answer").focus();

@@ -18,18 +18,18 @@ class Metrics:
     """Counters of this process, and those that the worker published last."""
 
     def __init__(self, status: Callable[[], Status], waiting: Callable[[], int]) -> None:
-        """waiting: number of requests in progress."""
+        """waiting: number of products in progress."""
         self._registry = registry = CollectorRegistry()
-        self._requests = Counter("rakuten_requests", "Responses of /predict", ["status"], registry=registry)
+        self._requests = Counter("rakuten_requests", "Products predicted or refused", ["status"], registry=registry)
         self._seconds = Histogram(
-            "rakuten_request_seconds", "Time to a response of /predict", buckets=SECONDS, registry=registry
+            "rakuten_request_seconds", "Time to the response to a product", buckets=SECONDS, registry=registry
         )
         self._feedback = Counter("rakuten_feedback", "True type codes received", registry=registry)
         self._status, self._waiting = status, waiting
         registry.register(self)  # as the collector of the worker's status
 
     def observe_request(self, request: RequestRecord) -> None:
-        """Count a finished request to /predict."""
+        """Count a product that was predicted or refused."""
         self._requests.labels(str(request.status)).inc()
         self._seconds.observe(request.seconds)
 
@@ -42,9 +42,11 @@ class Metrics:
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of the worker and of the requests in progress. prometheus_client calls it."""
+        """Yield the metrics of the worker and of the products in progress. prometheus_client calls it."""
         status = self._status()
-        yield GaugeMetricFamily("rakuten_waiting", "Requests to /predict in progress", self._waiting())
+        yield GaugeMetricFamily(
+            "rakuten_waiting", "Products in progress; of a batch, the places that it takes", self._waiting()
+        )
         yield GaugeMetricFamily("rakuten_ready", "1 if a champion is loaded", float(status.state == READY))
         yield CounterMetricFamily("rakuten_reloads", "Champions that replaced another", status.reloads)
         yield CounterMetricFamily("rakuten_failed_reloads", "Champions that could not be loaded", status.failed_reloads)

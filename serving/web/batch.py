@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from serving.schemas import InferenceResponse, PredictRequest
 from serving.web.errors import error_details, reason
-from serving.web.middleware import BATCH_PATH, RequestRecord
+from serving.web.middleware import BATCH_PATH, InFlight, RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +36,31 @@ OnResponse = Callable[[RequestRecord], None]
 
 
 async def stream_lines(
-    products: Iterable[Any], at_once: int, predict: Predict, on_response: OnResponse
+    products: Iterable[Any], at_once: int, predict: Predict, on_response: OnResponse, places: InFlight
 ) -> AsyncIterator[bytes]:
     """Yield a line for each product, in order, with `at_once` of them in flight; no more are sent for a lost client.
 
-    Those in flight are predicted and logged by the worker all the same, so `shield` lets them be counted. products: as
-    JSON. predict: predicts a product under a request id. on_response: gets a record of each product.
+    Those in flight are predicted and logged by the worker all the same, so `shield` lets them be counted, and they
+    go on taking places. products: as JSON. predict: predicts a product under a request id. on_response: gets a record
+    of each product.
     """
     in_flight: deque[asyncio.Task[InferenceResponse]] = deque()
-    for product in products:
-        in_flight.append(asyncio.create_task(_respond(product, predict, on_response)))
-        if len(in_flight) == at_once:
-            yield (await asyncio.shield(in_flight.popleft())).body + b"\n"
-    while in_flight:
-        yield (await asyncio.shield(in_flight.popleft())).body + b"\n"
+    try:
+        for product in products:
+            in_flight.append(asyncio.create_task(_respond(product, predict, on_response)))
+            if len(in_flight) == at_once:
+                yield await _next_line(in_flight)
+        while in_flight:
+            yield await _next_line(in_flight)
+    finally:
+        for task in in_flight:
+            places.hold_until_done(task)
+
+
+async def _next_line(in_flight: deque[asyncio.Task[InferenceResponse]]) -> bytes:
+    response = await asyncio.shield(in_flight[0])
+    in_flight.popleft()
+    return response.body + b"\n"
 
 
 async def _respond(product: Any, predict: Predict, on_response: OnResponse) -> InferenceResponse:

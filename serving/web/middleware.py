@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.schemas import PredictionSummary
@@ -41,11 +42,26 @@ class RequestRecord:
 class InFlight:
     """Numbers of products whose bodies are being read, and that wait for their responses.
 
-    A request to /predict/batch counts as many as it has in flight at once.
+    A request to /predict/batch counts as many as it has in flight at once; until it is parsed, as it may have.
     """
 
     uploading: int = 0
     processing: int = 0
+
+    def give_back(self, state: State, products: int) -> None:
+        """Give back the places of a request that needs no more than these. state: of the request."""
+        surplus = max(0, state.places - products)
+        state.places -= surplus
+        self.processing -= surplus
+
+    def hold_until_done(self, task: asyncio.Task) -> None:
+        """Count a product whose client is gone: the worker predicts it all the same."""
+
+        def release(_: asyncio.Task) -> None:
+            self.processing -= 1
+
+        self.processing += 1
+        task.add_done_callback(release)
 
 
 class RequestContextMiddleware:
@@ -116,11 +132,21 @@ class LimitMiddleware:
         elif products and self._is_full(products):
             await send_error(scope, receive, send, 503, OVERLOADED)
         else:
+            scope["state"]["places"] = products
             flight.processing += products
             try:
-                await self._app(scope, replay(body, receive), send)
+                await self._app(scope, replay(body, receive), self._with_time_limit(send))
             finally:
-                flight.processing -= products
+                flight.processing -= scope["state"]["places"]
+
+    def _with_time_limit(self, send: Send) -> Send:
+        """Return a `send` that raises TimeoutError for a client that does not read: it would hold its places."""
+
+        async def send_within_limit(message: Message) -> None:
+            async with asyncio.timeout(self._settings.time_limit):
+                await send(message)
+
+        return send_within_limit
 
     def _is_full(self, products: int) -> bool:
         return self._in_flight.processing + products > self._settings.queue

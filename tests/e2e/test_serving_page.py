@@ -121,6 +121,29 @@ def test_a_person_sees_the_top_five_what_each_member_said_the_words_and_the_heat
     assert page.printed() == []
 
 
+def test_a_photo_that_the_text_made_unnecessary_is_named_also_if_its_pixels_are_damaged(browse, mlflow_store, tmp_path):
+    register(mlflow_store, "skips", write_bundle(tmp_path / "bundle", thresholds={"words": 0.0}))
+    picture = BytesIO()
+    Image.effect_noise((64, 64), 90).convert("RGB").save(picture, "PNG")
+    start = picture.getvalue().index(b"IDAT") + 4
+    picture.seek(start)
+    picture.write(b"\xff" * 200)  # no zlib stream: no browser decodes it
+    with serving(tmp_path / "var", MODEL="skips") as server:
+        page = browse(address=server.url, language="en")
+        page.find("description").send_keys("Roman policier")
+        uri = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
+        page.driver.execute_script("photo = arguments[0]", uri)
+        page.ask()
+        assert page.find("answer").is_displayed()
+        assert page.find("skipped").text == "The photo was not needed: the answer comes from the text alone."
+        assert [term.split()[0] for term in members(page, "dt")] == ["Text"]
+        assert not page.find("heat-box").is_displayed()
+        page.driver.execute_script("drop()")
+        page.ask()
+        page.until(lambda: page.find("answer").is_displayed())
+        assert not page.find("skipped").is_displayed()
+
+
 def members(page: Browser, tag: str) -> list[str]:
     """dt: modalities, dd: members."""
     found = page.find("members").find_elements(By.TAG_NAME, tag)

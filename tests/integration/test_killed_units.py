@@ -28,6 +28,7 @@ from rakuten_tasks.tasks.predict_products import Champion, predict_shard
 from rakuten_tasks.tasks.types import Shard, Splits, StoredExtractor
 from tests.support.bundles import write_bundle
 from tests.support.catalogues import TINY, write_catalogue
+from tests.support.task_names import task_function
 
 CONFIG = PublicationConfig(ingest=IngestConfig(rows_per_shard=70), split=TINY.split)  # two row groups of photos
 EXTRACTORS = ("ngrams", "tokens", "maps")
@@ -100,7 +101,7 @@ def extract_to(folder: Path, out: Path, positions: Sequence[int] = (0, 1)) -> No
     for position, name in itertools.product(positions, EXTRACTORS):
         extractor = StoredExtractor(name, FlyteDirectory(str(folder / "bundle" / EXTRACTORS_FOLDER / name)), "", [])
         shard = stored_shard(folder, position)
-        features = extract_features.task_function(shard, "", position, splits, extractor)
+        features = task_function(extract_features)(shard, "", position, splits, extractor)
         shutil.copy(features.file.path, out / f"{name}-{position}")
 
 
@@ -108,7 +109,7 @@ def predict_to(folder: Path, out: Path, positions: Sequence[int] = (0, 1)) -> No
     champion = Champion(FlyteDirectory(str(folder / "bundle")), "model", 1, [], "")
     out.mkdir(exist_ok=True)
     for position in positions:
-        predictions = predict_shard.task_function(stored_shard(folder, position), champion)
+        predictions = task_function(predict_shard)(stored_shard(folder, position), champion)
         shutil.copy(predictions.path, out / str(position))
 
 

@@ -59,7 +59,8 @@ def resolve(config: PhotoConfig) -> tuple[PhotoConfig, PretrainedWeights]:
     try:
         return _resolve_weights(replace(config, weights=Weights.IMAGENET))
     except FileNotFoundError as error:
-        config, weights = _resolve_weights(replace(config, weights=Weights.RANDOM, fine_tune_epochs=0))
+        trained = replace(config, weights=Weights.RANDOM, fine_tune_epochs=0, precision=Precision.AUTO)
+        config, weights = _resolve_weights(trained)
         warning = f"VGG16 is trained from random weights, whose features are far worse than ImageNet's: {error}"
         log.warning("%s", warning)
         return config, replace(weights, warning=warning)

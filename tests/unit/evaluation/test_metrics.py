@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from rakuten_tasks.evaluation.bootstrap import (
     weighted_f1,
 )
 from rakuten_tasks.evaluation.metrics import (
+    FULL_POOL,
     Evaluation,
     evaluate,
     photo_gain,
@@ -171,6 +173,12 @@ def test_the_table_shows_every_system_on_one_line_of_110_columns(labels, predict
         assert " ".join([name, *told, system.lead.signed() if system.lead else ""]).split() == line.split()
 
 
+def test_the_table_explains_the_pool_without_the_cascade_where_it_has_it(evaluation):
+    assert "cascade" not in str(evaluation_table(evaluation, title="").caption)
+    both = replace(evaluation, systems={**evaluation.systems, FULL_POOL: evaluation.systems["pool"]})
+    assert str(evaluation_table(both, title="").caption).endswith("; full_pool: without the cascade")
+
+
 def test_the_lead_is_over_the_baseline_on_the_same_rows(evaluation, labels, predicted):
     lead = evaluation.systems["pool"].lead
     expected = weighted_f1(labels, predicted["pool"]) - weighted_f1(labels, predicted["tfidf_svm"])
@@ -259,4 +267,5 @@ def test_answers_are_scored_where_there_are_both_and_a_member_where_it_had_somet
     scores = score_against_labels(answered, pd.Series([40, 10, 10], index=[9, 7, 99]))
     names, weighted_f1, *_ = (list(column.cells) for column in scores.columns)
     assert names == ["pool (2)", "photo (1)"]
+    assert scores.caption == "3 labels; (n): a member that scored n of them"
     assert weighted_f1 == ["1.000 [1.000, 1.000]", "0.000 [0.000, 0.000]"]

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from rakuten_tasks.config import PhotoConfig, Precision, Refit, TrainingConfig
+from rakuten_tasks.evaluation.metrics import FULL_POOL
 from rakuten_tasks.models.bundle import Lineage, Manifest
 from rakuten_tasks.models.model_card import model_card
 from rakuten_tasks.models.pool_report import relative_weights
@@ -44,6 +45,16 @@ def test_the_card_lists_the_members_the_metrics_and_the_weights(answers):
     assert f"| `photo` |  | {weights['photo']['photo']:.3f} | {weights['text+photo']['photo']:.3f} |" in card
     assert "content hash `c0ffee`, seed 0, code `d00d`" in card
     assert "## Pretrained weights\n\nNone." in card
+
+
+def test_the_card_explains_the_pool_without_the_cascade_where_it_has_it(answers):
+    systems = {**answers.evaluation.systems, FULL_POOL: answers.evaluation.systems["pool"]}
+    both = dataclasses.replace(answers.evaluation, systems=systems)
+    cards = [
+        model_card(manifest_of(answers), evaluation, DESCRIPTIONS, ROWS) for evaluation in (answers.evaluation, both)
+    ]
+    sentence = "`full_pool` is the pool of all members, also where the cheap ones were enough."
+    assert [sentence in card for card in cards] == [False, True]
 
 
 def test_the_card_says_of_which_model_the_metrics_are(answers):

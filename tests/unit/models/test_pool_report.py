@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss
 
+from rakuten_tasks.models.cascade import CascadePoint, StageReport
 from rakuten_tasks.models.pool import Logits, fit_pool
 from rakuten_tasks.models.pool_report import PoolReport, relative_weights, report_pool
 from tests.support.pool_cases import CLASSES, MODALITY, PRIOR, case, only
@@ -120,3 +122,15 @@ def test_scores_that_are_all_the_same_have_weight_zero_or_say_nothing():
 def test_a_report_survives_json(made):
     *_, report = made
     assert PoolReport.from_json(json.dumps(report.to_dict())) == report
+
+
+def test_the_metrics_are_the_weights_and_the_thresholds_that_were_chosen_with_what_they_settle(made):
+    *_, pool, report = made
+    points = [CascadePoint(0.9, 0.4, 0.8, 0.03), CascadePoint(0.8, 0.5, 0.8, 0.03)]
+    chosen = StageReport("text+photo", "words", 400, 0.8, 0.03, points, threshold=0.8)
+    nothing = replace(chosen, stage="sentences", threshold=None)
+    before, after = (replace(report, stages=stages).metrics(pool) for stages in ([], [nothing, chosen]))
+    assert before["weight_bag_text_photo"] == pool.weights["text+photo"]["bag"]
+    assert dict(after.items() - before.items()) == {
+        "threshold_words_text_photo": 0.8, "coverage_words_text_photo": 0.5,
+    }  # fmt: skip

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rakuten_tasks.config import PhotoConfig, Weights
+from rakuten_tasks.config import PhotoConfig, Precision, Weights
 from rakuten_tasks.models import downloads, model_folder
 from rakuten_tasks.models.backbones import resolve_weights
 from rakuten_tasks.models.downloads import download, hub_file
@@ -166,6 +166,13 @@ def test_auto_falls_back_at_once_where_the_connection_is_refused(monkeypatch: py
     assert time.monotonic() - start < 3
     assert config.weights is Weights.RANDOM
     assert "Connection refused" in weights.warning
+
+
+@pytest.mark.parametrize("frozen", [{"precision": Precision.INT8}, {"fine_tune_epochs": 2}])
+def test_auto_falls_back_also_from_what_only_pretrained_weights_can_do(monkeypatch: pytest.MonkeyPatch, frozen) -> None:
+    published(monkeypatch, f"http://127.0.0.1:{closed_port()}/{named()}")
+    config, _ = resolve_weights(PhotoConfig(**frozen))
+    assert config == PhotoConfig(weights=Weights.RANDOM, image_size=config.image_size)
 
 
 def test_auto_falls_back_within_ten_seconds_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:

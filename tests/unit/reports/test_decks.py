@@ -425,8 +425,8 @@ def test_a_pool_of_which_no_row_was_scored_by_all_says_so():
 def test_the_pool_deck_shows_what_each_stage_of_the_cascade_settles():
     deck = pool_deck(cascade_report())
     text = text_of(deck)
-    assert "text and photo words 500 0.700 50% 0.8000 0.0200" in text
-    assert "text words 500 0% 0.8000 0.0100" in text
+    assert "text and photo words 500 0.700 50% 0.8000 -> 0.8000 0.0100 -> 0.0200" in text
+    assert "text words 500 0% 0.8000 -> 0.8000 0.0100 -> 0.0100" in text
     assert "The cascade" in json.dumps(figures_of(deck))
 
 

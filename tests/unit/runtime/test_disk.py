@@ -40,6 +40,6 @@ def test_a_full_sample_of_photos_that_no_pod_can_hold_is_refused_before_any_feat
     _require_photo_disk(350_000, extractors, config)
     monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "pod")
     _require_photo_disk(50_000, extractors, config)
-    message = "take 70.2 GB, and pods have RAKUTEN_CPU_DISK=10Gi, .* RAKUTEN_PHOTO_DISK=40Gi: .* or lower `sample`"
+    message = "take 70.2 GB, and pods have RAKUTEN_CPU_DISK=20Gi, .* RAKUTEN_PHOTO_DISK=40Gi: .* or lower `sample`"
     with pytest.raises(CatalogueError, match=message):
         _require_photo_disk(350_000, extractors, config)

@@ -89,7 +89,7 @@ def test_sizes_and_concurrency_are_what_the_registering_environment_says() -> No
     found = registered(**{f"RAKUTEN_{name}": value for name, value in settings.items()})
     assert limits(found) == {CPU: "7500m", GPU: "1", MEMORY: "64Gi", DISK: "80Gi"}
     assert (found["small"], found["gpu"], found["concurrency"]) == ("512Mi", ["7500m", "1"], 200)
-    assert found["disk"] == ["2Gi", "100Gi", "10Gi"]
+    assert found["disk"] == ["2Gi", "100Gi", "20Gi"]
     assert found["hours"] == [1, 0.5, 24, 24]
 
 
@@ -127,7 +127,7 @@ def test_seconds_are_a_number_from_0(value: str, monkeypatch: pytest.MonkeyPatch
         ("RAKUTEN_ACTIVATE", "true", "1 for yes, or unset it for 0"),
         ("RAKUTEN_CPU_HOURS", "72", "a number of hours from 0.1 to 48, or unset it for 4.0"),
         ("RAKUTEN_CPU_HOURS", "inf", "a number of hours from 0.1 to 48, or unset it for 4.0"),
-        ("RAKUTEN_CPU_DISK", "10", "an amount such as 16Gi or 512Mi, or unset it for 10Gi"),
+        ("RAKUTEN_CPU_DISK", "10", "an amount such as 16Gi or 512Mi, or unset it for 20Gi"),
         ("RAKUTEN_POD_PROFILE", "tpu", "'cpu' or 'gpu', or unset it for gpu"),
     ],
 )

@@ -16,7 +16,7 @@ from serving.app import ProductServer
 from serving.schemas import NOT_READY, InferenceRequest, InferenceResponse, PredictionSummary
 from serving.settings import Settings
 from serving.web.middleware import OVERLOADED
-from serving.worker_status import WAITING, Status
+from serving.worker_status import LOADING, READY, WAITING, Status
 from tests.support.servers import base64_photo
 
 PATH = "/predict/batch"
@@ -40,6 +40,7 @@ class StubServer(ProductServer):
         super().__init__(Settings(var=folder, **settings), folder)
         self.in_worker, self.most_in_worker, self.requests = 0, 0, list[InferenceRequest]()
         self.worker_status.is_alive = lambda: True
+        self.worker_status.status = lambda: Status(READY)
         self.lit.submit = self._submit
 
     async def _submit(self, request: InferenceRequest) -> InferenceResponse:
@@ -149,14 +150,29 @@ def test_a_batch_takes_the_places_of_the_products_that_it_has_in_flight(server):
     assert server.in_flight.processing == 16 - 2 * 4 + 1
 
 
+def test_a_small_batch_gives_the_places_back_that_it_does_not_need(server):
+    places = list[int]()
+    submit = server.lit.submit
+
+    async def count_and_submit(request: InferenceRequest) -> InferenceResponse:
+        places.append(server.in_flight.processing)
+        return await submit(request)
+
+    server.lit.submit = count_and_submit
+    server.lines([{"description": "first"}, {"description": "second"}])
+    server.lines([{"description": "roman"}] * 20)
+    assert (places[:2], set(places[2:]), server.in_flight.processing) == ([2, 2], {2 * 4}, 0)
+
+
 def test_the_key_and_the_champion_are_needed_as_for_one_product(tmp_path):
     server, body = StubServer(tmp_path, api_key="open sesame"), {"products": [{"description": "roman"}]}
     assert server.post(PATH, json=body).status_code == 401
     key = {"x-api-key": "open sesame"}
     assert server.post(PATH, json=body, headers=key).status_code == 200
-    server.worker_status.status = lambda: Status(WAITING)
-    refused = server.post(PATH, json=body, headers=key)
-    assert (refused.status_code, refused.json()["detail"]) == (503, NOT_READY)
+    for state in (WAITING, LOADING):
+        server.worker_status.status = lambda state=state: Status(state)
+        refused = server.post(PATH, json=body, headers=key)
+        assert (refused.status_code, refused.json()["detail"]) == (503, NOT_READY)
 
 
 def test_each_product_counts_in_the_metrics_the_minutes_and_the_rejections(server, monkeypatch):
@@ -219,11 +235,33 @@ def test_nothing_more_is_predicted_for_a_client_that_is_gone_and_what_was_is_cou
             pass
 
         await server.app(SCOPE, receive, send)
+        assert server.in_flight.processing == server.in_worker > 0
         await asyncio.sleep(0.1)
 
     asyncio.run(leave())
     assert 0 < len(server.requests) <= 2 * 4
     assert f'rakuten_requests_total{{status="200"}} {len(server.requests)}.0' in server.metrics.text().decode()
+    assert (server.in_worker, server.in_flight.processing) == (0, 0)
+
+
+def test_a_client_that_does_not_read_loses_its_places_after_the_time_limit(tmp_path):
+    server = StubServer(tmp_path, batch=4, queue=16, time_limit=0.1)
+
+    async def stall() -> None:
+        messages = [{"type": "http.request", "body": json.dumps({"products": [{"description": "x"}] * 99}).encode()}]
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop() if messages else await asyncio.sleep(9, {})
+
+        async def send(message: Any) -> None:
+            await asyncio.sleep(9 if message.get("body") else 0)
+
+        async with asyncio.timeout(5):
+            await server.app(SCOPE, receive, send)
+
+    with pytest.raises(TimeoutError) as raised:
+        asyncio.run(stall())
+    assert "send_within_limit" in {entry.name for entry in raised.traceback}
     assert (server.in_worker, server.in_flight.processing) == (0, 0)
 
 

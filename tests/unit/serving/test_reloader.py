@@ -353,6 +353,7 @@ def test_info_names_members_weights_and_what_the_figures_are_of(tmp_path):
     assert (description["refit"], "the model before that" in description["refit_note"]) == ("everything", True)
     description = describe(plain, Predictor.load(plain))
     assert (description["warning"], description["refit"]) == ("", "except_test")
+    assert (description["photo_precision"], description["thresholds"]) == ("auto", {})
     assert "of this very model" in description["refit_note"]
 
 

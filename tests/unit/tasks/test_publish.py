@@ -12,6 +12,6 @@ def test_shards_of_a_source_in_a_store_are_not_downloaded(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps({"counts": {}, "class_counts": {}}))
     file = FlyteFile(str(tmp_path / "summary.json"))
     addresses = ["s3://no-such-bucket/a.text.parquet", "s3://no-such-bucket/a.photos.parquet"]
-    shard = Shard(*map(FlyteFile.from_source, addresses), 1, "hash")
+    shard = Shard(FlyteFile.from_source(addresses[0]), FlyteFile.from_source(addresses[1]), 1, "hash")
     result = _load_ingested(Catalogue("hash", [], {}, True, file, file, file), [shard], [shard])
     assert [[part.text, part.photos] for part in (*result.labelled, *result.unlabelled)] == [addresses, addresses]

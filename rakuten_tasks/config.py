@@ -19,7 +19,6 @@ from rakuten_tasks.config_base import (
     PositiveInt,
     Settings,
 )
-from rakuten_tasks.config_base import Strict as Strict
 
 SampleRows = Annotated[Integer, Field(ge=100, le=MAX_INTEGER)]  # of fewer, a split could end up empty
 

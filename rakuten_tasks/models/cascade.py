@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from rakuten_tasks.config import Strict
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.evaluation.bootstrap import weighted_f1
 from rakuten_tasks.evaluation.metrics import reliability
 from rakuten_tasks.models.pool import SENTENCES, WORDS, Logits, Pool, fit_member_weights, weighted_sum

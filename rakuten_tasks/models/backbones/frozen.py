@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rakuten_tasks.config import Precision, Strict
+from rakuten_tasks.config import Precision
+from rakuten_tasks.config_base import Strict
 from rakuten_tasks.models.pretrained import PretrainedWeights
-from rakuten_tasks.training.loop import autocast
+from rakuten_tasks.training.hardware import autocast
 from rakuten_tasks.training.oom import MicrobatchRunner
 
 TENSORS = "backbone.safetensors"

@@ -108,7 +108,9 @@ class Usage:
 @click.option("--rows", default="100000,1000000,10000000", help="numbers of products, ascending, separated by commas")
 @click.option("--members", default="bag,lstm,encoder,photo", help="members to fit; encoder needs its weights")
 @click.option("--sample", type=int, default=5000, help="training rows of the sample; a quarter for each other split")
-@click.option("--folder", type=click.Path(path_type=Path), help="for some 20 GB of files; the default is a temporary one")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="for some 20 GB of files; the default is a temporary one"
+)
 def main(rows: str, members: str, sample: int, folder: Path | None) -> None:
     """Print a table for each size, the literals, and the verdict."""
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)+", rows) or sorted(sizes := [*map(int, rows.split(","))]) != sizes:

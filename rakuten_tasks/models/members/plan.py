@@ -29,6 +29,7 @@ from rakuten_tasks.models.extractors import (
 )
 from rakuten_tasks.models.members import MEMBERS
 from rakuten_tasks.models.model_folder import PREFIX
+from rakuten_tasks.models.networks.vgg16_blocks import BACKBONE_FEATURES, TOP_FEATURES
 from rakuten_tasks.models.pretrained import PretrainedWeights
 from rakuten_tasks.preprocessing.photos import prepare_photos
 from rakuten_tasks.preprocessing.text import clean
@@ -111,8 +112,9 @@ def reads_training_rows(name: str, config: TrainingConfig) -> bool:
 
 
 def photo_bytes(extractors: Iterable[str], image_size: int) -> int:
-    """Return the bytes of a photo's pixels and maps; its other features, a few kilobytes, are not counted."""
-    sizes = {PixelExtractor.name: 3 * image_size**2, MapExtractor.name: 2 * 512 * (image_size // 16) ** 2}
+    """Return the bytes of what VGG16 is trained on, of one photo: its pixels, or its features and maps in fp16."""
+    maps = BACKBONE_FEATURES + TOP_FEATURES + 512 * (image_size // 16) ** 2
+    sizes = {PixelExtractor.name: 3 * image_size**2, MapExtractor.name: 2 * maps}
     return sum(sizes.get(name, 0) for name in extractors)
 
 

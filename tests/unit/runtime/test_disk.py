@@ -31,7 +31,7 @@ def test_a_pods_disk_is_compared_in_pods_alone(monkeypatch):
 def test_features_of_photos_are_as_large_as_their_arrays():
     assert photo_bytes(["ngrams", "photo_features"], 224) == 0
     assert photo_bytes(["pixels"], 32) == 32 * 32 * 3
-    assert photo_bytes(["tokens", "maps"], 224) == 512 * 14 * 14 * 2
+    assert photo_bytes(["tokens", "maps"], 224) == 2 * (2944 + 512 * 14 * 14)
 
 
 def test_a_full_sample_of_photos_that_no_pod_can_hold_is_refused_before_any_feature_is_extracted(monkeypatch):
@@ -40,6 +40,6 @@ def test_a_full_sample_of_photos_that_no_pod_can_hold_is_refused_before_any_feat
     _require_photo_disk(350_000, extractors, config)
     monkeypatch.setenv("FLYTE_INTERNAL_EXECUTION_ID", "pod")
     _require_photo_disk(50_000, extractors, config)
-    message = "take 70.2 GB, and pods have RAKUTEN_CPU_DISK=20Gi, .* RAKUTEN_PHOTO_DISK=40Gi: .* or lower `sample`"
+    message = "take 72.3 GB, and pods have RAKUTEN_CPU_DISK=20Gi, .* RAKUTEN_PHOTO_DISK=40Gi: .* or lower `sample`"
     with pytest.raises(CatalogueError, match=message):
         _require_photo_disk(350_000, extractors, config)

@@ -128,7 +128,7 @@ def _read_csv(address: str) -> pd.DataFrame:
 def _sample_positions(rows: int, count: int) -> NDArray[np.int64]:
     """Return `count` positions of so many rows, or all of fewer, ascending: those with the smallest hashes.
 
-    So the sample is the same for the same rows from a folder, a table or a publication.
+    So the sample is the same for the same rows from a folder, a publication or a table of at most MAX_ROWS rows.
     """
     chosen = np.empty(0, np.int64)
     for start in range(0, rows, BLOCK):

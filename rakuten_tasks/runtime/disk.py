@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import ByteSize, TypeAdapter
 
 from rakuten_tasks.data.schema import CatalogueError
 from rakuten_tasks.runtime import pods
+from rakuten_tasks.runtime.pod_env import is_pod
 from rakuten_tasks.runtime.pod_settings import variable
 
 SIZES = TypeAdapter(ByteSize)
@@ -24,7 +24,7 @@ def require_pod_disk(size: int, content: str, settings: Sequence[str], remedy: s
     """
     disks = {variable(name): str(getattr(pods.SETTINGS, name)) for name in settings}
     small = {name: value for name, value in disks.items() if SIZES.validate_python(f"{value}B") < size}
-    if small and "FLYTE_INTERNAL_EXECUTION_ID" in os.environ:
+    if small and is_pod():
         raise CatalogueError(
             f"{content} take {size / 1e9:,.1f} GB, and pods have {', '.join(f'{n}={v}' for n, v in small.items())}: "
             f"register with {' and '.join(small)} of at least {math.ceil(size / 2**30)}Gi, on nodes that have it"

@@ -52,9 +52,14 @@ def require_object_store(name: str, address: str) -> str:
     return address
 
 
+def is_pod() -> bool:
+    """Return whether this process runs in a pod of an execution."""
+    return "FLYTE_INTERNAL_EXECUTION_ID" in os.environ
+
+
 def require_remote(name: str, address: str) -> str:
     """Return the address that a task writes to. ValueError in a pod unless it is empty or in an object store."""
-    return require_object_store(name, address) if address and "FLYTE_INTERNAL_EXECUTION_ID" in os.environ else address
+    return require_object_store(name, address) if address and is_pod() else address
 
 
 def in_pod(function: F) -> F:
@@ -62,13 +67,12 @@ def in_pod(function: F) -> F:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        is_pod = "FLYTE_INTERNAL_EXECUTION_ID" in os.environ
         logger = logging.getLogger("rakuten_tasks")
         level = logger.level
-        if is_pod or not on_terminal():
+        if is_pod() or not on_terminal():
             logging.basicConfig()
             logger.setLevel(logging.INFO)  # without bars, the log alone shows progress
-        if is_pod and not any(name in os.environ for name in STORE.values()):
+        if is_pod() and not any(name in os.environ for name in STORE.values()):
             os.environ.update({ours: os.environ[flytes] for flytes, ours in STORE.items() if flytes in os.environ})
         try:
             return function(*args, **kwargs)

@@ -353,6 +353,16 @@ def test_an_object_store_takes_a_catalogue_and_gives_it_back(source: Path, tmp_p
     assert published(source, f"{bucket}/shop/").new is False
 
 
+def test_the_labels_of_a_published_source_are_published_again(source: Path, tmp_path: Path, bucket: str):
+    pd.Series([10, 1300, 2583, 10], range(24, 28), name="prdtypecode").to_csv(source / "Y_test.csv")
+    first = published(source, f"{bucket}/shop").published
+    origin = SourceInfo("shop", find_test_labels(first.address, tmp_path / "work"))
+    read = ingest(first.address, tmp_path / "read", CONFIG.ingest)
+    second = publish(read, origin, str(tmp_path / "copy"), CONFIG, True, tmp_path / "draft").published
+    assert second.manifest.answers == first.manifest.answers
+    assert answers_of(second.address).to_dict() == {24: 10, 25: 1300, 26: 2583, 27: 10}
+
+
 def test_a_version_is_a_source_of_its_own_that_later_ones_do_not_change(source: Path, tmp_path: Path):
     first = published(source, tmp_path / "shop")
     then = fingerprint(str(tmp_path / "shop"))

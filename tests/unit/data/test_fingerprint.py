@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from rakuten_tasks.data.fingerprint import fingerprint, listing
-from rakuten_tasks.storage.folders import is_folder, iter_folder
+from rakuten_tasks.storage.folders import is_folder, iter_folder, iter_paths
 from tests.support.catalogues import photo_bytes, photo_path, set_cell, write_catalogue
 
 
@@ -144,5 +144,6 @@ def test_a_folder_on_s3_is_listed_in_pages_and_none_is_cached(source, bucket, mo
     names = sorted(PurePosixPath(info["name"]).name for info in iter_folder(store, folder))
     assert names == sorted(path.name for path in (source / "images/image_train").iterdir())
     assert len(pages) == 3  # of 12 photos and the mark
+    assert sorted(iter_paths(store, folder)) == [f"{folder}/{name}" for name in names]
     assert folder not in store.dircache
     assert fingerprint(f"{bucket}/mine") == before

@@ -36,7 +36,7 @@ from serving.telemetry.log_writer import PredictionLogWriter
 from serving.telemetry.minutes import MinuteMetrics
 from serving.telemetry.prometheus import Metrics
 from serving.telemetry.rejections import FLUSH_SECONDS, RejectionAggregator
-from serving.web.batch import LINES, NDJSON, stream_lines
+from serving.web.batch import LINES, LinesResponse, stream_lines
 from serving.web.errors import HEADERS, register_exception_handlers
 from serving.web.middleware import BATCH_PATH, PREDICT_PATH, UPLOAD_SECONDS, InFlight, RequestRecord, with_middleware
 from serving.web.request_parsing import parse_request
@@ -163,8 +163,7 @@ class ProductServer:
             at_once = self.settings.products_at_once
             self.in_flight.give_back(request.state, len(batch.products))
             lines = stream_lines(batch.products, at_once, self._predict, self._on_product, self.in_flight)
-            # LitServe's gzip would hold the lines back until it has a block of them
-            return StreamingResponse(lines, headers={"Content-Encoding": "identity"}, media_type=NDJSON)
+            return LinesResponse(lines)
 
         @self.app.post(
             "/feedback",

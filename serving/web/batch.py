@@ -7,12 +7,15 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
 
 from serving.schemas import InferenceResponse, PredictRequest
 from serving.web.errors import error_details, reason
@@ -35,9 +38,22 @@ Predict = Callable[[PredictRequest, str], Awaitable[InferenceResponse]]
 OnResponse = Callable[[RequestRecord], None]
 
 
+class LinesResponse(StreamingResponse):
+    """The lines of `stream_lines`, which is closed even if sending a line fails, not when it is garbage-collected."""
+
+    def __init__(self, lines: AsyncGenerator[bytes]) -> None:
+        # LitServe's gzip would hold the lines back until it has a block of them
+        super().__init__(lines, headers={"Content-Encoding": "identity"}, media_type=NDJSON)
+        self._lines = lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._lines):
+            await super().__call__(scope, receive, send)
+
+
 async def stream_lines(
     products: Iterable[Any], at_once: int, predict: Predict, on_response: OnResponse, places: InFlight
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Yield a line for each product, in order, with `at_once` of them in flight; no more are sent for a lost client.
 
     Those in flight are predicted and logged by the worker all the same, so `shield` lets them be counted, and they

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PHOTOS_AT_ONCE = 4  # on processors, where a photo takes up to 0.1 s; with more cores, one for each
+PHOTOS_AT_ONCE = 4  # on processors, where a photo takes up to 0.1 s and more of them together take no less each
 PUBLISH_SECONDS = 1.0  # seconds between updates of the counters in the worker's status
 
 
@@ -52,8 +52,8 @@ class ProductAPI(litserve.LitAPI):
 
         settings = self.settings
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        torch.set_num_threads(threads := settings.threads or len(os.sched_getaffinity(0)))
-        self.photos_at_once = settings.batch if torch.cuda.is_available() else max(PHOTOS_AT_ONCE, threads)
+        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+        self.photos_at_once = settings.batch if torch.cuda.is_available() else PHOTOS_AT_ONCE
         self._reset_counters(StatusWriter(self.run_folder))
         self._stop = threading.Event()
         self._reloader = ModelReloader(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -56,6 +54,7 @@ class FrozenBackbone:
         (features,) = self.run_in_batches(pixels, lambda photos: (self.network(photos),))
         return features
 
+    @torch.inference_mode()
     def run_in_batches(self, pixels: NDArray, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> list[NDArray]:
         """Run (N, S, S, 3) uint8 prepared photos -> each of the outputs of `forward`, N rows, fp16."""
         shape = (self.image_size, self.image_size, 3)
@@ -67,17 +66,13 @@ class FrozenBackbone:
         photos = pixels if len(pixels) else np.zeros((1, *shape), np.uint8)  # one photo for the shapes
         device = next(self.network.parameters()).device
 
-        @torch.inference_mode()  # of a thread
         def run_part(start: int, end: int) -> list[Tensor]:
             with autocast(device, self.description.precision):
                 outputs = forward(torch.from_numpy(photos[start:end].copy()).to(device))
             return [tensor.float().clamp(-LARGEST, LARGEST).half() for tensor in outputs]
 
-        with autocast(device, self.description.precision):
-            bf16 = torch.is_autocast_enabled("cpu")  # fp32 kernels round otherwise with another number of threads
-        run = _iter_on_cores if bf16 else MicrobatchRunner.iter_chunks
-        parts = run(self.batch, len(photos), run_part)
         # copied from the device at the end: copying each batch would make a GPU wait
+        parts = self.batch.iter_chunks(len(photos), run_part)
         return [torch.cat(tensors).cpu().numpy()[: len(pixels)] for tensors in zip(*parts, strict=True)]
 
     def save(self, folder: Path) -> None:
@@ -86,32 +81,6 @@ class FrozenBackbone:
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         save_file(tensors, folder / TENSORS)
         (folder / DESCRIPTION).write_text(json.dumps(self.description.to_dict(), indent=2))
-
-
-def _iter_on_cores(
-    batch: MicrobatchRunner, photos: int, run_part: Callable[[int, int], list[Tensor]]
-) -> Iterator[list[Tensor]]:
-    """Do what `iter_chunks` does, several photos at once, each on its part of the cores; the last one on all.
-
-    That takes 0.94 of the time of one photo after the other on all cores, and other processes disturb it less.
-    """
-    threads, start = torch.get_num_threads(), 0
-    while (at_once := min(photos - start, threads)) > 1:
-        started = Barrier(at_once + 1, timeout=60)
-
-        def limit_threads(count: int = threads // at_once, started: Barrier = started) -> None:
-            torch.get_num_threads()  # the first call in a thread sets the number of the process
-            torch.set_num_threads(count)
-            started.wait()
-
-        end = photos - (photos - start) % at_once
-        with ThreadPoolExecutor(at_once, initializer=limit_threads) as pool:
-            parts = pool.map(lambda row: batch.run(lambda _: run_part(row, row + 1), 1), range(start, end))
-            started.wait()
-            torch.set_num_threads(threads)  # of the process, for threads that start later
-            yield from parts
-        start = end
-    yield from batch.iter_chunks(photos - start, lambda first, end: run_part(start + first, start + end))
 
 
 class Normalised(nn.Module):

@@ -48,7 +48,7 @@ class QuantisedBlocks:
     def __init__(
         self, blocks: Sequence[nn.Sequential], scales: Sequence[float], mean: Tensor, deviation: Tensor
     ) -> None:
-        """scales: of `calibrate`. mean, deviation: (3, 1, 1), of the pixels of the photos that the network knows."""
+        """scales: of `calibrate`. mean, deviation: (3, 1, 1), by which `FrozenBlocks` normalises pixels."""
         layers = [_fused_convolutions(block) for block in blocks]
         first = layers[0][0]
         first.weight.data /= deviation

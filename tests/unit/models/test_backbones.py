@@ -114,6 +114,15 @@ def test_a_photo_gives_the_same_bits_alone_and_in_a_batch(backbone: FrozenBackbo
     assert backbone.features(PHOTOS[:0]).shape == (0, backbone.size)
 
 
+def test_on_a_processor_photos_are_read_one_by_one_by_weights_in_their_layout(small_file: Path) -> None:
+    network, sizes = (backbone := loaded(of_file(small_file, f"torchvision:{SMALL}"))).network, list[int]()
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    backbone.features(PHOTOS)
+    assert sizes == [1] * 5
+    weights = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
 def test_a_saved_backbone_gives_the_same_bits_and_tells_the_same_weights(
     backbone: FrozenBackbone, tmp_path: Path
 ) -> None:

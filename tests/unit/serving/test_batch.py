@@ -224,15 +224,24 @@ def test_a_line_is_sent_while_the_next_product_is_predicted(server):
     assert [json.loads(chunk)["text"] for chunk in asyncio.run(read())] == ["first", "second"]
 
 
-def test_nothing_more_is_predicted_for_a_client_that_is_gone_and_what_was_is_counted(server):
+@pytest.mark.parametrize("first", ["slow", "quick"], ids=["while it waits for a line", "while a line is sent"])
+def test_nothing_more_is_predicted_for_a_client_that_is_gone_and_what_was_is_counted(server, first):
     async def leave() -> None:
-        messages = [{"type": "http.request", "body": json.dumps({"products": [{"description": "slow"}] * 99}).encode()}]
+        products = [{"description": first}, *[{"description": "slow"}] * 98]
+        messages = [{"type": "http.request", "body": json.dumps({"products": products}).encode()}]
+        gone = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
-            return messages.pop() if messages else {"type": "http.disconnect"}
+            if messages:
+                return messages.pop()
+            if first == "quick":
+                await gone.wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
-            pass
+            if message.get("body"):
+                gone.set()
+                await asyncio.sleep(9)
 
         await server.app(SCOPE, receive, send)
         assert server.in_flight.processing == server.in_worker > 0

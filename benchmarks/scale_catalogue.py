@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -120,11 +119,6 @@ def random_features(rows: NDArray, labels: NDArray, array: str, width: int) -> d
     centres = np.random.default_rng(0).standard_normal((int(labels.max()) + 1, width), dtype=np.float32)
     noise = np.random.default_rng(int(rows[0])).standard_normal((len(rows), width), dtype=np.float32)
     return {"row": rows.astype(np.int64), array: (0.3 * centres[labels] + noise).astype(np.float16)}
-
-
-def answers(rows: int) -> pd.Series:
-    """Return made-up labels of the unlabelled rows."""
-    return pd.Series(CODES[np.arange(rows) % len(CODES)], np.arange(rows), dtype="Int64")
 
 
 def _mix(numbers: NDArray) -> NDArray[np.uint64]:

@@ -20,8 +20,8 @@ from rakuten_tasks.tasks.fit_pool_weights import pool_members
 from rakuten_tasks.tasks.ingest_catalogue import ingest
 from rakuten_tasks.tasks.on_failure import record_failed_reproduction, record_failed_training
 from rakuten_tasks.tasks.register_version import register
-from rakuten_tasks.tasks.reproduce import Comparison, compare, reopen
-from rakuten_tasks.tasks.start_run import open_run
+from rakuten_tasks.tasks.reproduce import Comparison, OriginalRun, compare, reopen
+from rakuten_tasks.tasks.start_run import RunContext, open_run
 from rakuten_tasks.tasks.train_members import train_members
 from rakuten_tasks.tasks.types import Catalogue, EvaluationFiles, RegisteredVersion, ResolvedConfig, Run, Shard, Source
 from rakuten_tasks.tasks.write_report import report_training
@@ -100,6 +100,21 @@ def train_bundle(
     return Trained(bundle, catalogue, labelled, evaluated)
 
 
+def _train(context: RunContext | OriginalRun) -> Trained:
+    """Add `train_bundle` with the outputs of `open_run` or `reopen` to the workflow that is being built."""
+    return train_bundle(
+        run=context.run,
+        source=context.source,
+        title_splits=context.title_splits,
+        resolved=context.resolved,
+        ingest_config=context.ingest,
+        split_config=context.split,
+        sample_config=context.sample,
+        pool_config=context.pool,
+        seed=context.seed,
+    )
+
+
 @workflow(on_failure=record_failed_training)
 def train_classifier(
     source: str = "sample", config: TrainingConfig = TrainingConfig(), model: str = "", report: str = ""
@@ -113,17 +128,7 @@ def train_classifier(
         report: path or fsspec address of the JSON report; empty for none.
     """
     context = open_run(source=source, model=model, config=config, report=report)
-    bundle, catalogue, labelled, evaluated = train_bundle(
-        run=context.run,
-        source=context.source,
-        title_splits=context.title_splits,
-        resolved=context.resolved,
-        ingest_config=context.ingest,
-        split_config=context.split,
-        sample_config=context.sample,
-        pool_config=context.pool,
-        seed=context.seed,
-    )
+    bundle, catalogue, labelled, evaluated = _train(context)
     registered = register(folder=bundle, shards=labelled, config=config.gate, seed=context.seed, run=context.run)
     return report_training(
         source=context.source, catalogue=catalogue, evaluated=evaluated, registered=registered, report=report
@@ -141,17 +146,7 @@ def reproduce_version(version: int, model: str = "", source: str = "", report: s
         report: path or fsspec address of the JSON comparison; empty for none.
     """
     context = reopen(version=version, model=model, source=source)
-    bundle, _, _, _ = train_bundle(
-        run=context.run,
-        source=context.source,
-        title_splits=context.title_splits,
-        resolved=context.resolved,
-        ingest_config=context.ingest,
-        split_config=context.split,
-        sample_config=context.sample,
-        pool_config=context.pool,
-        seed=context.seed,
-    )
+    bundle, _, _, _ = _train(context)
     return compare(version=version, original=context.original, again=bundle, run=context.run, report=report)
 
 

@@ -24,7 +24,7 @@ STEP = 0.9
 # Rows of a class that stay, as far as half of the budget suffices. Held-out splits need few: figures are weighted by
 # the rows of the sample.
 LEAST = (5000, 100, 100, 100)
-ENOUGH = 20  # expected training rows of a class: the chance that none is in the sample is 2 in 10^9
+EXPECTED_ROWS = 20  # in the sample, of a class: then the chance that it has none is 2 in 10^9
 COLUMNS = ["row", "title_hash", "prdtypecode", "photo_hash"]
 
 
@@ -82,5 +82,5 @@ def require_trained_classes(counts: Mapping[int, NDArray[np.int64]], selected: p
     if len(lost):
         raise ValueError(
             f"no training row of class {format_rows(lost)} is in the sample, and each has some: set sample.training in "
-            f"the configuration to {2 * ENOUGH * len(counts)} or more, for the catalogue's {len(counts)} classes"
+            f"the configuration to {2 * EXPECTED_ROWS * len(counts)} or more, for the catalogue's {len(counts)} classes"
         )

@@ -22,7 +22,6 @@ from rakuten_tasks.models.pool import SENTENCES, WORDS, Logits, Pool, fit_member
 MAX_F1_LOSS = 0.001  # of the whole cascade, on all rows
 MAX_ECE_RISE = 0.003
 MIN_ROWS = 300  # with fewer rows no stage settles anything
-SURE = 0.95  # below it one more row counts as lost: few rows without a loss do not show that there is none
 STEPS = 40  # thresholds that are tried: each settles another 1 / STEPS of the rows
 
 
@@ -124,8 +123,7 @@ def _choose(
 ) -> tuple[StageReport, NDArray]:
     """Lower the threshold until weighted F1, accuracy or calibration is worse than the whole pool's. (N, K) each
 
-    early: of the stage; served: of the cascade without it; pooled: of all members. Below SURE, the loss is that of
-    Laplace's rule of succession: N rows must be enough that one more lost row would be within the bound.
+    early: of the stage; served: of the cascade without it; pooled: of all members.
     """
     confidence, rows, whole = early.max(1), np.arange(len(labels)), _quality(pooled, labels)
     points, threshold, harmless, result = [], None, True, served
@@ -136,8 +134,8 @@ def _choose(
         point = CascadePoint(tried, float(settled.mean()), *_quality(cascade, labels))
         points.append(point)
         # by the pool's own probabilities: on few rows, answers that changed may be right by luck
-        lost = float((pooled.max(1) - pooled[rows, cascade.argmax(1)]).sum()) + (tried < SURE)
-        loss = max(lost / len(labels), whole[0] - point.weighted_f1)
+        expected_loss = float((pooled.max(1) - pooled[rows, cascade.argmax(1)]).mean())
+        loss = max(expected_loss, whole[0] - point.weighted_f1)
         harmless = harmless and loss <= MAX_F1_LOSS and point.ece <= whole[1] + MAX_ECE_RISE
         if harmless:
             threshold, result = tried, cascade

@@ -75,9 +75,9 @@ def _metrics(manifest: Manifest, evaluation: Evaluation) -> Iterator[str]:
     yield (
         "With 95 % bootstrap intervals; log loss in nats. ECE is the expected calibration error: below 1,000 rows it "
         f"is mostly noise. `{TFIDF_SVM}` and `most_frequent` are baselines fitted on the same rows."
-        + f" `{FULL_POOL}` is the pool of all members, also where the cheap ones were enough."
-        * (FULL_POOL in evaluation.systems)
     )
+    if FULL_POOL in evaluation.systems:
+        yield f"`{FULL_POOL}` is the pool of all members, also where the cheap ones were enough."
 
 
 def _rows(rows: Mapping[str, Sequence[int]]) -> Iterator[str]:

@@ -16,7 +16,9 @@ from rakuten_tasks.evaluation.metrics import FULL_POOL, TFIDF_SVM, Evaluation
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:
     """The one table of a training: a row a system, a column a metric, the weighted F1 with its interval."""
     caption = f"{evaluation.n} rows; log loss in nats; last column: on the same resamples of the rows"
-    table = _table(title, caption + f"; {FULL_POOL}: without the cascade" * (FULL_POOL in evaluation.systems))
+    if FULL_POOL in evaluation.systems:
+        caption += f"; {FULL_POOL}: without the cascade"
+    table = _table(title, caption)
     for heading in ("weighted F1", "macro F1", "accuracy", "log loss", "ECE", f"weighted F1 - {TFIDF_SVM}'s"):
         table.add_column(heading, no_wrap="F1" not in heading or heading == "macro F1")
     for name, system in evaluation.systems.items():

@@ -29,31 +29,34 @@ def iter_folder(filesystem: AbstractFileSystem, folder: str) -> Iterator[dict[st
         with os.scandir(folder) as entries:
             yield from (filesystem.info(entry) for entry in entries if not entry.is_dir(follow_symlinks=False))
     elif "s3" in filesystem.protocol:
-        yield from _iter_s3(filesystem, folder)
+        for bucket, page in _iter_s3_pages(filesystem, folder):
+            for item in page.get("Contents", []):
+                if not item["Key"].endswith("/"):  # a mark of an empty folder
+                    yield {**item, "name": f"{bucket}/{item['Key']}", "size": item["Size"]}
     else:
         yield from (info for info in filesystem.ls(folder, detail=True) if info["type"] != "directory")
 
 
 def iter_paths(filesystem: AbstractFileSystem, folder: str) -> Iterator[str]:
-    """Yield the path of each file in a folder as iter_folder does, without its details; folders too, but on s3."""
+    """Yield the path of each file and folder in a folder, as iter_folder does."""
     if isinstance(filesystem, LocalFileSystem):
         with os.scandir(folder) as entries:
             yield from (entry.path for entry in entries)
     elif "s3" in filesystem.protocol:
-        yield from (info["name"] for info in _iter_s3(filesystem, folder))
+        for bucket, page in _iter_s3_pages(filesystem, folder):
+            yield from (f"{bucket}/{item['Prefix'].rstrip('/')}" for item in page.get("CommonPrefixes", []))
+            yield from (f"{bucket}/{item['Key']}" for item in page.get("Contents", []) if item["Key"][-1] != "/")
     else:
         yield from filesystem.ls(folder, detail=False)
 
 
-def _iter_s3(filesystem: Any, folder: str) -> Iterator[dict[str, Any]]:
-    """Yield from pages of ListObjectsV2, at most 1,000 files each, which s3fs would collect and cache."""
+def _iter_s3_pages(filesystem: Any, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the bucket and each page of ListObjectsV2, of at most 1,000 names, which s3fs would collect and cache."""
     bucket, key, _ = filesystem.split_path(folder)
     request = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": "/"}
     while True:
         page = filesystem.call_s3("list_objects_v2", **request)
-        for item in page.get("Contents", []):
-            if not item["Key"].endswith("/"):  # a mark of an empty folder
-                yield {**item, "name": f"{bucket}/{item['Key']}", "size": item["Size"]}
+        yield bucket, page
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]

@@ -98,13 +98,15 @@ def _decide(
     catalogue = fingerprint(source).content if report.decision.drift else ""  # it reads all files
     trained_on = _read_fingerprint(client, champion.folder)
     action = decide_action(report.decision, window, earlier, champion.version, (catalogue, trained_on), rest)
+    start, end = window.isoformat()
     return DriftCheck(
         champion.model,
         champion.version,
-        *window.isoformat(),
-        report.decision,
-        report.window_accuracy,
-        action.value,
+        start=start,
+        end=end,
+        decision=report.decision,
+        accuracy=report.window_accuracy,
+        action=action.value,
         catalogue=catalogue,
     )
 

@@ -52,8 +52,8 @@ class ProductAPI(litserve.LitAPI):
 
         settings = self.settings
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
         self.photos_at_once = settings.batch if torch.cuda.is_available() else PHOTOS_AT_ONCE
+        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
         self._reset_counters(StatusWriter(self.run_folder))
         self._stop = threading.Event()
         self._reloader = ModelReloader(

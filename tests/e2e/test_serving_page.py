@@ -289,7 +289,9 @@ def test_a_good_photo_takes_the_refusal_of_another_file_away(browse, photo, tmp_
     page.find("photo").send_keys(str(tmp_path / "no.jpg"))
     page.until(lambda: page.find("error").is_displayed())
     page.find("photo").send_keys(str(photo))
-    page.until(lambda: page.find("preview").is_displayed() and not page.find("error").is_displayed())
+    page.until(page.find("preview").is_displayed)
+    page.until(lambda: not page.find("error").is_displayed())
+    assert page.find("photo").get_attribute("value").endswith(photo.name)
 
 
 def test_a_key_that_no_header_can_carry_is_asked_for_again(browse):
@@ -300,7 +302,8 @@ def test_a_key_that_no_header_can_carry_is_asked_for_again(browse):
     page.until(lambda: page.find("error").text == "An API key is needed: enter it and try again.")
     page.find("key").clear()
     page.find("key").send_keys(KEY, Keys.ENTER)
-    page.until(lambda: page.find("answer").is_displayed())
+    page.until(page.find("answer").is_displayed)
+    assert page.find("bars").text
 
 
 def test_the_api_documentation_is_reached_from_the_page_with_the_key_as_a_password(browse, served):

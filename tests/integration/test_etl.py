@@ -298,7 +298,7 @@ def several(tmp_path: Path, n: int) -> list[Path]:
     return exports
 
 
-def all_join(source: Path, exports: list[Path], destination: str, tmp_path: Path) -> None:
+def assert_all_join(source: Path, exports: list[Path], destination: str, tmp_path: Path) -> None:
     published(source, destination)
     with ThreadPoolExecutor(len(exports)) as pool:
         outcomes = list(pool.map(lambda export: published(export, destination), exports))
@@ -309,11 +309,11 @@ def all_join(source: Path, exports: list[Path], destination: str, tmp_path: Path
 
 
 def test_publishers_at_once_lose_nothing(source: Path, tmp_path: Path):
-    all_join(source, several(tmp_path, 4), str(tmp_path / "shop"), tmp_path)
+    assert_all_join(source, several(tmp_path, 4), str(tmp_path / "shop"), tmp_path)
 
 
 def test_publishers_at_once_lose_nothing_in_an_object_store(source: Path, tmp_path: Path, bucket: str):
-    all_join(source, several(tmp_path, 3), f"{bucket}/shop", tmp_path)
+    assert_all_join(source, several(tmp_path, 3), f"{bucket}/shop", tmp_path)
     store = fsspec.filesystem("s3")
     assert len(store.ls(f"{bucket}/shop/versions")) == 4
 

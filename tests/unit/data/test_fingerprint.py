@@ -145,5 +145,7 @@ def test_a_folder_on_s3_is_listed_in_pages_and_none_is_cached(source, bucket, mo
     assert names == sorted(path.name for path in (source / "images/image_train").iterdir())
     assert len(pages) == 3  # of 12 photos and the mark
     assert sorted(iter_paths(store, folder)) == [f"{folder}/{name}" for name in names]
+    images = folder.rpartition("/")[0]
+    assert folder in iter_paths(store, images)  # folders too: an error names them
     assert folder not in store.dircache
     assert fingerprint(f"{bucket}/mine") == before

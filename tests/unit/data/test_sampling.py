@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rakuten_tasks.config import SampleConfig, SplitConfig
 from rakuten_tasks.data.assignments import count_rows, read_titles
-from rakuten_tasks.data.sampling import ENOUGH, require_trained_classes, sample_fractions, select_rows
+from rakuten_tasks.data.sampling import EXPECTED_ROWS, require_trained_classes, sample_fractions, select_rows
 from rakuten_tasks.data.shards import open_parquet
 from rakuten_tasks.data.splits import SPLITS, TEST, TRAIN, TitleSplits
 
@@ -123,10 +123,10 @@ def test_a_class_of_which_no_training_row_is_sampled_is_an_error(tmp_path: Path)
 def test_the_sample_that_the_error_recommends_has_every_class():
     """Of 5,000 classes with rows of 1 to 4 digits, each expects 20 training rows at least, or all it has."""
     counts = {code: np.full(len(SPLITS), 10 ** (code % 4)) for code in range(5000)}
-    budget = 2 * ENOUGH * len(counts)
+    budget = 2 * EXPECTED_ROWS * len(counts)
     for code, fractions in sample_fractions(counts, SampleConfig(training=budget)).items():
         rows = counts[code][TRAIN]
-        assert rows * fractions[TRAIN] >= min(rows, ENOUGH)
+        assert rows * fractions[TRAIN] >= min(rows, EXPECTED_ROWS)
 
 
 def test_shards_in_a_store_are_read_where_they_are(tmp_path: Path):

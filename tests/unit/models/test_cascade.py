@@ -9,7 +9,7 @@ import pytest
 
 from rakuten_tasks.evaluation.bootstrap import weighted_f1
 from rakuten_tasks.evaluation.metrics import reliability
-from rakuten_tasks.models.cascade import MAX_ECE_RISE, MAX_F1_LOSS, MIN_ROWS, SURE, learn_cascade
+from rakuten_tasks.models.cascade import MAX_ECE_RISE, MAX_F1_LOSS, MIN_ROWS, learn_cascade
 from rakuten_tasks.models.pool import Logits, Pool, fit_pool
 from tests.support.pool_cases import PRIOR, case, evidence, labels_of, only
 
@@ -81,15 +81,6 @@ def test_few_rows_prove_nothing(rows):
     logits, labels = clear_and_vague(rows)
     whole = fit(logits, labels)
     assert learn_cascade(whole, logits, labels, CHEAP) == (whole, [])
-
-
-@pytest.mark.parametrize(("rows", "proved"), [(400, False), (3000, True)])
-def test_few_rows_without_a_loss_do_not_prove_that_unsure_answers_lose_nothing(rows, proved):
-    logits, labels = case(rows, signals=(2.5, 1.5, 0.0))  # the photo knows nothing, so no threshold loses anything
-    modality = {"bag": "text", "lstm": "text", "photo": "photo"}
-    pool, (report,) = learn_cascade(fit_pool(logits, labels, modality, PRIOR), logits, labels, CHEAP)
-    assert (pool.thresholds["text+photo"]["text"] < SURE) == proved
-    assert report.chosen.coverage > (0.9 if proved else 0.3)
 
 
 def test_a_network_with_few_rows_answers_after_the_stages_of_those_with_many():
